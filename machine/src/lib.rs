@@ -1,2 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Placeholder.
+//! The pure half of `early-service`: what it decides, without the means to do it.
+//!
+//! Nothing here reads a clock, opens a file or allocates.
+//! Time comes in as an argument and the next deadline goes out; bytes come in and replies go out;
+//! events come in and orders to the actors go out.
+//! So every rule can be tried in a table, driven by two machines against each other, or fuzzed,
+//! in microseconds and with the same result each time.
+//!
+//! | module | decides |
+//! | --- | --- |
+//! | [`lifecycle`] | who owns the state, and when a process hands over, serves or leaves |
+//! | [`schedule`] | when the next tick is due, and which ones were missed |
+//! | [`counter`] | the state itself, its commands and its replies |
+//! | [`command`] | where a line ends, and what it asks for |
+//!
+//! Everything that knows that the state is a *counter* stands in [`counter`].
+//! To carry another state, replace that module.
+//!
+//! No input makes this crate panic: the lints of its manifest forbid indexing, unchecked arithmetic,
+//! `unwrap` and the like, and the fuzz targets try the rest.
+#![no_std]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod command;
+pub mod counter;
+pub mod lifecycle;
+pub mod schedule;
+
+pub use counter::State;

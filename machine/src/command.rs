@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Command grammar: where a line ends, and what it asks for.
+//!
+//! The protocol is lines of text, so that a person can speak it with `nc`.
+//! The commands of the state itself stand in [`counter`]; here is what every state has: status and
+//! handing over.
+//!
+//! **Invariant:** how the bytes were cut into reads changes nothing: a line that is complete reads
+//! the same, and one that is too long is so from its first byte too many.
+
+use core::fmt;
+
+use crate::counter;
+
+/// The longest line, in bytes, its end (`\n` or `\r\n`) not counted.
+///
+/// Longer than any command by a factor of three; a session keeps this much of a line unread.
+pub const MAX_LINE: usize = 128;
+
+/// What a client may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Command {
+    /// A command of the state.
+    State(counter::Command),
+    /// [`counter::HAND_OVER`]: answer with the state and terminate.
+    HandOver,
+    /// `status`: one line about the process.
+    Status,
+}
+
+impl Command {
+    /// Reads one line without its end.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`], whose text form is the reply to the client.
+    pub fn parse(line: &[u8]) -> Result<Self, Invalid<'_>> {
+        if line == counter::HAND_OVER.as_bytes() {
+            return Ok(Self::HandOver);
+        }
+        if line == b"status" {
+            return Ok(Self::Status);
+        }
+        counter::Command::parse(line)
+            .map(Self::State)
+            .map_err(|expected| Invalid { line, expected })
+    }
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::State(command) => command.fmt(f),
+            Self::HandOver => f.write_str(counter::HAND_OVER),
+            Self::Status => f.write_str("status"),
+        }
+    }
+}
+
+/// A line that is no command.
+///
+/// Its text form begins with `Invalid command`, by which older and newer programs know each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Invalid<'a> {
+    line: &'a [u8],
+    expected: &'static str,
+}
+
+/// How many bytes of an invalid line are repeated to the client: enough to recognise it.
+const SHOWN: usize = 32;
+
+/// The longest text form of [`Invalid`], in bytes: each byte shown may be escaped to four.
+pub const MAX_INVALID: usize = SHOWN * 4 + 128;
+
+impl fmt::Display for Invalid<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (shown, more) = match self.line.split_at_checked(SHOWN) {
+            Some((shown, rest)) if !rest.is_empty() => (shown, "..."),
+            _ => (self.line, ""),
+        };
+        write!(f, "Invalid command: {}{more}; expected {}", shown.escape_ascii(), self.expected)?;
+        if self.expected == counter::EXPECTED {
+            write!(f, ", {} or status", counter::HAND_OVER)?;
+        }
+        Ok(())
+    }
+}
+
+/// The reply to a line longer than [`MAX_LINE`]; the connection then closes.
+pub const TOO_LONG: &str = "Line too long: at most 128 bytes";
+
+/// What the bytes read so far begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frame<'a> {
+    /// A whole line, without its end, and how many bytes it takes with its end.
+    Line(&'a [u8], usize),
+    /// Not yet a whole line: read on.
+    Partial,
+    /// More than [`MAX_LINE`] bytes without an end.
+    TooLong,
+}
+
+/// Finds the first line in `bytes`; `ended` says that no more bytes will come.
+///
+/// The end of input ends a last line that has no `\n`.
+#[must_use]
+pub fn frame(bytes: &[u8], ended: bool) -> Frame<'_> {
+    // A line, its `\r` and its `\n`: what follows cannot belong to a line that is short enough.
+    let window = bytes.get(..MAX_LINE.saturating_add(2)).unwrap_or(bytes);
+    match window.iter().position(|byte| *byte == b'\n').and_then(|at| window.split_at_checked(at)) {
+        Some((before, _)) => {
+            let line = before.strip_suffix(b"\r").unwrap_or(before);
+            if line.len() > MAX_LINE {
+                return Frame::TooLong;
+            }
+            Frame::Line(line, before.len().saturating_add(1))
+        }
+        None if ended && bytes.len() > MAX_LINE => Frame::TooLong,
+        None if ended && !bytes.is_empty() => Frame::Line(bytes, bytes.len()),
+        None if bytes.strip_suffix(b"\r").unwrap_or(bytes).len() > MAX_LINE => Frame::TooLong,
+        None => Frame::Partial,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::{String, ToString};
+    use std::vec::Vec;
+
+    /// What a session would make of `input`, read in pieces of `size` bytes.
+    fn read_in_pieces(input: &[u8], size: usize) -> Vec<String> {
+        let (mut kept, mut seen) = (Vec::new(), Vec::new());
+        let pieces = input.chunks(size).map(|piece| (piece, false)).chain([(&b""[..], true)]);
+        for (piece, ended) in pieces {
+            kept.extend_from_slice(piece);
+            loop {
+                match frame(&kept, ended) {
+                    Frame::Line(line, taken) => {
+                        seen.push(line.escape_ascii().to_string());
+                        kept.drain(..taken);
+                    }
+                    Frame::Partial => break,
+                    Frame::TooLong => {
+                        seen.push(TOO_LONG.to_string());
+                        return seen;
+                    }
+                }
+            }
+        }
+        seen
+    }
+
+    #[test]
+    fn lines_are_the_same_however_they_are_cut() {
+        let longest = "x".repeat(MAX_LINE);
+        let too_long = "x".repeat(MAX_LINE + 1);
+        for (case, input, expected) in [
+            ("nothing", String::new(), Vec::new()),
+            ("one line", "a\n".into(), ["a"].to_vec()),
+            ("carriage return", "a\r\nb\n".into(), ["a", "b"].to_vec()),
+            ("carriage return inside", "a\rb\r\r\n".into(), ["a\\rb\\r"].to_vec()),
+            ("no newline at the end", "a\nb".into(), ["a", "b"].to_vec()),
+            ("empty lines", "\n\r\n".into(), ["", ""].to_vec()),
+            ("the longest line", longest.clone() + "\n", [&*longest].to_vec()),
+            ("the longest line with both", longest.clone() + "\r\n", [&*longest].to_vec()),
+            ("the longest line without an end", longest.clone(), [&*longest].to_vec()),
+            ("a byte too many", too_long.clone() + "\n", [TOO_LONG].to_vec()),
+            ("a byte too many, carriage return", too_long.clone() + "\r\n", [TOO_LONG].to_vec()),
+            ("a byte too many without an end", too_long.clone(), [TOO_LONG].to_vec()),
+            (
+                "an endless line after a good one",
+                "a\n".to_string() + &too_long,
+                ["a", TOO_LONG].to_vec(),
+            ),
+        ] {
+            for size in [1, 2, 3, 64, 127, 128, 129, 130, 4096] {
+                assert_eq!(read_in_pieces(input.as_bytes(), size), expected, "{case}, by {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_command_formats_to_a_line_that_reads_the_same() {
+        for command in [
+            Command::State(counter::Command::Get),
+            Command::State(counter::Command::Set(5)),
+            Command::HandOver,
+            Command::Status,
+        ] {
+            assert_eq!(Command::parse(command.to_string().as_bytes()), Ok(command));
+        }
+    }
+
+    #[test]
+    fn an_invalid_line_is_answered_with_what_was_expected() {
+        for (line, reply) in [
+            (
+                &b"nonsense"[..],
+                "Invalid command: nonsense; expected get_counter, set_counter N, \
+                 get_counter_and_terminate or status",
+            ),
+            (
+                b"set_counter ten",
+                "Invalid command: set_counter ten; expected set_counter N with N from 0 to \
+                 18446744073709551615",
+            ),
+            (
+                b"\xff\0\n\x1b[2J",
+                "Invalid command: \\xff\\x00\\n\\x1b[2J; expected get_counter, set_counter N, \
+                 get_counter_and_terminate or status",
+            ),
+        ] {
+            let invalid = Command::parse(line).expect_err("not a command").to_string();
+            assert_eq!(invalid, reply);
+        }
+    }
+
+    #[test]
+    fn the_longest_invalid_line_has_a_reply_within_its_bound() {
+        for line in
+            [[0xff; MAX_LINE].to_vec(), [b"set_counter ".to_vec(), [0; 116].to_vec()].concat()]
+        {
+            let invalid = Command::parse(&line).expect_err("not a command").to_string();
+            assert!(invalid.contains("...; expected"), "{invalid}");
+            assert!(invalid.len() <= MAX_INVALID, "{} bytes", invalid.len());
+        }
+    }
+}
