@@ -1,4 +1,155 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Placeholder.
+//! `early-service`: answers from the initrd on, and hands its state to the root filesystem.
+//!
+//! The wiring table:
+//!
+//! | actor | owns | may tell | mailbox holds |
+//! | --- | --- | --- | --- |
+//! | [`counter`] | value, rhythm, timer | server, supervisor | every batch, one order of each kind |
+//! | [`server`] | listener, sessions | counter, handoff | every batch, one order of each kind |
+//! | [`handoff`] | connection to the other process | supervisor | orders, a few askers |
+//! | [`signals`] | signal handlers | supervisor | none |
+//! | [`journal`] | log queue, writer thread | nobody | 256 records |
+//! | [`supervisor`] | lifecycle | counter, server, handoff | one event of each kind |
+//!
+//! All exist from start to end, all but the journal's writer on this thread.
+//! Nobody waits for room in a mailbox, so nobody waits for another in a circle.
 
-fn main() {}
+mod clock;
+mod counter;
+mod handoff;
+mod journal;
+mod listener;
+mod mailbox;
+mod options;
+mod server;
+mod session;
+mod signals;
+mod supervisor;
+
+use std::env;
+use std::fmt;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use early_service_machine::lifecycle::Event;
+use futures_lite::future;
+use smol::{LocalExecutor, Timer};
+
+use counter::Counter;
+use handoff::Handoff;
+use journal::Journal;
+use listener::Listener;
+use options::{Command, HELP, Options, Predecessor};
+use server::Server;
+use signals::Signals;
+use supervisor::Supervisor;
+
+/// The exit status of a command line that cannot be carried out, as getopt(3) users have it.
+const USAGE: u8 = 2;
+
+/// Orders that may wait beside the batches: load or listen, freeze, thaw.
+const ORDERS: usize = 4;
+
+fn main() -> ExitCode {
+    match options::parse(env::args_os().skip(1), env::var_os("RUNTIME_DIRECTORY")) {
+        Ok(Command::Run(options)) => run(options),
+        Ok(Command::Help) => print(HELP),
+        Ok(Command::Version) => print(concat!("early-service ", env!("CARGO_PKG_VERSION"), "\n")),
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "early-service: {error}");
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn run(options: Options) -> ExitCode {
+    let mut journal = Journal::install(options.stage);
+    let result = serve(options, &mut journal);
+    if let Err(error) = &result {
+        log::error!("{error}");
+    }
+    journal.flush();
+    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Why the process cannot serve.
+enum Error {
+    Listener(listener::Error),
+    Thread(io::Error),
+    Signals(io::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listener(error) => error.fmt(f),
+            Self::Thread(error) => write!(f, "cannot start the journal's thread: {error}"),
+            Self::Signals(error) => write!(f, "cannot handle signals: {error}"),
+        }
+    }
+}
+
+fn serve(options: Options, journal: &mut Journal) -> Result<(), Error> {
+    // First of all: from here on, clients wait in the backlog instead of being refused.
+    let (listener, predecessor) = match options.predecessor {
+        Predecessor::OnServerSocket => {
+            Listener::take_over(&options.server).map(|(listener, path)| (listener, Some(path)))
+        }
+        Predecessor::At(path) => Listener::bind(&options.server).map(|bound| (bound, Some(path))),
+        Predecessor::Nobody => Listener::bind(&options.server).map(|bound| (bound, None)),
+    }
+    .map_err(Error::Listener)?;
+    journal.start().map_err(Error::Thread)?;
+
+    let (to_counter, counter_mailbox) = async_channel::bounded(server::UNDER_WAY + ORDERS);
+    let (to_server, server_mailbox) = async_channel::bounded(server::UNDER_WAY + ORDERS);
+    let (to_handoff, handoff_mailbox) = async_channel::bounded(handoff::MAILBOX);
+    let (to_supervisor, supervisor_mailbox) = async_channel::bounded(supervisor::MAILBOX);
+
+    let started = match predecessor {
+        Some(_) => Event::StartedAsSuccessor,
+        None => Event::StartedAlone,
+    };
+    let signals = Signals::install(options.stage, to_supervisor.clone()).map_err(Error::Signals)?;
+    let counter = Counter {
+        mailbox: counter_mailbox,
+        server: to_server.clone(),
+        supervisor: to_supervisor.clone(),
+        period: options.period,
+        timer: Timer::never(),
+        phase: counter::Phase::Empty,
+        replaced: None,
+    };
+    let server = Server::new(
+        server_mailbox,
+        to_counter.clone(),
+        to_handoff.clone(),
+        options.stage,
+        listener,
+    );
+    let handoff =
+        Handoff { mailbox: handoff_mailbox, supervisor: to_supervisor, predecessor, asker: None };
+    let supervisor = Supervisor {
+        mailbox: supervisor_mailbox,
+        counter: to_counter,
+        server: to_server,
+        handoff: to_handoff,
+    };
+
+    let executor = LocalExecutor::new();
+    executor.spawn(counter.run()).detach();
+    executor.spawn(server.run()).detach();
+    executor.spawn(handoff.run()).detach();
+    executor.spawn(signals.run()).detach();
+    // futures-lite's block_on sleeps until it is woken; smol's would also poll the reactor.
+    future::block_on(executor.run(supervisor.run(started)));
+    Ok(())
+}

@@ -81,6 +81,9 @@ impl fmt::Display for Command {
     }
 }
 
+/// The longest text form of a [`Reply`], in bytes.
+pub const MAX_REPLY: usize = "previous value 18446744073709551615".len();
+
 /// The answer to a [`Command`]; its text form is the line that the client reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reply {
@@ -249,6 +252,7 @@ mod tests {
     fn a_reply_reads_as_the_protocol_says() {
         assert_eq!(Reply::Next(137).to_string(), "137");
         assert_eq!(Reply::Previous(502).to_string(), "previous value 502");
+        assert_eq!(Reply::Previous(u64::MAX).to_string().len(), MAX_REPLY);
         assert_eq!(
             State::parse(State { next: 137 }.to_string().as_bytes()),
             Some(State { next: 137 })

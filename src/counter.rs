@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Counter: owns the value and its rhythm.
+//!
+//! Ticks at absolute deadlines and logs each number; carries out what clients ask of it.
+//! Whoever replaces the state replaces this actor.
+//!
+//! Owns the running [`machine::Counter`](early_service_machine::counter::Counter) and the timer.
+//! Never does I/O and never waits for anything but its timer and its mailbox.
+//! Ends with the process.
+//!
+//! **Invariant:** the ticks that are due come before any command, so a reply never lags behind the
+//! clock, not even after the process was stopped for a while.
+
+use std::fmt::Write as _;
+
+use async_channel::{Receiver, Sender};
+use early_service_machine::State;
+use early_service_machine::counter::{Command, Counter as Running, Reply};
+use early_service_machine::lifecycle::Event;
+use early_service_machine::schedule::{Monotonic, Period};
+use futures_lite::future;
+use smol::Timer;
+
+use crate::mailbox::post;
+use crate::session::Batch;
+use crate::{clock, server};
+
+/// What others tell the counter.
+pub(crate) enum Message {
+    /// From the supervisor: tick on from this state.
+    Load(State),
+    /// From the server: carry out the commands of one read.
+    CarryOut { slot: usize, batch: Box<Batch> },
+    /// From the server, after the last batch: stop ticking, and tell the supervisor the state.
+    Freeze,
+    /// From the server: tick again, and catch up.
+    Thaw,
+}
+
+/// The actor.
+pub(crate) struct Counter {
+    pub(crate) mailbox: Receiver<Message>,
+    pub(crate) server: Sender<server::Message>,
+    pub(crate) supervisor: Sender<Event>,
+    pub(crate) period: Period,
+    /// Set to the next deadline while the counter ticks.
+    pub(crate) timer: Timer,
+    pub(crate) phase: Phase,
+    /// What `set_counter` replaced since the last tick, to be logged with the next one.
+    pub(crate) replaced: Option<u64>,
+}
+
+/// Whether there is something to count.
+pub(crate) enum Phase {
+    Empty,
+    Ticking(Running),
+    Frozen(Running),
+}
+
+enum Wake {
+    Deadline,
+    Message(Message),
+}
+
+impl Counter {
+    pub(crate) async fn run(mut self) {
+        while let Some(wake) = self.next_event().await {
+            self.handle(wake, clock::now());
+        }
+    }
+
+    /// Waits for the next deadline or message; `None` once nobody can send any more.
+    async fn next_event(&mut self) -> Option<Wake> {
+        let deadline = async {
+            (&mut self.timer).await;
+            Some(Wake::Deadline)
+        };
+        let message = async { self.mailbox.recv().await.ok().map(Wake::Message) };
+        future::or(deadline, message).await
+    }
+
+    fn handle(&mut self, wake: Wake, now: Monotonic) {
+        self.tick(now);
+        match wake {
+            Wake::Deadline => {}
+            Wake::Message(Message::Load(state)) => {
+                self.phase = Phase::Ticking(Running::starting(state, now, self.period));
+            }
+            Wake::Message(Message::CarryOut { slot, mut batch }) => {
+                self.carry_out(&mut batch);
+                post(&self.server, server::Message::CarriedOut { slot, batch });
+            }
+            Wake::Message(Message::Freeze) => {
+                if let Phase::Ticking(counter) | Phase::Frozen(counter) = self.phase {
+                    self.phase = Phase::Frozen(counter);
+                    post(&self.supervisor, Event::Frozen(counter.state()));
+                }
+            }
+            Wake::Message(Message::Thaw) => {
+                if let Phase::Frozen(counter) = self.phase {
+                    self.phase = Phase::Ticking(counter);
+                    self.tick(now);
+                }
+            }
+        }
+        match &self.phase {
+            Phase::Ticking(counter) => self.timer.set_at(clock::instant(counter.deadline())),
+            Phase::Empty | Phase::Frozen(_) => self.timer.clear(),
+        }
+    }
+
+    fn tick(&mut self, now: Monotonic) {
+        let Phase::Ticking(counter) = &mut self.phase else {
+            return;
+        };
+        while let Some(tick) = counter.tick(now) {
+            if let Some(previous) = self.replaced.take() {
+                log::info!("Setting the counter to {}, previous value {previous}", tick.number);
+            }
+            log::info!(
+                COUNTER = tick.number,
+                DEADLINE_NS = tick.deadline.as_nanos(),
+                ACTUAL_NS = now.as_nanos();
+                "{}", tick.number
+            );
+        }
+    }
+
+    fn carry_out(&mut self, batch: &mut Batch) {
+        let Phase::Ticking(counter) = &mut self.phase else {
+            return;
+        };
+        for command in batch.take_commands() {
+            let reply = counter.apply(command);
+            if let (Command::Set(_), Reply::Previous(previous)) = (command, reply) {
+                self.replaced.get_or_insert(previous);
+            }
+            let written = writeln!(batch.replies, "{reply}");
+            debug_assert!(written.is_ok(), "the session made sure of room");
+        }
+        if std::mem::take(&mut batch.status) {
+            let written = writeln!(batch.replies, "{counter}");
+            debug_assert!(written.is_ok(), "the session made sure of room");
+        }
+    }
+}

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Handoff: both sides of the exchange between predecessor and successor.
+//!
+//! As successor it asks the predecessor for its state; as predecessor it holds the connection of
+//! the one that asked until the lifecycle says what to tell it.
+//! One line each way: [`HAND_OVER`], and the state as text.
+//!
+//! Owns the connection to the other process.
+//! Never decides: what it learns goes to the supervisor as an event, what it says is an order.
+//! Ends with the process.
+//!
+//! **Invariant:** one asker at a time; another is told so and turned away.
+
+use std::fmt;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use async_channel::{Receiver, Sender};
+use early_service_machine::State;
+use early_service_machine::command::{Frame, MAX_LINE, frame};
+use early_service_machine::counter::HAND_OVER;
+use early_service_machine::lifecycle::Event;
+use futures_lite::future;
+use futures_lite::io::{AsyncReadExt, AsyncWriteExt};
+use rustix::net::UCred;
+use rustix::process::geteuid;
+use smol::{Async, Timer};
+
+use crate::mailbox::post;
+
+/// The most messages under way here: the supervisor's, and a few clients that ask at once.
+pub(crate) const MAILBOX: usize = 8;
+
+/// How long a predecessor may take to answer.
+///
+/// Longer than its watchdog (3 s) takes to end one that hangs; shorter, and a predecessor that was
+/// merely stopped for a moment would be taken for dead; longer, and nobody serves meanwhile.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// How long to wait before trying again where a predecessor's backlog is full.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// What others tell the handoff actor.
+pub(crate) enum Message {
+    /// From the supervisor: ask the predecessor.
+    Ask,
+    /// From the server: this client asked for the state.
+    Asked { stream: Async<UnixStream>, peer: UCred },
+    /// From the supervisor: give the state to the one that asked.
+    Send(State),
+}
+
+/// The actor.
+pub(crate) struct Handoff {
+    pub(crate) mailbox: Receiver<Message>,
+    pub(crate) supervisor: Sender<Event>,
+    /// Where the predecessor listens.
+    pub(crate) predecessor: Option<PathBuf>,
+    pub(crate) asker: Option<Asker>,
+}
+
+/// The one that asked for the state, and waits.
+pub(crate) struct Asker {
+    stream: Async<UnixStream>,
+    peer: UCred,
+}
+
+impl Handoff {
+    pub(crate) async fn run(mut self) {
+        while let Ok(message) = self.mailbox.recv().await {
+            match message {
+                Message::Ask => {
+                    let event = self.ask().await;
+                    post(&self.supervisor, event);
+                }
+                Message::Asked { stream, peer } => self.asked(Asker { stream, peer }),
+                Message::Send(state) => self.send(state),
+            }
+        }
+    }
+
+    async fn ask(&self) -> Event {
+        let Some(path) = &self.predecessor else {
+            return Event::PredecessorAbsent;
+        };
+        log::info!("Reading starting position from socket {}", path.display());
+        let too_late = async {
+            Timer::after(ANSWER).await;
+            Err(AskError::NoAnswer)
+        };
+        match future::or(ask(path), too_late).await {
+            Ok(state) => {
+                log::info!("Adopting {state} from {}", path.display());
+                Event::StateReceived(state)
+            }
+            Err(error) => {
+                let path = path.display();
+                log::warn!("No predecessor at {path}: {error}; starting at {}", State::default());
+                Event::PredecessorAbsent
+            }
+        }
+    }
+
+    fn asked(&mut self, asker: Asker) {
+        let (uid, pid) = (asker.peer.uid, asker.peer.pid.as_raw_nonzero());
+        if !may_hand_over(&asker.peer) {
+            log::warn!("Refusing to hand over to process {pid} of user {}", uid.as_raw());
+            // Whoever does not take the refusal has gone, which is just as well.
+            let _ = write_at_once(&asker.stream, "Permission denied");
+        } else if self.asker.is_some() {
+            log::warn!("Refusing to hand over to process {pid}: another one is adopting already");
+            let _ = write_at_once(&asker.stream, "Busy: another process is adopting");
+        } else {
+            log::info!("Handing over to process {pid} of user {}", uid.as_raw());
+            self.asker = Some(asker);
+            post(&self.supervisor, Event::HandoffRequested);
+        }
+    }
+
+    /// Sends the state; the one small line either goes at once, or nobody is there to take it.
+    fn send(&mut self, state: State) {
+        let Some(asker) = self.asker.take() else {
+            return post(&self.supervisor, Event::SuccessorGone);
+        };
+        log::info!("Returning counter to client and terminating the process");
+        let event = match write_at_once(&asker.stream, state) {
+            Ok(()) => Event::StateSent,
+            Err(error) => {
+                let pid = asker.peer.pid.as_raw_nonzero();
+                log::warn!("Process {pid} went away before it had the state: {error}; serving on");
+                Event::SuccessorGone
+            }
+        };
+        post(&self.supervisor, event);
+    }
+}
+
+/// Whether this peer may have the state: root, and the user whom the service runs as.
+///
+/// The kernel vouches for it (`SO_PEERCRED` in unix(7)).
+fn may_hand_over(peer: &UCred) -> bool {
+    peer.uid.is_root() || peer.uid == geteuid()
+}
+
+/// Writes one line; an error where it does not go at once and whole.
+fn write_at_once(stream: &Async<UnixStream>, line: impl fmt::Display) -> io::Result<()> {
+    let line = format!("{line}\n");
+    let written = io::Write::write(&mut stream.get_ref(), line.as_bytes())?;
+    if written == line.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+}
+
+/// Why there is no state to adopt.
+#[derive(Debug)]
+enum AskError {
+    Connect(io::Error),
+    Exchange(io::Error),
+    Closed,
+    NoAnswer,
+    NotAState(Vec<u8>),
+}
+
+impl fmt::Display for AskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connect(error) => write!(f, "cannot connect: {error}"),
+            Self::Exchange(error) => write!(f, "the connection broke: {error}"),
+            Self::Closed => write!(f, "it closed the connection without an answer"),
+            Self::NoAnswer => write!(f, "no answer within {} s", ANSWER.as_secs()),
+            Self::NotAState(answer) => write!(f, "it answered '{}'", answer.escape_ascii()),
+        }
+    }
+}
+
+async fn ask(path: &Path) -> Result<State, AskError> {
+    let mut stream = connect(path).await.map_err(AskError::Connect)?;
+    stream.write_all(format!("{HAND_OVER}\n").as_bytes()).await.map_err(AskError::Exchange)?;
+    let (mut answer, mut length) = ([0; 2 * MAX_LINE], 0);
+    loop {
+        let room = answer.get_mut(length..).unwrap_or_default();
+        let count = stream.read(room).await.map_err(AskError::Exchange)?;
+        length += count;
+        let answer = answer.get(..length).unwrap_or_default();
+        match frame(answer, count == 0) {
+            Frame::Line(line, _) => {
+                return State::parse(line).ok_or_else(|| AskError::NotAState(line.to_vec()));
+            }
+            Frame::Partial if count == 0 => return Err(AskError::Closed),
+            Frame::Partial => {}
+            Frame::TooLong => return Err(AskError::NotAState(answer.to_vec())),
+        }
+    }
+}
+
+/// Connects; where the backlog is full (EAGAIN in unix(7)), somebody is there: tries again.
+async fn connect(path: &Path) -> io::Result<Async<UnixStream>> {
+    loop {
+        match Async::<UnixStream>::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Timer::after(RETRY).await;
+            }
+            result => return result,
+        }
+    }
+}

@@ -1,0 +1,389 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Journal: takes log records from the loop and has them written by a thread of its own.
+//!
+//! Both places where a record can go block: journald's socket when journald is away, which it is
+//! for seconds around the switch of root, and standard error when nobody reads it.
+//! A tick or a reply must wait for neither, so [`Logger`] only puts a record into a bounded queue,
+//! and one thread with a small stack takes them out again and writes.
+//!
+//! Owns the queue and the thread.
+//! Never blocks the loop, and allocates nothing for a record: its text lies in the queue.
+//! Ends when the queue is closed and written out, or at [`FLUSH_LIMIT`].
+//!
+//! **Invariant:** a record is written, or counted as dropped; the count is reported as soon as
+//! there is something to write to.
+
+use std::fmt::{self, Write as _};
+use std::io::{self, Write as _};
+use std::process;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use async_channel::{Receiver, Sender};
+use early_service_machine::lifecycle::Phase;
+use early_service_machine::schedule::Monotonic;
+use futures_lite::future;
+use log::kv::{self, Key, Value, VisitSource};
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use smol::Timer;
+use systemd_journal_logger::{JournalLog, connected_to_journal};
+
+use crate::clock;
+use crate::options::Stage;
+
+/// How many records wait for the writer: 25 s of ticks at 100 ms, in 72 kB.
+///
+/// With fewer, a journald that is away for long costs lines; more is memory that is hardly used.
+const QUEUE: usize = 256;
+
+/// The bytes of one record: its message and its fields.
+///
+/// A tick takes less than 100; the longest line names a socket path of 107.
+const TEXT: usize = 240;
+
+/// The writer's stack: formatting and one system call.
+const STACK: usize = 64 * 1024;
+
+/// How long the end of the process waits for queued records.
+///
+/// A journal that blocks must not hold up power-off; systemd would wait for us.
+const FLUSH_LIMIT: Duration = Duration::from_millis(500);
+
+/// Records that were not written: no room in the queue, or refused by the journal.
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+
+/// The phase that `PHASE=` names: set by the supervisor, read where a record is made.
+static PHASE: AtomicU8 = AtomicU8::new(Phase::Booting as u8);
+
+/// How many records were not written since the start.
+pub(crate) fn dropped() -> u64 {
+    DROPPED.load(Ordering::Relaxed)
+}
+
+/// From now on, records carry this phase.
+pub(crate) fn enter(phase: Phase) {
+    PHASE.store(phase as u8, Ordering::Relaxed);
+}
+
+/// The phase of the records made now.
+pub(crate) fn phase() -> Phase {
+    let phase = usize::from(PHASE.load(Ordering::Relaxed));
+    Phase::ALL.get(phase).copied().unwrap_or(Phase::Booting)
+}
+
+/// The queue's far end: to be started once the socket is bound, and flushed at the end.
+pub(crate) struct Journal {
+    queue: Receiver<Entry>,
+    stage: Stage,
+    to_journal: bool,
+    /// Closed by the writer's end.
+    writer: Option<Receiver<()>>,
+}
+
+impl Journal {
+    /// Sends every record of this process into the queue.
+    pub(crate) fn install(stage: Stage) -> Self {
+        let (records, queue) = async_channel::bounded(QUEUE);
+        if log::set_boxed_logger(Box::new(Logger { records })).is_ok() {
+            log::set_max_level(LevelFilter::Info);
+        }
+        Self { queue, stage, to_journal: journal_is_ours(), writer: None }
+    }
+
+    /// Starts the thread that writes.
+    pub(crate) fn start(&mut self) -> io::Result<()> {
+        let (alive, ended) = async_channel::bounded(1);
+        let (queue, stage, to_journal) = (self.queue.clone(), self.stage, self.to_journal);
+        thread::Builder::new().name("journal".to_owned()).stack_size(STACK).spawn(move || {
+            // Sent by nobody: that it is dropped tells the other end.
+            let _alive: Sender<()> = alive;
+            write_until_closed(&queue, Sink::open(stage, to_journal));
+        })?;
+        self.writer = Some(ended);
+        Ok(())
+    }
+
+    /// Writes out what is queued, waiting for at most [`FLUSH_LIMIT`].
+    pub(crate) fn flush(mut self) {
+        if self.writer.is_none() && self.start().is_err() {
+            return;
+        }
+        self.queue.close();
+        if let Some(writer) = self.writer {
+            let ended = async { _ = writer.recv().await };
+            let too_late = async { _ = Timer::after(FLUSH_LIMIT).await };
+            future::block_on(future::or(ended, too_late));
+        }
+    }
+}
+
+/// Whether systemd connected us to the journal, or started us where a journal is.
+///
+/// A person who starts the program in a terminal reads its lines there.
+/// `$JOURNAL_STREAM` and `$SYSTEMD_EXEC_PID` are described in systemd.exec(5).
+fn journal_is_ours() -> bool {
+    let started_by_systemd =
+        || std::env::var("SYSTEMD_EXEC_PID").is_ok_and(|pid| pid == process::id().to_string());
+    connected_to_journal() || started_by_systemd()
+}
+
+/// The front end of `log`: turns a record into an entry of the queue.
+struct Logger {
+    records: Sender<Entry>,
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= Level::Info
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) && self.records.try_send(Entry::new(record)).is_err() {
+            DROPPED.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// A record that has left the loop.
+struct Entry {
+    level: Level,
+    phase: Phase,
+    time: Monotonic,
+    text: Text,
+    /// Where the message ends and the fields begin.
+    message: usize,
+}
+
+impl Entry {
+    fn new(record: &Record<'_>) -> Self {
+        let mut text = Text::new();
+        // Text takes what it can and never fails.
+        let _ = write!(text, "{}", record.args());
+        let message = text.length;
+        let _ = record.key_values().visit(&mut text);
+        Self { level: record.level(), phase: phase(), time: clock::now(), text, message }
+    }
+
+    fn message(&self) -> &str {
+        self.text.get(0, self.message)
+    }
+
+    /// Writes the record as one line: `[   12.345678] early-service[323]: Listening on …`.
+    fn write_line(&self, identifier: &str, out: &mut impl io::Write) -> io::Result<()> {
+        let microseconds = self.time.as_nanos() / 1000;
+        let (seconds, fraction) = (microseconds / 1_000_000, microseconds % 1_000_000);
+        let severity = match self.level {
+            Level::Error => "error: ",
+            Level::Warn => "warning: ",
+            Level::Info | Level::Debug | Level::Trace => "",
+        };
+        let (pid, message) = (process::id(), self.message());
+        writeln!(out, "[{seconds:5}.{fraction:06}] {identifier}[{pid}]: {severity}{message}")
+    }
+}
+
+/// The record's fields, for the journal.
+impl kv::Source for Entry {
+    fn visit<'kvs>(&'kvs self, visitor: &mut dyn VisitSource<'kvs>) -> Result<(), kv::Error> {
+        visitor.visit_pair(Key::from("PHASE"), Value::from(self.phase.name()))?;
+        let fields = self.text.get(self.message, self.text.length);
+        for field in fields.split_terminator(FIELD_END) {
+            if let Some((name, value)) = field.split_once('=') {
+                visitor.visit_pair(Key::from(name), Value::from(value))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Ends a field in [`Text`]: no field of ours holds it.
+const FIELD_END: char = '\0';
+
+/// A text of bounded length: what does not fit is cut off and marked.
+struct Text {
+    bytes: [u8; TEXT],
+    length: usize,
+    cut: bool,
+}
+
+impl Text {
+    const CUT: &str = "...";
+
+    const fn new() -> Self {
+        Self { bytes: [0; TEXT], length: 0, cut: false }
+    }
+
+    fn get(&self, from: usize, to: usize) -> &str {
+        self.bytes
+            .get(from..to)
+            .and_then(|bytes| std::str::from_utf8(bytes).ok())
+            .unwrap_or_default()
+    }
+
+    fn push(&mut self, text: &str) {
+        let end = self.length + text.len();
+        if let Some(room) = self.bytes.get_mut(self.length..end) {
+            room.copy_from_slice(text.as_bytes());
+            self.length = end;
+        }
+    }
+}
+
+impl fmt::Write for Text {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        // Room for the mark is always kept, so that a cut text is never mistaken for a whole one.
+        let room = TEXT.saturating_sub(self.length + Self::CUT.len());
+        if self.cut {
+            return Ok(());
+        }
+        if text.len() <= room {
+            self.push(text);
+        } else {
+            let end = (0..=room).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+            self.push(&text[..end]);
+            self.push(Self::CUT);
+            self.cut = true;
+        }
+        Ok(())
+    }
+}
+
+impl<'kvs> VisitSource<'kvs> for Text {
+    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
+        let _ = write!(self, "{key}={value}{FIELD_END}");
+        Ok(())
+    }
+}
+
+/// Where records go.
+enum Sink {
+    Journal(JournalLog),
+    StandardError { identifier: &'static str },
+}
+
+impl Sink {
+    /// The journal where we belong to one and it answers, else standard error.
+    ///
+    /// Opened by the writer: connecting sends a datagram, and that may block.
+    fn open(stage: Stage, to_journal: bool) -> Self {
+        let identifier = stage.identifier();
+        match to_journal.then(JournalLog::empty) {
+            Some(Ok(journal)) => Self::Journal(
+                journal
+                    .with_syslog_identifier(identifier.to_owned())
+                    .add_extra_field("STAGE", stage.name()),
+            ),
+            Some(Err(_)) | None => Self::StandardError { identifier },
+        }
+    }
+
+    fn write(&self, entry: &Entry) -> io::Result<()> {
+        match self {
+            Self::Journal(journal) => journal.journal_send(
+                &Record::builder()
+                    .level(entry.level)
+                    .target("early_service")
+                    .args(format_args!("{}", entry.message()))
+                    .key_values(entry)
+                    .build(),
+            ),
+            Self::StandardError { identifier } => {
+                let mut line = Vec::with_capacity(TEXT + 64);
+                entry.write_line(identifier, &mut line)?;
+                io::stderr().write_all(&line)
+            }
+        }
+    }
+}
+
+/// The writer thread: takes entries until the queue is closed and empty.
+fn write_until_closed(queue: &Receiver<Entry>, sink: Sink) {
+    let mut reported = 0;
+    while let Ok(entry) = queue.recv_blocking() {
+        if sink.write(&entry).is_err() {
+            DROPPED.fetch_add(1, Ordering::Relaxed);
+            continue;
+        }
+        let dropped = dropped();
+        if dropped > reported && write_report(&sink, dropped - reported).is_ok() {
+            reported = dropped;
+        }
+    }
+}
+
+/// Says in the log itself that lines are missing from it.
+fn write_report(sink: &Sink, dropped: u64) -> io::Result<()> {
+    sink.write(&Entry::new(
+        &Record::builder()
+            .level(Level::Warn)
+            .args(format_args!("{dropped} log lines dropped: the log was not read fast enough"))
+            .build(),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn entry(message: &str, fields: &[(&str, u64)]) -> Entry {
+        let fields: Vec<_> = fields.iter().map(|(key, value)| (*key, *value)).collect();
+        let fields = fields.as_slice();
+        Entry::new(
+            &Record::builder()
+                .level(Level::Info)
+                .args(format_args!("{message}"))
+                .key_values(&fields)
+                .build(),
+        )
+    }
+
+    struct Fields(BTreeMap<String, String>);
+
+    impl<'kvs> VisitSource<'kvs> for Fields {
+        fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
+            self.0.insert(key.to_string(), value.to_string());
+            Ok(())
+        }
+    }
+
+    fn fields(entry: &Entry) -> BTreeMap<String, String> {
+        let mut fields = Fields(BTreeMap::new());
+        kv::Source::visit(entry, &mut fields).expect("fields of an entry");
+        fields.0
+    }
+
+    #[test]
+    fn an_entry_keeps_message_and_fields_apart() {
+        let entry = entry("137", &[("COUNTER", 137), ("DEADLINE_NS", 100_000_000)]);
+        assert_eq!(entry.message(), "137");
+        let fields = fields(&entry);
+        assert_eq!(fields["COUNTER"], "137");
+        assert_eq!(fields["DEADLINE_NS"], "100000000");
+        assert!(fields.contains_key("PHASE"));
+    }
+
+    #[test]
+    fn a_line_reads_like_the_kernel_log() {
+        let mut entry = entry("137", &[("COUNTER", 137)]);
+        entry.time = Monotonic::from_nanos(12_345_678_901);
+        let mut line = Vec::new();
+        entry.write_line("early-service", &mut line).expect("a vector takes all");
+        let expected = format!("[   12.345678] early-service[{}]: 137\n", process::id());
+        assert_eq!(String::from_utf8(line).expect("text"), expected);
+    }
+
+    #[test]
+    fn a_text_too_long_is_cut_between_characters_and_marked() {
+        for length in [TEXT - 4, TEXT - 3, TEXT - 2, TEXT, 1000] {
+            let entry = entry(&"é".repeat(length), &[]);
+            assert!(entry.message().len() <= TEXT, "{length}");
+            assert!(entry.message().ends_with("é..."), "{length}: {:?}", entry.message());
+        }
+        let whole = "x".repeat(TEXT - Text::CUT.len());
+        assert_eq!(entry(&whole, &[]).message(), whole);
+    }
+}

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Listener: the socket file that clients connect to.
+//!
+//! Bound before anything else is done, so that clients can connect, and wait in the backlog, from
+//! the first moment on; accepted from in Serving only.
+//!
+//! Owns the socket and its file.
+//! Never removes a file that is not its own: not a live socket, not something else than a socket,
+//! not the socket of a successor that took the path over.
+//! Ends by being dropped, which removes the file.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use smol::Async;
+
+/// A path that cannot be served.
+#[derive(Debug)]
+pub(crate) enum Error {
+    InUse(PathBuf),
+    NotASocket(PathBuf),
+    Bind(PathBuf, io::Error),
+    Exchange(PathBuf, Errno),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InUse(path) => {
+                write!(f, "cannot serve {}: another process is listening on it", path.display())
+            }
+            Self::NotASocket(path) => {
+                write!(f, "cannot bind {}: the file there is not a socket", path.display())
+            }
+            Self::Bind(path, error) => write!(f, "cannot bind {}: {error}", path.display()),
+            Self::Exchange(path, error) => {
+                write!(f, "cannot take over {}: {error}", path.display())
+            }
+        }
+    }
+}
+
+/// A bound socket.
+pub(crate) struct Listener {
+    socket: Async<UnixListener>,
+    path: PathBuf,
+    /// Device and inode of the file, by which it is known to be ours.
+    file: Option<(u64, u64)>,
+    /// Where the predecessor's socket stands while we hold its place.
+    aside: Option<PathBuf>,
+}
+
+impl Listener {
+    /// Binds `path`; a socket that nobody listens on any more is replaced.
+    pub(crate) fn bind(path: &Path) -> Result<Self, Error> {
+        let fails = |error| Error::Bind(path.to_owned(), error);
+        let socket = match UnixListener::bind(path) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                remove_stale(path)?;
+                UnixListener::bind(path).map_err(fails)?
+            }
+            bound => bound.map_err(fails)?,
+        };
+        let socket = Async::new(socket).map_err(fails)?;
+        Ok(Self { socket, path: path.to_owned(), file: identity(path), aside: None })
+    }
+
+    /// Binds `path` in the place of the process that serves it now; also says where that one can be
+    /// reached from now on.
+    ///
+    /// The two sockets exchange their names in one step (`renameat2(2)`), so that there is no
+    /// moment at which a client finds none.
+    pub(crate) fn take_over(path: &Path) -> Result<(Self, PathBuf), Error> {
+        let mut aside = OsString::from(path);
+        aside.push(".predecessor");
+        let aside = PathBuf::from(aside);
+        if !is_live(path) {
+            // Nobody is there, unless one who took over before us died while it held the place.
+            return Ok((Self::bind(path)?, aside));
+        }
+        let mut listener = Self::bind(&aside)?;
+        renameat_with(CWD, &aside, CWD, path, RenameFlags::EXCHANGE)
+            .map_err(|error| Error::Exchange(path.to_owned(), error))?;
+        path.clone_into(&mut listener.path);
+        listener.aside = Some(aside.clone());
+        Ok((listener, aside))
+    }
+
+    pub(crate) fn socket(&self) -> &Async<UnixListener> {
+        &self.socket
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The place is ours for good: the predecessor's name goes.
+    pub(crate) fn settle(&mut self) {
+        if let Some(aside) = self.aside.take() {
+            remove(&aside);
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        match self.aside.take() {
+            // We never became the owner: the predecessor gets its place back.
+            Some(aside) => {
+                if let Err(error) = fs::rename(&aside, &self.path) {
+                    log::error!("cannot move {} back: {error}", aside.display());
+                }
+            }
+            None if self.file.is_some() && identity(&self.path) == self.file => remove(&self.path),
+            None => {}
+        }
+    }
+}
+
+/// Removes a socket that nobody listens on.
+fn remove_stale(path: &Path) -> Result<(), Error> {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    if !is_socket {
+        return Err(Error::NotASocket(path.to_owned()));
+    }
+    if is_live(path) {
+        return Err(Error::InUse(path.to_owned()));
+    }
+    fs::remove_file(path).map_err(|error| Error::Bind(path.to_owned(), error))
+}
+
+/// Whether somebody listens on `path`.
+///
+/// Tried without waiting: a server that hangs, with a full backlog, is there all the same.
+fn is_live(path: &Path) -> bool {
+    let attempt = || {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        connect(&socket, &SocketAddrUnix::new(path)?)
+    };
+    // Connected, or the backlog is full, or we may not ask: only these two say that it is gone.
+    !matches!(attempt(), Err(Errno::CONNREFUSED | Errno::NOENT))
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let file = fs::symlink_metadata(path).ok()?;
+    Some((file.dev(), file.ino()))
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = fs::remove_file(path) {
+        if error.kind() != io::ErrorKind::NotFound {
+            log::error!("cannot remove {}: {error}", path.display());
+        }
+    }
+}

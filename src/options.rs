@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Options: what the command line says, checked.
+//!
+//! The names are those of the C program that this one replaces, and `_` stands for `-` in any of
+//! them, so that its unit files run this binary unchanged.
+
+use std::env;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+
+use early_service_machine::schedule::Period;
+use lexopt::{Arg, Parser, ValueExt};
+
+/// The text of `--help`.
+pub(crate) const HELP: &str = "\
+Counts from the initrd on, and hands the count to the root filesystem.
+
+Usage: early-service [OPTION]...
+
+Options:
+  -s, --server-socket-path PATH      UNIX socket to serve; by default early-service.sock in the
+                                     first directory of $RUNTIME_DIRECTORY
+  -c, --client-socket-path PATH      UNIX socket of the predecessor to adopt the count from
+      --takeover-existing-socket     adopt from the process that serves the server socket now, and
+                                     take its place there
+  -d, --timer-delay-ms MS            time between two ticks, 1 to 4294967295 (100)
+      --survive-systemd-kill-signal  initrd stage: ignore SIGTERM; its unit starts the program with
+                                     '@' as the first character of argv[0] (systemd.service(5))
+  -h, --help                         show this text
+  -V, --version                      show the version
+";
+
+/// What the process was started to do.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    Run(Options),
+    Help,
+    Version,
+}
+
+/// The process of one stage.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Options {
+    pub(crate) stage: Stage,
+    /// The socket to serve.
+    pub(crate) server: PathBuf,
+    pub(crate) predecessor: Predecessor,
+    pub(crate) period: Period,
+}
+
+/// Where this process runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Started in the initrd, to survive the switch of root.
+    Initrd,
+    /// Started from the root filesystem.
+    Root,
+}
+
+impl Stage {
+    /// The name, as `STAGE=` and `status` show it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Initrd => "initrd",
+            Self::Root => "root",
+        }
+    }
+
+    /// The name under which the journal files this stage's lines.
+    pub(crate) const fn identifier(self) -> &'static str {
+        match self {
+            Self::Initrd => "early-service-initrd",
+            Self::Root => "early-service",
+        }
+    }
+}
+
+/// Whom to adopt from.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Predecessor {
+    Nobody,
+    /// Whoever serves this socket.
+    At(PathBuf),
+    /// Whoever serves our own socket.
+    OnServerSocket,
+}
+
+/// A command line that cannot be carried out.
+#[derive(Debug)]
+pub(crate) enum Error {
+    Syntax(lexopt::Error),
+    TimerDelay(OsString),
+    TwoPredecessors,
+    SamePath(PathBuf),
+    NoServerSocket,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Syntax(error) => error.fmt(f),
+            Self::TimerDelay(value) => write!(
+                f,
+                "invalid value '{}' for option '--timer-delay-ms': expected 1 to {} milliseconds",
+                value.to_string_lossy(),
+                u32::MAX
+            ),
+            Self::TwoPredecessors => {
+                write!(f, "--client-socket-path and --takeover-existing-socket exclude each other")
+            }
+            Self::SamePath(path) => write!(
+                f,
+                "--client-socket-path and --server-socket-path are both '{}': to take over one's \
+                 own socket, say --takeover-existing-socket instead of the first",
+                path.display()
+            ),
+            Self::NoServerSocket => {
+                write!(f, "no socket to serve: say --server-socket-path or set $RUNTIME_DIRECTORY")
+            }
+        }
+    }
+}
+
+impl From<lexopt::Error> for Error {
+    fn from(error: lexopt::Error) -> Self {
+        Self::Syntax(error)
+    }
+}
+
+/// Reads the command line; `runtime_directory` is the value of `$RUNTIME_DIRECTORY`.
+pub(crate) fn parse(
+    arguments: impl IntoIterator<Item = OsString>,
+    runtime_directory: Option<OsString>,
+) -> Result<Command, Error> {
+    let mut stage = Stage::Root;
+    let mut server = None;
+    let mut client = None;
+    let mut takeover = false;
+    let mut period = Period::from_millis(100);
+
+    let mut parser = Parser::from_args(arguments);
+    while let Some(argument) = parser.next()? {
+        let name = match argument {
+            Arg::Short('s') => "server-socket-path".to_owned(),
+            Arg::Short('c') => "client-socket-path".to_owned(),
+            Arg::Short('d') => "timer-delay-ms".to_owned(),
+            Arg::Short('h') => "help".to_owned(),
+            Arg::Short('V') => "version".to_owned(),
+            Arg::Long(name) => name.replace('_', "-"),
+            Arg::Short(_) | Arg::Value(_) => return Err(argument.unexpected().into()),
+        };
+        match &*name {
+            "server-socket-path" => server = Some(PathBuf::from(parser.value()?)),
+            "client-socket-path" => client = Some(PathBuf::from(parser.value()?)),
+            "takeover-existing-socket" => takeover = true,
+            "survive-systemd-kill-signal" => stage = Stage::Initrd,
+            "timer-delay-ms" => {
+                let value = parser.value()?;
+                period = value.parse().ok().and_then(Period::from_millis);
+                if period.is_none() {
+                    return Err(Error::TimerDelay(value));
+                }
+            }
+            "help" => return Ok(Command::Help),
+            "version" => return Ok(Command::Version),
+            _ => return Err(Arg::Long(&name).unexpected().into()),
+        }
+    }
+
+    let server =
+        server.or_else(|| default_socket(&runtime_directory?)).ok_or(Error::NoServerSocket)?;
+    let predecessor = match (client, takeover) {
+        (Some(_), true) => return Err(Error::TwoPredecessors),
+        (Some(path), false) if path == server => return Err(Error::SamePath(path)),
+        (Some(path), false) => Predecessor::At(path),
+        (None, true) => Predecessor::OnServerSocket,
+        (None, false) => Predecessor::Nobody,
+    };
+    let period = period.ok_or_else(|| Error::TimerDelay(OsString::new()))?;
+    Ok(Command::Run(Options { stage, server, predecessor, period }))
+}
+
+/// The socket in the first of the directories that systemd made for the unit, separated by colons
+/// (`RuntimeDirectory=` in systemd.exec(5)).
+fn default_socket(runtime_directory: &OsString) -> Option<PathBuf> {
+    let first = env::split_paths(runtime_directory).next()?;
+    (!first.as_os_str().is_empty()).then(|| first.join("early-service.sock"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn parse_line(line: &str, runtime_directory: Option<&str>) -> Result<Command, Error> {
+        parse(line.split_whitespace().map(OsString::from), runtime_directory.map(OsString::from))
+    }
+
+    fn options(line: &str, runtime_directory: Option<&str>) -> Options {
+        match parse_line(line, runtime_directory) {
+            Ok(Command::Run(options)) => options,
+            other => panic!("{line:?} is {other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_option_is_read_in_each_of_its_spellings() {
+        let full = options(
+            "--server-socket-path /a --client-socket-path /b --timer-delay-ms 10 \
+             --survive-systemd-kill-signal",
+            None,
+        );
+        assert_eq!(full.stage, Stage::Initrd);
+        assert_eq!(full.server, Path::new("/a"));
+        assert_eq!(full.predecessor, Predecessor::At("/b".into()));
+        assert_eq!(full.period.as_nanos(), 10_000_000);
+        for line in [
+            "--server_socket_path=/a --client_socket_path=/b --timer_delay_ms=10 \
+             --survive_systemd_kill_signal",
+            "-s /a -c /b -d 10 --survive_systemd-kill-signal",
+        ] {
+            assert_eq!(options(line, None), full, "{line}");
+        }
+        let takeover = options("-s /a --takeover_existing_socket", None);
+        assert_eq!(takeover.predecessor, Predecessor::OnServerSocket);
+        assert_eq!(takeover.stage, Stage::Root);
+    }
+
+    #[test]
+    fn the_default_socket_is_in_the_first_runtime_directory() {
+        for (directories, socket) in [
+            ("/run/early-service", "/run/early-service/early-service.sock"),
+            ("/run/one:/run/two", "/run/one/early-service.sock"),
+        ] {
+            assert_eq!(options("", Some(directories)).server, Path::new(socket));
+        }
+        assert_eq!(options("-s /a", Some("/run/one")).server, Path::new("/a"));
+    }
+
+    #[test]
+    fn a_wrong_command_line_names_what_is_wrong() {
+        for (line, message) in [
+            ("--bogus", "invalid option '--bogus'"),
+            ("-x", "invalid option '-x'"),
+            ("stray", "unexpected argument \"stray\""),
+            ("-s", "missing argument for option '-s'"),
+            ("-s /a -d 0", "'0' for option '--timer-delay-ms'"),
+            ("-s /a -d 4294967296", "'4294967296' for option '--timer-delay-ms'"),
+            ("-s /a -d ten", "'ten' for option '--timer-delay-ms'"),
+            ("-s /a -c /b --takeover-existing-socket", "exclude each other"),
+            ("-s /a -c /a", "are both '/a'"),
+            ("", "no socket to serve"),
+        ] {
+            let error = parse_line(line, None).expect_err(line).to_string();
+            assert!(error.contains(message), "{line:?} says {error:?}");
+        }
+        let empty = parse_line("", Some("")).expect_err("an empty list has no directory");
+        assert!(matches!(empty, Error::NoServerSocket));
+    }
+
+    #[test]
+    fn help_and_version_win_over_what_is_missing() {
+        assert_eq!(parse_line("--help", None).expect("help"), Command::Help);
+        assert_eq!(parse_line("-V", None).expect("version"), Command::Version);
+    }
+}

@@ -1,0 +1,411 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Server: the listener and the sessions of its clients.
+//!
+//! Owns every connection; a session that can go on puts the number of its slot into the mailbox
+//! `ready`, so that a thousand silent clients cost nothing.
+//! Never knows what a command means: batches go to the counter and come back as text.
+//! Ends with the process, by being dropped.
+//!
+//! **Invariant:** at most [`UNDER_WAY`] batches are with the counter; each comes back.
+//!
+//! **Invariant:** while frozen, nothing is read, written or accepted.
+
+use std::fmt::Write as _;
+use std::future::poll_fn;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::process;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Wake, Waker};
+use std::time::Duration;
+
+use async_channel::{Receiver, Sender};
+use early_service_machine::schedule::Monotonic;
+use futures_lite::future;
+use rustix::net::sockopt::socket_peercred;
+use smol::{Async, Timer};
+
+use crate::listener::Listener;
+use crate::mailbox::post;
+use crate::options::Stage;
+use crate::session::{Batch, Next, Session};
+use crate::{clock, counter, handoff, journal};
+
+/// The most clients at once, 3.6 kB each; one more, and the longest idle one goes.
+pub(crate) const SESSIONS: usize = 1000;
+
+/// The most batches with the counter at once; it answers within microseconds, so a few suffice.
+pub(crate) const UNDER_WAY: usize = 16;
+
+/// How long a client may be silent: a person at `nc` comes back from lunch, a lost one goes.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// How long replies may wait for a client that does not read.
+const UNREAD: Duration = Duration::from_secs(10);
+
+/// How often silent clients are looked for, while there are clients at all.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// The most clients accepted in one turn: a burst is taken in quickly, and a tick still comes between.
+const ACCEPTS: usize = 16;
+
+/// How long accepting rests when the system has no descriptor or memory for another client.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What others tell the server.
+pub(crate) enum Message {
+    /// From the supervisor: accept and answer clients.
+    Listen,
+    /// From the supervisor: stop, and pass it on to the counter once every batch is back.
+    Freeze,
+    /// From the supervisor: go on, and pass it on to the counter.
+    Thaw,
+    /// From the counter: the batch of this slot, with its replies.
+    CarriedOut { slot: usize, batch: Box<Batch> },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gate {
+    /// Not yet listening.
+    Closed,
+    Open,
+    /// Frozen, but the counter does not know yet.
+    Freezing,
+    Frozen,
+}
+
+/// The actor.
+pub(crate) struct Server {
+    mailbox: Receiver<Message>,
+    ready: Receiver<usize>,
+    ready_from_session: Sender<usize>,
+    counter: Sender<counter::Message>,
+    handoff: Sender<handoff::Message>,
+    stage: Stage,
+    listener: Listener,
+    gate: Gate,
+    slots: Vec<Slot>,
+    clients: usize,
+    under_way: usize,
+    /// Which of a new client and a ready session goes first; they take turns.
+    accept_first: bool,
+    sweep: Timer,
+    accept_again: Timer,
+}
+
+/// A place for a session; its waker outlives the sessions that use it.
+struct Slot {
+    session: Option<Box<Session>>,
+    waker: Arc<SlotWaker>,
+}
+
+/// Puts its slot into `ready`, once until it is taken out.
+struct SlotWaker {
+    slot: usize,
+    queued: AtomicBool,
+    ready: Sender<usize>,
+}
+
+impl Wake for SlotWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.queued.swap(true, Ordering::AcqRel) {
+            // There is a place for every slot; it fails only when the server is gone.
+            let _ = self.ready.try_send(self.slot);
+        }
+    }
+}
+
+enum Occasion {
+    Message(Message),
+    Connection,
+    Ready(usize),
+    Sweep,
+    AcceptAgain,
+}
+
+impl Server {
+    pub(crate) fn new(
+        mailbox: Receiver<Message>,
+        counter: Sender<counter::Message>,
+        handoff: Sender<handoff::Message>,
+        stage: Stage,
+        listener: Listener,
+    ) -> Self {
+        let (ready_from_session, ready) = async_channel::bounded(SESSIONS);
+        Self {
+            mailbox,
+            ready,
+            ready_from_session,
+            counter,
+            handoff,
+            stage,
+            listener,
+            gate: Gate::Closed,
+            slots: Vec::new(),
+            clients: 0,
+            under_way: 0,
+            accept_first: false,
+            sweep: Timer::never(),
+            accept_again: Timer::never(),
+        }
+    }
+
+    pub(crate) async fn run(mut self) {
+        while let Some(occasion) = self.next_event().await {
+            self.handle(occasion, clock::now());
+            // A tick waits for one turn of ours at the most, however busy the clients are.
+            future::yield_now().await;
+        }
+    }
+
+    /// Waits for what is to be done next; `None` once nobody can send any more.
+    async fn next_event(&mut self) -> Option<Occasion> {
+        let message = async { self.mailbox.recv().await.ok().map(Occasion::Message) };
+        if self.gate != Gate::Open {
+            return message.await;
+        }
+        let pausing = self.accept_again.will_fire();
+        let socket = self.listener.socket();
+        let connection = async {
+            if pausing {
+                future::pending::<()>().await;
+            }
+            // An error shows again where the connection is accepted.
+            let _ = poll_fn(|context| socket.poll_readable(context)).await;
+            Some(Occasion::Connection)
+        };
+        let may_go = self.under_way < UNDER_WAY;
+        let ready = async {
+            if !may_go {
+                future::pending::<()>().await;
+            }
+            self.ready.recv().await.ok().map(Occasion::Ready)
+        };
+        let timers = async {
+            let sweep = async {
+                (&mut self.sweep).await;
+                Some(Occasion::Sweep)
+            };
+            let accept_again = async {
+                (&mut self.accept_again).await;
+                Some(Occasion::AcceptAgain)
+            };
+            future::or(sweep, accept_again).await
+        };
+        self.accept_first = !self.accept_first;
+        let clients = async {
+            if self.accept_first {
+                future::or(connection, ready).await
+            } else {
+                future::or(ready, connection).await
+            }
+        };
+        future::or(message, future::or(timers, clients)).await
+    }
+
+    fn handle(&mut self, occasion: Occasion, now: Monotonic) {
+        match occasion {
+            Occasion::Message(Message::Listen) => {
+                self.listener.settle();
+                log::info!("Listening on UNIX socket {}", self.listener.path().display());
+                self.gate = Gate::Open;
+            }
+            Occasion::Message(Message::Freeze) => {
+                self.gate = Gate::Freezing;
+                self.freeze_when_quiet();
+            }
+            Occasion::Message(Message::Thaw) => self.thaw(),
+            Occasion::Message(Message::CarriedOut { slot, batch }) => {
+                self.under_way -= 1;
+                if let Some(session) = self.session(slot) {
+                    session.answered(batch);
+                }
+                self.advance(slot);
+                self.freeze_when_quiet();
+            }
+            Occasion::Connection => self.accept(),
+            Occasion::Ready(slot) => {
+                if let Some(slot) = self.slots.get(slot) {
+                    slot.waker.queued.store(false, Ordering::Release);
+                }
+                self.advance(slot);
+            }
+            Occasion::Sweep => self.close_silent(now),
+            Occasion::AcceptAgain => self.accept_again.clear(),
+        }
+    }
+
+    fn session(&mut self, slot: usize) -> Option<&mut Session> {
+        self.slots.get_mut(slot)?.session.as_deref_mut()
+    }
+
+    fn freeze_when_quiet(&mut self) {
+        if self.gate == Gate::Freezing && self.under_way == 0 {
+            self.gate = Gate::Frozen;
+            post(&self.counter, counter::Message::Freeze);
+        }
+    }
+
+    fn thaw(&mut self) {
+        self.gate = Gate::Open;
+        post(&self.counter, counter::Message::Thaw);
+        // Replies that came back meanwhile are unsent, and nothing else would wake their sessions.
+        for session in self.slots.iter().filter_map(|slot| slot.session.as_deref()) {
+            session.wake();
+        }
+    }
+
+    /// Lets a session do what it can; while frozen, nothing.
+    fn advance(&mut self, slot: usize) {
+        if self.gate != Gate::Open {
+            return;
+        }
+        let Some(session) = self.session(slot) else {
+            return;
+        };
+        match session.advance() {
+            Next::Wait => {}
+            Next::CarryOut(batch) => self.carry_out(slot, batch),
+            Next::Status(mut batch) => {
+                self.write_status(&mut batch);
+                self.carry_out(slot, batch);
+            }
+            Next::HandOver => self.hand_over(slot),
+            Next::Close => self.close(slot),
+        }
+    }
+
+    fn carry_out(&mut self, slot: usize, batch: Box<Batch>) {
+        self.under_way += 1;
+        post(&self.counter, counter::Message::CarryOut { slot, batch });
+    }
+
+    /// Writes the part of the status line that every state has; the counter completes it.
+    fn write_status(&self, batch: &mut Batch) {
+        let written = write!(
+            batch.replies,
+            "stage={} phase={} pid={} clients={} log_lines_dropped={} ",
+            self.stage.name(),
+            journal::phase(),
+            process::id(),
+            self.clients,
+            journal::dropped(),
+        );
+        debug_assert!(written.is_ok(), "the session made sure of room");
+        batch.status = true;
+    }
+
+    /// Gives the connection of a client that may do so to the handoff actor.
+    fn hand_over(&mut self, slot: usize) {
+        let Some(session) = self.slots.get_mut(slot).and_then(|slot| slot.session.take()) else {
+            return;
+        };
+        self.clients -= 1;
+        let stream = session.into_stream();
+        let asked = match socket_peercred(&stream) {
+            Ok(peer) => handoff::Message::Asked { stream, peer },
+            Err(error) => return log::warn!("cannot tell who asks for the state: {error}"),
+        };
+        if self.handoff.try_send(asked).is_err() {
+            log::warn!("too many ask for the state at once: one was turned away");
+        }
+    }
+
+    fn close(&mut self, slot: usize) {
+        if let Some(slot) = self.slots.get_mut(slot) {
+            if slot.session.take().is_some() {
+                self.clients -= 1;
+            }
+        }
+        if self.clients == 0 {
+            self.sweep.clear();
+        }
+    }
+
+    fn accept(&mut self) {
+        for _ in 0..ACCEPTS {
+            match self.listener.socket().get_ref().accept() {
+                Ok((stream, _)) => self.open(stream),
+                Err(error) if is_transient(&error) => return,
+                // No descriptor or no memory left: somebody has to go, the longest idle first.
+                Err(_) if self.close_longest_idle() => {}
+                Err(error) => {
+                    log::warn!("cannot accept a client: {error}");
+                    self.accept_again.set_after(ACCEPT_PAUSE);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn open(&mut self, stream: UnixStream) {
+        let stream = match Async::new(stream) {
+            Ok(stream) => stream,
+            Err(error) => return log::warn!("cannot serve a client: {error}"),
+        };
+        if self.clients == SESSIONS && !self.close_longest_idle() {
+            return log::warn!("cannot serve a client: all {SESSIONS} others are busy");
+        }
+        let slot = self.free_slot();
+        if let Some(place) = self.slots.get_mut(slot) {
+            let waker = Waker::from(Arc::clone(&place.waker));
+            place.session = Some(Session::new(stream, waker));
+            self.clients += 1;
+        }
+        if self.clients == 1 {
+            self.sweep.set_interval(SWEEP);
+        }
+        // What the client wrote already is read at once.
+        if self.under_way < UNDER_WAY {
+            self.advance(slot);
+        } else if let Some(session) = self.session(slot) {
+            session.wake();
+        }
+    }
+
+    fn free_slot(&mut self) -> usize {
+        let free = self.slots.iter().position(|slot| slot.session.is_none());
+        free.unwrap_or_else(|| {
+            let slot = self.slots.len();
+            let ready = self.ready_from_session.clone();
+            let waker = Arc::new(SlotWaker { slot, queued: AtomicBool::new(false), ready });
+            self.slots.push(Slot { session: None, waker });
+            slot
+        })
+    }
+
+    /// Closes the session that has been silent longest; false when none can be closed.
+    fn close_longest_idle(&mut self) -> bool {
+        let sessions = self.slots.iter().enumerate().filter_map(|(slot, place)| {
+            place.session.as_deref().filter(|session| !session.is_under_way()).map(|s| (slot, s))
+        });
+        let Some((slot, _)) = sessions.min_by_key(|(_, session)| session.activity().0) else {
+            return false;
+        };
+        self.close(slot);
+        true
+    }
+
+    fn close_silent(&mut self, now: Monotonic) {
+        for slot in 0..self.slots.len() {
+            let is_silent = self.session(slot).is_some_and(|session| {
+                let (active, unread) = session.activity();
+                let limit = if unread { UNREAD } else { IDLE };
+                !session.is_under_way() && u128::from(now.nanos_since(active)) > limit.as_nanos()
+            });
+            if is_silent {
+                self.close(slot);
+            }
+        }
+    }
+}
+
+fn is_transient(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
+    matches!(error.kind(), WouldBlock | Interrupted | ConnectionAborted)
+}

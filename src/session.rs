@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Session: one client's connection, its half-read line and its unsent replies.
+//!
+//! Owns the connection and two buffers of fixed size.
+//! Never has more than one batch of commands under way and never reads while replies are unsent, so
+//! a client that does not read stops itself and nobody else.
+//! Ends when the client is done, breaks a rule, or stops taking its replies.
+//!
+//! **Invariant:** commands are carried out, and replies sent, in the order in which they were
+//! written.
+
+use std::fmt::{self, Write as _};
+use std::os::unix::net::UnixStream;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use early_service_machine::command::{self, Command, Frame};
+use early_service_machine::counter;
+use early_service_machine::schedule::Monotonic;
+use futures_lite::io::{AsyncRead, AsyncWrite};
+use smol::Async;
+
+use crate::clock;
+
+/// The most commands that travel in one message.
+///
+/// With fewer, a client that pipelines pays more messages; more makes every session larger, and one
+/// client's turn longer.
+pub(crate) const BATCH: usize = 64;
+
+/// The bytes read at once: what [`BATCH`] of the shortest commands take, and some.
+///
+/// Larger than the longest line, so that a part of a line always leaves room to read on.
+const INPUT: usize = 1024;
+const _: () = assert!(INPUT > command::MAX_LINE + 2, "a partial line leaves room to read on");
+
+/// The bytes of replies that wait to be sent: a full batch.
+const REPLIES: usize = BATCH * (counter::MAX_REPLY + 1);
+
+/// Room for any reply that the server gives by itself: an invalid line or its half of a status.
+const OWN_REPLY: usize = command::MAX_INVALID + 1;
+const _: () =
+    assert!(REPLIES > OWN_REPLY, "a reply of the server's own always fits an empty buffer");
+
+/// Commands on their way to the counter, and its replies on their way back.
+///
+/// The box goes to and fro, so that a command costs no allocation.
+pub(crate) struct Batch {
+    commands: [counter::Command; BATCH],
+    count: usize,
+    /// After the commands, the counter completes the status line that the replies end with.
+    pub(crate) status: bool,
+    pub(crate) replies: Replies,
+}
+
+impl Batch {
+    pub(crate) fn new() -> Box<Self> {
+        Box::new(Self {
+            commands: [counter::Command::Get; BATCH],
+            count: 0,
+            status: false,
+            replies: Replies { bytes: [0; REPLIES], start: 0, end: 0 },
+        })
+    }
+
+    /// Takes the commands out, to be carried out.
+    pub(crate) fn take_commands(&mut self) -> impl Iterator<Item = counter::Command> + use<> {
+        self.commands.into_iter().take(std::mem::take(&mut self.count))
+    }
+
+    /// Adds a command; false when there is no room for it, or for its reply.
+    fn push(&mut self, command: counter::Command) -> bool {
+        let needed = (self.count + 1) * (counter::MAX_REPLY + 1);
+        match self.commands.get_mut(self.count) {
+            Some(free) if self.replies.room() >= needed => {
+                *free = command;
+                self.count += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Replies not yet sent.
+pub(crate) struct Replies {
+    bytes: [u8; REPLIES],
+    start: usize,
+    end: usize,
+}
+
+impl Replies {
+    fn unsent(&self) -> &[u8] {
+        self.bytes.get(self.start..self.end).unwrap_or_default()
+    }
+
+    fn room(&self) -> usize {
+        REPLIES - self.end
+    }
+
+    fn sent(&mut self, count: usize) {
+        self.start += count;
+        if self.start >= self.end {
+            (self.start, self.end) = (0, 0);
+        }
+    }
+}
+
+impl fmt::Write for Replies {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let end = self.end + text.len();
+        self.bytes.get_mut(self.end..end).ok_or(fmt::Error)?.copy_from_slice(text.as_bytes());
+        self.end = end;
+        Ok(())
+    }
+}
+
+/// Bytes read and not yet understood.
+struct Input {
+    bytes: [u8; INPUT],
+    start: usize,
+    end: usize,
+    /// The client will send no more.
+    ended: bool,
+}
+
+impl Input {
+    fn unread(&self) -> &[u8] {
+        self.bytes.get(self.start..self.end).unwrap_or_default()
+    }
+
+    fn room(&mut self) -> &mut [u8] {
+        self.bytes.copy_within(self.start..self.end, 0);
+        (self.start, self.end) = (0, self.end - self.start);
+        self.bytes.get_mut(self.end..).unwrap_or_default()
+    }
+}
+
+/// What a session wants next.
+pub(crate) enum Next {
+    /// Nothing until its waker is called.
+    Wait,
+    /// This batch carried out.
+    CarryOut(Box<Batch>),
+    /// The server's half of a status line written, then the batch carried out.
+    Status(Box<Batch>),
+    /// The state handed over to this client.
+    HandOver,
+    /// To be closed.
+    Close,
+}
+
+/// One client.
+pub(crate) struct Session {
+    stream: Async<UnixStream>,
+    input: Input,
+    /// Absent while it is with the counter.
+    batch: Option<Box<Batch>>,
+    /// When the client last sent something or took a reply.
+    active: Monotonic,
+    /// To be closed as soon as the replies are sent.
+    closing: bool,
+    waker: Waker,
+}
+
+impl Session {
+    pub(crate) fn new(stream: Async<UnixStream>, waker: Waker) -> Box<Self> {
+        let input = Input { bytes: [0; INPUT], start: 0, end: 0, ended: false };
+        let batch = Some(Batch::new());
+        Box::new(Self { stream, input, batch, active: clock::now(), closing: false, waker })
+    }
+
+    /// Has the session advanced soon, whatever its connection does.
+    pub(crate) fn wake(&self) {
+        self.waker.wake_by_ref();
+    }
+
+    /// Whether its batch is with the counter.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.batch.is_none()
+    }
+
+    /// When the client last did something, and whether it has replies to take.
+    pub(crate) fn activity(&self) -> (Monotonic, bool) {
+        let unread = self.batch.as_ref().is_some_and(|batch| !batch.replies.unsent().is_empty());
+        (self.active, unread)
+    }
+
+    /// The batch is back from the counter.
+    pub(crate) fn answered(&mut self, batch: Box<Batch>) {
+        self.batch = Some(batch);
+    }
+
+    /// Gives up the connection, to whoever hands over on it.
+    pub(crate) fn into_stream(self) -> Async<UnixStream> {
+        self.stream
+    }
+
+    /// Sends, understands and reads as much as goes without waiting, with one read at the most.
+    pub(crate) fn advance(&mut self) -> Next {
+        let Some(mut batch) = self.batch.take() else {
+            return Next::Wait;
+        };
+        let mut has_read = false;
+        loop {
+            match self.send(&mut batch.replies) {
+                Poll::Pending => break self.keep(batch, Next::Wait),
+                Poll::Ready(false) => break Next::Close,
+                Poll::Ready(true) if self.closing => break Next::Close,
+                Poll::Ready(true) => {}
+            }
+            match understand(&mut self.input, &mut batch) {
+                Understood::CarryOut => break Next::CarryOut(batch),
+                Understood::Status => break Next::Status(batch),
+                Understood::HandOver => break self.keep(batch, Next::HandOver),
+                Understood::Replied => continue,
+                Understood::Last => {
+                    self.closing = true;
+                    continue;
+                }
+                Understood::Nothing => {}
+            }
+            if has_read {
+                // The others first.
+                self.wake();
+                break self.keep(batch, Next::Wait);
+            }
+            match self.read() {
+                Poll::Pending => break self.keep(batch, Next::Wait),
+                Poll::Ready(false) => break Next::Close,
+                Poll::Ready(true) => has_read = true,
+            }
+        }
+    }
+
+    fn keep(&mut self, batch: Box<Batch>, next: Next) -> Next {
+        self.batch = Some(batch);
+        next
+    }
+
+    /// Sends all replies; false when the client is gone.
+    fn send(&mut self, replies: &mut Replies) -> Poll<bool> {
+        let mut context = Context::from_waker(&self.waker);
+        while !replies.unsent().is_empty() {
+            match Pin::new(&mut &self.stream).poll_write(&mut context, replies.unsent()) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(count)) if count > 0 => {
+                    replies.sent(count);
+                    self.active = clock::now();
+                }
+                Poll::Ready(_) => return Poll::Ready(false),
+            }
+        }
+        Poll::Ready(true)
+    }
+
+    /// Reads once; false when the connection is broken.
+    fn read(&mut self) -> Poll<bool> {
+        let mut context = Context::from_waker(&self.waker);
+        let room = self.input.room();
+        match Pin::new(&mut &self.stream).poll_read(&mut context, room) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(0)) => {
+                self.input.ended = true;
+                Poll::Ready(true)
+            }
+            Poll::Ready(Ok(count)) => {
+                self.input.end += count;
+                self.active = clock::now();
+                Poll::Ready(true)
+            }
+            Poll::Ready(Err(_)) => Poll::Ready(false),
+        }
+    }
+}
+
+/// What the bytes read so far come to.
+enum Understood {
+    /// Commands of the state, in the batch.
+    CarryOut,
+    /// `status`, with all before it answered.
+    Status,
+    /// The request to hand over, with all before it answered.
+    HandOver,
+    /// Something that the server answers by itself; the reply is in the batch.
+    Replied,
+    /// As above, and the last thing that this client is told, or nothing more to tell it.
+    Last,
+    /// No whole line.
+    Nothing,
+}
+
+/// Takes lines off the input until the batch is full, or one must wait for what came before it.
+fn understand(input: &mut Input, batch: &mut Batch) -> Understood {
+    loop {
+        let (line, taken) = match command::frame(input.unread(), input.ended) {
+            Frame::Line(line, taken) => (line, taken),
+            Frame::Partial if batch.count > 0 => return Understood::CarryOut,
+            Frame::Partial if !batch.replies.unsent().is_empty() => return Understood::Replied,
+            Frame::Partial if input.ended => return Understood::Last,
+            Frame::Partial => return Understood::Nothing,
+            Frame::TooLong if batch.count > 0 => return Understood::CarryOut,
+            Frame::TooLong if batch.replies.room() < OWN_REPLY => return Understood::Replied,
+            Frame::TooLong => {
+                write_line(&mut batch.replies, command::TOO_LONG);
+                return Understood::Last;
+            }
+        };
+        match Command::parse(line) {
+            Ok(Command::State(command)) => {
+                if !batch.push(command) {
+                    // Full of commands, or of replies of our own.
+                    return if batch.count > 0 {
+                        Understood::CarryOut
+                    } else {
+                        Understood::Replied
+                    };
+                }
+            }
+            _ if batch.count > 0 => return Understood::CarryOut,
+            _ if batch.replies.room() < OWN_REPLY => return Understood::Replied,
+            Err(invalid) => write_line(&mut batch.replies, invalid),
+            Ok(Command::Status) => {
+                input.start += taken;
+                return Understood::Status;
+            }
+            Ok(Command::HandOver) if !batch.replies.unsent().is_empty() => {
+                return Understood::Replied;
+            }
+            Ok(Command::HandOver) => {
+                input.start += taken;
+                return Understood::HandOver;
+            }
+        }
+        input.start += taken;
+    }
+}
+
+fn write_line(replies: &mut Replies, line: impl fmt::Display) {
+    let written = writeln!(replies, "{line}");
+    debug_assert!(written.is_ok(), "room was made sure of");
+}
