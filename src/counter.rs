@@ -23,7 +23,7 @@ use smol::Timer;
 
 use crate::mailbox::post;
 use crate::session::Batch;
-use crate::{clock, server};
+use crate::{clock, journal, server, supervisor};
 
 /// What others tell the counter.
 pub(crate) enum Message {
@@ -41,7 +41,7 @@ pub(crate) enum Message {
 pub(crate) struct Counter {
     pub(crate) mailbox: Receiver<Message>,
     pub(crate) server: Sender<server::Message>,
-    pub(crate) supervisor: Sender<Event>,
+    pub(crate) supervisor: Sender<supervisor::Message>,
     pub(crate) period: Period,
     /// Set to the next deadline while the counter ticks.
     pub(crate) timer: Timer,
@@ -93,7 +93,8 @@ impl Counter {
             Wake::Message(Message::Freeze) => {
                 if let Phase::Ticking(counter) | Phase::Frozen(counter) = self.phase {
                     self.phase = Phase::Frozen(counter);
-                    post(&self.supervisor, Event::Frozen(counter.state()));
+                    let frozen = Event::Frozen(counter.state());
+                    post(&self.supervisor, supervisor::Message::Event(frozen));
                 }
             }
             Wake::Message(Message::Thaw) => {
@@ -118,6 +119,7 @@ impl Counter {
                 log::info!("Setting the counter to {}, previous value {previous}", tick.number);
             }
             log::info!(
+                target: journal::TICK,
                 COUNTER = tick.number,
                 DEADLINE_NS = tick.deadline.as_nanos(),
                 ACTUAL_NS = now.as_nanos();
@@ -153,7 +155,7 @@ mod tests {
     struct Bench {
         counter: Counter,
         server: Receiver<server::Message>,
-        supervisor: Receiver<Event>,
+        supervisor: Receiver<supervisor::Message>,
         start: Monotonic,
     }
 
@@ -205,7 +207,8 @@ mod tests {
         let mut bench = Bench::new();
         bench.tell(0, Message::Load(State { next: 10 }));
         bench.tell(250, Message::Freeze);
-        assert_eq!(bench.supervisor.try_recv(), Ok(Event::Frozen(State { next: 12 })));
+        let frozen = supervisor::Message::Event(Event::Frozen(State { next: 12 }));
+        assert_eq!(bench.supervisor.try_recv(), Ok(frozen));
         assert!(!bench.counter.timer.will_fire());
         bench.counter.handle(Wake::Deadline, clock::now());
         bench.tell(450, Message::Thaw);

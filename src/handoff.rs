@@ -29,6 +29,7 @@ use rustix::process::geteuid;
 use smol::{Async, Timer};
 
 use crate::mailbox::post;
+use crate::{supervisor, users};
 
 /// The most messages under way here: the supervisor's, and a few clients that ask at once.
 pub(crate) const MAILBOX: usize = 8;
@@ -55,9 +56,11 @@ pub(crate) enum Message {
 /// The actor.
 pub(crate) struct Handoff {
     pub(crate) mailbox: Receiver<Message>,
-    pub(crate) supervisor: Sender<Event>,
+    pub(crate) supervisor: Sender<supervisor::Message>,
     /// Where the predecessor listens.
     pub(crate) predecessor: Option<PathBuf>,
+    /// A user who may have the state, beside root and our own.
+    pub(crate) successor: Option<String>,
     pub(crate) asker: Option<Asker>,
 }
 
@@ -73,7 +76,7 @@ impl Handoff {
             match message {
                 Message::Ask => {
                     let event = self.ask().await;
-                    post(&self.supervisor, event);
+                    self.report(event);
                 }
                 Message::Asked { stream, peer } => self.asked(Asker { stream, peer }),
                 Message::Send(state) => self.send(state),
@@ -105,7 +108,7 @@ impl Handoff {
 
     fn asked(&mut self, asker: Asker) {
         let (uid, pid) = (asker.peer.uid, asker.peer.pid.as_raw_nonzero());
-        if !may_hand_over(&asker.peer) {
+        if !self.may_have_the_state(&asker.peer) {
             log::warn!("Refusing to hand over to process {pid} of user {}", uid.as_raw());
             // Whoever does not take the refusal has gone, which is just as well.
             let _ = write_at_once(&asker.stream, "Permission denied");
@@ -115,14 +118,14 @@ impl Handoff {
         } else {
             log::info!("Handing over to process {pid} of user {}", uid.as_raw());
             self.asker = Some(asker);
-            post(&self.supervisor, Event::HandoffRequested);
+            self.report(Event::HandoffRequested);
         }
     }
 
     /// Sends the state; the one small line either goes at once, or nobody is there to take it.
     fn send(&mut self, state: State) {
         let Some(asker) = self.asker.take() else {
-            return post(&self.supervisor, Event::SuccessorGone);
+            return self.report(Event::SuccessorGone);
         };
         log::info!("Returning counter to client and terminating the process");
         let event = match write_at_once(&asker.stream, state) {
@@ -133,15 +136,22 @@ impl Handoff {
                 Event::SuccessorGone
             }
         };
-        post(&self.supervisor, event);
+        self.report(event);
     }
-}
 
-/// Whether this peer may have the state: root, and the user whom the service runs as.
-///
-/// The kernel vouches for it (`SO_PEERCRED` in unix(7)).
-fn may_hand_over(peer: &UCred) -> bool {
-    peer.uid.is_root() || peer.uid == geteuid()
+    /// Whether this peer may have the state: root, our own user and the named successor.
+    ///
+    /// The kernel vouches for its number (`SO_PEERCRED` in unix(7)); the name is looked up now,
+    /// because the root filesystem may have another list of users than the initrd.
+    fn may_have_the_state(&self, peer: &UCred) -> bool {
+        peer.uid.is_root()
+            || peer.uid == geteuid()
+            || self.successor.as_deref().and_then(users::number) == Some(peer.uid)
+    }
+
+    fn report(&self, event: Event) {
+        post(&self.supervisor, supervisor::Message::Event(event));
+    }
 }
 
 /// Writes one line; an error where it does not go at once and whole.
