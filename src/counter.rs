@@ -43,8 +43,9 @@ pub(crate) struct Counter {
     pub(crate) server: Sender<server::Message>,
     pub(crate) supervisor: Sender<supervisor::Message>,
     pub(crate) period: Period,
-    /// Set to the next deadline while the counter ticks.
     pub(crate) timer: Timer,
+    /// What the timer is set to, while the counter ticks.
+    pub(crate) armed: Option<Monotonic>,
     pub(crate) phase: Phase,
     /// What `set_counter` replaced since the last tick, to be logged with the next one.
     pub(crate) replaced: Option<u64>,
@@ -82,7 +83,8 @@ impl Counter {
     fn handle(&mut self, wake: Wake, now: Monotonic) {
         self.tick(now);
         match wake {
-            Wake::Deadline => {}
+            // The timer has fired and must be set again, even if it fired a moment early.
+            Wake::Deadline => self.armed = None,
             Wake::Message(Message::Load(state)) => {
                 self.phase = Phase::Ticking(Running::starting(state, now, self.period));
             }
@@ -104,9 +106,21 @@ impl Counter {
                 }
             }
         }
-        match &self.phase {
-            Phase::Ticking(counter) => self.timer.set_at(clock::instant(counter.deadline())),
-            Phase::Empty | Phase::Frozen(_) => self.timer.clear(),
+        self.arm();
+    }
+
+    /// Sets the timer where the deadline is another one than before: setting it may wake a thread.
+    fn arm(&mut self) {
+        let deadline = match &self.phase {
+            Phase::Ticking(counter) => Some(counter.deadline()),
+            Phase::Empty | Phase::Frozen(_) => None,
+        };
+        if deadline != self.armed {
+            self.armed = deadline;
+            match deadline {
+                Some(deadline) => self.timer.set_at(clock::instant(deadline)),
+                None => self.timer.clear(),
+            }
         }
     }
 
@@ -170,6 +184,7 @@ mod tests {
                 supervisor: to_supervisor,
                 period: Period::from_millis(100).expect("100 is not 0"),
                 timer: Timer::never(),
+                armed: None,
                 phase: Phase::Empty,
                 replaced: None,
             };

@@ -175,6 +175,7 @@ fn serve(options: Options, passed: Vec<OwnedFd>, journal: &mut Journal) -> Resul
         supervisor: to_supervisor.clone(),
         period: options.period,
         timer: Timer::never(),
+        armed: None,
         phase: counter::Phase::Empty,
         replaced: None,
     };
