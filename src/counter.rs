@@ -23,7 +23,7 @@ use smol::Timer;
 
 use crate::mailbox::post;
 use crate::session::Batch;
-use crate::{clock, journal, server, supervisor};
+use crate::{clock, journal, server};
 
 /// What others tell the counter.
 pub(crate) enum Message {
@@ -41,7 +41,7 @@ pub(crate) enum Message {
 pub(crate) struct Counter {
     pub(crate) mailbox: Receiver<Message>,
     pub(crate) server: Sender<server::Message>,
-    pub(crate) supervisor: Sender<supervisor::Message>,
+    pub(crate) supervisor: Sender<Event>,
     pub(crate) period: Period,
     pub(crate) timer: Timer,
     /// What the timer is set to, while the counter ticks.
@@ -95,8 +95,7 @@ impl Counter {
             Wake::Message(Message::Freeze) => {
                 if let Phase::Ticking(counter) | Phase::Frozen(counter) = self.phase {
                     self.phase = Phase::Frozen(counter);
-                    let frozen = Event::Frozen(counter.state());
-                    post(&self.supervisor, supervisor::Message::Event(frozen));
+                    post(&self.supervisor, Event::Frozen(counter.state()));
                 }
             }
             Wake::Message(Message::Thaw) => {
@@ -169,7 +168,7 @@ mod tests {
     struct Bench {
         counter: Counter,
         server: Receiver<server::Message>,
-        supervisor: Receiver<supervisor::Message>,
+        supervisor: Receiver<Event>,
         start: Monotonic,
     }
 
@@ -222,8 +221,7 @@ mod tests {
         let mut bench = Bench::new();
         bench.tell(0, Message::Load(State { next: 10 }));
         bench.tell(250, Message::Freeze);
-        let frozen = supervisor::Message::Event(Event::Frozen(State { next: 12 }));
-        assert_eq!(bench.supervisor.try_recv(), Ok(frozen));
+        assert_eq!(bench.supervisor.try_recv(), Ok(Event::Frozen(State { next: 12 })));
         assert!(!bench.counter.timer.will_fire());
         bench.counter.handle(Wake::Deadline, clock::now());
         bench.tell(450, Message::Thaw);

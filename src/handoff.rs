@@ -29,7 +29,7 @@ use rustix::process::geteuid;
 use smol::{Async, Timer};
 
 use crate::mailbox::post;
-use crate::{supervisor, users};
+use crate::users;
 
 /// The most messages under way here: the supervisor's, and a few clients that ask at once.
 pub(crate) const MAILBOX: usize = 8;
@@ -56,7 +56,7 @@ pub(crate) enum Message {
 /// The actor.
 pub(crate) struct Handoff {
     pub(crate) mailbox: Receiver<Message>,
-    pub(crate) supervisor: Sender<supervisor::Message>,
+    pub(crate) supervisor: Sender<Event>,
     /// Where the predecessor listens.
     pub(crate) predecessor: Option<PathBuf>,
     /// A user who may have the state, beside root and our own.
@@ -150,7 +150,7 @@ impl Handoff {
     }
 
     fn report(&self, event: Event) {
-        post(&self.supervisor, supervisor::Message::Event(event));
+        post(&self.supervisor, event);
     }
 }
 
@@ -176,7 +176,7 @@ impl fmt::Display for AskError {
         match self {
             Self::Connect(error) => write!(f, "cannot connect: {error}"),
             Self::Exchange(error) => write!(f, "the connection broke: {error}"),
-            Self::Closed => write!(f, "it closed the connection without an answer"),
+            Self::Closed => write!(f, "it closed the connection before a whole line"),
             Self::NoAnswer => write!(f, "no answer within {} s", ANSWER.as_secs()),
             Self::NotAState(answer) => write!(f, "it answered '{}'", answer.escape_ascii()),
         }
@@ -192,7 +192,8 @@ async fn ask(path: &Path) -> Result<State, AskError> {
         let count = stream.read(room).await.map_err(AskError::Exchange)?;
         length += count;
         let answer = answer.get(..length).unwrap_or_default();
-        match frame(answer, count == 0) {
+        // A line without its end may have lost digits too, so the end of input does not end it.
+        match frame(answer, false) {
             Frame::Line(line, _) => {
                 return State::parse(line).ok_or_else(|| AskError::NotAState(line.to_vec()));
             }

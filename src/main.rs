@@ -163,12 +163,14 @@ fn serve(options: Options, passed: Vec<OwnedFd>, journal: &mut Journal) -> Resul
     let (to_server, server_mailbox) = async_channel::bounded(server::UNDER_WAY + ORDERS);
     let (to_handoff, handoff_mailbox) = async_channel::bounded(handoff::MAILBOX);
     let (to_supervisor, supervisor_mailbox) = async_channel::bounded(supervisor::MAILBOX);
+    let (to_supervisor_continued, continued) = async_channel::bounded(1);
 
     let started = match predecessor {
         Some(_) => Event::StartedAsSuccessor,
         None => Event::StartedAlone,
     };
-    let signals = Signals::install(options.stage, to_supervisor.clone()).map_err(Error::Signals)?;
+    let signals = Signals::install(options.stage, to_supervisor.clone(), to_supervisor_continued)
+        .map_err(Error::Signals)?;
     let counter = Counter {
         mailbox: counter_mailbox,
         server: to_server.clone(),
@@ -195,6 +197,7 @@ fn serve(options: Options, passed: Vec<OwnedFd>, journal: &mut Journal) -> Resul
     };
     let supervisor = Supervisor {
         mailbox: supervisor_mailbox,
+        continued,
         counter: to_counter,
         server: to_server,
         handoff: to_handoff,

@@ -26,14 +26,15 @@ use smol::Async;
 
 use crate::mailbox::post;
 use crate::options::Stage;
-use crate::supervisor::Message;
 
 /// The exit status after a second signal: the process did not end in order.
 const STOPPED_AT_ONCE: i32 = 1;
 
 /// The actor.
 pub(crate) struct Signals {
-    supervisor: Sender<Message>,
+    supervisor: Sender<Event>,
+    /// Told of each SIGCONT; one that finds it told already adds nothing.
+    continued: Sender<()>,
     /// A byte for each signal that asks to stop.
     stop: Async<UnixStream>,
     /// In the initrd, a byte for each SIGTERM that is not obeyed, and for each SIGCONT.
@@ -48,7 +49,11 @@ enum Heard {
 
 impl Signals {
     /// Installs the handlers of `stage`.
-    pub(crate) fn install(stage: Stage, supervisor: Sender<Message>) -> io::Result<Self> {
+    pub(crate) fn install(
+        stage: Stage,
+        supervisor: Sender<Event>,
+        continued: Sender<()>,
+    ) -> io::Result<Self> {
         let was_asked = Arc::new(AtomicBool::new(false));
         let ends = |signal| {
             // In this order: the first signal only sets the flag that the second one finds.
@@ -66,7 +71,7 @@ impl Signals {
             }
         };
         pipe::register(SIGINT, stop_handler)?;
-        Ok(Self { supervisor, stop: Async::new(stop)?, initrd })
+        Ok(Self { supervisor, continued, stop: Async::new(stop)?, initrd })
     }
 
     pub(crate) async fn run(mut self) {
@@ -74,14 +79,17 @@ impl Signals {
             match self.next_event().await {
                 Ok(Heard::Stop) => {
                     // Once: the lifecycle stops once, and a second signal does not come here.
-                    return post(&self.supervisor, Message::Event(Event::StopRequested));
+                    post(&self.supervisor, Event::StopRequested);
+                    return future::pending().await;
                 }
                 Ok(Heard::Terminate) => log::info!("Ignoring SIGTERM in the initrd stage"),
                 Ok(Heard::Continue) => {
-                    // Where the mailbox is full of them, the supervisor looks anyway.
-                    let _ = self.supervisor.try_send(Message::Continued);
+                    let _ = self.continued.try_send(());
                 }
-                Err(error) => return log::error!("cannot hear signals any more: {error}"),
+                Err(error) => {
+                    log::error!("cannot hear signals any more: {error}");
+                    return future::pending().await;
+                }
             }
         }
     }

@@ -20,25 +20,18 @@ use crate::mailbox::post;
 use crate::root::{OldRoot, drop_capabilities};
 use crate::{counter, handoff, journal, server, systemd};
 
-/// The most messages under way: one of each kind, as no actor reports anything twice.
+/// The most events under way: one of each kind, as no actor reports anything twice.
 pub(crate) const MAILBOX: usize = 8;
 
 /// How often a survivor looks for the new root: a tick, so that no more than one tick's log line
 /// waits for it.
 const LOOK_FOR_ROOT: Duration = Duration::from_millis(100);
 
-/// What others tell the supervisor.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Message {
-    /// Something that the lifecycle must know.
-    Event(Event),
-    /// PID 1 stopped every process and lets them go on (SIGCONT), as it does around the switch.
-    Continued,
-}
-
 /// The actor.
 pub(crate) struct Supervisor {
-    pub(crate) mailbox: Receiver<Message>,
+    pub(crate) mailbox: Receiver<Event>,
+    /// PID 1 stopped every process and lets them go on (SIGCONT), as it does around the switch.
+    pub(crate) continued: Receiver<()>,
     pub(crate) counter: Sender<counter::Message>,
     pub(crate) server: Sender<server::Message>,
     pub(crate) handoff: Sender<handoff::Message>,
@@ -48,7 +41,8 @@ pub(crate) struct Supervisor {
 }
 
 enum Wake {
-    Message(Message),
+    Event(Event),
+    Continued,
     Round,
 }
 
@@ -87,8 +81,8 @@ impl Supervisor {
             }
             match self.next_event().await {
                 None => return,
-                Some(Wake::Message(Message::Event(reported))) => event = Some(reported),
-                Some(Wake::Message(Message::Continued)) => self.follow_root(),
+                Some(Wake::Event(reported)) => event = Some(reported),
+                Some(Wake::Continued) => self.follow_root(),
                 Some(Wake::Round) if self.old_root.is_some() => self.follow_root(),
                 Some(Wake::Round) => systemd::feed_watchdog(),
             }
@@ -97,12 +91,13 @@ impl Supervisor {
 
     /// Waits for a message or the next round; `None` once nobody can send any more.
     async fn next_event(&mut self) -> Option<Wake> {
-        let message = async { self.mailbox.recv().await.ok().map(Wake::Message) };
+        let event = async { self.mailbox.recv().await.ok().map(Wake::Event) };
+        let continued = async { self.continued.recv().await.ok().map(|()| Wake::Continued) };
         let round = async {
             (&mut self.rounds).await;
             Some(Wake::Round)
         };
-        future::or(message, round).await
+        future::or(event, future::or(continued, round)).await
     }
 
     /// Enters PID 1's root, if it is another one now, and settles there.
