@@ -62,6 +62,8 @@ impl fmt::Display for Error {
 pub(crate) struct Listener {
     socket: UnixListener,
     path: PathBuf,
+    /// Bound by systemd, whose business its file is.
+    is_passed: bool,
     /// Device and inode of the file, by which it is known to be ours.
     file: Option<(u64, u64)>,
     /// Where the predecessor's socket stands while we hold its place.
@@ -79,7 +81,8 @@ impl Listener {
             }
             bound => bound.map_err(fails)?,
         };
-        Ok(Self { socket, path: path.to_owned(), file: identity(path), aside: None })
+        let (path, file) = (path.to_owned(), identity(path));
+        Ok(Self { socket, path, is_passed: false, file, aside: None })
     }
 
     /// Binds `path` in the place of the process that serves it now; also says where that one can be
@@ -114,7 +117,8 @@ impl Listener {
         let socket = UnixListener::from(socket);
         let address = socket.local_addr().ok();
         let path = address.and_then(|address| address.as_pathname().map(Path::to_owned));
-        Ok(Self { socket, path: path.unwrap_or_default(), file: None, aside: None })
+        let path = path.unwrap_or_default();
+        Ok(Self { socket, path, is_passed: true, file: None, aside: None })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -129,10 +133,12 @@ impl Listener {
 
     /// The place is ours for good: clients see our credentials, the predecessor's name goes.
     pub(crate) fn settle(&mut self) {
-        // SO_PEERCRED shows a client whoever called listen(2) last: for a passed socket that is
-        // PID 1. The kernel cuts the backlog to net.core.somaxconn.
-        if let Err(error) = listen(&self.socket, i32::MAX) {
-            log::warn!("cannot renew the credentials of {}: {error}", self.path.display());
+        // SO_PEERCRED shows a client whoever called listen(2) last: for a passed socket, PID 1.
+        // The kernel cuts the backlog to net.core.somaxconn.
+        if self.is_passed {
+            if let Err(error) = listen(&self.socket, i32::MAX) {
+                log::warn!("cannot renew the credentials of {}: {error}", self.path.display());
+            }
         }
         if let Some(aside) = self.aside.take() {
             remove(&aside);
