@@ -144,3 +144,72 @@ impl Counter {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A counter with the far ends of its mailboxes, and a clock that the test turns.
+    struct Bench {
+        counter: Counter,
+        server: Receiver<server::Message>,
+        supervisor: Receiver<Event>,
+        start: Monotonic,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let (_, mailbox) = async_channel::bounded(1);
+            let (to_server, server) = async_channel::bounded(4);
+            let (to_supervisor, supervisor) = async_channel::bounded(4);
+            let counter = Counter {
+                mailbox,
+                server: to_server,
+                supervisor: to_supervisor,
+                period: Period::from_millis(100).expect("100 is not 0"),
+                timer: Timer::never(),
+                phase: Phase::Empty,
+                replaced: None,
+            };
+            Self { counter, server, supervisor, start: clock::now() }
+        }
+
+        fn tell(&mut self, ms: u64, message: Message) {
+            let now = Monotonic::from_nanos(self.start.as_nanos() + ms * 1_000_000);
+            self.counter.handle(Wake::Message(message), now);
+        }
+
+        fn status_at(&mut self, ms: u64) -> String {
+            let mut batch = Batch::new();
+            batch.status = true;
+            self.tell(ms, Message::CarryOut { slot: 7, batch });
+            match self.server.try_recv() {
+                Ok(server::Message::CarriedOut { slot: 7, batch }) => {
+                    String::from_utf8_lossy(batch.replies.unsent()).into_owned()
+                }
+                _ => panic!("the batch did not come back"),
+            }
+        }
+    }
+
+    #[test]
+    fn ticks_that_are_due_come_before_the_command() {
+        let mut bench = Bench::new();
+        bench.tell(0, Message::Load(State { next: 10 }));
+        assert_eq!(bench.status_at(99), "counter=10 ticks_late=0\n");
+        assert_eq!(bench.status_at(3050), "counter=40 ticks_late=29\n");
+    }
+
+    #[test]
+    fn a_frozen_counter_does_not_tick_and_catches_up_when_it_thaws() {
+        let mut bench = Bench::new();
+        bench.tell(0, Message::Load(State { next: 10 }));
+        bench.tell(250, Message::Freeze);
+        assert_eq!(bench.supervisor.try_recv(), Ok(Event::Frozen(State { next: 12 })));
+        assert!(!bench.counter.timer.will_fire());
+        bench.counter.handle(Wake::Deadline, clock::now());
+        bench.tell(450, Message::Thaw);
+        assert!(bench.counter.timer.will_fire());
+        assert_eq!(bench.status_at(450), "counter=14 ticks_late=2\n");
+    }
+}

@@ -409,3 +409,146 @@ fn is_transient(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
     matches!(error.kind(), WouldBlock | Interrupted | ConnectionAborted)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::env;
+    use std::io::{Read, Write};
+
+    /// A server that listens, with the far ends of its mailboxes.
+    struct Bench {
+        server: Server,
+        counter: Receiver<counter::Message>,
+        handoff: Receiver<handoff::Message>,
+    }
+
+    impl Bench {
+        fn new(test: &str) -> Self {
+            let socket = format!("early-service-{}-{test}.sock", process::id());
+            let listener = Listener::bind(&env::temp_dir().join(socket)).expect("a scratch socket");
+            let (_, mailbox) = async_channel::bounded(1);
+            let (to_counter, counter) = async_channel::bounded(UNDER_WAY + 2);
+            let (to_handoff, handoff) = async_channel::bounded(1);
+            let mut server = Server::new(mailbox, to_counter, to_handoff, Stage::Root, listener);
+            server.handle(Occasion::Message(Message::Listen), clock::now());
+            Self { server, counter, handoff }
+        }
+
+        /// A client in the next free slot.
+        fn client(&mut self) -> UnixStream {
+            let (ours, client) = UnixStream::pair().expect("a socket pair");
+            client.set_nonblocking(true).expect("a socket can be nonblocking");
+            self.server.open(ours);
+            client
+        }
+
+        fn tell(&mut self, message: Message) {
+            self.server.handle(Occasion::Message(message), clock::now());
+        }
+
+        fn wake(&mut self, slot: usize) {
+            self.server.handle(Occasion::Ready(slot), clock::now());
+        }
+
+        /// The batch that the counter got, and its slot.
+        fn batch(&mut self) -> (usize, Box<Batch>) {
+            match self.counter.try_recv() {
+                Ok(counter::Message::CarryOut { slot, batch }) => (slot, batch),
+                _ => panic!("the counter got no batch"),
+            }
+        }
+    }
+
+    fn read(client: &mut UnixStream) -> String {
+        let mut reply = [0; 256];
+        let count = client.read(&mut reply).unwrap_or(0);
+        String::from_utf8_lossy(&reply[..count]).into_owned()
+    }
+
+    fn is_closed(client: &mut UnixStream) -> bool {
+        matches!(client.read(&mut [0]), Ok(0))
+    }
+
+    #[test]
+    fn freezing_waits_for_every_batch_and_then_nothing_moves() {
+        let mut bench = Bench::new("freeze");
+        let (mut one, mut other) = (bench.client(), bench.client());
+        one.write_all(b"get_counter\n").expect("room");
+        bench.wake(0);
+        let (slot, mut batch) = bench.batch();
+        assert_eq!(slot, 0);
+        bench.tell(Message::Freeze);
+        assert!(bench.counter.try_recv().is_err(), "a batch is still under way");
+
+        assert_eq!(batch.take_commands().count(), 1);
+        writeln!(batch.replies, "137").expect("room");
+        bench.tell(Message::CarriedOut { slot, batch });
+        assert!(matches!(bench.counter.try_recv(), Ok(counter::Message::Freeze)));
+        other.write_all(b"get_counter\n").expect("room");
+        bench.wake(1);
+        assert!(bench.counter.try_recv().is_err(), "nothing is read while frozen");
+        assert_eq!(read(&mut one), "", "nothing is written while frozen");
+
+        bench.tell(Message::Thaw);
+        assert!(matches!(bench.counter.try_recv(), Ok(counter::Message::Thaw)));
+        while let Ok(slot) = bench.server.ready.try_recv() {
+            bench.wake(slot);
+        }
+        assert_eq!(read(&mut one), "137\n");
+        assert_eq!(bench.batch().0, 1, "what came while frozen is read afterwards");
+    }
+
+    #[test]
+    fn one_client_too_many_closes_the_longest_idle_one() {
+        let mut bench = Bench::new("idle");
+        let mut first = bench.client();
+        let mut second = bench.client();
+        first.write_all(b"nonsense\n").expect("room");
+        bench.wake(0);
+        assert!(read(&mut first).starts_with("Invalid command"));
+        assert!(bench.server.close_longest_idle());
+        assert!(is_closed(&mut second), "the first one was active later");
+        assert!(!is_closed(&mut first));
+    }
+
+    #[test]
+    fn silence_is_borne_for_its_limit_and_no_longer() {
+        let mut bench = Bench::new("silence");
+        let mut client = bench.client();
+        let opened = clock::now().as_nanos();
+        let after = |limit: Duration| Monotonic::from_nanos(opened + limit.as_nanos() as u64);
+        bench.server.handle(Occasion::Sweep, after(IDLE - SWEEP));
+        assert!(!is_closed(&mut client));
+        bench.server.handle(Occasion::Sweep, after(IDLE + SWEEP));
+        assert!(is_closed(&mut client));
+        assert!(!bench.server.sweep.will_fire(), "nobody is left to look for");
+    }
+
+    #[test]
+    fn the_one_that_asks_for_the_state_leaves_the_server_with_its_connection() {
+        let mut bench = Bench::new("asker");
+        let mut client = bench.client();
+        client.write_all(b"get_counter_and_terminate\n").expect("room");
+        bench.wake(0);
+        assert_eq!(bench.server.clients, 0);
+        let asked = bench.handoff.try_recv();
+        assert!(matches!(asked, Ok(handoff::Message::Asked { .. })));
+        assert!(!is_closed(&mut client), "the connection is kept by the message");
+        drop(asked);
+        assert!(is_closed(&mut client));
+    }
+
+    #[test]
+    fn status_names_what_the_server_knows_and_leaves_the_rest_to_the_counter() {
+        let mut bench = Bench::new("status");
+        let mut client = bench.client();
+        client.write_all(b"status\n").expect("room");
+        bench.wake(0);
+        let (_, batch) = bench.batch();
+        let line = String::from_utf8_lossy(batch.replies.unsent()).into_owned();
+        assert!(line.starts_with("stage=root phase="), "{line}");
+        assert!(line.contains(&format!(" pid={} clients=1 ", process::id())), "{line}");
+        assert!(line.ends_with(' ') && batch.status, "{line}");
+    }
+}

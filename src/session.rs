@@ -90,7 +90,7 @@ pub(crate) struct Replies {
 }
 
 impl Replies {
-    fn unsent(&self) -> &[u8] {
+    pub(crate) fn unsent(&self) -> &[u8] {
         self.bytes.get(self.start..self.end).unwrap_or_default()
     }
 
@@ -339,4 +339,134 @@ fn understand(input: &mut Input, batch: &mut Batch) -> Understood {
 fn write_line(replies: &mut Replies, line: impl fmt::Display) {
     let written = writeln!(replies, "{line}");
     debug_assert!(written.is_ok(), "room was made sure of");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::Shutdown;
+
+    /// A session and the client's end of its connection.
+    fn connected() -> (Box<Session>, UnixStream) {
+        let (ours, client) = UnixStream::pair().expect("a socket pair");
+        let stream = Async::new(ours).expect("a socket can be polled");
+        (Session::new(stream, Waker::noop().clone()), client)
+    }
+
+    fn commands(next: Next) -> (Vec<counter::Command>, Box<Batch>) {
+        match next {
+            Next::CarryOut(mut batch) => (batch.take_commands().collect(), batch),
+            _ => panic!("no batch"),
+        }
+    }
+
+    fn read_available(client: &mut UnixStream) -> String {
+        let mut replies = vec![0; 1 << 20];
+        client.set_nonblocking(true).expect("a socket can be nonblocking");
+        let count = client.read(&mut replies).unwrap_or(0);
+        String::from_utf8_lossy(&replies[..count]).into_owned()
+    }
+
+    #[test]
+    fn the_commands_of_one_read_travel_in_one_batch_and_in_order() {
+        let (mut session, mut client) = connected();
+        client.write_all(b"get_counter\nset_counter 5\nget_counter\nget_cou").expect("room");
+        let (batch, _) = commands(session.advance());
+        let get = counter::Command::Get;
+        assert_eq!(batch, [get, counter::Command::Set(5), get]);
+        assert!(session.is_under_way());
+    }
+
+    #[test]
+    fn a_line_of_the_servers_own_waits_for_the_replies_before_it() {
+        let (mut session, mut client) = connected();
+        client.write_all(b"get_counter\nnonsense\nget_counter\n").expect("room");
+        let (_, mut batch) = commands(session.advance());
+        write_line(&mut batch.replies, "137");
+        session.answered(batch);
+        let (batch, mut box_of_it) = commands(session.advance());
+        assert_eq!(batch, [counter::Command::Get]);
+        write_line(&mut box_of_it.replies, "138");
+        session.answered(box_of_it);
+        assert!(matches!(session.advance(), Next::Wait));
+        let replies = read_available(&mut client);
+        let lines: Vec<_> = replies.lines().map(|line| line.split(';').next()).collect();
+        assert_eq!(lines, [Some("137"), Some("Invalid command: nonsense"), Some("138")]);
+    }
+
+    #[test]
+    fn more_commands_than_a_batch_holds_follow_in_the_next() {
+        let (mut session, mut client) = connected();
+        client.write_all("get_counter\n".repeat(BATCH + 3).as_bytes()).expect("room");
+        let (first, batch) = commands(session.advance());
+        session.answered(batch);
+        let (second, _) = commands(session.advance());
+        assert_eq!((first.len(), second.len()), (BATCH, 3));
+    }
+
+    #[test]
+    fn a_full_batch_has_room_for_the_longest_replies() {
+        let (mut session, mut client) = connected();
+        client.write_all("set_counter 1\n".repeat(BATCH).as_bytes()).expect("room");
+        let (taken, mut batch) = commands(session.advance());
+        for _ in taken {
+            writeln!(batch.replies, "{}", counter::Reply::Previous(u64::MAX)).expect("room");
+        }
+    }
+
+    #[test]
+    fn a_client_that_does_not_read_is_not_read_from() {
+        let (mut session, mut client) = connected();
+        client.set_nonblocking(true).expect("a socket can be nonblocking");
+        let garbage = b"nonsense\n".repeat(100);
+        let mut taken = 0;
+        // Bounded by what the two socket buffers hold, which is far less.
+        for _ in 0..100_000 {
+            taken += client.write(&garbage).unwrap_or(0);
+            assert!(matches!(session.advance(), Next::Wait));
+            if session.activity().1 {
+                break;
+            }
+        }
+        assert!(session.activity().1, "{taken} bytes were taken without a stop");
+        let unread = session.input.unread().len();
+        assert!(matches!(session.advance(), Next::Wait));
+        assert_eq!(session.input.unread().len(), unread);
+    }
+
+    #[test]
+    fn an_endless_line_is_answered_and_ends_the_session() {
+        let (mut session, mut client) = connected();
+        client.write_all(&[b'x'; 4096]).expect("room");
+        assert!(matches!(session.advance(), Next::Close));
+        drop(session);
+        assert_eq!(read_available(&mut client), format!("{}\n", command::TOO_LONG));
+    }
+
+    #[test]
+    fn the_end_of_input_ends_the_last_line_and_then_the_session() {
+        let (mut session, mut client) = connected();
+        client.write_all(b"get_counter").expect("room");
+        client.shutdown(Shutdown::Write).expect("a socket can be half closed");
+        while let Next::Wait = session.advance() {
+            assert!(!session.is_under_way());
+        }
+        assert!(session.is_under_way(), "the last line was carried out");
+        session.answered(Batch::new());
+        assert!(matches!(session.advance(), Next::Close));
+    }
+
+    #[test]
+    fn handing_over_waits_until_all_before_it_is_answered_and_sent() {
+        let (mut session, mut client) = connected();
+        let lines = format!("nonsense\nget_counter\n{}\n", counter::HAND_OVER);
+        client.write_all(lines.as_bytes()).expect("room");
+        let (batch, mut box_of_it) = commands(session.advance());
+        assert_eq!(batch, [counter::Command::Get]);
+        write_line(&mut box_of_it.replies, "137");
+        session.answered(box_of_it);
+        assert!(matches!(session.advance(), Next::HandOver));
+        assert!(read_available(&mut client).ends_with("\n137\n"));
+    }
 }
