@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Cache: what has been built stays under `target/boot`, named by the hash of what went into it.
+//!
+//! A change of any input is another name; nothing is ever updated in place. An entry is built under
+//! a temporary name and renamed, so that an interrupted run leaves nothing that looks complete.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The repository.
+pub(crate) const SOURCE: &str = env!("CARGO_MANIFEST_DIR");
+
+/// The directory of everything that the boot tests build.
+pub(crate) fn directory() -> PathBuf {
+    let path = Path::new(SOURCE).join("target/boot");
+    fs::create_dir_all(&path).expect("target/ can be written");
+    path
+}
+
+/// The entry for these inputs, built by `build` if it is not there yet.
+pub(crate) fn entry(
+    name: &str,
+    inputs: &Inputs,
+    build: impl FnOnce(&Path) -> Result<(), String>,
+) -> Result<PathBuf, String> {
+    let complete = directory().join(format!("{name}-{:016x}", inputs.0));
+    if complete.exists() {
+        return Ok(complete);
+    }
+    let started = std::time::Instant::now();
+    let partial = directory().join(format!("{name}.partial"));
+    remove(&partial)?;
+    build(&partial)?;
+    fs::rename(&partial, &complete)
+        .map_err(|error| format!("cannot keep {}: {error}", complete.display()))?;
+    eprintln!("built {name} in {} s", started.elapsed().as_secs());
+    Ok(complete)
+}
+
+/// Removes a file or a tree; that it is not there is as good.
+pub(crate) fn remove(path: &Path) -> Result<(), String> {
+    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(format!("cannot remove {}: {error}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A hash over everything that decides what an entry contains (FNV-1a).
+#[derive(Clone, Copy)]
+pub(crate) struct Inputs(u64);
+
+impl Inputs {
+    pub(crate) fn new() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+
+    pub(crate) fn with(self, bytes: &[u8]) -> Self {
+        let hash = bytes.iter().chain([&0xff]).fold(self.0, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+        Self(hash)
+    }
+
+    /// The contents and the name of a file, or of all files in a directory.
+    pub(crate) fn with_path(self, path: &Path) -> Result<Self, String> {
+        let explain = |error| format!("cannot read {}: {error}", path.display());
+        let named = self.with(path.as_os_str().as_encoded_bytes());
+        if !path.is_dir() {
+            return Ok(named.with(&fs::read(path).map_err(explain)?));
+        }
+        let mut entries: Vec<PathBuf> = fs::read_dir(path)
+            .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect())
+            .map_err(explain)?;
+        entries.sort();
+        entries.iter().try_fold(named, |inputs, entry| inputs.with_path(entry))
+    }
+}

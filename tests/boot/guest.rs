@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Guest: the two Debians, from a bare tree by mmdebstrap to a disk that boots, with our package
+//! installed by dpkg and three initrds built by the guest's own dracut.
+
+use crate::cache::{self, Inputs, SOURCE};
+use crate::package;
+use crate::tools::output;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A distribution that the suite boots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Guest {
+    /// Debian 12: systemd 252, dracut 059, kernel 6.1.
+    Bookworm,
+    /// Debian 13: systemd 257, dracut-ng 106, kernel 6.12.
+    Trixie,
+}
+
+impl Guest {
+    pub(crate) const ALL: [Self; 2] = [Self::Bookworm, Self::Trixie];
+
+    fn suite(self) -> &'static str {
+        match self {
+            Self::Bookworm => "bookworm",
+            Self::Trixie => "trixie",
+        }
+    }
+}
+
+impl fmt::Display for Guest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bookworm => "Debian 12",
+            Self::Trixie => "Debian 13",
+        })
+    }
+}
+
+/// Which initrd a boot starts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Initrd {
+    /// What the package's installation made dracut build.
+    Usual,
+    /// The same without our module.
+    Without,
+    /// No journald and no shell, in the manner of the automotive images.
+    Lean,
+}
+
+/// What both guests are made with.
+pub(crate) struct Parts {
+    package: PathBuf,
+    /// What the package was made of.
+    contents: Inputs,
+    probe: PathBuf,
+}
+
+impl Parts {
+    pub(crate) fn build() -> Result<Self, String> {
+        let (package, contents) = package::build()?;
+        Ok(Self { package, contents, probe: probe()? })
+    }
+}
+
+/// A guest that is ready to boot: what QEMU loads, read only. Boots write to copies.
+#[derive(Clone)]
+pub(crate) struct Image {
+    pub(crate) guest: Guest,
+    directory: PathBuf,
+}
+
+const PACKAGES: &str =
+    "dbus,dracut,linux-image-cloud-amd64,netcat-openbsd,passwd,systemd,systemd-sysv,udev";
+/// Documentation and translations: a third of the tree, and nobody reads them here.
+const LEFT_OUT: [&str; 3] = ["/usr/share/man/*", "/usr/share/locale/*", "/usr/share/doc/*"];
+/// Room for the journal and for what the scenarios write.
+const DISK: &str = "640M";
+
+impl Image {
+    /// Builds the guest, or takes it from the cache.
+    pub(crate) fn build(guest: Guest, parts: &Parts) -> Result<Self, String> {
+        let Parts { package, contents, probe } = parts;
+        let base = base(guest)?;
+        let additions = Path::new(SOURCE).join("tests/boot/guest");
+        let inputs = contents
+            .with(base.as_os_str().as_encoded_bytes())
+            .with(DISK.as_bytes())
+            .with_path(probe)?
+            .with_path(&additions)?;
+        let directory = cache::entry(guest.suite(), &inputs, |to| {
+            let tree = to.join("tree");
+            fs::create_dir_all(tree.join("boot-test"))
+                .map_err(|error| format!("cannot make {}: {error}", tree.display()))?;
+            output("tar", Command::new("tar").arg("-C").arg(&tree).arg("-xf").arg(&base))?;
+            copy(&additions.join("."), &tree.join("boot-test"))?;
+            copy(package, &tree.join("boot-test/early-service.deb"))?;
+            copy(probe, &tree.join("usr/bin/boot-probe"))?;
+            chroot(&tree, "/boot-test/prepare.sh")?;
+            let mut disk = Command::new("mke2fs");
+            disk.args(["-q", "-t", "ext4", "-d"]).arg(&tree).arg(to.join("disk")).arg(DISK);
+            output("mke2fs", &mut disk).map(drop)
+        })?;
+        Ok(Self { guest, directory })
+    }
+
+    pub(crate) fn kernel(&self) -> PathBuf {
+        self.directory.join("tree/boot/kernel")
+    }
+
+    pub(crate) fn initrd(&self, initrd: Initrd) -> PathBuf {
+        let name = match initrd {
+            Initrd::Usual => "usual.img",
+            Initrd::Without => "without.img",
+            Initrd::Lean => "lean.img",
+        };
+        self.directory.join("tree/boot").join(name)
+    }
+
+    pub(crate) fn disk(&self) -> PathBuf {
+        self.directory.join("disk")
+    }
+
+    /// The tree that the disk was made from, for what can be asked without a boot.
+    pub(crate) fn tree(&self) -> PathBuf {
+        self.directory.join("tree")
+    }
+}
+
+/// A bare Debian as a tar archive, the same for every version of ours.
+fn base(guest: Guest) -> Result<PathBuf, String> {
+    let inputs = LEFT_OUT
+        .iter()
+        .fold(Inputs::new().with(PACKAGES.as_bytes()), |inputs, path| inputs.with(path.as_bytes()));
+    cache::entry(&format!("{}-base.tar", guest.suite()), &inputs, |to| {
+        let mut strap = Command::new("mmdebstrap");
+        strap.args(["--quiet", "--variant=minbase", "--format=tar"]);
+        strap.arg(format!("--include={PACKAGES}"));
+        strap.arg("--aptopt=Acquire::Languages \"none\"");
+        strap.args(LEFT_OUT.map(|path| format!("--dpkgopt=path-exclude={path}")));
+        strap.arg(guest.suite()).arg(to).arg("http://deb.debian.org/debian");
+        output("mmdebstrap", &mut strap).map(drop)
+    })
+}
+
+/// The clients that live inside the guests, linked statically: any initrd can run them.
+fn probe() -> Result<PathBuf, String> {
+    let source = Path::new(SOURCE).join("tests/boot/guest/probe.rs");
+    cache::entry("probe", &Inputs::new().with_path(&source)?, |to| {
+        let mut rustc = Command::new("rustc");
+        rustc.args(["--edition=2024", "-O", "-Cpanic=abort", "-Cstrip=symbols"]);
+        rustc.arg("-Ctarget-feature=+crt-static").arg("-o").arg(to).arg(&source);
+        output("rustc", &mut rustc).map(drop)
+    })
+}
+
+/// Runs a program inside a tree, with the kernel's file systems there for as long as it runs.
+pub(crate) fn chroot(tree: &Path, program: &str) -> Result<String, String> {
+    const ENTER: &str = r#"
+        for each in dev proc sys; do mount --rbind "/$each" "$1/$each"; done
+        exec chroot "$1" "$2""#;
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-euc", ENTER, "sh"]);
+    command.arg(tree).arg(program).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    output(&format!("{program} in {}", tree.display()), &mut command)
+}
+
+/// Copies a file or the contents of a directory, links and modes included.
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<(), String> {
+    let mut copy = Command::new("cp");
+    copy.args(["-a", "--sparse=always", "--reflink=auto"]).arg(from).arg(to);
+    output("cp", &mut copy).map(drop)
+}

@@ -1,0 +1,43 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+#
+# Runs once in the guest's tree, by chroot: makes a bare Debian into the guest that is booted, with
+# the package installed as a user would install it. Everything it needs lies in /boot-test.
+set -eu
+cd /boot-test
+
+cp guest.conf /etc/dracut.conf.d/
+cp -r 50systemd-initrd-lean /usr/lib/dracut/modules.d/
+cp ./*.service /etc/systemd/system/
+systemctl -q enable boot-test.service
+echo guest > /etc/hostname
+# A file system to write to, and a journal that is still there after power-off.
+echo '/dev/vda / ext4 rw 0 0' > /etc/fstab
+mkdir -p /var/log/journal
+printf '[Journal]\nRateLimitIntervalSec=0\n' > /etc/systemd/journald.conf
+# For the stranger of the rows that need one.
+useradd --no-create-home stranger
+
+# Seconds of emulated work that has nothing to do with what is tested.
+for unit in apt-daily-upgrade.timer apt-daily.timer dev-hugepages.mount dev-mqueue.mount \
+    dpkg-db-backup.timer dracut-shutdown.service e2scrub_all.timer e2scrub_reap.service \
+    fstrim.timer getty.target ldconfig.service modprobe@.service \
+    proc-sys-fs-binfmt_misc.automount sys-fs-fuse-connections.mount sys-kernel-config.mount \
+    sys-kernel-debug.mount sys-kernel-tracing.mount systemd-logind.service \
+    systemd-modules-load.service systemd-random-seed.service systemd-sysusers.service \
+    systemd-tmpfiles-clean.timer systemd-tmpfiles-setup-dev-early.service \
+    systemd-tmpfiles-setup-dev.service systemd-udev-load-credentials.service \
+    systemd-udev-trigger.service systemd-udevd-control.socket systemd-udevd-kernel.socket \
+    systemd-udevd.service systemd-update-utmp.service \
+    systemd-user-sessions.service; do
+    ln -sf /dev/null "/etc/systemd/system/$unit"
+done
+
+dpkg -i early-service.deb
+
+# dracut's trigger has built the usual one; the other two are for rows of their own.
+kernel=$(ls /lib/modules)
+mv "/boot/initrd.img-$kernel" /boot/usual.img
+dracut --quiet --force --omit early-service /boot/without.img "$kernel"
+dracut --quiet --force --conf /dev/null --confdir /boot-test/lean.conf.d /boot/lean.img "$kernel"
+mv "/boot/vmlinuz-$kernel" /boot/kernel

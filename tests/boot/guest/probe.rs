@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Probe: the clients that live inside a guest, from the first processes of the initrd to power-off.
+//!
+//! Nothing that a distribution ships can stand where these must: before a shell, through the switch
+//! of root, with the old root gone from under it. Compiled on its own, statically, and put into the
+//! guest; it reports by lines on the second serial port, which is there from the first process to
+//! the last and needs no file system.
+//!
+//! It never judges: it counts, and the host asserts.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::os::unix::net::UnixStream;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// Where the public socket lies; entered once, so that the path outlives the old root.
+const SOCKET_DIRECTORY: &str = "/run/early-service";
+const SOCKET: &str = "early-service.sock";
+const REPORTS: &str = "/dev/ttyS1";
+/// Between two connects; the figure of the promise that nobody is refused.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Longer than the worst pause of a slow boot: what takes longer counts as lost.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn main() {
+    match std::env::args().nth(1).as_deref() {
+        Some("storm") => storm(&mut reports()),
+        Some("sit") => sit(&mut reports()),
+        Some("busy") => busy(),
+        other => panic!("unknown role {other:?}: storm, sit or busy"),
+    }
+}
+
+/// What one client has seen so far.
+#[derive(Default)]
+struct Tally {
+    answered: u64,
+    refused: u64,
+    lost: u64,
+    backwards: u64,
+    last: Option<u64>,
+    slowest: Duration,
+}
+
+impl Tally {
+    fn count(&mut self, number: u64, took: Duration) {
+        self.answered += 1;
+        self.backwards += u64::from(self.last.is_some_and(|last| number < last));
+        self.last = Some(number);
+        self.slowest = self.slowest.max(took);
+    }
+
+    fn report(&self, name: &str, to: &mut File) {
+        let Self { answered, refused, lost, backwards, slowest, .. } = self;
+        let slowest = slowest.as_millis();
+        // One write, so that lines of several clients do not mix. A full port is no reason to stop.
+        let line = format!(
+            "{name}\tanswered={answered} refused={refused} lost={lost} \
+             backwards={backwards} slowest_ms={slowest}\n"
+        );
+        drop(to.write_all(line.as_bytes()));
+    }
+}
+
+/// A new connection every [`PAUSE`], each with one question.
+fn storm(to: &mut File) {
+    let mut tally = Tally::default();
+    let mut reported = Instant::now();
+    loop {
+        let start = Instant::now();
+        let before = tally.refused + tally.lost;
+        match UnixStream::connect(SOCKET) {
+            Ok(connection) => match ask(&mut BufReader::new(connection)) {
+                Ok(number) => tally.count(number, start.elapsed()),
+                Err(error) => {
+                    tally.lost += 1;
+                    say(to, "storm-lost", &error);
+                }
+            },
+            Err(error) => {
+                tally.refused += 1;
+                say(to, "storm-refused", &error.to_string());
+            }
+        }
+        let failed = tally.refused + tally.lost > before;
+        if failed || reported.elapsed() > Duration::from_millis(500) {
+            tally.report("storm", to);
+            reported = Instant::now();
+        }
+        sleep(PAUSE.saturating_sub(start.elapsed()));
+    }
+}
+
+/// One connection for as long as it lasts, with a question every [`PAUSE`]; then a new one.
+fn sit(to: &mut File) {
+    let mut tally = Tally::default();
+    let mut reported = Instant::now();
+    loop {
+        let Ok(connection) = UnixStream::connect(SOCKET) else {
+            sleep(PAUSE);
+            continue;
+        };
+        say(to, "sit-connected", "");
+        let mut connection = BufReader::new(connection);
+        loop {
+            let start = Instant::now();
+            match ask(&mut connection) {
+                Ok(number) => tally.count(number, start.elapsed()),
+                Err(error) => {
+                    say(to, "sit-ended", &error);
+                    break;
+                }
+            }
+            if reported.elapsed() > Duration::from_millis(500) {
+                tally.report("sit", to);
+                reported = Instant::now();
+            }
+            sleep(PAUSE.saturating_sub(start.elapsed()));
+        }
+    }
+}
+
+/// Keeps the processor and the disk busy for as long as it lives.
+fn busy() {
+    std::thread::spawn(|| {
+        let mut block = vec![0_u8; 1 << 16];
+        loop {
+            // Before udev has made the device there is nothing to read.
+            if let Ok(mut disk) = File::open("/dev/vda") {
+                while std::io::Read::read(&mut disk, &mut block).is_ok_and(|count| count > 0) {}
+            }
+            sleep(PAUSE);
+        }
+    });
+    let mut sum = 0_u64;
+    loop {
+        sum = std::hint::black_box(sum.wrapping_mul(31).wrapping_add(7));
+    }
+}
+
+fn ask(connection: &mut BufReader<UnixStream>) -> Result<u64, String> {
+    let stream = connection.get_mut();
+    stream.set_read_timeout(Some(PATIENCE)).map_err(|error| error.to_string())?;
+    stream.write_all(b"get_counter\n").map_err(|error| format!("write: {error}"))?;
+    let mut line = String::new();
+    match connection.read_line(&mut line) {
+        Ok(0) => Err("read: closed".to_owned()),
+        Ok(_) => line.trim_end().parse().map_err(|_| format!("not a number: {line:?}")),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Err("read: no answer".to_owned()),
+        Err(error) => Err(format!("read: {error}")),
+    }
+}
+
+fn say(to: &mut File, key: &str, text: &str) {
+    drop(to.write_all(format!("{key}\t{text}\n").as_bytes()));
+}
+
+fn reports() -> File {
+    while std::env::set_current_dir(SOCKET_DIRECTORY).is_err() {
+        sleep(PAUSE);
+    }
+    OpenOptions::new().write(true).open(REPORTS).expect("the second serial port is configured")
+}

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=sh disable=SC2034 # The scripts that read this use the names.
+#
+# The few words that a scenario's scripts are written in. What they say goes, key and line, to the
+# second serial port, where the host reads it.
+
+PUBLIC=/run/early-service/early-service.sock
+FIRST=/run/early-service-initrd/early-service.sock
+
+say() {
+    printf '%s\t%s\n' "$1" "$2" > /dev/ttyS1
+}
+
+# Says every line that comes in.
+tell() {
+    while IFS= read -r line || [ -n "$line" ]; do
+        say "$1" "$line"
+    done
+}
+
+# Waits for a condition, never for a time; gives up loudly.
+wait_until() {
+    attempts=0
+    until "$@"; do
+        attempts=$((attempts + 1))
+        if [ "$attempts" -gt 300 ]; then
+            say gave-up "$*"
+            return 1
+        fi
+        sleep 0.2
+    done
+}
+
+root_serves() {
+    systemctl -q is-active early-service.service
+}
+
+first_is_gone() {
+    ! systemctl -q is-active early-service-initrd.service
+}
+
+first_pid() {
+    systemctl show -P MainPID early-service-initrd.service
+}
+
+root_pid() {
+    systemctl show -P MainPID early-service.service
+}

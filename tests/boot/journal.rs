@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Journal: what journald of both stages has kept, read from the disk of a guest that is off.
+
+use crate::tools::output;
+use serde_json::{Map, Value};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+/// One entry.
+pub(crate) struct Record {
+    fields: Map<String, Value>,
+}
+
+impl Record {
+    /// A field's text; journalctl writes what is not text as a list of bytes, which none of ours is.
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
+        self.fields.get(name)?.as_str()
+    }
+
+    pub(crate) fn number(&self, name: &str) -> Option<u64> {
+        self.field(name)?.parse().ok()
+    }
+
+    pub(crate) fn message(&self) -> &str {
+        self.field("MESSAGE").unwrap_or_default()
+    }
+
+    pub(crate) fn identifier(&self) -> &str {
+        self.field("SYSLOG_IDENTIFIER").unwrap_or_default()
+    }
+
+    /// When it was written, by the guest's CLOCK_MONOTONIC; when it was received, where the writer
+    /// did not say.
+    pub(crate) fn at(&self) -> Duration {
+        let written = self.number("_SOURCE_MONOTONIC_TIMESTAMP");
+        let received = self.number("__MONOTONIC_TIMESTAMP");
+        Duration::from_micros(written.or(received).unwrap_or_default())
+    }
+
+    /// Whether systemd said this of `unit`.
+    pub(crate) fn is_of_systemd(&self, unit: &str) -> bool {
+        self.field("_PID") == Some("1") && self.field("UNIT") == Some(unit)
+    }
+}
+
+/// Reads the journal of a disk that no guest uses any more.
+pub(crate) fn read_disk(disk: &Path, id: &str, scratch: &Path) -> Result<Vec<Record>, String> {
+    let dump = format!("rdump /var/log/journal {}", scratch.display());
+    output("debugfs", Command::new("debugfs").args(["-R", &dump]).arg(disk))?;
+    let files = scratch.join("journal").join(id);
+    if !files.exists() {
+        return Ok(Vec::new());
+    }
+    let mut journalctl = Command::new("journalctl");
+    journalctl.args(["--merge", "--all", "--output=json", "--directory"]).arg(files);
+    parse(&output("journalctl", &mut journalctl)?)
+}
+
+fn parse(lines: &str) -> Result<Vec<Record>, String> {
+    lines
+        .lines()
+        .map(|line| {
+            let fields = serde_json::from_str(line)
+                .map_err(|error| format!("journalctl wrote no JSON: {error}: {line}"))?;
+            Ok(Record { fields })
+        })
+        .collect()
+}

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Machine: one boot in QEMU, from the first instruction to power-off.
+//!
+//! Two serial ports: the console, and the lines that the scenario's scripts and clients say. The
+//! journal is read from the disk afterwards; nothing has to be fetched while the guest runs.
+
+use crate::cache;
+use crate::guest::{Image, Initrd, copy};
+use crate::journal::{self, Record};
+use crate::tools::output;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// One id for both stages, so that one journal has both; see the README on why it would not.
+const MACHINE_ID: &str = "5ca1ab1e5ca1ab1e5ca1ab1e5ca1ab1e";
+
+/// What differs from one boot to the next.
+pub(crate) struct Setting {
+    /// Names the directory that a failed boot leaves behind.
+    pub(crate) name: String,
+    pub(crate) initrd: Initrd,
+    /// Appended to the kernel's command line.
+    pub(crate) cmdline: String,
+    /// Laid over the initrd: path and contents.
+    pub(crate) over_initrd: Vec<(String, Vec<u8>)>,
+    /// Written to a copy of the disk: path and contents.
+    pub(crate) over_disk: Vec<(String, Vec<u8>)>,
+    /// Removed from that copy.
+    pub(crate) off_disk: Vec<String>,
+    /// After this long the boot has failed.
+    pub(crate) patience: Duration,
+}
+
+/// What came back from a boot.
+pub(crate) struct Boot {
+    pub(crate) powered_off: bool,
+    pub(crate) took: Duration,
+    /// In the order of the kernel's clock.
+    pub(crate) journal: Vec<Record>,
+    /// What scripts and clients said: key and line.
+    pub(crate) said: Vec<(String, String)>,
+    pub(crate) console: String,
+    /// Where all of it lies, for whoever wants to look.
+    pub(crate) directory: PathBuf,
+}
+
+impl Boot {
+    /// The lines under one key, in order.
+    pub(crate) fn lines<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
+        self.said.iter().filter(move |(k, _)| k == key).map(|(_, line)| line.as_str())
+    }
+}
+
+/// Boots an image with a setting, to power-off.
+pub(crate) fn boot(image: &Image, setting: &Setting) -> Result<Boot, String> {
+    let directory = cache::directory().join("runs").join(&setting.name);
+    cache::remove(&directory)?;
+    fs::create_dir_all(&directory)
+        .map_err(|error| format!("cannot make {}: {error}", directory.display()))?;
+    let disk = directory.join("disk");
+    copy(&image.disk(), &disk)?;
+    change_disk(&disk, setting, &directory)?;
+    let initrd = directory.join("initrd");
+    lay_over(&image.initrd(setting.initrd), &initrd, setting, &directory)?;
+
+    let (console, said) = (directory.join("console"), directory.join("said"));
+    let started = Instant::now();
+    let mut qemu = Qemu::start(image, setting, &initrd, &disk, [&console, &said])?;
+    let powered_off = qemu.wait(setting.patience)?;
+    let took = started.elapsed();
+    drop(qemu);
+
+    let boot = Boot {
+        powered_off,
+        took,
+        journal: journal::read_disk(&disk, MACHINE_ID, &directory)?,
+        said: said_lines(&said),
+        console: String::from_utf8_lossy(&fs::read(&console).unwrap_or_default()).into_owned(),
+        directory,
+    };
+    cache::remove(&disk)?;
+    cache::remove(&initrd)?;
+    Ok(boot)
+}
+
+/// A running QEMU; ended with its owner.
+struct Qemu(Child);
+
+impl Qemu {
+    fn start(
+        image: &Image,
+        setting: &Setting,
+        initrd: &Path,
+        disk: &Path,
+        serial: [&Path; 2],
+    ) -> Result<Self, String> {
+        let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.args(["-accel", "tcg", "-smp", "1", "-m", "512", "-nodefaults", "-no-reboot"]);
+        // QEMU 7.2 computes the zero flag of cmpxchg16b wrongly now and then: kernel 6.12 dies of it.
+        qemu.args(["-display", "none", "-cpu", "qemu64,-cx16"]);
+        for port in serial {
+            qemu.arg("-serial").arg(format!("file:{}", port.display()));
+        }
+        qemu.arg("-drive").arg(format!("file={},format=raw,if=virtio", disk.display()));
+        qemu.arg("-kernel").arg(image.kernel()).arg("-initrd").arg(initrd);
+        qemu.arg("-append").arg(format!(
+            "root=/dev/vda rw console=ttyS0 quiet panic=-1 systemd.show_status=0 \
+             systemd.machine_id={MACHINE_ID} audit=0 apparmor=0 mitigations=off {}",
+            setting.cmdline
+        ));
+        let child = qemu.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+        child.map(Self).map_err(|error| format!("cannot start QEMU: {error}"))
+    }
+
+    /// Whether the guest has ended by itself within `patience`.
+    fn wait(&mut self, patience: Duration) -> Result<bool, String> {
+        let deadline = Instant::now() + patience;
+        loop {
+            match self.0.try_wait().map_err(|error| format!("cannot wait for QEMU: {error}"))? {
+                Some(status) if status.success() => return Ok(true),
+                Some(status) => return Err(format!("QEMU ended with {status}")),
+                None if Instant::now() > deadline => return Ok(false),
+                None => sleep(Duration::from_millis(50)),
+            }
+        }
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// Changes a disk that is not mounted.
+fn change_disk(disk: &Path, setting: &Setting, scratch: &Path) -> Result<(), String> {
+    let mut orders = String::new();
+    for path in &setting.off_disk {
+        orders += &format!("rm {path}\n");
+    }
+    for (number, (path, contents)) in setting.over_disk.iter().enumerate() {
+        let local = scratch.join(format!("file-{number}"));
+        write(&local, contents)?;
+        // A directory that is there already and a file that is not are no errors to debugfs.
+        for (end, _) in path.match_indices('/').skip(1) {
+            orders += &format!("mkdir {}\n", &path[..end]);
+        }
+        orders += &format!("rm {path}\nwrite {} {path}\n", local.display());
+        orders += &format!("set_inode_field {path} mode 0100{:o}\n", mode(contents));
+    }
+    let list = scratch.join("disk-orders");
+    write(&list, orders.as_bytes())?;
+    output("debugfs", Command::new("debugfs").arg("-w").arg("-f").arg(list).arg(disk)).map(drop)
+}
+
+/// The kernel unpacks one archive after another: what comes later lies over what came before.
+fn lay_over(from: &Path, to: &Path, setting: &Setting, scratch: &Path) -> Result<(), String> {
+    let tree = scratch.join("over-initrd");
+    for (path, contents) in &setting.over_initrd {
+        let file = tree.join(path.trim_start_matches('/'));
+        fs::create_dir_all(file.parent().expect("a path in the initrd is absolute"))
+            .map_err(|error| format!("cannot make {}: {error}", tree.display()))?;
+        write(&file, contents)?;
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode(contents)))
+            .map_err(|error| format!("cannot change {}: {error}", file.display()))?;
+    }
+    fs::create_dir_all(&tree).map_err(|error| format!("cannot make the overlay: {error}"))?;
+    const PACK: &str = r#"
+        cd "$1" && find . -mindepth 1 | cpio --quiet -o -H newc > "$3.over"
+        cat "$2" "$3.over" > "$3" && rm -r "$3.over" "$1""#;
+    let mut pack = Command::new("sh");
+    pack.args(["-euc", PACK, "sh"]).arg(&tree).arg(from).arg(to);
+    output("cpio", &mut pack).map(drop)
+}
+
+/// Programs and scripts can be run; a unit file that can is one that systemd warns of.
+fn mode(contents: &[u8]) -> u32 {
+    if contents.starts_with(b"#!") || contents.starts_with(b"\x7fELF") { 0o755 } else { 0o644 }
+}
+
+fn write(path: &Path, contents: &[u8]) -> Result<(), String> {
+    fs::write(path, contents).map_err(|error| format!("cannot write {}: {error}", path.display()))
+}
+
+fn said_lines(path: &Path) -> Vec<(String, String)> {
+    let text = String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).replace('\r', "");
+    text.lines()
+        .filter_map(|line| line.split_once('\t'))
+        .map(|(key, line)| (key.to_owned(), line.to_owned()))
+        .collect()
+}

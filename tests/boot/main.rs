@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Tests of a whole boot: a real dracut initrd, real systemd in both stages, real journald, in QEMU.
+//!
+//! Slow (minutes) and in need of root, so they are ignored unless asked for:
+//! `cargo test --test boot -- --ignored`. What they build stays in `target/boot`.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the table is for people to read")]
+
+mod cache;
+mod claims;
+mod guest;
+mod journal;
+mod machine;
+mod package;
+mod plan;
+#[path = "guest/probe.rs"]
+#[allow(dead_code, reason = "compiled on its own for the guests; here it is only checked")]
+mod probe;
+mod rows;
+mod ticks;
+mod tools;
+
+#[test]
+#[ignore = "boots virtual machines: minutes, and root"]
+fn every_row_holds_on_every_guest() {
+    let plans = rows::PLANS.concat();
+    let verdicts = plan::run_all(&plans, None);
+    let table = plan::table(&verdicts);
+    println!("\n{table}");
+    let rows: usize = plans.iter().map(|plan| plan.rows.len()).sum();
+    assert_eq!(verdicts.len(), rows * guest::Guest::ALL.len(), "a row has no verdict");
+    let broken = verdicts.iter().filter(|verdict| !verdict.broken.is_empty()).count();
+    assert_eq!(broken, 0, "{broken} of {} verdicts are broken:\n{table}", verdicts.len());
+}

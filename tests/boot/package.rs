@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Package: the release binary and the Debian package around it, built as a release is.
+
+use crate::cache::{self, Inputs, SOURCE};
+use crate::tools::output;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Everything of the repository that ends up in the package.
+const CONTENTS: &[&str] = &["conf", "dracut", "scripts/debian", "Cargo.toml"];
+
+/// The package, and what it was made of.
+pub(crate) fn build() -> Result<(PathBuf, Inputs), String> {
+    let binary = release_binary(Path::new(SOURCE), &Path::new(SOURCE).join("target"))?;
+    let mut inputs = Inputs::new().with_path(&binary)?;
+    for path in CONTENTS {
+        inputs = inputs.with_path(&Path::new(SOURCE).join(path))?;
+    }
+    let package = cache::entry("early-service.deb", &inputs, |to| {
+        let mut deb = Command::new("cargo");
+        deb.current_dir(SOURCE).args(["deb", "--no-build", "--no-strip", "--quiet", "--output"]);
+        output("cargo deb", deb.arg(to)).map(drop)
+    })?;
+    Ok((package, inputs))
+}
+
+/// Builds the daemon of a source tree into a target directory.
+pub(crate) fn release_binary(source: &Path, target: &Path) -> Result<PathBuf, String> {
+    let mut build = Command::new("cargo");
+    build.current_dir(source).args(["build", "--release", "--quiet", "--bin", "early-service"]);
+    output("cargo build --release", build.arg("--target-dir").arg(target))?;
+    Ok(target.join("release/early-service"))
+}

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Plan: what is different in one boot, and the rows that it proves.
+//!
+//! All plans are booted on all guests, two at a time, and every row of every plan gives a verdict
+//! for every guest. A boot that does not reach power-off breaks all of its rows.
+
+use crate::claims::Claims;
+use crate::guest::{Guest, Image, Initrd, Parts};
+use crate::machine::{self, Boot, Setting};
+use crate::tools;
+use std::collections::VecDeque;
+use std::fmt::Write;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::Duration;
+
+/// One boot, in the words of its author.
+#[derive(Clone, Copy)]
+pub(crate) struct Plan {
+    pub(crate) name: &'static str,
+    pub(crate) initrd: Initrd,
+    /// Units of `tests/boot/guest` that run from the initrd to power-off.
+    pub(crate) clients: &'static [&'static str],
+    /// Runs in the initrd, before the switch of root.
+    pub(crate) in_initrd: &'static str,
+    /// Runs on the root filesystem; power-off follows.
+    pub(crate) in_root: &'static str,
+    /// Files on the root filesystem: path and contents.
+    pub(crate) over_disk: &'static [(&'static str, &'static str)],
+    /// Files that are not there.
+    pub(crate) off_disk: &'static [&'static str],
+    /// Files in the initrd.
+    pub(crate) over_initrd: &'static [(&'static str, &'static str)],
+    pub(crate) cmdline: &'static str,
+    pub(crate) patience: Duration,
+    pub(crate) rows: &'static [Row],
+}
+
+/// One line of the table.
+#[derive(Clone, Copy)]
+pub(crate) struct Row {
+    pub(crate) name: &'static str,
+    pub(crate) holds: fn(&Boot, &mut Claims),
+}
+
+impl Plan {
+    /// Nothing is different.
+    pub(crate) const ORDINARY: Self = Self {
+        name: "ordinary",
+        initrd: Initrd::Usual,
+        clients: &[],
+        in_initrd: "",
+        in_root: "wait_until root_serves && wait_until first_is_gone && sleep 2",
+        over_disk: &[],
+        off_disk: &[],
+        over_initrd: &[],
+        cmdline: "",
+        patience: Duration::from_secs(150),
+        rows: &[],
+    };
+
+    /// The setting for one guest, with another daemon in the place of the package's if there is one.
+    fn setting(&self, image: &Image, daemon: Option<&[u8]>) -> Setting {
+        let owned = |files: &[(&str, &str)]| -> Vec<(String, Vec<u8>)> {
+            files.iter().map(|(path, text)| ((*path).to_owned(), text.as_bytes().into())).collect()
+        };
+        let mut setting = Setting {
+            name: format!("{}-{:?}", self.name.replace(' ', "-"), image.guest),
+            initrd: self.initrd,
+            cmdline: self.cmdline.to_owned(),
+            over_initrd: owned(self.over_initrd),
+            over_disk: owned(self.over_disk),
+            off_disk: self.off_disk.iter().map(|&path| path.to_owned()).collect(),
+            patience: self.patience,
+        };
+        let script = |text: &str| [b"# scenario\n", text.as_bytes(), b"\n"].concat();
+        setting.over_disk.push(("/boot-test/in-root.sh".to_owned(), script(self.in_root)));
+        if !self.in_initrd.is_empty() {
+            for name in ["boot-test/words.sh", "etc/systemd/system/boot-test-initrd.service"] {
+                setting.over_initrd.push((format!("/{name}"), from_guest(name)));
+            }
+            let path = "/boot-test/in-initrd.sh".to_owned();
+            setting.over_initrd.push((path, script(self.in_initrd)));
+            setting.cmdline += " rd.systemd.wants=boot-test-initrd.service";
+        }
+        if let Some(daemon) = daemon {
+            setting.over_initrd.push(("/usr/bin/early-service".to_owned(), daemon.to_vec()));
+            setting.over_disk.push(("/usr/bin/early-service".to_owned(), daemon.to_vec()));
+        }
+        if !self.clients.is_empty() {
+            let probe = fs::read(image.tree().join("usr/bin/boot-probe"));
+            let probe = probe.expect("the image was built with the probe");
+            setting.over_initrd.push(("/usr/bin/boot-probe".to_owned(), probe));
+        }
+        for client in self.clients {
+            let path = format!("etc/systemd/system/{client}.service");
+            setting.over_initrd.push((format!("/{path}"), from_guest(&path)));
+            setting.cmdline += &format!(" rd.systemd.wants={client}.service");
+        }
+        setting
+    }
+}
+
+/// A file of `tests/boot/guest`, by the path that it has in a guest.
+fn from_guest(path: &str) -> Vec<u8> {
+    let name = PathBuf::from(path);
+    let name = name.file_name().expect("a file has a name");
+    let local = PathBuf::from(crate::cache::SOURCE).join("tests/boot/guest").join(name);
+    fs::read(&local).unwrap_or_else(|error| panic!("cannot read {}: {error}", local.display()))
+}
+
+/// What one row came to on one guest.
+pub(crate) struct Verdict {
+    pub(crate) row: &'static str,
+    pub(crate) guest: Guest,
+    pub(crate) broken: Vec<String>,
+    pub(crate) took: Duration,
+}
+
+/// Boots every plan on every guest, two at a time, with the package's daemon or another.
+pub(crate) fn run_all(plans: &[Plan], daemon: Option<&[u8]>) -> Vec<Verdict> {
+    tools::require_all();
+    let images = images().unwrap_or_else(|error| panic!("{error}"));
+    let jobs: VecDeque<_> =
+        plans.iter().flat_map(|plan| images.iter().map(move |image| (plan, image))).collect();
+    let (jobs, verdicts) = (Mutex::new(jobs), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let job = jobs.lock().expect("no worker panics").pop_front();
+                    let Some((plan, image)) = job else { return };
+                    let of_boot = run(plan, image, daemon);
+                    verdicts.lock().expect("no worker panics").extend(of_boot);
+                }
+            });
+        }
+    });
+    let mut verdicts = verdicts.into_inner().expect("no worker panics");
+    verdicts.sort_by_key(|verdict| (verdict.row, verdict.guest));
+    verdicts
+}
+
+/// Both guests, built side by side.
+fn images() -> Result<Vec<Image>, String> {
+    let parts = Parts::build()?;
+    std::thread::scope(|scope| {
+        let builds = Guest::ALL.map(|guest| {
+            scope.spawn({
+                let parts = &parts;
+                move || Image::build(guest, parts)
+            })
+        });
+        builds.into_iter().map(|build| build.join().expect("a build does not panic")).collect()
+    })
+}
+
+fn run(plan: &Plan, image: &Image, daemon: Option<&[u8]>) -> Vec<Verdict> {
+    let boot = machine::boot(image, &plan.setting(image, daemon));
+    let verdict = |row: &Row| {
+        let mut claims = Claims::default();
+        let took = match &boot {
+            Ok(boot) => {
+                claims.that(
+                    "the guest powers off",
+                    boot.powered_off,
+                    format!("still running; see {}", boot.directory.display()),
+                );
+                for line in boot.lines("gave-up") {
+                    claims.that("no script gives up", false, line);
+                }
+                (row.holds)(boot, &mut claims);
+                boot.took
+            }
+            Err(error) => {
+                claims.that("the guest boots", false, error);
+                Duration::ZERO
+            }
+        };
+        Verdict { row: row.name, guest: image.guest, broken: claims.broken(), took }
+    };
+    plan.rows.iter().map(verdict).collect()
+}
+
+/// The verdicts as the table that people read.
+pub(crate) fn table(verdicts: &[Verdict]) -> String {
+    let width = verdicts.iter().map(|verdict| verdict.row.len()).max().unwrap_or_default();
+    let mut table = String::new();
+    for Verdict { row, guest, broken, took } in verdicts {
+        let word = if broken.is_empty() { "holds" } else { "BROKEN" };
+        writeln!(table, "{row:width$}  {guest}  {:>3} s  {word}", took.as_secs())
+            .expect("a string takes all");
+        for claim in broken {
+            writeln!(table, "{:width$}    {claim}", "").expect("a string takes all");
+        }
+    }
+    table
+}

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Ticks: the numbers in the journal, and what every boot may claim about them.
+
+use crate::claims::Claims;
+use crate::machine::Boot;
+use std::time::Duration;
+
+/// The period that the units run with.
+pub(crate) const PERIOD: Duration = Duration::from_millis(100);
+
+/// One logged number.
+#[derive(Clone, Debug)]
+pub(crate) struct Tick {
+    pub(crate) number: u64,
+    pub(crate) stage: String,
+    /// When it was due, by CLOCK_MONOTONIC.
+    pub(crate) deadline: Duration,
+    /// When it happened.
+    pub(crate) actual: Duration,
+}
+
+impl Tick {
+    pub(crate) fn late(&self) -> Duration {
+        self.actual.saturating_sub(self.deadline)
+    }
+}
+
+/// All ticks of a boot, in the order in which they happened.
+pub(crate) fn ticks(boot: &Boot) -> Vec<Tick> {
+    let mut ticks: Vec<_> = boot
+        .journal
+        .iter()
+        .filter_map(|record| {
+            Some(Tick {
+                number: record.number("COUNTER")?,
+                stage: record.field("STAGE")?.to_owned(),
+                deadline: Duration::from_nanos(record.number("DEADLINE_NS")?),
+                actual: Duration::from_nanos(record.number("ACTUAL_NS")?),
+            })
+        })
+        .collect();
+    ticks.sort_by_key(|tick| tick.actual);
+    ticks
+}
+
+/// Of one stage, `initrd` or `root`.
+pub(crate) fn of_stage<'a>(ticks: &'a [Tick], stage: &str) -> Vec<&'a Tick> {
+    ticks.iter().filter(|tick| tick.stage == stage).collect()
+}
+
+/// Every number from `first` on happens once and in order.
+pub(crate) fn each_once_from(first: u64, ticks: &[Tick], claims: &mut Claims) {
+    let odd = ticks.iter().zip(first..).find(|(tick, due)| tick.number != *due);
+    claims.that(
+        &format!("every number once and in order from {first}"),
+        !ticks.is_empty() && odd.is_none(),
+        odd.map_or_else(
+            || "no tick at all".to_owned(),
+            |(tick, due)| {
+                let (number, stage) = (tick.number, &tick.stage);
+                format!("where {due} was due, {number} came ({stage}, {:?})", tick.actual)
+            },
+        ),
+    );
+}
+
+/// No tick is later than `bound`.
+pub(crate) fn on_time(bound: Duration, ticks: &[Tick], claims: &mut Claims) {
+    let latest = ticks.iter().max_by_key(|tick| tick.late());
+    claims.that(
+        &format!("no tick more than {bound:?} late"),
+        latest.is_none_or(|tick| tick.late() <= bound),
+        latest.map_or_else(String::new, |tick| {
+            format!("{} in {} was {:?} late", tick.number, tick.stage, tick.late())
+        }),
+    );
+}

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Tools: the programs of the host that the boot tests stand on, and how they are run.
+//!
+//! A missing tool is a failure that names it, never a skipped test.
+
+use std::process::Command;
+
+/// Every program that is called, with the Debian package that has it.
+const NEEDED: &[(&str, &str)] = &[
+    ("cargo-deb", "cargo install cargo-deb --locked"),
+    ("chroot", "coreutils"),
+    ("cpio", "cpio"),
+    ("debugfs", "e2fsprogs"),
+    ("gzip", "gzip"),
+    ("journalctl", "systemd"),
+    ("mke2fs", "e2fsprogs"),
+    ("mmdebstrap", "mmdebstrap"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("tar", "tar"),
+    ("unshare", "util-linux"),
+];
+
+/// Ends the test unless every tool is there.
+pub(crate) fn require_all() {
+    let missing: Vec<_> = NEEDED
+        .iter()
+        .filter(|(name, _)| !is_there(name))
+        .map(|(name, source)| format!("{name} (from {source})"))
+        .collect();
+    assert!(missing.is_empty(), "missing tools: {}", missing.join(", "));
+    // Debian's trees can only be made with the right owners by root.
+    let uid = output("id", Command::new("id").arg("-u")).expect("id answers");
+    assert_eq!(uid.trim(), "0", "the boot tests build whole systems and must run as root");
+}
+
+fn is_there(name: &str) -> bool {
+    std::env::var_os("PATH")
+        .is_some_and(|paths| std::env::split_paths(&paths).any(|path| path.join(name).is_file()))
+}
+
+/// Runs `command` to its end and returns what it wrote to standard output.
+pub(crate) fn output(what: &str, command: &mut Command) -> Result<String, String> {
+    let output = command.output().map_err(|error| format!("cannot run {what}: {error}"))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    let lines: Vec<_> = said.lines().collect();
+    let tail = lines[lines.len().saturating_sub(25)..].join("\n  ");
+    Err(format!("{what} failed with {}:\n  {tail}", output.status))
+}
