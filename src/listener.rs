@@ -17,9 +17,11 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::task::{Context, Poll};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use rustix::net::sockopt::{socket_acceptconn, socket_domain};
@@ -36,7 +38,6 @@ pub(crate) enum Error {
     Bind(PathBuf, io::Error),
     Exchange(PathBuf, Errno),
     Passed(&'static str),
-    Poll(PathBuf, io::Error),
 }
 
 impl fmt::Display for Error {
@@ -50,7 +51,6 @@ impl fmt::Display for Error {
             }
             Self::Bind(path, error) => write!(f, "cannot bind {}: {error}", path.display()),
             Self::Passed(cause) => write!(f, "cannot serve a socket of $LISTEN_FDS: {cause}"),
-            Self::Poll(path, error) => write!(f, "cannot listen on {}: {error}", path.display()),
             Self::Exchange(path, error) => {
                 write!(f, "cannot take over {}: {error}", path.display())
             }
@@ -60,7 +60,7 @@ impl fmt::Display for Error {
 
 /// A bound socket.
 pub(crate) struct Listener {
-    socket: UnixListener,
+    socket: Async<UnixListener>,
     path: PathBuf,
     /// Bound by systemd, whose business its file is.
     is_passed: bool,
@@ -81,6 +81,7 @@ impl Listener {
             }
             bound => bound.map_err(fails)?,
         };
+        let socket = Async::new(socket).map_err(fails)?;
         let (path, file) = (path.to_owned(), identity(path));
         Ok(Self { socket, path, is_passed: false, file, aside: None })
     }
@@ -118,6 +119,7 @@ impl Listener {
         let address = socket.local_addr().ok();
         let path = address.and_then(|address| address.as_pathname().map(Path::to_owned));
         let path = path.unwrap_or_default();
+        let socket = Async::new(socket).map_err(|error| Error::Bind(path.clone(), error))?;
         Ok(Self { socket, path, is_passed: true, file: None, aside: None })
     }
 
@@ -125,10 +127,28 @@ impl Listener {
         &self.path
     }
 
-    /// A handle for the executor to accept clients with.
-    pub(crate) fn poll(&self) -> Result<Async<UnixListener>, Error> {
-        let handle = self.socket.try_clone().and_then(Async::new);
-        handle.map_err(|error| Error::Poll(self.path.clone(), error))
+    /// Has the task woken when a client waits; ready when one may wait.
+    pub(crate) fn poll_accept(&self, context: &mut Context<'_>) -> Poll<()> {
+        // An error shows again where the client is accepted.
+        self.socket.poll_readable(context).map(drop)
+    }
+
+    /// Accepts a client that waits; `WouldBlock` where none does.
+    ///
+    /// That a passed socket does not block is not ours to say: O_NONBLOCK belongs to all who hold
+    /// it, and PID 1 takes it away when it starts the successor, unless that unit says
+    /// `NonBlocking=yes`.
+    /// A predecessor then stood in accept(2) until its watchdog ended it (seen on systemd 252 and
+    /// 257).
+    /// So it is asked first; nobody else accepts while we do, so a client that waits stays.
+    pub(crate) fn accept(&self) -> io::Result<UnixStream> {
+        if self.is_passed {
+            let mut socket = [PollFd::new(&self.socket, PollFlags::IN)];
+            if poll(&mut socket, Some(&Timespec::default()))? == 0 {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+        }
+        self.socket.get_ref().accept().map(|(stream, _)| stream)
     }
 
     /// The place is ours for good: clients see our credentials, the predecessor's name goes.

@@ -47,7 +47,7 @@ use journal::Journal;
 use listener::Listener;
 use options::{Command, Environment, HELP, Options, Predecessor, Stage};
 use root::OldRoot;
-use server::{Polled, Server};
+use server::Server;
 use signals::Signals;
 use supervisor::Supervisor;
 
@@ -121,7 +121,7 @@ impl fmt::Display for Error {
 fn listen(
     options: &Options,
     passed: Vec<OwnedFd>,
-) -> Result<(Vec<Listener>, Option<PathBuf>), Error> {
+) -> Result<(Vec<Listener>, Option<PathBuf>), listener::Error> {
     let mut listeners = passed.into_iter().map(Listener::passed).collect::<Result<Vec<_>, _>>()?;
     let mut predecessor = match &options.predecessor {
         Predecessor::At(path) => Some(path.clone()),
@@ -141,23 +141,18 @@ fn listen(
     Ok((listeners, predecessor))
 }
 
-/// Has the executor poll the listeners, whereby its reactor starts a thread.
-fn poll(listeners: Vec<Listener>) -> Result<Vec<Polled>, listener::Error> {
-    listeners.into_iter().map(|listener| listener.poll().map(|socket| (listener, socket))).collect()
-}
-
 fn serve(options: Options, passed: Vec<OwnedFd>, journal: &mut Journal) -> Result<(), Error> {
     // First of all: from here on, clients wait in the backlog instead of being refused.
-    let (listeners, predecessor) = listen(&options, passed)?;
-    journal.start().map_err(Error::Thread)?;
-    let (listeners, old_root) = match options.stage {
-        // The reactor's thread needs none of the capabilities that following PID 1 takes.
+    let ((listeners, predecessor), old_root) = match options.stage {
+        // Polling them starts the reactor's thread, which needs none of the capabilities that
+        // following PID 1 takes.
         Stage::Initrd => {
-            let polled = root::without_capabilities(|| Ok(poll(listeners)));
-            (polled.map_err(Error::Thread)??, OldRoot::remember())
+            let listening = root::without_capabilities(|| Ok(listen(&options, passed)));
+            (listening.map_err(Error::Thread)??, OldRoot::remember())
         }
-        Stage::Root => (poll(listeners)?, None),
+        Stage::Root => (listen(&options, passed)?, None),
     };
+    journal.start().map_err(Error::Thread)?;
 
     let (to_counter, counter_mailbox) = async_channel::bounded(server::UNDER_WAY + ORDERS);
     let (to_server, server_mailbox) = async_channel::bounded(server::UNDER_WAY + ORDERS);

@@ -13,7 +13,7 @@
 use std::fmt::Write as _;
 use std::future::poll_fn;
 use std::io;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -83,7 +83,7 @@ pub(crate) struct Server {
     counter: Sender<counter::Message>,
     handoff: Sender<handoff::Message>,
     stage: Stage,
-    listeners: Vec<Polled>,
+    listeners: Vec<Listener>,
     gate: Gate,
     slots: Vec<Slot>,
     clients: usize,
@@ -93,9 +93,6 @@ pub(crate) struct Server {
     sweep: Timer,
     accept_again: Timer,
 }
-
-/// A listener, and what the executor polls of it.
-pub(crate) type Polled = (Listener, Async<UnixListener>);
 
 /// A place for a session; its waker outlives the sessions that use it.
 struct Slot {
@@ -138,7 +135,7 @@ impl Server {
         counter: Sender<counter::Message>,
         handoff: Sender<handoff::Message>,
         stage: Stage,
-        listeners: Vec<Polled>,
+        listeners: Vec<Listener>,
     ) -> Self {
         let (ready_from_session, ready) = async_channel::bounded(SESSIONS);
         Self {
@@ -176,10 +173,9 @@ impl Server {
         let pausing = self.accept_again.will_fire();
         let listeners = &self.listeners;
         let connection = poll_fn(|context| {
-            // An error shows again where the connection is accepted.
             let ready = listeners
                 .iter()
-                .position(|(_, socket)| !pausing && socket.poll_readable(context).is_ready());
+                .position(|listener| !pausing && listener.poll_accept(context).is_ready());
             ready.map_or(Poll::Pending, |ready| Poll::Ready(Some(Occasion::Connection(ready))))
         });
         let may_go = self.under_way < UNDER_WAY;
@@ -214,7 +210,7 @@ impl Server {
     fn handle(&mut self, occasion: Occasion, now: Monotonic) {
         match occasion {
             Occasion::Message(Message::Listen) => {
-                for (listener, _) in &mut self.listeners {
+                for listener in &mut self.listeners {
                     listener.settle();
                     log::info!("Listening on UNIX socket {}", listener.path().display());
                 }
@@ -334,11 +330,11 @@ impl Server {
 
     fn accept(&mut self, listener: usize) {
         for _ in 0..ACCEPTS {
-            let Some((_, socket)) = self.listeners.get(listener) else {
+            let Some(listener) = self.listeners.get(listener) else {
                 return;
             };
-            match socket.get_ref().accept() {
-                Ok((stream, _)) => self.open(stream),
+            match listener.accept() {
+                Ok(stream) => self.open(stream),
                 Err(error) if is_transient(&error) => return,
                 // No descriptor or no memory left: somebody has to go, the longest idle first.
                 Err(_) if self.close_longest_idle() => {}
@@ -438,8 +434,7 @@ mod tests {
             let (_, mailbox) = async_channel::bounded(1);
             let (to_counter, counter) = async_channel::bounded(UNDER_WAY + 2);
             let (to_handoff, handoff) = async_channel::bounded(1);
-            let polled = listener.poll().expect("a listener can be polled");
-            let listeners = vec![(listener, polled)];
+            let listeners = vec![listener];
             let mut server = Server::new(mailbox, to_counter, to_handoff, Stage::Root, listeners);
             server.handle(Occasion::Message(Message::Listen), clock::now());
             Self { server, counter, handoff }
