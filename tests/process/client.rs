@@ -118,6 +118,12 @@ pub(crate) fn status(socket: impl AsRef<Path>, key: &str) -> String {
     value.to_owned()
 }
 
+/// Waits until somebody listens: a socket is bound, and its file there, a moment before that.
+#[track_caller]
+pub(crate) fn until_served(socket: &Path) {
+    until("a server", || UnixStream::connect(socket).is_ok());
+}
+
 /// Waits until the status line says so.
 #[track_caller]
 pub(crate) fn until_status(socket: &Path, key: &str, holds: impl Fn(u64) -> bool) {

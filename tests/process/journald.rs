@@ -9,16 +9,16 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::geteuid;
 
-use crate::LIMIT;
 use crate::daemon::{self, Daemon};
 use crate::scratch::Scratch;
+use crate::{LIMIT, until};
 
 /// One record as journald would get it.
 pub(crate) type Entry = BTreeMap<String, String>;
@@ -67,9 +67,9 @@ impl Journald {
             .env("JOURNAL_STREAM", format!("{}:{}", file.dev(), file.ino()))
             .stderr(Stdio::from(stderr));
         let mut daemon = Daemon::spawn_unread(&mut unshare);
-        crate::until("a socket (this test needs util-linux and the right to mount)", || {
+        until("a server (this test needs util-linux and the right to mount)", || {
             assert!(daemon.is_running(), "cannot start with our own /run: {}", self.complaint());
-            socket.exists()
+            UnixStream::connect(&socket).is_ok()
         });
         daemon.socket = socket;
         daemon

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use rustix::process::Signal;
 
-use crate::client::{get_counter, nc, status, until_status};
+use crate::client::{get_counter, nc, status, until_served, until_status};
 use crate::daemon::{Daemon, STILL, program};
 use crate::journald::{Entry, Journald};
 use crate::scratch::Scratch;
@@ -165,7 +165,7 @@ fn a_standard_error_that_nobody_reads_delays_neither_ticks_nor_replies() {
     let socket = scratch.join("sock");
     let mut daemon =
         Daemon::spawn_unread(program().arg("-s").arg(&socket).args(OFTEN).stderr(Stdio::piped()));
-    crate::until("a socket", || socket.exists());
+    until_served(&socket);
     until_status(&socket, "log_lines_dropped", |dropped| dropped > 100);
 
     let ask = || {
@@ -195,7 +195,7 @@ fn a_log_that_nobody_reads_does_not_hold_up_the_end() {
     let socket = scratch.join("sock");
     let mut daemon =
         Daemon::spawn_unread(program().arg("-s").arg(&socket).args(OFTEN).stderr(Stdio::piped()));
-    crate::until("a socket", || socket.exists());
+    until_served(&socket);
     until_status(&socket, "log_lines_dropped", |dropped| dropped > 0);
     daemon.signal(Signal::TERM);
     let (status, took) = daemon.ended();

@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use rustix::process::Signal;
 
-use crate::client::{get_counter, until_status};
+use crate::client::{get_counter, until_served, until_status};
 use crate::daemon::{Daemon, STILL, program};
 use crate::scratch::Scratch;
 use crate::{AT_ONCE, until};
@@ -75,7 +75,7 @@ fn a_second_signal_does_not_wait_for_the_order() {
         let mut daemon = Daemon::spawn_unread(
             program().arg("-s").arg(&socket).args(["-d", "1"]).stderr(Stdio::piped()),
         );
-        until("a socket", || socket.exists());
+        until_served(&socket);
         until_status(&socket, "log_lines_dropped", |dropped| dropped > 0);
         daemon.signal(Signal::TERM);
         until("the end has begun", || !socket.exists());
