@@ -4,7 +4,9 @@
 //! Bound before anything else is done, so that clients can connect, and wait in the backlog, from
 //! the first moment on; accepted from in Serving only.
 //!
-//! Owns the socket and its file.
+//! It is bound here, or passed by a `.socket` unit, whose file is systemd's business.
+//!
+//! Owns the socket and, where it bound it, its file.
 //! Never removes a file that is not its own: not a live socket, not something else than a socket,
 //! not the socket of a successor that took the path over.
 //! Ends by being dropped, which removes the file.
@@ -13,13 +15,17 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::net::sockopt::{socket_acceptconn, socket_domain};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, listen, socket_with,
+};
 use smol::Async;
 
 /// A path that cannot be served.
@@ -29,6 +35,8 @@ pub(crate) enum Error {
     NotASocket(PathBuf),
     Bind(PathBuf, io::Error),
     Exchange(PathBuf, Errno),
+    Passed(&'static str),
+    Poll(PathBuf, io::Error),
 }
 
 impl fmt::Display for Error {
@@ -41,6 +49,8 @@ impl fmt::Display for Error {
                 write!(f, "cannot bind {}: the file there is not a socket", path.display())
             }
             Self::Bind(path, error) => write!(f, "cannot bind {}: {error}", path.display()),
+            Self::Passed(cause) => write!(f, "cannot serve a socket of $LISTEN_FDS: {cause}"),
+            Self::Poll(path, error) => write!(f, "cannot listen on {}: {error}", path.display()),
             Self::Exchange(path, error) => {
                 write!(f, "cannot take over {}: {error}", path.display())
             }
@@ -50,8 +60,10 @@ impl fmt::Display for Error {
 
 /// A bound socket.
 pub(crate) struct Listener {
-    socket: Async<UnixListener>,
+    socket: UnixListener,
     path: PathBuf,
+    /// Bound by systemd, whose business its file is.
+    is_passed: bool,
     /// Device and inode of the file, by which it is known to be ours.
     file: Option<(u64, u64)>,
     /// Where the predecessor's socket stands while we hold its place.
@@ -69,8 +81,8 @@ impl Listener {
             }
             bound => bound.map_err(fails)?,
         };
-        let socket = Async::new(socket).map_err(fails)?;
-        Ok(Self { socket, path: path.to_owned(), file: identity(path), aside: None })
+        let (path, file) = (path.to_owned(), identity(path));
+        Ok(Self { socket, path, is_passed: false, file, aside: None })
     }
 
     /// Binds `path` in the place of the process that serves it now; also says where that one can be
@@ -94,16 +106,40 @@ impl Listener {
         Ok((listener, aside))
     }
 
-    pub(crate) fn socket(&self) -> &Async<UnixListener> {
-        &self.socket
+    /// Takes a socket that systemd passed.
+    pub(crate) fn passed(socket: OwnedFd) -> Result<Self, Error> {
+        if socket_domain(&socket) != Ok(AddressFamily::UNIX) {
+            return Err(Error::Passed("it is not a UNIX socket"));
+        }
+        if socket_acceptconn(&socket) != Ok(true) {
+            return Err(Error::Passed("it does not listen"));
+        }
+        let socket = UnixListener::from(socket);
+        let address = socket.local_addr().ok();
+        let path = address.and_then(|address| address.as_pathname().map(Path::to_owned));
+        let path = path.unwrap_or_default();
+        Ok(Self { socket, path, is_passed: true, file: None, aside: None })
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The place is ours for good: the predecessor's name goes.
+    /// A handle for the executor to accept clients with.
+    pub(crate) fn poll(&self) -> Result<Async<UnixListener>, Error> {
+        let handle = self.socket.try_clone().and_then(Async::new);
+        handle.map_err(|error| Error::Poll(self.path.clone(), error))
+    }
+
+    /// The place is ours for good: clients see our credentials, the predecessor's name goes.
     pub(crate) fn settle(&mut self) {
+        // SO_PEERCRED shows a client whoever called listen(2) last: for a passed socket, PID 1.
+        // The kernel cuts the backlog to net.core.somaxconn.
+        if self.is_passed {
+            if let Err(error) = listen(&self.socket, i32::MAX) {
+                log::warn!("cannot renew the credentials of {}: {error}", self.path.display());
+            }
+        }
         if let Some(aside) = self.aside.take() {
             remove(&aside);
         }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Server: the listener and the sessions of its clients.
 //!
-//! Owns every connection; a session that can go on puts the number of its slot into the mailbox
+//! Owns the listeners and every connection; a session that can go on puts the number of its slot into the mailbox
 //! `ready`, so that a thousand silent clients cost nothing.
 //! Never knows what a command means: batches go to the counter and come back as text.
 //! Ends with the process, by being dropped.
@@ -13,11 +13,11 @@
 use std::fmt::Write as _;
 use std::future::poll_fn;
 use std::io;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Wake, Waker};
+use std::task::{Poll, Wake, Waker};
 use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
@@ -83,7 +83,7 @@ pub(crate) struct Server {
     counter: Sender<counter::Message>,
     handoff: Sender<handoff::Message>,
     stage: Stage,
-    listener: Listener,
+    listeners: Vec<Polled>,
     gate: Gate,
     slots: Vec<Slot>,
     clients: usize,
@@ -93,6 +93,9 @@ pub(crate) struct Server {
     sweep: Timer,
     accept_again: Timer,
 }
+
+/// A listener, and what the executor polls of it.
+pub(crate) type Polled = (Listener, Async<UnixListener>);
 
 /// A place for a session; its waker outlives the sessions that use it.
 struct Slot {
@@ -122,7 +125,8 @@ impl Wake for SlotWaker {
 
 enum Occasion {
     Message(Message),
-    Connection,
+    /// On the listener of this number.
+    Connection(usize),
     Ready(usize),
     Sweep,
     AcceptAgain,
@@ -134,7 +138,7 @@ impl Server {
         counter: Sender<counter::Message>,
         handoff: Sender<handoff::Message>,
         stage: Stage,
-        listener: Listener,
+        listeners: Vec<Polled>,
     ) -> Self {
         let (ready_from_session, ready) = async_channel::bounded(SESSIONS);
         Self {
@@ -144,7 +148,7 @@ impl Server {
             counter,
             handoff,
             stage,
-            listener,
+            listeners,
             gate: Gate::Closed,
             slots: Vec::new(),
             clients: 0,
@@ -170,15 +174,14 @@ impl Server {
             return message.await;
         }
         let pausing = self.accept_again.will_fire();
-        let socket = self.listener.socket();
-        let connection = async {
-            if pausing {
-                future::pending::<()>().await;
-            }
+        let listeners = &self.listeners;
+        let connection = poll_fn(|context| {
             // An error shows again where the connection is accepted.
-            let _ = poll_fn(|context| socket.poll_readable(context)).await;
-            Some(Occasion::Connection)
-        };
+            let ready = listeners
+                .iter()
+                .position(|(_, socket)| !pausing && socket.poll_readable(context).is_ready());
+            ready.map_or(Poll::Pending, |ready| Poll::Ready(Some(Occasion::Connection(ready))))
+        });
         let may_go = self.under_way < UNDER_WAY;
         let ready = async {
             if !may_go {
@@ -211,8 +214,10 @@ impl Server {
     fn handle(&mut self, occasion: Occasion, now: Monotonic) {
         match occasion {
             Occasion::Message(Message::Listen) => {
-                self.listener.settle();
-                log::info!("Listening on UNIX socket {}", self.listener.path().display());
+                for (listener, _) in &mut self.listeners {
+                    listener.settle();
+                    log::info!("Listening on UNIX socket {}", listener.path().display());
+                }
                 self.gate = Gate::Open;
             }
             Occasion::Message(Message::Freeze) => {
@@ -228,7 +233,7 @@ impl Server {
                 self.advance(slot);
                 self.freeze_when_quiet();
             }
-            Occasion::Connection => self.accept(),
+            Occasion::Connection(listener) => self.accept(listener),
             Occasion::Ready(slot) => {
                 if let Some(slot) = self.slots.get(slot) {
                     slot.waker.queued.store(false, Ordering::Release);
@@ -327,9 +332,12 @@ impl Server {
         }
     }
 
-    fn accept(&mut self) {
+    fn accept(&mut self, listener: usize) {
         for _ in 0..ACCEPTS {
-            match self.listener.socket().get_ref().accept() {
+            let Some((_, socket)) = self.listeners.get(listener) else {
+                return;
+            };
+            match socket.get_ref().accept() {
                 Ok((stream, _)) => self.open(stream),
                 Err(error) if is_transient(&error) => return,
                 // No descriptor or no memory left: somebody has to go, the longest idle first.
@@ -430,7 +438,9 @@ mod tests {
             let (_, mailbox) = async_channel::bounded(1);
             let (to_counter, counter) = async_channel::bounded(UNDER_WAY + 2);
             let (to_handoff, handoff) = async_channel::bounded(1);
-            let mut server = Server::new(mailbox, to_counter, to_handoff, Stage::Root, listener);
+            let polled = listener.poll().expect("a listener can be polled");
+            let listeners = vec![(listener, polled)];
+            let mut server = Server::new(mailbox, to_counter, to_handoff, Stage::Root, listeners);
             server.handle(Occasion::Message(Message::Listen), clock::now());
             Self { server, counter, handoff }
         }
