@@ -2,12 +2,13 @@
 //! Commands: what clients see, whatever they do.
 
 use std::io::{ErrorKind, Write};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::client::{Client, get_counter, nc, status, until_status};
-use crate::daemon::{Daemon, STILL};
+use crate::daemon::{Daemon, STILL, program};
 use crate::scratch::Scratch;
 use crate::{AT_ONCE, until};
 
@@ -208,6 +209,30 @@ fn one_client_too_many_is_served_and_the_longest_idle_one_goes() {
         assert_eq!(client.line(), "0", "client {number} is still served");
     }
     assert_eq!(daemon.threads(), 3);
+}
+
+#[test]
+fn where_descriptors_run_out_the_newest_is_served_and_the_longest_idle_one_goes() {
+    let scratch = Scratch::new();
+    let socket = scratch.join("sock");
+    let program = program();
+    let daemon = Daemon::spawn(
+        Command::new("sh")
+            .args(["-c", r#"ulimit -n 32 && exec "$@""#, "sh"])
+            .arg(program.get_program())
+            .arg("-s")
+            .arg(&socket)
+            .args(STILL),
+    );
+    daemon.wait_for("Listening on UNIX socket");
+    let mut clients: Vec<Client> = Vec::new();
+    for number in 0..100 {
+        let mut client = Client::connect(&socket);
+        assert_eq!(client.ask("get_counter"), "0", "client {number}");
+        clients.push(client);
+    }
+    assert_eq!(clients[0].rest(), "", "the longest idle one is closed");
+    assert_eq!(clients[99].ask("get_counter"), "0", "the newest one is not");
 }
 
 /// Sends whole lines until neither side's buffer takes any more; says how many.

@@ -48,7 +48,15 @@ pub(crate) fn program() -> Command {
 
 /// Takes away what belongs to the process that runs the tests.
 pub(crate) fn detach(command: &mut Command) {
-    for variable in ["RUNTIME_DIRECTORY", "JOURNAL_STREAM", "SYSTEMD_EXEC_PID", "NOTIFY_SOCKET"] {
+    for variable in [
+        "JOURNAL_STREAM",
+        "LISTEN_FDS",
+        "LISTEN_PID",
+        "NOTIFY_SOCKET",
+        "RUNTIME_DIRECTORY",
+        "SYSTEMD_EXEC_PID",
+        "WATCHDOG_USEC",
+    ] {
         command.env_remove(variable);
     }
     command.stdin(Stdio::null());

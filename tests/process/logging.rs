@@ -11,7 +11,7 @@ use crate::daemon::{Daemon, STILL, program};
 use crate::journald::{Entry, Journald};
 use crate::scratch::Scratch;
 use crate::ticks::implied;
-use crate::{AT_ONCE, now};
+use crate::{AT_ONCE, END, now};
 
 #[test]
 fn standard_error_gets_one_readable_line_for_each_record() {
@@ -26,11 +26,13 @@ fn standard_error_gets_one_readable_line_for_each_record() {
         assert!(daemon.ended().0.success());
         daemon.wait_for("serving => ended");
         let path = daemon.socket.display();
-        let expected =
-            ["booting => serving", &format!("Listening on UNIX socket {path}"), "0", "1"];
-        let lines = daemon.wait_until("five lines", |lines| Some(lines.to_vec()));
-        let messages: Vec<_> = lines.iter().map(|line| &*line.message).collect();
-        assert_eq!(messages[..4], expected);
+        let lines = daemon.wait_until("every line", |lines| Some(lines.to_vec()));
+        // Where there is no other root to follow PID 1 to, such as in a container.
+        let is_ours = |message: &&str| !message.contains("cannot look at PID 1's root");
+        let messages = lines.iter().map(|line| &*line.message).filter(is_ours);
+        let listening = format!("Listening on UNIX socket {path}");
+        let expected = ["booting => serving", &listening, "0", "1"];
+        assert_eq!(messages.take(4).collect::<Vec<_>>(), expected);
         let mut last = started / 1000 * 1000;
         for line in &lines {
             assert_eq!((&*line.identifier, line.pid), (identifier, daemon.pid()), "{line:?}");
@@ -200,7 +202,7 @@ fn a_log_that_nobody_reads_does_not_hold_up_the_end() {
     daemon.signal(Signal::TERM);
     let (status, took) = daemon.ended();
     assert!(status.success(), "{status}");
-    assert!(took < AT_ONCE, "{took:?}");
+    assert!(took < END, "{took:?}");
     assert!(!socket.exists());
 }
 

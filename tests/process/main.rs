@@ -41,8 +41,12 @@ use rustix::time::{ClockId, clock_gettime};
 /// How long a condition may take on the busiest machine: only a test that fails waits so long.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// How long one thing may take that takes microseconds on an idle machine.
-const AT_ONCE: Duration = Duration::from_secs(1);
+/// How long something may take on a busy machine that takes microseconds on an idle one, and for
+/// ever where it waits for what it must not wait for.
+const AT_ONCE: Duration = Duration::from_secs(3);
+
+/// How long the end in order may take: so much is promised to whoever powers off.
+const END: Duration = Duration::from_secs(1);
 
 /// Waits until `condition` holds.
 #[track_caller]

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use crate::client::{get_counter, until_served, until_status};
 use crate::daemon::{Daemon, STILL, program};
 use crate::scratch::Scratch;
-use crate::{AT_ONCE, until};
+use crate::{END, until};
 
 const INITRD: &str = "--survive-systemd-kill-signal";
 
@@ -24,7 +24,7 @@ fn a_stop_removes_the_socket_writes_out_the_log_and_succeeds() {
         daemon.signal(signal);
         let (status, took) = daemon.ended();
         assert!(status.success(), "{signal:?} {options:?}: {status}");
-        assert!(took < AT_ONCE, "{signal:?} {options:?}: {took:?}");
+        assert!(took < END, "{signal:?} {options:?}: {took:?}");
         assert_eq!(scratch.names(), [""; 0], "{signal:?} {options:?}: the socket file is gone");
         let ticks = daemon.all_ticks();
         assert!(ticks.len() as u64 >= count, "{signal:?} {options:?}: lines are missing");
@@ -41,7 +41,7 @@ fn a_successor_that_still_waits_ends_as_well() {
     daemon.wait_for("Reading starting position from socket");
     daemon.signal(Signal::TERM);
     let (status, took) = daemon.ended();
-    assert!(status.success() && took < AT_ONCE, "{status} after {took:?}");
+    assert!(status.success() && took < END, "{status} after {took:?}");
     daemon.wait_for("adopting => ended");
     assert_eq!(scratch.names(), ["mute"]);
 }

@@ -44,12 +44,12 @@ fn ticks_do_not_drift() {
     journald.read_to_tick(300);
     let ticks = journald.ticks();
     assert_rhythm(&ticks, PERIOD);
-    let mut delays: Vec<_> = ticks.iter().map(|tick| tick.actual - tick.deadline).collect();
-    delays.sort_unstable();
-    // A machine that is busy delays some; one that drifts delays most.
-    let (median, most) = (delays[delays.len() / 2], delays[delays.len() - 1]);
-    assert!(median < PERIOD, "half of the ticks came {median} ns late or more");
-    assert!(Duration::from_nanos(most) < AT_ONCE, "one tick came {most} ns late");
+    // A machine that is busy delays some ticks; a rhythm that drifts delays all that come later.
+    let delay = |tick: &Tick| tick.actual - tick.deadline;
+    let promptest = ticks.iter().skip(200).map(delay).min().expect("a hundred");
+    assert!(promptest < PERIOD, "the last hundred ticks came {promptest} ns late or more");
+    let latest = Duration::from_nanos(ticks.iter().map(delay).max().expect("ticks"));
+    assert!(latest < AT_ONCE, "a tick came {latest:?} late");
 
     // Asked at any time, the count is the one that the clock implies.
     for _ in 0..50 {
