@@ -102,6 +102,7 @@ impl Client {
                 Ok(0) => break,
                 Ok(count) => rest.extend_from_slice(&piece[..count]),
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => panic!("the server neither answers nor closes: {error}"),
             }
         }

@@ -114,7 +114,8 @@ impl Journald {
             // A client that begins says so with nothing.
             Ok(0) => {}
             Ok(count) => self.entries.push(parse(&datagram[..count])),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(error) => panic!("cannot receive: {error}"),
         }
     }
