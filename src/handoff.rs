@@ -29,10 +29,13 @@ use rustix::process::geteuid;
 use smol::{Async, Timer};
 
 use crate::mailbox::post;
-use crate::users;
+use crate::{server, users};
 
-/// The most messages under way here: the supervisor's, and a few clients that ask at once.
-pub(crate) const MAILBOX: usize = 8;
+/// The most messages under way here: the supervisor's two orders, and whoever asks in one turn of
+/// the server, for this actor has its turn before the server has another.
+///
+/// With fewer, strangers who ask at once would keep the successor from being heard.
+pub(crate) const MAILBOX: usize = 2 + server::ACCEPTS;
 
 /// How long a predecessor may take to answer.
 ///

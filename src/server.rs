@@ -48,7 +48,7 @@ const UNREAD: Duration = Duration::from_secs(10);
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// The most clients accepted in one turn: a burst is taken in quickly, and a tick still comes between.
-const ACCEPTS: usize = 16;
+pub(crate) const ACCEPTS: usize = 16;
 
 /// How long accepting rests when the system has no descriptor or memory for another client.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
