@@ -31,11 +31,13 @@ use smol::{Async, Timer};
 use crate::mailbox::post;
 use crate::{server, users};
 
-/// The most messages under way here: the supervisor's two orders, and whoever asks in one turn of
-/// the server, for this actor has its turn before the server has another.
+/// The most clients whose question waits here: whoever asks in one turn of the server.
 ///
 /// With fewer, strangers who ask at once would keep the successor from being heard.
-pub(crate) const MAILBOX: usize = 2 + server::ACCEPTS;
+pub(crate) const ASKERS: usize = server::ACCEPTS;
+
+/// The most messages under way here: the askers, and one order of each kind.
+pub(crate) const MAILBOX: usize = ASKERS + 2;
 
 /// How long a predecessor may take to answer.
 ///

@@ -312,7 +312,10 @@ impl Server {
             Ok(peer) => handoff::Message::Asked { stream, peer },
             Err(error) => return log::warn!("cannot tell who asks for the state: {error}"),
         };
-        if self.handoff.try_send(asked).is_err() {
+        // Whatever comes from outside leaves room for the supervisor's orders.
+        if self.handoff.len() < handoff::ASKERS {
+            post(&self.handoff, asked);
+        } else {
             log::warn!("too many ask for the state at once: one was turned away");
         }
     }

@@ -13,6 +13,7 @@
 //! | [`options`] | the command line |
 //! | [`signals`] | how it ends |
 //! | [`sockets`] | what becomes of the socket file |
+//! | [`systemd`] | passed sockets, notifications |
 //! | [`ticks`] | rhythm, and catching up |
 //!
 //! They need `nc` (netcat-openbsd) and util-linux; those that put a socket in journald's place need
@@ -26,6 +27,7 @@ mod logging;
 mod options;
 mod signals;
 mod sockets;
+mod systemd;
 mod ticks;
 
 mod client;
