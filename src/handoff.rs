@@ -22,6 +22,7 @@ use early_service_machine::State;
 use early_service_machine::command::{Frame, MAX_LINE, frame};
 use early_service_machine::counter::HAND_OVER;
 use early_service_machine::lifecycle::Event;
+use early_service_machine::schedule::Monotonic;
 use futures_lite::future;
 use futures_lite::io::{AsyncReadExt, AsyncWriteExt};
 use rustix::net::UCred;
@@ -29,7 +30,7 @@ use rustix::process::geteuid;
 use smol::{Async, Timer};
 
 use crate::mailbox::post;
-use crate::{server, users};
+use crate::{clock, server, users};
 
 /// The most clients whose question waits here: whoever asks in one turn of the server.
 ///
@@ -67,6 +68,7 @@ pub(crate) struct Handoff {
     /// A user who may have the state, beside root and our own.
     pub(crate) successor: Option<String>,
     pub(crate) asker: Option<Asker>,
+    pub(crate) refusals: Refusals,
 }
 
 /// The one that asked for the state, and waits.
@@ -114,11 +116,12 @@ impl Handoff {
     fn asked(&mut self, asker: Asker) {
         let (uid, pid) = (asker.peer.uid, asker.peer.pid.as_raw_nonzero());
         if !self.may_have_the_state(&asker.peer) {
-            log::warn!("Refusing to hand over to process {pid} of user {}", uid.as_raw());
+            let uid = uid.as_raw();
+            self.refusals.log(format_args!("process {pid} of user {uid} may not ask for it"));
             // Whoever does not take the refusal has gone, which is just as well.
             let _ = write_at_once(&asker.stream, "Permission denied");
         } else if self.asker.is_some() {
-            log::warn!("Refusing to hand over to process {pid}: another one is adopting already");
+            self.refusals.log(format_args!("process {pid} came while another one is adopting"));
             let _ = write_at_once(&asker.stream, "Busy: another process is adopting");
         } else {
             log::info!("Handing over to process {pid} of user {}", uid.as_raw());
@@ -156,6 +159,37 @@ impl Handoff {
 
     fn report(&self, event: Event) {
         post(&self.supervisor, event);
+    }
+}
+
+/// Says who is refused, once a second at the most.
+///
+/// Whoever can connect can ask, thousands of times a second; without a limit their lines would
+/// take the room of the ticks in the log.
+#[derive(Default)]
+pub(crate) struct Refusals {
+    /// When the last line was logged.
+    logged: Option<Monotonic>,
+    /// Refused since then, without a line.
+    silent: u64,
+}
+
+impl Refusals {
+    const INTERVAL: Duration = Duration::from_secs(1);
+
+    fn log(&mut self, who: fmt::Arguments<'_>) {
+        let now = clock::now();
+        let is_soon =
+            |last: Monotonic| u128::from(now.nanos_since(last)) < Self::INTERVAL.as_nanos();
+        if self.logged.is_some_and(is_soon) {
+            self.silent += 1;
+            return;
+        }
+        match self.silent {
+            0 => log::warn!("Refusing to hand over: {who}"),
+            more => log::warn!("Refusing to hand over: {who}, and {more} others before"),
+        }
+        *self = Self { logged: Some(now), silent: 0 };
     }
 }
 

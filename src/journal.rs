@@ -160,7 +160,11 @@ impl Log for Logger {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if self.enabled(record.metadata()) && self.records.try_send(Entry::new(record)).is_err() {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        // A full queue is asked first: what will be dropped need not be formatted.
+        if self.records.is_full() || self.records.try_send(Entry::new(record)).is_err() {
             DROPPED.fetch_add(1, Ordering::Relaxed);
         }
     }

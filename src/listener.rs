@@ -20,9 +20,11 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::task::{Context, Poll};
+use std::thread;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, open, renameat_with};
 use rustix::io::Errno;
 use rustix::net::sockopt::{socket_acceptconn, socket_domain};
 use rustix::net::{
@@ -73,6 +75,11 @@ pub(crate) struct Listener {
 impl Listener {
     /// Binds `path`; a socket that nobody listens on any more is replaced.
     pub(crate) fn bind(path: &Path) -> Result<Self, Error> {
+        let _alone = lock_directory(path);
+        Self::bind_alone(path)
+    }
+
+    fn bind_alone(path: &Path) -> Result<Self, Error> {
         let fails = |error| Error::Bind(path.to_owned(), error);
         let socket = match UnixListener::bind(path) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
@@ -95,11 +102,12 @@ impl Listener {
         let mut aside = OsString::from(path);
         aside.push(".predecessor");
         let aside = PathBuf::from(aside);
+        let _alone = lock_directory(path);
         if !is_live(path) {
             // Nobody is there, unless one who took over before us died while it held the place.
-            return Ok((Self::bind(path)?, aside));
+            return Ok((Self::bind_alone(path)?, aside));
         }
-        let mut listener = Self::bind(&aside)?;
+        let mut listener = Self::bind_alone(&aside)?;
         renameat_with(CWD, &aside, CWD, path, RenameFlags::EXCHANGE)
             .map_err(|error| Error::Exchange(path.to_owned(), error))?;
         path.clone_into(&mut listener.path);
@@ -141,12 +149,11 @@ impl Listener {
     /// A predecessor then stood in accept(2) until its watchdog ended it (seen on systemd 252 and
     /// 257).
     /// So it is asked first; nobody else accepts while we do, so a client that waits stays.
+    /// That also tells a lack of descriptors (EMFILE) with somebody waiting from one without.
     pub(crate) fn accept(&self) -> io::Result<UnixStream> {
-        if self.is_passed {
-            let mut socket = [PollFd::new(&self.socket, PollFlags::IN)];
-            if poll(&mut socket, Some(&Timespec::default()))? == 0 {
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
+        let mut socket = [PollFd::new(&self.socket, PollFlags::IN)];
+        if poll(&mut socket, Some(&Timespec::default()))? == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
         }
         self.socket.get_ref().accept().map(|(stream, _)| stream)
     }
@@ -180,6 +187,30 @@ impl Drop for Listener {
         }
     }
 }
+
+/// Keeps others who bind in the same directory out, until the lock is dropped.
+///
+/// Between a look at a socket and its removal, and between bind(2) and listen(2), another process
+/// that starts at the same time would take a live socket for a stale one (three at once left two
+/// alive in 4 of 150 tries).
+/// Where the lock is not to be had, the socket is bound without: whoever may read the directory
+/// can hold it, and must not keep the service from starting.
+fn lock_directory(path: &Path) -> Option<OwnedFd> {
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = open(directory.unwrap_or(Path::new(".")), flags, Mode::empty()).ok()?;
+    for _ in 0..LOCK_TRIES {
+        if flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            return Some(directory);
+        }
+        thread::sleep(LOCK_RETRY);
+    }
+    None
+}
+
+/// How long to wait for others who bind: they need less than a millisecond.
+const LOCK_TRIES: u32 = 100;
+const LOCK_RETRY: Duration = Duration::from_millis(5);
 
 /// Removes a socket that nobody listens on.
 fn remove_stale(path: &Path) -> Result<(), Error> {

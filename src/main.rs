@@ -10,7 +10,7 @@
 //! | [`handoff`] | connection to the other process | supervisor | orders, a few askers |
 //! | [`signals`] | signal handlers | supervisor | none |
 //! | [`journal`] | log queue, writer thread | nobody | 256 records |
-//! | [`supervisor`] | lifecycle | counter, server, handoff | one event of each kind |
+//! | [`supervisor`] | lifecycle | counter, server, handoff, PID 1 | what can be reported at once |
 //!
 //! All exist from start to end, all but the journal's writer on this thread.
 //! Nobody waits for room in a mailbox, so nobody waits for another in a circle.
@@ -42,7 +42,7 @@ use futures_lite::future;
 use smol::{LocalExecutor, Timer};
 
 use counter::Counter;
-use handoff::Handoff;
+use handoff::{Handoff, Refusals};
 use journal::Journal;
 use listener::Listener;
 use options::{Command, Environment, HELP, Options, Predecessor, Stage};
@@ -142,7 +142,9 @@ fn listen(
 }
 
 fn serve(options: Options, passed: Vec<OwnedFd>, journal: &mut Journal) -> Result<(), Error> {
-    // First of all: from here on, clients wait in the backlog instead of being refused.
+    // Before there is a socket file that a signal could leave behind.
+    let signals = Signals::install(options.stage).map_err(Error::Signals)?;
+    // From here on, clients wait in the backlog instead of being refused.
     let ((listeners, predecessor), old_root) = match options.stage {
         // Polling them starts the reactor's thread, which needs none of the capabilities that
         // following PID 1 takes.
@@ -164,8 +166,7 @@ fn serve(options: Options, passed: Vec<OwnedFd>, journal: &mut Journal) -> Resul
         Some(_) => Event::StartedAsSuccessor,
         None => Event::StartedAlone,
     };
-    let signals = Signals::install(options.stage, to_supervisor.clone(), to_supervisor_continued)
-        .map_err(Error::Signals)?;
+    let signals = signals.run(to_supervisor.clone(), to_supervisor_continued);
     let counter = Counter {
         mailbox: counter_mailbox,
         server: to_server.clone(),
@@ -189,6 +190,7 @@ fn serve(options: Options, passed: Vec<OwnedFd>, journal: &mut Journal) -> Resul
         predecessor,
         successor: options.successor,
         asker: None,
+        refusals: Refusals::default(),
     };
     let supervisor = Supervisor {
         mailbox: supervisor_mailbox,
@@ -204,7 +206,7 @@ fn serve(options: Options, passed: Vec<OwnedFd>, journal: &mut Journal) -> Resul
     executor.spawn(counter.run()).detach();
     executor.spawn(server.run()).detach();
     executor.spawn(handoff.run()).detach();
-    executor.spawn(signals.run()).detach();
+    executor.spawn(signals).detach();
     // futures-lite's block_on sleeps until it is woken; smol's would also poll the reactor.
     future::block_on(executor.run(supervisor.run(started)));
     Ok(())

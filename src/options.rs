@@ -160,31 +160,32 @@ pub(crate) fn parse(
 
     let mut parser = Parser::from_args(arguments);
     while let Some(argument) = parser.next()? {
-        let name = match argument {
-            Arg::Short('s') => "server-socket-path".to_owned(),
-            Arg::Short('c') => "client-socket-path".to_owned(),
-            Arg::Short('d') => "timer-delay-ms".to_owned(),
-            Arg::Short('h') => "help".to_owned(),
-            Arg::Short('V') => "version".to_owned(),
-            Arg::Long(name) => name.replace('_', "-"),
+        let typed = match argument {
+            Arg::Short('s') => "--server-socket-path".to_owned(),
+            Arg::Short('c') => "--client-socket-path".to_owned(),
+            Arg::Short('d') => "--timer-delay-ms".to_owned(),
+            Arg::Short('h') => "--help".to_owned(),
+            Arg::Short('V') => "--version".to_owned(),
+            Arg::Long(name) => format!("--{name}"),
             Arg::Short(_) | Arg::Value(_) => return Err(argument.unexpected().into()),
         };
+        let name = typed.replace('_', "-");
         match &*name {
-            "server-socket-path" => server = Some(PathBuf::from(parser.value()?)),
-            "client-socket-path" => client = Some(PathBuf::from(parser.value()?)),
-            "takeover-existing-socket" => takeover = true,
-            "successor" => successor = Some(parser.value()?.string()?),
-            "survive-systemd-kill-signal" => stage = Stage::Initrd,
-            "timer-delay-ms" => {
+            "--server-socket-path" => server = Some(PathBuf::from(parser.value()?)),
+            "--client-socket-path" => client = Some(PathBuf::from(parser.value()?)),
+            "--takeover-existing-socket" => takeover = true,
+            "--successor" => successor = Some(parser.value()?.string()?),
+            "--survive-systemd-kill-signal" => stage = Stage::Initrd,
+            "--timer-delay-ms" => {
                 let value = parser.value()?;
                 period = value.parse().ok().and_then(Period::from_millis);
                 if period.is_none() {
                     return Err(Error::TimerDelay(value));
                 }
             }
-            "help" => return Ok(Command::Help),
-            "version" => return Ok(Command::Version),
-            _ => return Err(Arg::Long(&name).unexpected().into()),
+            "--help" => return Ok(Command::Help),
+            "--version" => return Ok(Command::Version),
+            _ => return Err(lexopt::Error::UnexpectedOption(typed).into()),
         }
     }
 
@@ -285,6 +286,7 @@ mod tests {
     fn a_wrong_command_line_names_what_is_wrong() {
         for (line, message) in [
             ("--bogus", "invalid option '--bogus'"),
+            ("--bo_gus", "invalid option '--bo_gus'"),
             ("-x", "invalid option '-x'"),
             ("stray", "unexpected argument \"stray\""),
             ("-s", "missing argument for option '-s'"),

@@ -32,13 +32,10 @@ const STOPPED_AT_ONCE: i32 = 1;
 
 /// The actor.
 pub(crate) struct Signals {
-    supervisor: Sender<Event>,
-    /// Told of each SIGCONT; one that finds it told already adds nothing.
-    continued: Sender<()>,
     /// A byte for each signal that asks to stop.
-    stop: Async<UnixStream>,
+    stop: UnixStream,
     /// In the initrd, a byte for each SIGTERM that is not obeyed, and for each SIGCONT.
-    initrd: Option<(Async<UnixStream>, Async<UnixStream>)>,
+    initrd: Option<(UnixStream, UnixStream)>,
 }
 
 enum Heard {
@@ -48,12 +45,8 @@ enum Heard {
 }
 
 impl Signals {
-    /// Installs the handlers of `stage`.
-    pub(crate) fn install(
-        stage: Stage,
-        supervisor: Sender<Event>,
-        continued: Sender<()>,
-    ) -> io::Result<Self> {
+    /// Installs the handlers of `stage`; what they hear before the actor runs, it hears then.
+    pub(crate) fn install(stage: Stage) -> io::Result<Self> {
         let was_asked = Arc::new(AtomicBool::new(false));
         let ends = |signal| {
             // In this order: the first signal only sets the flag that the second one finds.
@@ -71,49 +64,60 @@ impl Signals {
             }
         };
         pipe::register(SIGINT, stop_handler)?;
-        Ok(Self { supervisor, continued, stop: Async::new(stop)?, initrd })
+        Ok(Self { stop, initrd })
     }
 
-    pub(crate) async fn run(mut self) {
+    /// Tells `supervisor` to stop, and `continued` of each SIGCONT.
+    pub(crate) async fn run(self, supervisor: Sender<Event>, continued: Sender<()>) {
+        if let Err(error) = self.report(&supervisor, &continued).await {
+            log::error!("cannot hear signals any more: {error}");
+        }
+        // The lifecycle stops once, and a second signal does not come here.
+        future::pending().await
+    }
+
+    async fn report(self, supervisor: &Sender<Event>, continued: &Sender<()>) -> io::Result<()> {
+        let mut stop = Async::new(self.stop)?;
+        let mut initrd = match self.initrd {
+            Some((terminate, cont)) => Some((Async::new(terminate)?, Async::new(cont)?)),
+            None => None,
+        };
         loop {
-            match self.next_event().await {
-                Ok(Heard::Stop) => {
-                    // Once: the lifecycle stops once, and a second signal does not come here.
-                    post(&self.supervisor, Event::StopRequested);
-                    return future::pending().await;
+            match next(&mut stop, &mut initrd).await? {
+                Heard::Stop => {
+                    post(supervisor, Event::StopRequested);
+                    return Ok(());
                 }
-                Ok(Heard::Terminate) => log::info!("Ignoring SIGTERM in the initrd stage"),
-                Ok(Heard::Continue) => {
-                    let _ = self.continued.try_send(());
-                }
-                Err(error) => {
-                    log::error!("cannot hear signals any more: {error}");
-                    return future::pending().await;
-                }
+                Heard::Terminate => log::info!("Ignoring SIGTERM in the initrd stage"),
+                // One that finds it told already adds nothing.
+                Heard::Continue => _ = continued.try_send(()),
             }
         }
     }
+}
 
-    async fn next_event(&mut self) -> io::Result<Heard> {
-        let stop = heard(&mut self.stop, Heard::Stop);
-        match &mut self.initrd {
-            None => stop.await,
-            Some((terminate, continued)) => {
-                let terminate = heard(terminate, Heard::Terminate);
-                let continued = heard(continued, Heard::Continue);
-                future::or(stop, future::or(terminate, continued)).await
-            }
+/// A signal's far end, once the executor polls it.
+type Ear = Async<UnixStream>;
+
+async fn next(stop: &mut Ear, initrd: &mut Option<(Ear, Ear)>) -> io::Result<Heard> {
+    let stop = heard(stop, Heard::Stop);
+    match initrd {
+        None => stop.await,
+        Some((terminate, continued)) => {
+            let terminate = heard(terminate, Heard::Terminate);
+            let continued = heard(continued, Heard::Continue);
+            future::or(stop, future::or(terminate, continued)).await
         }
     }
+}
+
+async fn heard(ear: &mut Ear, signal: Heard) -> io::Result<Heard> {
+    ear.read_exact(&mut [0]).await.map(|()| signal)
 }
 
 /// A socket into which the handler of `signal` writes a byte.
-fn heard_in_socket(signal: i32) -> io::Result<Async<UnixStream>> {
+fn heard_in_socket(signal: i32) -> io::Result<UnixStream> {
     let (ours, handler) = UnixStream::pair()?;
     pipe::register(signal, handler)?;
-    Async::new(ours)
-}
-
-async fn heard(socket: &mut Async<UnixStream>, signal: Heard) -> io::Result<Heard> {
-    socket.read_exact(&mut [0]).await.map(|()| signal)
+    Ok(ours)
 }

@@ -20,8 +20,13 @@ use crate::mailbox::post;
 use crate::root::{OldRoot, drop_capabilities};
 use crate::{counter, handoff, journal, server, systemd};
 
-/// The most events under way: one of each kind, as no actor reports anything twice.
-pub(crate) const MAILBOX: usize = 8;
+/// The most events under way.
+///
+/// From the handoff actor three: it asks once, has one asker at a time, and learns what became of
+/// that one only by an order that follows the request; another may have asked by then.
+/// From the counter one: it is frozen once for each request.
+/// From the signals one: they report once.
+pub(crate) const MAILBOX: usize = 5;
 
 /// How often a survivor looks for the new root: a tick, so that no more than one tick's log line
 /// waits for it.

@@ -4,12 +4,20 @@
 //! Where the process was not started by systemd, nothing was given and nobody is told.
 //! A notification that fails is not worth a log line: it does while PID 1 switches root, and what
 //! follows says the same.
+//! It is sent without waiting, which the crates for it do not offer: a PID 1 that is busy for
+//! seconds, and its socket full, must not stop a tick.
 
+use std::env;
+use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::process;
 use std::time::Duration;
 
 use early_service_machine::lifecycle::Phase;
-use sd_notify::{NotifyState, notify, watchdog_enabled};
+use rustix::net::{
+    AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sendto, socket_with,
+};
 
 /// How long PID 1 waits for a sign of life before it ends the survivor of the switch.
 ///
@@ -30,27 +38,48 @@ pub(crate) fn listeners() -> Result<Vec<OwnedFd>, sd_listen_fds::Error> {
 
 /// Tells the phase, as `systemctl status` shows it; in Serving the unit is ready.
 pub(crate) fn tell(phase: Phase) {
-    let status = NotifyState::Status(phase.name());
-    let _ = match phase {
-        Phase::Booting | Phase::Adopting | Phase::Draining => notify(&[status]),
-        Phase::Serving => notify(&[NotifyState::Ready, status]),
-        Phase::Ended => notify(&[NotifyState::Stopping, status]),
+    let change = match phase {
+        Phase::Booting | Phase::Adopting | Phase::Draining => "",
+        Phase::Serving => "READY=1\n",
+        Phase::Ended => "STOPPING=1\n",
     };
+    notify(&format!("{change}STATUS={phase}"));
 }
 
-/// How often PID 1 wants a sign of life, where its unit has a watchdog.
+/// How often PID 1 wants a sign of life, where the unit of this process has a watchdog.
 pub(crate) fn watchdog() -> Option<Duration> {
-    watchdog_enabled().map(|limit| limit / SIGNS_OF_LIFE)
+    let is_ours = |pid: String| pid == process::id().to_string();
+    let microseconds = env::var("WATCHDOG_USEC").ok()?.parse().ok()?;
+    let interval = Duration::from_micros(microseconds) / SIGNS_OF_LIFE;
+    (!interval.is_zero() && env::var("WATCHDOG_PID").map_or(true, is_ours)).then_some(interval)
 }
 
 /// Asks PID 1 for a watchdog, and says how often to feed it.
 pub(crate) fn arm_watchdog() -> Duration {
-    let microseconds = u32::try_from(SURVIVOR_WATCHDOG.as_micros()).unwrap_or(u32::MAX);
-    let _ = notify(&[NotifyState::WatchdogUsec(microseconds), NotifyState::Watchdog]);
+    notify(&format!("WATCHDOG_USEC={}\nWATCHDOG=1", SURVIVOR_WATCHDOG.as_micros()));
     SURVIVOR_WATCHDOG / SIGNS_OF_LIFE
 }
 
 /// Gives PID 1 a sign of life.
 pub(crate) fn feed_watchdog() {
-    let _ = notify(&[NotifyState::Watchdog]);
+    notify("WATCHDOG=1");
+}
+
+fn notify(message: &str) {
+    if let Some(path) = env::var_os("NOTIFY_SOCKET") {
+        let _ = send(path.as_bytes(), message);
+    }
+}
+
+/// Sends to a socket in the file system, or in the abstract namespace where the path begins with
+/// `@` (unix(7)).
+fn send(path: &[u8], message: &str) -> io::Result<()> {
+    let address = match path.strip_prefix(b"@") {
+        Some(name) => SocketAddrUnix::new_abstract_name(name)?,
+        None => SocketAddrUnix::new(path)?,
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
+    sendto(&socket, message.as_bytes(), SendFlags::NOSIGNAL, &address)?;
+    Ok(())
 }

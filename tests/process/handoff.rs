@@ -213,13 +213,47 @@ fn a_stranger_is_refused_and_named() {
     assert_eq!(as_nobody("get_counter\n"), "0\n", "anyone who can connect may ask this");
     assert_eq!(as_nobody("set_counter 7\n"), "previous value 0\n", "and this");
     assert_eq!(as_nobody("get_counter_and_terminate\n"), "Permission denied\n");
-    let line = daemon.wait_for("Refusing to hand over to process");
-    let named = line.message.strip_prefix("warning: Refusing to hand over to process ");
-    let (pid, user) = named.and_then(|rest| rest.split_once(" of user ")).expect("who asked");
+    let line = daemon.wait_for("Refusing to hand over: ");
+    let named = line.message.strip_prefix("warning: Refusing to hand over: process ");
+    let (pid, rest) = named.and_then(|rest| rest.split_once(" of user ")).expect("who asked");
     assert!(pid.parse::<u32>().is_ok_and(|pid| pid > 1), "{line:?}");
-    assert_eq!(user, "65534");
+    assert_eq!(rest, "65534 may not ask for it");
     assert!(daemon.is_running());
     assert_eq!(get_counter(&daemon.socket), 7);
+}
+
+/// Needs root, for nobody else can be two users.
+#[test]
+fn the_named_successor_may_ask() {
+    assert!(geteuid().is_root(), "this test needs root, to be somebody else than the service");
+    // `nobody` is 65534 on every distribution that systemd supports.
+    for name in ["65534", "nobody"] {
+        let scratch = Scratch::new();
+        let options = ["--successor", name, STILL[0], STILL[1]];
+        let mut daemon = Daemon::serve(scratch.join("sock"), &options);
+        fs::set_permissions(&daemon.socket, Permissions::from_mode(0o777)).expect("our own socket");
+        assert_eq!(nc_as(&NOBODY, &daemon.socket, "get_counter_and_terminate\n"), "0\n", "{name}");
+        assert!(daemon.ended().0.success(), "{name}");
+    }
+}
+
+/// Needs root, for nobody else can be two users.
+#[test]
+fn refusals_do_not_flood_the_log() {
+    assert!(geteuid().is_root(), "this test needs root, to be somebody else than the service");
+    let scratch = Scratch::new();
+    let daemon = Daemon::serve(scratch.join("sock"), &[]);
+    fs::set_permissions(&daemon.socket, Permissions::from_mode(0o777)).expect("our own socket");
+    let start = crate::now();
+    let ask = "for i in $(seq 50); do echo get_counter_and_terminate | nc -N -U \"$0\"; done";
+    let mut flood = std::process::Command::new(NOBODY[0]);
+    flood.args(&NOBODY[1..]).args(["sh", "-c", ask]).arg(&daemon.socket);
+    let answers = flood.output().expect("setpriv (util-linux) runs").stdout;
+    assert_eq!(String::from_utf8_lossy(&answers), "Permission denied\n".repeat(50));
+    let seconds = (crate::now() - start).div_ceil(1_000_000_000);
+    let lines = daemon.messages();
+    let refusals = lines.iter().filter(|line| line.contains("Refusing")).count() as u64;
+    assert!((1..=seconds + 1).contains(&refusals), "{refusals} lines in {seconds} s");
 }
 
 /// Needs root, for nobody else can be two users.

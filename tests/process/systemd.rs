@@ -104,6 +104,23 @@ impl Manager {
 }
 
 #[test]
+fn a_manager_that_does_not_read_does_not_stop_the_ticks() {
+    let scratch = Scratch::new();
+    let unread = UnixDatagram::bind(scratch.join("notify")).expect("a socket");
+    let mut command = crate::daemon::program();
+    command.arg("--server-socket-path").arg(scratch.join("sock"));
+    // Signs of life every few milliseconds: its queue is full at once.
+    command.env("NOTIFY_SOCKET", scratch.join("notify")).env("WATCHDOG_USEC", "9000");
+    let daemon = Daemon::spawn(&mut command);
+    let writer = UnixDatagram::unbound().expect("a socket");
+    writer.set_nonblocking(true).expect("a socket");
+    until("full", || writer.send_to(b"", scratch.join("notify")).is_err());
+    let before = daemon.ticks(1).len();
+    daemon.ticks(before + 5);
+    drop(unread);
+}
+
+#[test]
 fn systemd_is_told_the_phase_and_that_the_process_lives() {
     let scratch = Scratch::new();
     let socket = UnixDatagram::bind(scratch.join("notify")).expect("a socket");
