@@ -9,6 +9,7 @@ use rustix::process::Signal;
 use crate::client::{get_counter, nc};
 use crate::daemon::{Daemon, STILL};
 use crate::scratch::Scratch;
+use crate::until;
 
 #[test]
 fn a_stale_socket_is_replaced() {
@@ -27,6 +28,22 @@ fn what_a_killed_process_left_behind_is_replaced() {
     assert_eq!(scratch.names(), ["sock"]);
     let daemon = Daemon::serve(scratch.join("sock"), &STILL);
     assert_eq!(get_counter(&daemon.socket), 0);
+}
+
+#[test]
+fn of_many_who_find_a_stale_socket_one_serves_and_the_others_say_why_not() {
+    for round in 0..30 {
+        let scratch = Scratch::new();
+        let path = scratch.join("sock");
+        drop(UnixListener::bind(&path).expect("a socket"));
+        let mut daemons = [(); 3].map(|()| Daemon::start(&path, &STILL));
+        until("two have ended", || {
+            daemons.iter_mut().filter(|daemon| !daemon.is_running()).count() >= 2
+        });
+        let serving = daemons.iter_mut().filter(|daemon| daemon.is_running()).count();
+        assert_eq!(serving, 1, "round {round}");
+        assert_eq!(get_counter(&path), 0, "round {round}");
+    }
 }
 
 #[test]
