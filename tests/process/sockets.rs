@@ -32,7 +32,7 @@ fn what_a_killed_process_left_behind_is_replaced() {
 
 #[test]
 fn of_many_who_find_a_stale_socket_one_serves_and_the_others_say_why_not() {
-    for round in 0..30 {
+    for round in 0..300 {
         let scratch = Scratch::new();
         let path = scratch.join("sock");
         drop(UnixListener::bind(&path).expect("a socket"));
