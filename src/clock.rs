@@ -17,7 +17,9 @@ pub(crate) fn now() -> Monotonic {
     Monotonic::from_nanos(seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds))
 }
 
-/// The moment of `deadline` for a timer; now, where it has passed.
+/// The moment of `deadline` for a timer, or one shortly after; now, where it has passed.
 pub(crate) fn instant(deadline: Monotonic) -> Instant {
-    Instant::now() + Duration::from_nanos(deadline.nanos_since(now()))
+    // Read in this order, so that the moment is never before the deadline.
+    let left = Duration::from_nanos(deadline.nanos_since(now()));
+    Instant::now() + left
 }

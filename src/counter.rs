@@ -23,7 +23,7 @@ use smol::Timer;
 
 use crate::mailbox::post;
 use crate::session::Batch;
-use crate::{clock, server};
+use crate::{clock, journal, server};
 
 /// What others tell the counter.
 pub(crate) enum Message {
@@ -43,8 +43,9 @@ pub(crate) struct Counter {
     pub(crate) server: Sender<server::Message>,
     pub(crate) supervisor: Sender<Event>,
     pub(crate) period: Period,
-    /// Set to the next deadline while the counter ticks.
     pub(crate) timer: Timer,
+    /// What the timer is set to, while the counter ticks.
+    pub(crate) armed: Option<Monotonic>,
     pub(crate) phase: Phase,
     /// What `set_counter` replaced since the last tick, to be logged with the next one.
     pub(crate) replaced: Option<u64>,
@@ -82,7 +83,8 @@ impl Counter {
     fn handle(&mut self, wake: Wake, now: Monotonic) {
         self.tick(now);
         match wake {
-            Wake::Deadline => {}
+            // The timer has fired and must be set again, even if it fired a moment early.
+            Wake::Deadline => self.armed = None,
             Wake::Message(Message::Load(state)) => {
                 self.phase = Phase::Ticking(Running::starting(state, now, self.period));
             }
@@ -103,9 +105,21 @@ impl Counter {
                 }
             }
         }
-        match &self.phase {
-            Phase::Ticking(counter) => self.timer.set_at(clock::instant(counter.deadline())),
-            Phase::Empty | Phase::Frozen(_) => self.timer.clear(),
+        self.arm();
+    }
+
+    /// Sets the timer where the deadline is another one than before: setting it may wake a thread.
+    fn arm(&mut self) {
+        let deadline = match &self.phase {
+            Phase::Ticking(counter) => Some(counter.deadline()),
+            Phase::Empty | Phase::Frozen(_) => None,
+        };
+        if deadline != self.armed {
+            self.armed = deadline;
+            match deadline {
+                Some(deadline) => self.timer.set_at(clock::instant(deadline)),
+                None => self.timer.clear(),
+            }
         }
     }
 
@@ -118,6 +132,7 @@ impl Counter {
                 log::info!("Setting the counter to {}, previous value {previous}", tick.number);
             }
             log::info!(
+                target: journal::TICK,
                 COUNTER = tick.number,
                 DEADLINE_NS = tick.deadline.as_nanos(),
                 ACTUAL_NS = now.as_nanos();
@@ -168,6 +183,7 @@ mod tests {
                 supervisor: to_supervisor,
                 period: Period::from_millis(100).expect("100 is not 0"),
                 timer: Timer::never(),
+                armed: None,
                 phase: Phase::Empty,
                 replaced: None,
             };

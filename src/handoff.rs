@@ -22,6 +22,7 @@ use early_service_machine::State;
 use early_service_machine::command::{Frame, MAX_LINE, frame};
 use early_service_machine::counter::HAND_OVER;
 use early_service_machine::lifecycle::Event;
+use early_service_machine::schedule::Monotonic;
 use futures_lite::future;
 use futures_lite::io::{AsyncReadExt, AsyncWriteExt};
 use rustix::net::UCred;
@@ -29,9 +30,15 @@ use rustix::process::geteuid;
 use smol::{Async, Timer};
 
 use crate::mailbox::post;
+use crate::{clock, server, users};
 
-/// The most messages under way here: the supervisor's, and a few clients that ask at once.
-pub(crate) const MAILBOX: usize = 8;
+/// The most clients whose question waits here: whoever asks in one turn of the server.
+///
+/// With fewer, strangers who ask at once would keep the successor from being heard.
+pub(crate) const ASKERS: usize = server::ACCEPTS;
+
+/// The most messages under way here: the askers, and one order of each kind.
+pub(crate) const MAILBOX: usize = ASKERS + 2;
 
 /// How long a predecessor may take to answer.
 ///
@@ -58,7 +65,10 @@ pub(crate) struct Handoff {
     pub(crate) supervisor: Sender<Event>,
     /// Where the predecessor listens.
     pub(crate) predecessor: Option<PathBuf>,
+    /// A user who may have the state, beside root and our own.
+    pub(crate) successor: Option<String>,
     pub(crate) asker: Option<Asker>,
+    pub(crate) refusals: Refusals,
 }
 
 /// The one that asked for the state, and waits.
@@ -73,7 +83,7 @@ impl Handoff {
             match message {
                 Message::Ask => {
                     let event = self.ask().await;
-                    post(&self.supervisor, event);
+                    self.report(event);
                 }
                 Message::Asked { stream, peer } => self.asked(Asker { stream, peer }),
                 Message::Send(state) => self.send(state),
@@ -105,24 +115,25 @@ impl Handoff {
 
     fn asked(&mut self, asker: Asker) {
         let (uid, pid) = (asker.peer.uid, asker.peer.pid.as_raw_nonzero());
-        if !may_hand_over(&asker.peer) {
-            log::warn!("Refusing to hand over to process {pid} of user {}", uid.as_raw());
+        if !self.may_have_the_state(&asker.peer) {
+            let uid = uid.as_raw();
+            self.refusals.log(format_args!("process {pid} of user {uid} may not ask for it"));
             // Whoever does not take the refusal has gone, which is just as well.
             let _ = write_at_once(&asker.stream, "Permission denied");
         } else if self.asker.is_some() {
-            log::warn!("Refusing to hand over to process {pid}: another one is adopting already");
+            self.refusals.log(format_args!("process {pid} came while another one is adopting"));
             let _ = write_at_once(&asker.stream, "Busy: another process is adopting");
         } else {
             log::info!("Handing over to process {pid} of user {}", uid.as_raw());
             self.asker = Some(asker);
-            post(&self.supervisor, Event::HandoffRequested);
+            self.report(Event::HandoffRequested);
         }
     }
 
     /// Sends the state; the one small line either goes at once, or nobody is there to take it.
     fn send(&mut self, state: State) {
         let Some(asker) = self.asker.take() else {
-            return post(&self.supervisor, Event::SuccessorGone);
+            return self.report(Event::SuccessorGone);
         };
         log::info!("Returning counter to client and terminating the process");
         let event = match write_at_once(&asker.stream, state) {
@@ -133,15 +144,53 @@ impl Handoff {
                 Event::SuccessorGone
             }
         };
+        self.report(event);
+    }
+
+    /// Whether this peer may have the state: root, our own user and the named successor.
+    ///
+    /// The kernel vouches for its number (`SO_PEERCRED` in unix(7)); the name is looked up now,
+    /// because the root filesystem may have another list of users than the initrd.
+    fn may_have_the_state(&self, peer: &UCred) -> bool {
+        peer.uid.is_root()
+            || peer.uid == geteuid()
+            || self.successor.as_deref().and_then(users::number) == Some(peer.uid)
+    }
+
+    fn report(&self, event: Event) {
         post(&self.supervisor, event);
     }
 }
 
-/// Whether this peer may have the state: root, and the user whom the service runs as.
+/// Says who is refused, once a second at the most.
 ///
-/// The kernel vouches for it (`SO_PEERCRED` in unix(7)).
-fn may_hand_over(peer: &UCred) -> bool {
-    peer.uid.is_root() || peer.uid == geteuid()
+/// Whoever can connect can ask, thousands of times a second; without a limit their lines would
+/// take the room of the ticks in the log.
+#[derive(Default)]
+pub(crate) struct Refusals {
+    /// When the last line was logged.
+    logged: Option<Monotonic>,
+    /// Refused since then, without a line.
+    silent: u64,
+}
+
+impl Refusals {
+    const INTERVAL: Duration = Duration::from_secs(1);
+
+    fn log(&mut self, who: fmt::Arguments<'_>) {
+        let now = clock::now();
+        let is_soon =
+            |last: Monotonic| u128::from(now.nanos_since(last)) < Self::INTERVAL.as_nanos();
+        if self.logged.is_some_and(is_soon) {
+            self.silent += 1;
+            return;
+        }
+        match self.silent {
+            0 => log::warn!("Refusing to hand over: {who}"),
+            more => log::warn!("Refusing to hand over: {who}, and {more} others before"),
+        }
+        *self = Self { logged: Some(now), silent: 0 };
+    }
 }
 
 /// Writes one line; an error where it does not go at once and whole.
@@ -166,7 +215,7 @@ impl fmt::Display for AskError {
         match self {
             Self::Connect(error) => write!(f, "cannot connect: {error}"),
             Self::Exchange(error) => write!(f, "the connection broke: {error}"),
-            Self::Closed => write!(f, "it closed the connection without an answer"),
+            Self::Closed => write!(f, "it closed the connection before a whole line"),
             Self::NoAnswer => write!(f, "no answer within {} s", ANSWER.as_secs()),
             Self::NotAState(answer) => write!(f, "it answered '{}'", answer.escape_ascii()),
         }
@@ -182,7 +231,8 @@ async fn ask(path: &Path) -> Result<State, AskError> {
         let count = stream.read(room).await.map_err(AskError::Exchange)?;
         length += count;
         let answer = answer.get(..length).unwrap_or_default();
-        match frame(answer, count == 0) {
+        // A line without its end may have lost digits too, so the end of input does not end it.
+        match frame(answer, false) {
             Frame::Line(line, _) => {
                 return State::parse(line).ok_or_else(|| AskError::NotAState(line.to_vec()));
             }

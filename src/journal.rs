@@ -10,15 +10,21 @@
 //! Never blocks the loop, and allocates nothing for a record: its text lies in the queue.
 //! Ends when the queue is closed and written out, or at [`FLUSH_LIMIT`].
 //!
+//! Around the switch of root the journal cannot be named for a moment (see [`root`](crate::root)):
+//! the writer then keeps the record in its hand and tries again.
+//! Where an initrd has no journal, ticks are not recorded, and all other lines go to the kernel log,
+//! until there is one.
+//!
 //! **Invariant:** a record is written, or counted as dropped; the count is reported as soon as
 //! there is something to write to.
 
 use std::fmt::{self, Write as _};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::process;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_channel::{Receiver, Sender};
 use early_service_machine::lifecycle::Phase;
@@ -31,6 +37,7 @@ use systemd_journal_logger::{JournalLog, connected_to_journal};
 
 use crate::clock;
 use crate::options::Stage;
+use crate::root::drop_capabilities;
 
 /// How many records wait for the writer: 25 s of ticks at 100 ms, in 72 kB.
 ///
@@ -49,6 +56,16 @@ const STACK: usize = 64 * 1024;
 ///
 /// A journal that blocks must not hold up power-off; systemd would wait for us.
 const FLUSH_LIMIT: Duration = Duration::from_millis(500);
+
+/// How long the writer holds a record that cannot be written, and how often it tries.
+///
+/// The new root is entered within a tick, or 25 s later where the switch was interrupted; longer
+/// than the queue lasts would be of no use.
+const PATIENCE: Duration = Duration::from_secs(25);
+const RETRY: Duration = Duration::from_millis(20);
+
+/// The target of a tick's record: there are too many of them for the kernel log.
+pub(crate) const TICK: &str = "tick";
 
 /// Records that were not written: no room in the queue, or refused by the journal.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
@@ -98,7 +115,11 @@ impl Journal {
         thread::Builder::new().name("journal".to_owned()).stack_size(STACK).spawn(move || {
             // Sent by nobody: that it is dropped tells the other end.
             let _alive: Sender<()> = alive;
-            write_until_closed(&queue, Sink::open(stage, to_journal));
+            if stage == Stage::Initrd {
+                // It cannot fail for one who has them, and one who has none loses nothing.
+                let _ = drop_capabilities();
+            }
+            Writer::open(stage, to_journal).write_until_closed(&queue);
         })?;
         self.writer = Some(ended);
         Ok(())
@@ -139,7 +160,11 @@ impl Log for Logger {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if self.enabled(record.metadata()) && self.records.try_send(Entry::new(record)).is_err() {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        // A full queue is asked first: what will be dropped need not be formatted.
+        if self.records.is_full() || self.records.try_send(Entry::new(record)).is_err() {
             DROPPED.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -150,6 +175,7 @@ impl Log for Logger {
 /// A record that has left the loop.
 struct Entry {
     level: Level,
+    is_tick: bool,
     phase: Phase,
     time: Monotonic,
     text: Text,
@@ -164,7 +190,9 @@ impl Entry {
         let _ = write!(text, "{}", record.args());
         let message = text.length;
         let _ = record.key_values().visit(&mut text);
-        Self { level: record.level(), phase: phase(), time: clock::now(), text, message }
+        let is_tick = record.target() == TICK;
+        let (level, phase, time) = (record.level(), phase(), clock::now());
+        Self { level, is_tick, phase, time, text, message }
     }
 
     fn message(&self) -> &str {
@@ -183,6 +211,19 @@ impl Entry {
         let (pid, message) = (process::id(), self.message());
         writeln!(out, "[{seconds:5}.{fraction:06}] {identifier}[{pid}]: {severity}{message}")
     }
+}
+
+/// One line for the kernel log: `<30>early-service-initrd[323]: booting => serving`.
+///
+/// The number is the facility "daemon" with the severity, as in syslog(3); without a facility the
+/// kernel would take the line for its own console's.
+fn kernel_line(entry: &Entry, identifier: &str) -> String {
+    let priority = match entry.level {
+        Level::Error => 3 << 3 | 3,
+        Level::Warn => 3 << 3 | 4,
+        Level::Info | Level::Debug | Level::Trace => 3 << 3 | 6,
+    };
+    format!("<{priority}>{identifier}[{}]: {}\n", process::id(), entry.message())
 }
 
 /// The record's fields, for the journal.
@@ -261,28 +302,70 @@ impl<'kvs> VisitSource<'kvs> for Text {
 /// Where records go.
 enum Sink {
     Journal(JournalLog),
-    StandardError { identifier: &'static str },
+    /// `/dev/kmsg`, held open because it cannot be named after the switch of root.
+    KernelLog(File),
+    StandardError,
 }
 
-impl Sink {
-    /// The journal where we belong to one and it answers, else standard error.
+/// The thread that writes.
+struct Writer {
+    stage: Stage,
+    sink: Sink,
+    /// Since when nothing could be written.
+    failing: Option<Instant>,
+    /// How many drops the log tells of already.
+    reported: u64,
+}
+
+impl Writer {
+    /// The journal where we belong to one and it answers; else, in the initrd, the kernel log; else
+    /// standard error.
     ///
-    /// Opened by the writer: connecting sends a datagram, and that may block.
+    /// Opened by the thread itself: connecting sends a datagram, and that may block.
     fn open(stage: Stage, to_journal: bool) -> Self {
-        let identifier = stage.identifier();
-        match to_journal.then(JournalLog::empty) {
-            Some(Ok(journal)) => Self::Journal(
-                journal
-                    .with_syslog_identifier(identifier.to_owned())
-                    .add_extra_field("STAGE", stage.name()),
-            ),
-            Some(Err(_)) | None => Self::StandardError { identifier },
+        let sink = match to_journal.then(|| open_journal(stage)) {
+            Some(Ok(journal)) => Sink::Journal(journal),
+            Some(Err(_)) if stage == Stage::Initrd => {
+                let kernel_log = OpenOptions::new().write(true).open("/dev/kmsg");
+                kernel_log.map_or(Sink::StandardError, Sink::KernelLog)
+            }
+            Some(Err(_)) | None => Sink::StandardError,
+        };
+        Self { stage, sink, failing: None, reported: 0 }
+    }
+
+    /// Takes entries until the queue is closed and empty.
+    fn write_until_closed(&mut self, queue: &Receiver<Entry>) {
+        while let Ok(entry) = queue.recv_blocking() {
+            if !self.write_patiently(&entry) {
+                DROPPED.fetch_add(1, Ordering::Relaxed);
+            } else if dropped() > self.reported {
+                self.report_dropped();
+            }
         }
     }
 
+    /// Writes an entry, holding it while there is hope; false when it was not written.
+    fn write_patiently(&mut self, entry: &Entry) -> bool {
+        if matches!(self.sink, Sink::KernelLog(_)) {
+            // Has a journal come up by now?
+            if let Ok(journal) = open_journal(self.stage) {
+                self.sink = Sink::Journal(journal);
+            }
+        }
+        while self.write(entry).is_err() {
+            if self.failing.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+                return false;
+            }
+            thread::sleep(RETRY);
+        }
+        self.failing = None;
+        true
+    }
+
     fn write(&self, entry: &Entry) -> io::Result<()> {
-        match self {
-            Self::Journal(journal) => journal.journal_send(
+        match &self.sink {
+            Sink::Journal(journal) => journal.journal_send(
                 &Record::builder()
                     .level(entry.level)
                     .target("early_service")
@@ -290,38 +373,39 @@ impl Sink {
                     .key_values(entry)
                     .build(),
             ),
-            Self::StandardError { identifier } => {
+            Sink::KernelLog(_) if entry.is_tick => Ok(()),
+            Sink::KernelLog(kernel_log) => {
+                let mut kernel_log = kernel_log;
+                kernel_log.write_all(kernel_line(entry, self.stage.identifier()).as_bytes())
+            }
+            Sink::StandardError => {
                 let mut line = Vec::with_capacity(TEXT + 64);
-                entry.write_line(identifier, &mut line)?;
+                entry.write_line(self.stage.identifier(), &mut line)?;
                 io::stderr().write_all(&line)
             }
         }
     }
-}
 
-/// The writer thread: takes entries until the queue is closed and empty.
-fn write_until_closed(queue: &Receiver<Entry>, sink: Sink) {
-    let mut reported = 0;
-    while let Ok(entry) = queue.recv_blocking() {
-        if sink.write(&entry).is_err() {
-            DROPPED.fetch_add(1, Ordering::Relaxed);
-            continue;
-        }
+    /// Says in the log itself that lines are missing from it.
+    fn report_dropped(&mut self) {
         let dropped = dropped();
-        if dropped > reported && write_report(&sink, dropped - reported).is_ok() {
-            reported = dropped;
+        let missing = dropped - self.reported;
+        let report = Entry::new(
+            &Record::builder()
+                .level(Level::Warn)
+                .args(format_args!("{missing} log lines dropped: the log was not read fast enough"))
+                .build(),
+        );
+        if self.write(&report).is_ok() {
+            self.reported = dropped;
         }
     }
 }
 
-/// Says in the log itself that lines are missing from it.
-fn write_report(sink: &Sink, dropped: u64) -> io::Result<()> {
-    sink.write(&Entry::new(
-        &Record::builder()
-            .level(Level::Warn)
-            .args(format_args!("{dropped} log lines dropped: the log was not read fast enough"))
-            .build(),
-    ))
+/// Connects to the journal, which answers only where there is one.
+fn open_journal(stage: Stage) -> io::Result<JournalLog> {
+    let journal = JournalLog::empty()?.with_syslog_identifier(stage.identifier().to_owned());
+    Ok(journal.add_extra_field("STAGE", stage.name()))
 }
 
 #[cfg(test)]
@@ -374,6 +458,13 @@ mod tests {
         entry.write_line("early-service", &mut line).expect("a vector takes all");
         let expected = format!("[   12.345678] early-service[{}]: 137\n", process::id());
         assert_eq!(String::from_utf8(line).expect("text"), expected);
+    }
+
+    #[test]
+    fn a_line_for_the_kernel_log_names_facility_and_severity() {
+        let line = kernel_line(&entry("booting => serving", &[]), "early-service-initrd");
+        let expected = format!("<30>early-service-initrd[{}]: booting => serving\n", process::id());
+        assert_eq!(line, expected);
     }
 
     #[test]

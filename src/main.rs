@@ -10,7 +10,7 @@
 //! | [`handoff`] | connection to the other process | supervisor | orders, a few askers |
 //! | [`signals`] | signal handlers | supervisor | none |
 //! | [`journal`] | log queue, writer thread | nobody | 256 records |
-//! | [`supervisor`] | lifecycle | counter, server, handoff | one event of each kind |
+//! | [`supervisor`] | lifecycle | counter, server, handoff, PID 1 | what can be reported at once |
 //!
 //! All exist from start to end, all but the journal's writer on this thread.
 //! Nobody waits for room in a mailbox, so nobody waits for another in a circle.
@@ -22,14 +22,19 @@ mod journal;
 mod listener;
 mod mailbox;
 mod options;
+mod root;
 mod server;
 mod session;
 mod signals;
 mod supervisor;
+mod systemd;
+mod users;
 
 use std::env;
 use std::fmt;
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use early_service_machine::lifecycle::Event;
@@ -37,10 +42,11 @@ use futures_lite::future;
 use smol::{LocalExecutor, Timer};
 
 use counter::Counter;
-use handoff::Handoff;
+use handoff::{Handoff, Refusals};
 use journal::Journal;
 use listener::Listener;
-use options::{Command, HELP, Options, Predecessor};
+use options::{Command, Environment, HELP, Options, Predecessor, Stage};
+use root::OldRoot;
 use server::Server;
 use signals::Signals;
 use supervisor::Supervisor;
@@ -52,15 +58,23 @@ const USAGE: u8 = 2;
 const ORDERS: usize = 4;
 
 fn main() -> ExitCode {
-    match options::parse(env::args_os().skip(1), env::var_os("RUNTIME_DIRECTORY")) {
-        Ok(Command::Run(options)) => run(options),
+    let passed = match systemd::listeners() {
+        Ok(passed) => passed,
+        Err(error) => return complain(&error),
+    };
+    let runtime_directory = env::var_os("RUNTIME_DIRECTORY");
+    let environment = Environment { runtime_directory, passes_socket: !passed.is_empty() };
+    match options::parse(env::args_os().skip(1), &environment) {
+        Ok(Command::Run(options)) => run(options, passed),
         Ok(Command::Help) => print(HELP),
         Ok(Command::Version) => print(concat!("early-service ", env!("CARGO_PKG_VERSION"), "\n")),
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "early-service: {error}");
-            ExitCode::from(USAGE)
-        }
+        Err(error) => complain(&error),
     }
+}
+
+fn complain(error: &dyn fmt::Display) -> ExitCode {
+    let _ = writeln!(io::stderr(), "early-service: {error}");
+    ExitCode::from(USAGE)
 }
 
 fn print(text: &str) -> ExitCode {
@@ -70,9 +84,9 @@ fn print(text: &str) -> ExitCode {
     }
 }
 
-fn run(options: Options) -> ExitCode {
+fn run(options: Options, passed: Vec<OwnedFd>) -> ExitCode {
     let mut journal = Journal::install(options.stage);
-    let result = serve(options, &mut journal);
+    let result = serve(options, passed, &mut journal);
     if let Err(error) = &result {
         log::error!("{error}");
     }
@@ -87,44 +101,79 @@ enum Error {
     Signals(io::Error),
 }
 
+impl From<listener::Error> for Error {
+    fn from(error: listener::Error) -> Self {
+        Self::Listener(error)
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Listener(error) => error.fmt(f),
-            Self::Thread(error) => write!(f, "cannot start the journal's thread: {error}"),
+            Self::Thread(error) => write!(f, "cannot start a thread: {error}"),
             Self::Signals(error) => write!(f, "cannot handle signals: {error}"),
         }
     }
 }
 
-fn serve(options: Options, journal: &mut Journal) -> Result<(), Error> {
-    // First of all: from here on, clients wait in the backlog instead of being refused.
-    let (listener, predecessor) = match options.predecessor {
-        Predecessor::OnServerSocket => {
-            Listener::take_over(&options.server).map(|(listener, path)| (listener, Some(path)))
+/// What the process listens on, and where its predecessor can be reached.
+fn listen(
+    options: &Options,
+    passed: Vec<OwnedFd>,
+) -> Result<(Vec<Listener>, Option<PathBuf>), listener::Error> {
+    let mut listeners = passed.into_iter().map(Listener::passed).collect::<Result<Vec<_>, _>>()?;
+    let mut predecessor = match &options.predecessor {
+        Predecessor::At(path) => Some(path.clone()),
+        Predecessor::OnServerSocket | Predecessor::Nobody => None,
+    };
+    let is_passed = |path: &Path| listeners.iter().any(|listener| listener.path() == path);
+    match &options.server {
+        Some(path) if is_passed(path) => {}
+        Some(path) if options.predecessor == Predecessor::OnServerSocket => {
+            let (listener, aside) = Listener::take_over(path)?;
+            listeners.push(listener);
+            predecessor = Some(aside);
         }
-        Predecessor::At(path) => Listener::bind(&options.server).map(|bound| (bound, Some(path))),
-        Predecessor::Nobody => Listener::bind(&options.server).map(|bound| (bound, None)),
+        Some(path) => listeners.push(Listener::bind(path)?),
+        None => {}
     }
-    .map_err(Error::Listener)?;
+    Ok((listeners, predecessor))
+}
+
+fn serve(options: Options, passed: Vec<OwnedFd>, journal: &mut Journal) -> Result<(), Error> {
+    // Before there is a socket file that a signal could leave behind.
+    let signals = Signals::install(options.stage).map_err(Error::Signals)?;
+    // From here on, clients wait in the backlog instead of being refused.
+    let ((listeners, predecessor), old_root) = match options.stage {
+        // Polling them starts the reactor's thread, which needs none of the capabilities that
+        // following PID 1 takes.
+        Stage::Initrd => {
+            let listening = root::without_capabilities(|| Ok(listen(&options, passed)));
+            (listening.map_err(Error::Thread)??, OldRoot::remember())
+        }
+        Stage::Root => (listen(&options, passed)?, None),
+    };
     journal.start().map_err(Error::Thread)?;
 
     let (to_counter, counter_mailbox) = async_channel::bounded(server::UNDER_WAY + ORDERS);
     let (to_server, server_mailbox) = async_channel::bounded(server::UNDER_WAY + ORDERS);
     let (to_handoff, handoff_mailbox) = async_channel::bounded(handoff::MAILBOX);
     let (to_supervisor, supervisor_mailbox) = async_channel::bounded(supervisor::MAILBOX);
+    let (to_supervisor_continued, continued) = async_channel::bounded(1);
 
     let started = match predecessor {
         Some(_) => Event::StartedAsSuccessor,
         None => Event::StartedAlone,
     };
-    let signals = Signals::install(options.stage, to_supervisor.clone()).map_err(Error::Signals)?;
+    let signals = signals.run(to_supervisor.clone(), to_supervisor_continued);
     let counter = Counter {
         mailbox: counter_mailbox,
         server: to_server.clone(),
         supervisor: to_supervisor.clone(),
         period: options.period,
         timer: Timer::never(),
+        armed: None,
         phase: counter::Phase::Empty,
         replaced: None,
     };
@@ -133,22 +182,31 @@ fn serve(options: Options, journal: &mut Journal) -> Result<(), Error> {
         to_counter.clone(),
         to_handoff.clone(),
         options.stage,
-        listener,
+        listeners,
     );
-    let handoff =
-        Handoff { mailbox: handoff_mailbox, supervisor: to_supervisor, predecessor, asker: None };
+    let handoff = Handoff {
+        mailbox: handoff_mailbox,
+        supervisor: to_supervisor,
+        predecessor,
+        successor: options.successor,
+        asker: None,
+        refusals: Refusals::default(),
+    };
     let supervisor = Supervisor {
         mailbox: supervisor_mailbox,
+        continued,
         counter: to_counter,
         server: to_server,
         handoff: to_handoff,
+        old_root,
+        rounds: Timer::never(),
     };
 
     let executor = LocalExecutor::new();
     executor.spawn(counter.run()).detach();
     executor.spawn(server.run()).detach();
     executor.spawn(handoff.run()).detach();
-    executor.spawn(signals.run()).detach();
+    executor.spawn(signals).detach();
     // futures-lite's block_on sleeps until it is woken; smol's would also poll the reactor.
     future::block_on(executor.run(supervisor.run(started)));
     Ok(())

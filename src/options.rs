@@ -19,12 +19,15 @@ Counts from the initrd on, and hands the count to the root filesystem.
 Usage: early-service [OPTION]...
 
 Options:
-  -s, --server-socket-path PATH      UNIX socket to serve; by default early-service.sock in the
-                                     first directory of $RUNTIME_DIRECTORY
+  -s, --server-socket-path PATH      UNIX socket to serve, beside those that systemd passes; where
+                                     it passes none, by default early-service.sock in the first
+                                     directory of $RUNTIME_DIRECTORY
   -c, --client-socket-path PATH      UNIX socket of the predecessor to adopt the count from
       --takeover-existing-socket     adopt from the process that serves the server socket now, and
                                      take its place there
   -d, --timer-delay-ms MS            time between two ticks, 1 to 4294967295 (100)
+      --successor USER               user, by name or number, who may ask for the handoff beside
+                                     root and the user that the process runs as
       --survive-systemd-kill-signal  initrd stage: ignore SIGTERM; its unit starts the program with
                                      '@' as the first character of argv[0] (systemd.service(5))
   -h, --help                         show this text
@@ -43,10 +46,12 @@ pub(crate) enum Command {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Options {
     pub(crate) stage: Stage,
-    /// The socket to serve.
-    pub(crate) server: PathBuf,
+    /// The socket to bind; where systemd passes one, there need not be any.
+    pub(crate) server: Option<PathBuf>,
     pub(crate) predecessor: Predecessor,
     pub(crate) period: Period,
+    /// Who may ask for the handoff beside root and our own user.
+    pub(crate) successor: Option<String>,
 }
 
 /// Where this process runs.
@@ -94,6 +99,7 @@ pub(crate) enum Error {
     TwoPredecessors,
     SamePath(PathBuf),
     NoServerSocket,
+    NothingToTakeOver,
 }
 
 impl fmt::Display for Error {
@@ -115,6 +121,9 @@ impl fmt::Display for Error {
                  own socket, say --takeover-existing-socket instead of the first",
                 path.display()
             ),
+            Self::NothingToTakeOver => {
+                write!(f, "--takeover-existing-socket needs --server-socket-path: it takes that")
+            }
             Self::NoServerSocket => {
                 write!(f, "no socket to serve: say --server-socket-path or set $RUNTIME_DIRECTORY")
             }
@@ -128,57 +137,74 @@ impl From<lexopt::Error> for Error {
     }
 }
 
-/// Reads the command line; `runtime_directory` is the value of `$RUNTIME_DIRECTORY`.
+/// What systemd gives the process beside its command line.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Environment {
+    /// The value of `$RUNTIME_DIRECTORY`.
+    pub(crate) runtime_directory: Option<OsString>,
+    /// Whether a `.socket` unit passes a listening socket.
+    pub(crate) passes_socket: bool,
+}
+
+/// Reads the command line.
 pub(crate) fn parse(
     arguments: impl IntoIterator<Item = OsString>,
-    runtime_directory: Option<OsString>,
+    environment: &Environment,
 ) -> Result<Command, Error> {
     let mut stage = Stage::Root;
     let mut server = None;
     let mut client = None;
     let mut takeover = false;
+    let mut successor = None;
     let mut period = Period::from_millis(100);
 
     let mut parser = Parser::from_args(arguments);
     while let Some(argument) = parser.next()? {
-        let name = match argument {
-            Arg::Short('s') => "server-socket-path".to_owned(),
-            Arg::Short('c') => "client-socket-path".to_owned(),
-            Arg::Short('d') => "timer-delay-ms".to_owned(),
-            Arg::Short('h') => "help".to_owned(),
-            Arg::Short('V') => "version".to_owned(),
-            Arg::Long(name) => name.replace('_', "-"),
+        let typed = match argument {
+            Arg::Short('s') => "--server-socket-path".to_owned(),
+            Arg::Short('c') => "--client-socket-path".to_owned(),
+            Arg::Short('d') => "--timer-delay-ms".to_owned(),
+            Arg::Short('h') => "--help".to_owned(),
+            Arg::Short('V') => "--version".to_owned(),
+            Arg::Long(name) => format!("--{name}"),
             Arg::Short(_) | Arg::Value(_) => return Err(argument.unexpected().into()),
         };
+        let name = typed.replace('_', "-");
         match &*name {
-            "server-socket-path" => server = Some(PathBuf::from(parser.value()?)),
-            "client-socket-path" => client = Some(PathBuf::from(parser.value()?)),
-            "takeover-existing-socket" => takeover = true,
-            "survive-systemd-kill-signal" => stage = Stage::Initrd,
-            "timer-delay-ms" => {
+            "--server-socket-path" => server = Some(PathBuf::from(parser.value()?)),
+            "--client-socket-path" => client = Some(PathBuf::from(parser.value()?)),
+            "--takeover-existing-socket" => takeover = true,
+            "--successor" => successor = Some(parser.value()?.string()?),
+            "--survive-systemd-kill-signal" => stage = Stage::Initrd,
+            "--timer-delay-ms" => {
                 let value = parser.value()?;
                 period = value.parse().ok().and_then(Period::from_millis);
                 if period.is_none() {
                     return Err(Error::TimerDelay(value));
                 }
             }
-            "help" => return Ok(Command::Help),
-            "version" => return Ok(Command::Version),
-            _ => return Err(Arg::Long(&name).unexpected().into()),
+            "--help" => return Ok(Command::Help),
+            "--version" => return Ok(Command::Version),
+            _ => return Err(lexopt::Error::UnexpectedOption(typed).into()),
         }
     }
 
-    let server =
-        server.or_else(|| default_socket(&runtime_directory?)).ok_or(Error::NoServerSocket)?;
+    let server = if environment.passes_socket {
+        server
+    } else {
+        let default = || default_socket(environment.runtime_directory.as_ref()?);
+        Some(server.or_else(default).ok_or(Error::NoServerSocket)?)
+    };
     let predecessor = match (client, takeover) {
         (Some(_), true) => return Err(Error::TwoPredecessors),
-        (Some(path), false) if path == server => return Err(Error::SamePath(path)),
+        (Some(path), false) if Some(&path) == server.as_ref() => return Err(Error::SamePath(path)),
         (Some(path), false) => Predecessor::At(path),
+        (None, true) if server.is_none() => return Err(Error::NothingToTakeOver),
         (None, true) => Predecessor::OnServerSocket,
         (None, false) => Predecessor::Nobody,
     };
     let period = period.ok_or_else(|| Error::TimerDelay(OsString::new()))?;
-    Ok(Command::Run(Options { stage, server, predecessor, period }))
+    Ok(Command::Run(Options { stage, server, predecessor, period, successor }))
 }
 
 /// The socket in the first of the directories that systemd made for the unit, separated by colons
@@ -194,7 +220,9 @@ mod tests {
     use std::path::Path;
 
     fn parse_line(line: &str, runtime_directory: Option<&str>) -> Result<Command, Error> {
-        parse(line.split_whitespace().map(OsString::from), runtime_directory.map(OsString::from))
+        let runtime_directory = runtime_directory.map(OsString::from);
+        let environment = Environment { runtime_directory, passes_socket: false };
+        parse(line.split_whitespace().map(OsString::from), &environment)
     }
 
     fn options(line: &str, runtime_directory: Option<&str>) -> Options {
@@ -208,17 +236,18 @@ mod tests {
     fn every_option_is_read_in_each_of_its_spellings() {
         let full = options(
             "--server-socket-path /a --client-socket-path /b --timer-delay-ms 10 \
-             --survive-systemd-kill-signal",
+             --survive-systemd-kill-signal --successor nobody",
             None,
         );
         assert_eq!(full.stage, Stage::Initrd);
-        assert_eq!(full.server, Path::new("/a"));
+        assert_eq!(full.server.as_deref(), Some(Path::new("/a")));
+        assert_eq!(full.successor.as_deref(), Some("nobody"));
         assert_eq!(full.predecessor, Predecessor::At("/b".into()));
         assert_eq!(full.period.as_nanos(), 10_000_000);
         for line in [
             "--server_socket_path=/a --client_socket_path=/b --timer_delay_ms=10 \
-             --survive_systemd_kill_signal",
-            "-s /a -c /b -d 10 --survive_systemd-kill-signal",
+             --survive_systemd_kill_signal --successor=nobody",
+            "-s /a -c /b -d 10 --survive_systemd-kill-signal --successor nobody",
         ] {
             assert_eq!(options(line, None), full, "{line}");
         }
@@ -233,15 +262,31 @@ mod tests {
             ("/run/early-service", "/run/early-service/early-service.sock"),
             ("/run/one:/run/two", "/run/one/early-service.sock"),
         ] {
-            assert_eq!(options("", Some(directories)).server, Path::new(socket));
+            assert_eq!(options("", Some(directories)).server, Some(socket.into()));
         }
-        assert_eq!(options("-s /a", Some("/run/one")).server, Path::new("/a"));
+        assert_eq!(options("-s /a", Some("/run/one")).server, Some("/a".into()));
+    }
+
+    #[test]
+    fn where_systemd_passes_a_socket_none_of_our_own_is_needed() {
+        let runtime_directory = Some("/run/one".into());
+        let environment = Environment { runtime_directory, passes_socket: true };
+        for (line, server) in [("", None), ("-s /a", Some("/a".into()))] {
+            let arguments = line.split_whitespace().map(OsString::from);
+            match parse(arguments, &environment) {
+                Ok(Command::Run(options)) => assert_eq!(options.server, server, "{line:?}"),
+                other => panic!("{line:?} is {other:?}"),
+            }
+        }
+        let takeover = parse(["--takeover-existing-socket".into()], &environment);
+        assert!(matches!(takeover, Err(Error::NothingToTakeOver)));
     }
 
     #[test]
     fn a_wrong_command_line_names_what_is_wrong() {
         for (line, message) in [
             ("--bogus", "invalid option '--bogus'"),
+            ("--bo_gus", "invalid option '--bo_gus'"),
             ("-x", "invalid option '-x'"),
             ("stray", "unexpected argument \"stray\""),
             ("-s", "missing argument for option '-s'"),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Server: the listener and the sessions of its clients.
 //!
-//! Owns every connection; a session that can go on puts the number of its slot into the mailbox
+//! Owns the listeners and every connection; a session that can go on puts the number of its slot into the mailbox
 //! `ready`, so that a thousand silent clients cost nothing.
 //! Never knows what a command means: batches go to the counter and come back as text.
 //! Ends with the process, by being dropped.
@@ -17,7 +17,7 @@ use std::os::unix::net::UnixStream;
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Wake, Waker};
+use std::task::{Poll, Wake, Waker};
 use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
@@ -48,7 +48,7 @@ const UNREAD: Duration = Duration::from_secs(10);
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// The most clients accepted in one turn: a burst is taken in quickly, and a tick still comes between.
-const ACCEPTS: usize = 16;
+pub(crate) const ACCEPTS: usize = 16;
 
 /// How long accepting rests when the system has no descriptor or memory for another client.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -83,7 +83,7 @@ pub(crate) struct Server {
     counter: Sender<counter::Message>,
     handoff: Sender<handoff::Message>,
     stage: Stage,
-    listener: Listener,
+    listeners: Vec<Listener>,
     gate: Gate,
     slots: Vec<Slot>,
     clients: usize,
@@ -122,7 +122,8 @@ impl Wake for SlotWaker {
 
 enum Occasion {
     Message(Message),
-    Connection,
+    /// On the listener of this number.
+    Connection(usize),
     Ready(usize),
     Sweep,
     AcceptAgain,
@@ -134,7 +135,7 @@ impl Server {
         counter: Sender<counter::Message>,
         handoff: Sender<handoff::Message>,
         stage: Stage,
-        listener: Listener,
+        listeners: Vec<Listener>,
     ) -> Self {
         let (ready_from_session, ready) = async_channel::bounded(SESSIONS);
         Self {
@@ -144,7 +145,7 @@ impl Server {
             counter,
             handoff,
             stage,
-            listener,
+            listeners,
             gate: Gate::Closed,
             slots: Vec::new(),
             clients: 0,
@@ -170,15 +171,13 @@ impl Server {
             return message.await;
         }
         let pausing = self.accept_again.will_fire();
-        let socket = self.listener.socket();
-        let connection = async {
-            if pausing {
-                future::pending::<()>().await;
-            }
-            // An error shows again where the connection is accepted.
-            let _ = poll_fn(|context| socket.poll_readable(context)).await;
-            Some(Occasion::Connection)
-        };
+        let listeners = &self.listeners;
+        let connection = poll_fn(|context| {
+            let ready = listeners
+                .iter()
+                .position(|listener| !pausing && listener.poll_accept(context).is_ready());
+            ready.map_or(Poll::Pending, |ready| Poll::Ready(Some(Occasion::Connection(ready))))
+        });
         let may_go = self.under_way < UNDER_WAY;
         let ready = async {
             if !may_go {
@@ -211,8 +210,10 @@ impl Server {
     fn handle(&mut self, occasion: Occasion, now: Monotonic) {
         match occasion {
             Occasion::Message(Message::Listen) => {
-                self.listener.settle();
-                log::info!("Listening on UNIX socket {}", self.listener.path().display());
+                for listener in &mut self.listeners {
+                    listener.settle();
+                    log::info!("Listening on UNIX socket {}", listener.path().display());
+                }
                 self.gate = Gate::Open;
             }
             Occasion::Message(Message::Freeze) => {
@@ -228,7 +229,7 @@ impl Server {
                 self.advance(slot);
                 self.freeze_when_quiet();
             }
-            Occasion::Connection => self.accept(),
+            Occasion::Connection(listener) => self.accept(listener),
             Occasion::Ready(slot) => {
                 if let Some(slot) = self.slots.get(slot) {
                     slot.waker.queued.store(false, Ordering::Release);
@@ -311,7 +312,10 @@ impl Server {
             Ok(peer) => handoff::Message::Asked { stream, peer },
             Err(error) => return log::warn!("cannot tell who asks for the state: {error}"),
         };
-        if self.handoff.try_send(asked).is_err() {
+        // Whatever comes from outside leaves room for the supervisor's orders.
+        if self.handoff.len() < handoff::ASKERS {
+            post(&self.handoff, asked);
+        } else {
             log::warn!("too many ask for the state at once: one was turned away");
         }
     }
@@ -327,10 +331,13 @@ impl Server {
         }
     }
 
-    fn accept(&mut self) {
+    fn accept(&mut self, listener: usize) {
         for _ in 0..ACCEPTS {
-            match self.listener.socket().get_ref().accept() {
-                Ok((stream, _)) => self.open(stream),
+            let Some(listener) = self.listeners.get(listener) else {
+                return;
+            };
+            match listener.accept() {
+                Ok(stream) => self.open(stream),
                 Err(error) if is_transient(&error) => return,
                 // No descriptor or no memory left: somebody has to go, the longest idle first.
                 Err(_) if self.close_longest_idle() => {}
@@ -430,7 +437,8 @@ mod tests {
             let (_, mailbox) = async_channel::bounded(1);
             let (to_counter, counter) = async_channel::bounded(UNDER_WAY + 2);
             let (to_handoff, handoff) = async_channel::bounded(1);
-            let mut server = Server::new(mailbox, to_counter, to_handoff, Stage::Root, listener);
+            let listeners = vec![listener];
+            let mut server = Server::new(mailbox, to_counter, to_handoff, Stage::Root, listeners);
             server.handle(Occasion::Message(Message::Listen), clock::now());
             Self { server, counter, handoff }
         }

@@ -213,8 +213,8 @@ impl Session {
                 Understood::CarryOut => break Next::CarryOut(batch),
                 Understood::Status => break Next::Status(batch),
                 Understood::HandOver => break self.keep(batch, Next::HandOver),
-                Understood::Replied => continue,
-                Understood::Last => {
+                Understood::SendFirst => continue,
+                Understood::Finished => {
                     self.closing = true;
                     continue;
                 }
@@ -282,10 +282,10 @@ enum Understood {
     Status,
     /// The request to hand over, with all before it answered.
     HandOver,
-    /// Something that the server answers by itself; the reply is in the batch.
-    Replied,
-    /// As above, and the last thing that this client is told, or nothing more to tell it.
-    Last,
+    /// Replies of the server's own, or no room for another: they are to be sent first.
+    SendFirst,
+    /// The client has sent all, or broken a rule: what is in the batch is the last it is told.
+    Finished,
     /// No whole line.
     Nothing,
 }
@@ -296,14 +296,14 @@ fn understand(input: &mut Input, batch: &mut Batch) -> Understood {
         let (line, taken) = match command::frame(input.unread(), input.ended) {
             Frame::Line(line, taken) => (line, taken),
             Frame::Partial if batch.count > 0 => return Understood::CarryOut,
-            Frame::Partial if !batch.replies.unsent().is_empty() => return Understood::Replied,
-            Frame::Partial if input.ended => return Understood::Last,
+            Frame::Partial if !batch.replies.unsent().is_empty() => return Understood::SendFirst,
+            Frame::Partial if input.ended => return Understood::Finished,
             Frame::Partial => return Understood::Nothing,
             Frame::TooLong if batch.count > 0 => return Understood::CarryOut,
-            Frame::TooLong if batch.replies.room() < OWN_REPLY => return Understood::Replied,
+            Frame::TooLong if batch.replies.room() < OWN_REPLY => return Understood::SendFirst,
             Frame::TooLong => {
                 write_line(&mut batch.replies, command::TOO_LONG);
-                return Understood::Last;
+                return Understood::Finished;
             }
         };
         match Command::parse(line) {
@@ -313,19 +313,19 @@ fn understand(input: &mut Input, batch: &mut Batch) -> Understood {
                     return if batch.count > 0 {
                         Understood::CarryOut
                     } else {
-                        Understood::Replied
+                        Understood::SendFirst
                     };
                 }
             }
             _ if batch.count > 0 => return Understood::CarryOut,
-            _ if batch.replies.room() < OWN_REPLY => return Understood::Replied,
+            _ if batch.replies.room() < OWN_REPLY => return Understood::SendFirst,
             Err(invalid) => write_line(&mut batch.replies, invalid),
             Ok(Command::Status) => {
                 input.start += taken;
                 return Understood::Status;
             }
             Ok(Command::HandOver) if !batch.replies.unsent().is_empty() => {
-                return Understood::Replied;
+                return Understood::SendFirst;
             }
             Ok(Command::HandOver) => {
                 input.start += taken;

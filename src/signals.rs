@@ -4,7 +4,8 @@
 //! SIGTERM and SIGINT end the process in order; a second one ends it at once, should the order take
 //! too long for somebody.
 //! In the initrd SIGTERM only shows in the log: PID 1 sends it to everything before it switches
-//! root, and this process is there to survive that.
+//! root, and this process is there to survive that; and SIGCONT tells that the switch is about to
+//! come, because PID 1 stops every process before it.
 //!
 //! Owns the sockets into which the handlers write a byte.
 //! Never acts by itself, but for the second signal.
@@ -19,7 +20,7 @@ use async_channel::Sender;
 use early_service_machine::lifecycle::Event;
 use futures_lite::future;
 use futures_lite::io::AsyncReadExt;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGCONT, SIGINT, SIGTERM};
 use signal_hook::{flag, low_level::pipe};
 use smol::Async;
 
@@ -31,66 +32,92 @@ const STOPPED_AT_ONCE: i32 = 1;
 
 /// The actor.
 pub(crate) struct Signals {
-    supervisor: Sender<Event>,
     /// A byte for each signal that asks to stop.
-    stop: Async<UnixStream>,
-    /// A byte for each SIGTERM that is not obeyed; silent in the root stage.
-    ignored: Async<UnixStream>,
-    /// Kept, for without a far end `ignored` would end instead of being silent.
-    _ignored_far_end: UnixStream,
+    stop: UnixStream,
+    /// In the initrd, a byte for each SIGTERM that is not obeyed, and for each SIGCONT.
+    initrd: Option<(UnixStream, UnixStream)>,
 }
 
 enum Heard {
     Stop,
-    Ignored,
+    Terminate,
+    Continue,
 }
 
 impl Signals {
-    /// Installs the handlers of `stage`.
-    pub(crate) fn install(stage: Stage, supervisor: Sender<Event>) -> io::Result<Self> {
-        let (stop, stop_handler) = UnixStream::pair()?;
-        let (ignored, ignored_handler) = UnixStream::pair()?;
-        let (stopping, ignoring): (&[i32], &[i32]) = match stage {
-            Stage::Initrd => (&[SIGINT], &[SIGTERM]),
-            Stage::Root => (&[SIGINT, SIGTERM], &[]),
-        };
+    /// Installs the handlers of `stage`; what they hear before the actor runs, it hears then.
+    pub(crate) fn install(stage: Stage) -> io::Result<Self> {
         let was_asked = Arc::new(AtomicBool::new(false));
-        for signal in stopping {
+        let ends = |signal| {
             // In this order: the first signal only sets the flag that the second one finds.
-            flag::register_conditional_shutdown(*signal, STOPPED_AT_ONCE, Arc::clone(&was_asked))?;
-            flag::register(*signal, Arc::clone(&was_asked))?;
-            pipe::register(*signal, stop_handler.try_clone()?)?;
-        }
-        for signal in ignoring {
-            pipe::register(*signal, ignored_handler.try_clone()?)?;
-        }
-        Ok(Self {
-            supervisor,
-            stop: Async::new(stop)?,
-            ignored: Async::new(ignored)?,
-            _ignored_far_end: ignored_handler,
-        })
+            flag::register_conditional_shutdown(signal, STOPPED_AT_ONCE, Arc::clone(&was_asked))?;
+            flag::register(signal, Arc::clone(&was_asked)).map(drop)
+        };
+        ends(SIGINT)?;
+        let (stop, stop_handler) = UnixStream::pair()?;
+        let initrd = match stage {
+            Stage::Initrd => Some((heard_in_socket(SIGTERM)?, heard_in_socket(SIGCONT)?)),
+            Stage::Root => {
+                ends(SIGTERM)?;
+                pipe::register(SIGTERM, stop_handler.try_clone()?)?;
+                None
+            }
+        };
+        pipe::register(SIGINT, stop_handler)?;
+        Ok(Self { stop, initrd })
     }
 
-    pub(crate) async fn run(mut self) {
+    /// Tells `supervisor` to stop, and `continued` of each SIGCONT.
+    pub(crate) async fn run(self, supervisor: Sender<Event>, continued: Sender<()>) {
+        if let Err(error) = self.report(&supervisor, &continued).await {
+            log::error!("cannot hear signals any more: {error}");
+        }
+        // The lifecycle stops once, and a second signal does not come here.
+        future::pending().await
+    }
+
+    async fn report(self, supervisor: &Sender<Event>, continued: &Sender<()>) -> io::Result<()> {
+        let mut stop = Async::new(self.stop)?;
+        let mut initrd = match self.initrd {
+            Some((terminate, cont)) => Some((Async::new(terminate)?, Async::new(cont)?)),
+            None => None,
+        };
         loop {
-            match self.next_event().await {
-                Ok(Heard::Stop) => {
-                    // Once: the lifecycle stops once, and a second signal does not come here.
-                    return post(&self.supervisor, Event::StopRequested);
+            match next(&mut stop, &mut initrd).await? {
+                Heard::Stop => {
+                    post(supervisor, Event::StopRequested);
+                    return Ok(());
                 }
-                Ok(Heard::Ignored) => log::info!("Ignoring SIGTERM in the initrd stage"),
-                Err(error) => return log::error!("cannot hear signals any more: {error}"),
+                Heard::Terminate => log::info!("Ignoring SIGTERM in the initrd stage"),
+                // One that finds it told already adds nothing.
+                Heard::Continue => _ = continued.try_send(()),
             }
         }
     }
+}
 
-    async fn next_event(&mut self) -> io::Result<Heard> {
-        let (mut stop_byte, mut ignored_byte) = ([0], [0]);
-        let stop = self.stop.read_exact(&mut stop_byte);
-        let ignored = self.ignored.read_exact(&mut ignored_byte);
-        let stop = async { stop.await.map(|()| Heard::Stop) };
-        let ignored = async { ignored.await.map(|()| Heard::Ignored) };
-        future::or(stop, ignored).await
+/// A signal's far end, once the executor polls it.
+type Ear = Async<UnixStream>;
+
+async fn next(stop: &mut Ear, initrd: &mut Option<(Ear, Ear)>) -> io::Result<Heard> {
+    let stop = heard(stop, Heard::Stop);
+    match initrd {
+        None => stop.await,
+        Some((terminate, continued)) => {
+            let terminate = heard(terminate, Heard::Terminate);
+            let continued = heard(continued, Heard::Continue);
+            future::or(stop, future::or(terminate, continued)).await
+        }
     }
+}
+
+async fn heard(ear: &mut Ear, signal: Heard) -> io::Result<Heard> {
+    ear.read_exact(&mut [0]).await.map(|()| signal)
+}
+
+/// A socket into which the handler of `signal` writes a byte.
+fn heard_in_socket(signal: i32) -> io::Result<UnixStream> {
+    let (ours, handler) = UnixStream::pair()?;
+    pipe::register(signal, handler)?;
+    Ok(ours)
 }

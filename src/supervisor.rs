@@ -2,57 +2,125 @@
 //! Supervisor: the only one that knows both the lifecycle and the actors.
 //!
 //! Turns what the actors report into events, and the effects of a step into orders.
+//! On its rounds it keeps the process in PID 1's root directory and feeds the watchdog, so that
+//! both say something about the loop that all actors share.
 //!
 //! Owns the lifecycle.
 //! Never does the work of an actor, and never decides what the lifecycle decides.
 //! Ends when the lifecycle orders to leave; the process ends with it.
 
+use std::time::Duration;
+
 use async_channel::{Receiver, Sender};
 use early_service_machine::lifecycle::{Effect, Event, Lifecycle};
+use futures_lite::future;
+use smol::Timer;
 
 use crate::mailbox::post;
-use crate::{counter, handoff, journal, server};
+use crate::root::{OldRoot, drop_capabilities};
+use crate::{counter, handoff, journal, server, systemd};
 
-/// The most events under way: one of each kind, as no actor reports anything twice.
-pub(crate) const MAILBOX: usize = 8;
+/// The most events under way.
+///
+/// From the handoff actor three: it asks once, has one asker at a time, and learns what became of
+/// that one only by an order that follows the request; another may have asked by then.
+/// From the counter one: it is frozen once for each request.
+/// From the signals one: they report once.
+pub(crate) const MAILBOX: usize = 5;
+
+/// How often a survivor looks for the new root: a tick, so that no more than one tick's log line
+/// waits for it.
+const LOOK_FOR_ROOT: Duration = Duration::from_millis(100);
 
 /// The actor.
 pub(crate) struct Supervisor {
     pub(crate) mailbox: Receiver<Event>,
+    /// PID 1 stopped every process and lets them go on (SIGCONT), as it does around the switch.
+    pub(crate) continued: Receiver<()>,
     pub(crate) counter: Sender<counter::Message>,
     pub(crate) server: Sender<server::Message>,
     pub(crate) handoff: Sender<handoff::Message>,
+    /// The root to leave, until it has been left.
+    pub(crate) old_root: Option<OldRoot>,
+    pub(crate) rounds: Timer,
+}
+
+enum Wake {
+    Event(Event),
+    Continued,
+    Round,
 }
 
 impl Supervisor {
     /// Leads the process from Booting to its end.
-    pub(crate) async fn run(self, started: Event) {
+    pub(crate) async fn run(mut self, started: Event) {
+        if self.old_root.is_some() {
+            self.rounds.set_interval(LOOK_FOR_ROOT);
+        } else if let Some(interval) = systemd::watchdog() {
+            self.rounds.set_interval(interval);
+        }
         let mut lifecycle = Lifecycle::new();
-        let mut event = started;
+        let mut event = Some(started);
         loop {
-            let from = lifecycle.phase();
-            let (next, effects) = lifecycle.step(event);
-            lifecycle = next;
-            let to = lifecycle.phase();
-            journal::enter(to);
-            if from != to {
-                log::info!("{from} => {to}");
-            }
-            for effect in effects {
-                match effect {
-                    Effect::Ask => post(&self.handoff, handoff::Message::Ask),
-                    Effect::Load(state) => post(&self.counter, counter::Message::Load(state)),
-                    Effect::Listen => post(&self.server, server::Message::Listen),
-                    Effect::Freeze => post(&self.server, server::Message::Freeze),
-                    Effect::Send(state) => post(&self.handoff, handoff::Message::Send(state)),
-                    Effect::Thaw => post(&self.server, server::Message::Thaw),
-                    Effect::Leave => return,
+            if let Some(event) = event.take() {
+                let from = lifecycle.phase();
+                let (next, effects) = lifecycle.step(event);
+                lifecycle = next;
+                let to = lifecycle.phase();
+                journal::enter(to);
+                if from != to {
+                    log::info!("{from} => {to}");
+                    systemd::tell(to);
+                }
+                for effect in effects {
+                    match effect {
+                        Effect::Ask => post(&self.handoff, handoff::Message::Ask),
+                        Effect::Load(state) => post(&self.counter, counter::Message::Load(state)),
+                        Effect::Listen => post(&self.server, server::Message::Listen),
+                        Effect::Freeze => post(&self.server, server::Message::Freeze),
+                        Effect::Send(state) => post(&self.handoff, handoff::Message::Send(state)),
+                        Effect::Thaw => post(&self.server, server::Message::Thaw),
+                        Effect::Leave => return,
+                    }
                 }
             }
-            match self.mailbox.recv().await {
-                Ok(reported) => event = reported,
-                Err(_) => return,
+            match self.next_event().await {
+                None => return,
+                Some(Wake::Event(reported)) => event = Some(reported),
+                Some(Wake::Continued) => self.follow_root(),
+                Some(Wake::Round) if self.old_root.is_some() => self.follow_root(),
+                Some(Wake::Round) => systemd::feed_watchdog(),
             }
+        }
+    }
+
+    /// Waits for a message or the next round; `None` once nobody can send any more.
+    async fn next_event(&mut self) -> Option<Wake> {
+        let event = async { self.mailbox.recv().await.ok().map(Wake::Event) };
+        let continued = async { self.continued.recv().await.ok().map(|()| Wake::Continued) };
+        let round = async {
+            (&mut self.rounds).await;
+            Some(Wake::Round)
+        };
+        future::or(event, future::or(continued, round)).await
+    }
+
+    /// Enters PID 1's root, if it is another one now, and settles there.
+    fn follow_root(&mut self) {
+        match self.old_root.as_ref().map(OldRoot::follow) {
+            None | Some(Ok(false)) => return,
+            Some(Ok(true)) => {
+                log::info!("Followed PID 1 to the root filesystem");
+                self.rounds.set_interval(systemd::arm_watchdog());
+            }
+            Some(Err(error)) => {
+                log::warn!("cannot look at PID 1's root, so cannot follow it there: {error}");
+                self.rounds.clear();
+            }
+        }
+        self.old_root = None;
+        if let Err(error) = drop_capabilities() {
+            log::warn!("cannot give up capabilities: {error}");
         }
     }
 }

@@ -30,6 +30,10 @@
 //! to matter, such as the end of a connection that was given up already.
 //! A test walks every phase with every event and holds the outcome against this table.
 //!
+//! What the one-line exchange cannot promise: a state that was sent to a successor which dies or
+//! stops before it has read it is lost, and a successor that gives up on a predecessor which only
+//! stood still owns beside it.
+//!
 //! **Invariant:** a process may tick and answer in Serving only; it enters Serving only with the
 //! order to load a state, or to thaw the one that it never gave away.
 
@@ -186,7 +190,7 @@ impl Adopting {
         Serving(())
     }
 
-    /// Gives up; the predecessor, if there is one, stays the owner.
+    /// Gives up; the predecessor stays the owner, unless its answer is under way already.
     #[must_use]
     pub fn end(self) -> Ended {
         Ended(())

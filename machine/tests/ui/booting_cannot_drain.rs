@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A process that owns nothing yet has nothing to hand over.
+
+use early_service_machine::lifecycle::{Booting, Draining};
+
+fn step(booting: Booting) -> Draining {
+    booting.drain() //~ error[E0599]: no method named `drain`
+}

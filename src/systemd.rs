@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+//! systemd: what PID 1 gives us and what we tell it (`sd_listen_fds(3)`, `sd_notify(3)`).
+//!
+//! Where the process was not started by systemd, nothing was given and nobody is told.
+//! A notification that fails is not worth a log line: it does while PID 1 switches root, and what
+//! follows says the same.
+//! It is sent without waiting, which the crates for it do not offer: a PID 1 that is busy for
+//! seconds, and its socket full, must not stop a tick.
+
+use std::env;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::process;
+use std::time::Duration;
+
+use early_service_machine::lifecycle::Phase;
+use rustix::net::{
+    AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sendto, socket_with,
+};
+
+/// How long PID 1 waits for a sign of life before it ends the survivor of the switch.
+///
+/// The unit in the initrd cannot ask for a watchdog, because its signs of life get lost around the
+/// switch; so the survivor asks for one afterwards.
+/// Longer, and a hung one holds up its successor for longer; shorter, and a busy machine kills a
+/// sound one.
+const SURVIVOR_WATCHDOG: Duration = Duration::from_secs(3);
+
+/// How often a watchdog is fed within its limit; sd_watchdog_enabled(3) says at least twice.
+const SIGNS_OF_LIFE: u32 = 3;
+
+/// The sockets that a `.socket` unit passes on (`$LISTEN_FDS`).
+pub(crate) fn listeners() -> Result<Vec<OwnedFd>, sd_listen_fds::Error> {
+    let passed = sd_listen_fds::get()?;
+    Ok(passed.into_iter().map(|(_, socket)| socket.into_std()).collect())
+}
+
+/// Tells the phase, as `systemctl status` shows it; in Serving the unit is ready.
+pub(crate) fn tell(phase: Phase) {
+    let change = match phase {
+        Phase::Booting | Phase::Adopting | Phase::Draining => "",
+        Phase::Serving => "READY=1\n",
+        Phase::Ended => "STOPPING=1\n",
+    };
+    notify(&format!("{change}STATUS={phase}"));
+}
+
+/// How often PID 1 wants a sign of life, where the unit of this process has a watchdog.
+pub(crate) fn watchdog() -> Option<Duration> {
+    let is_ours = |pid: String| pid == process::id().to_string();
+    let microseconds = env::var("WATCHDOG_USEC").ok()?.parse().ok()?;
+    let interval = Duration::from_micros(microseconds) / SIGNS_OF_LIFE;
+    (!interval.is_zero() && env::var("WATCHDOG_PID").map_or(true, is_ours)).then_some(interval)
+}
+
+/// Asks PID 1 for a watchdog, and says how often to feed it.
+pub(crate) fn arm_watchdog() -> Duration {
+    notify(&format!("WATCHDOG_USEC={}\nWATCHDOG=1", SURVIVOR_WATCHDOG.as_micros()));
+    SURVIVOR_WATCHDOG / SIGNS_OF_LIFE
+}
+
+/// Gives PID 1 a sign of life.
+pub(crate) fn feed_watchdog() {
+    notify("WATCHDOG=1");
+}
+
+fn notify(message: &str) {
+    if let Some(path) = env::var_os("NOTIFY_SOCKET") {
+        let _ = send(path.as_bytes(), message);
+    }
+}
+
+/// Sends to a socket in the file system, or in the abstract namespace where the path begins with
+/// `@` (unix(7)).
+fn send(path: &[u8], message: &str) -> io::Result<()> {
+    let address = match path.strip_prefix(b"@") {
+        Some(name) => SocketAddrUnix::new_abstract_name(name)?,
+        None => SocketAddrUnix::new(path)?,
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
+    sendto(&socket, message.as_bytes(), SendFlags::NOSIGNAL, &address)?;
+    Ok(())
+}

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Daemon: one process under test, and the lines that it logs.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{LIMIT, now, until};
+
+/// A period that no test lives to see the end of: the count stands still.
+pub(crate) const STILL: [&str; 2] = ["--timer-delay-ms", "3600000"];
+
+/// The process; killed, should the test end before it.
+pub(crate) struct Daemon {
+    child: Child,
+    log: Arc<Log>,
+    pub(crate) socket: PathBuf,
+}
+
+#[derive(Default)]
+struct Log {
+    lines: Mutex<Vec<Line>>,
+    grown: Condvar,
+}
+
+/// One line of standard error: `[   12.345678] early-service[323]: Listening on …`.
+#[derive(Clone, Debug)]
+pub(crate) struct Line {
+    /// When it was logged, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub(crate) time: u64,
+    pub(crate) identifier: String,
+    pub(crate) pid: u32,
+    pub(crate) message: String,
+}
+
+/// The program under test with nothing but what a test gives it.
+pub(crate) fn program() -> Command {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_early-service"));
+    detach(&mut program);
+    program
+}
+
+/// Takes away what belongs to the process that runs the tests.
+pub(crate) fn detach(command: &mut Command) {
+    for variable in [
+        "JOURNAL_STREAM",
+        "LISTEN_FDS",
+        "LISTEN_PID",
+        "NOTIFY_SOCKET",
+        "RUNTIME_DIRECTORY",
+        "SYSTEMD_EXEC_PID",
+        "WATCHDOG_USEC",
+    ] {
+        command.env_remove(variable);
+    }
+    command.stdin(Stdio::null());
+}
+
+impl Daemon {
+    /// Starts the program on `socket`, and waits until it serves.
+    pub(crate) fn serve(socket: impl AsRef<Path>, options: &[&str]) -> Self {
+        let daemon = Self::start(socket, options);
+        daemon.wait_for("Listening on UNIX socket");
+        daemon
+    }
+
+    /// Starts the program on `socket`.
+    pub(crate) fn start(socket: impl AsRef<Path>, options: &[&str]) -> Self {
+        let socket = socket.as_ref();
+        let mut daemon =
+            Self::spawn(program().arg("--server-socket-path").arg(socket).args(options));
+        daemon.socket = socket.to_owned();
+        daemon
+    }
+
+    /// Starts a command and reads its standard error.
+    pub(crate) fn spawn(command: &mut Command) -> Self {
+        let mut daemon = Self::spawn_unread(command.stderr(Stdio::piped()));
+        let log = Arc::clone(&daemon.log);
+        let stderr = daemon.child.stderr.take().expect("a pipe");
+        thread::spawn(move || log.read(stderr));
+        daemon
+    }
+
+    /// Starts a command whose standard error nobody reads.
+    pub(crate) fn spawn_unread(command: &mut Command) -> Self {
+        let child = command.spawn().expect("the program starts");
+        Self { child, log: Arc::default(), socket: PathBuf::new() }
+    }
+
+    /// Begins to read the standard error of a process that was started unread.
+    pub(crate) fn read_at_last(&mut self) {
+        let stderr = self.child.stderr.take().expect("a pipe");
+        let log = Arc::clone(&self.log);
+        thread::spawn(move || log.read(stderr));
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a process id");
+        kill_process(pid, signal).expect("the process is there");
+    }
+
+    /// Stops the process, and waits until it stands still.
+    pub(crate) fn stop(&self) {
+        self.signal(Signal::STOP);
+        until("stopped", || self.status("State").starts_with('T'));
+    }
+
+    /// A field of `/proc/PID/status`.
+    pub(crate) fn status(&self, field: &str) -> String {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a process");
+        let mut lines = status.lines().filter_map(|line| line.split_once(':'));
+        let (_, value) = lines.find(|(name, _)| *name == field).expect("a field of that name");
+        value.trim().to_owned()
+    }
+
+    pub(crate) fn threads(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/task", self.pid())).expect("a process").count()
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("our own child").is_none()
+    }
+
+    /// Waits for the end, and says how long it took.
+    #[track_caller]
+    pub(crate) fn ended(&mut self) -> (ExitStatus, Duration) {
+        let start = now();
+        until("ended", || !self.is_running());
+        let status = self.child.wait().expect("our own child");
+        (status, Duration::from_nanos(now() - start))
+    }
+
+    /// Waits for a line that says `text`.
+    #[track_caller]
+    pub(crate) fn wait_for(&self, text: &str) -> Line {
+        self.wait_until(text, |lines| {
+            lines.iter().find(|line| line.message.contains(text)).cloned()
+        })
+    }
+
+    /// Waits until the lines so far have in them what is looked for.
+    #[track_caller]
+    pub(crate) fn wait_until<T>(&self, what: &str, look: impl Fn(&[Line]) -> Option<T>) -> T {
+        let (start, mut lines) = (Instant::now(), self.log.lines.lock().expect("the log"));
+        loop {
+            if let Some(found) = look(&lines) {
+                return found;
+            }
+            let left = LIMIT.saturating_sub(start.elapsed());
+            assert!(!left.is_zero(), "still waiting for {what:?} in {lines:#?}");
+            // Woken often enough to see the limit, should no line come any more.
+            let step = left.min(Duration::from_millis(100));
+            (lines, _) = self.log.grown.wait_timeout(lines, step).expect("the log");
+        }
+    }
+
+    /// Waits until `count` ticks were logged, and gives the numbers of all.
+    #[track_caller]
+    pub(crate) fn ticks(&self, count: usize) -> Vec<u64> {
+        let enough = |lines: &[Line]| Some(numbers(lines)).filter(|ticks| ticks.len() >= count);
+        self.wait_until(&format!("{count} ticks"), enough)
+    }
+
+    /// What was logged up to now.
+    pub(crate) fn messages(&self) -> Vec<String> {
+        let lines = self.log.lines.lock().expect("the log");
+        lines.iter().map(|line| line.message.clone()).collect()
+    }
+
+    /// Every number that a process that has ended logged.
+    pub(crate) fn all_ticks(&self) -> Vec<u64> {
+        self.wait_for("=> ended");
+        numbers(&self.log.lines.lock().expect("the log"))
+    }
+}
+
+fn numbers(lines: &[Line]) -> Vec<u64> {
+    lines.iter().filter_map(|line| line.message.parse().ok()).collect()
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("the log of process {}: {:#?}", self.pid(), self.messages());
+        }
+    }
+}
+
+impl Log {
+    fn read(&self, stderr: ChildStderr) {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            let line = Line::parse(&line).unwrap_or_else(|| Line::foreign(&line));
+            self.lines.lock().expect("the log").push(line);
+            self.grown.notify_all();
+        }
+    }
+}
+
+impl Line {
+    fn parse(line: &str) -> Option<Self> {
+        let (time, rest) = line.strip_prefix('[')?.split_once("] ")?;
+        let (seconds, microseconds) = time.trim_start().split_once('.')?;
+        let microseconds = microseconds.parse::<u64>().ok()?;
+        let (sender, message) = rest.split_once(": ")?;
+        let (identifier, pid) = sender.strip_suffix(']')?.split_once('[')?;
+        Some(Self {
+            time: seconds.parse::<u64>().ok()? * 1_000_000_000 + microseconds * 1000,
+            identifier: identifier.to_owned(),
+            pid: pid.parse().ok()?,
+            message: message.to_owned(),
+        })
+    }
+
+    /// A line that is not a log line, such as an error of the command line.
+    fn foreign(line: &str) -> Self {
+        Self { time: 0, identifier: String::new(), pid: 0, message: line.to_owned() }
+    }
+}

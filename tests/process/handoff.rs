@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Handoff: one process goes on where the other one stopped.
+
+use std::fs::{self, Permissions};
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use rustix::process::{Signal, geteuid};
+
+use crate::client::{Client, get_counter, nc, nc_as, status};
+use crate::daemon::{Daemon, STILL, program};
+use crate::scratch::Scratch;
+use crate::{AT_ONCE, LIMIT, until};
+
+/// The user `nobody`: neither root nor the user of any service.
+const NOBODY: [&str; 3] = ["setpriv", "--reuid=65534", "--clear-groups"];
+
+const RETURNING: &str = "Returning counter to client and terminating the process";
+
+fn initrd(socket: impl AsRef<Path>) -> Daemon {
+    Daemon::serve(socket, &["--survive-systemd-kill-signal", "--timer-delay-ms", "20"])
+}
+
+/// A successor on its own socket.
+fn root(scratch: &Scratch, predecessor: &Path) -> Daemon {
+    let predecessor = predecessor.to_str().expect("text");
+    let options = ["--timer-delay-ms", "20", "--client-socket-path", predecessor];
+    Daemon::serve(scratch.join("root"), &options)
+}
+
+#[test]
+fn the_second_stage_goes_on_with_the_number_that_the_first_one_had_next() {
+    let scratch = Scratch::new();
+    let mut first = initrd(scratch.join("initrd"));
+    assert_eq!(nc(&first.socket, "set_counter 1000\n").split(' ').next(), Some("previous"));
+    first.wait_until("ticks", |lines| lines.iter().find(|line| line.message == "1005").cloned());
+
+    let mut second = root(&scratch, &first.socket);
+    let (status, _) = first.ended();
+    assert!(status.success(), "{status}");
+    assert_eq!(scratch.names(), ["root"], "the first one's socket file is gone");
+
+    let (before, after) = (first.all_ticks(), second.ticks(10));
+    let last = *before.last().expect("ticks");
+    let expected: Vec<u64> = (last + 1..).take(after.len()).collect();
+    assert_eq!(after, expected, "after {last}");
+    first.wait_for(RETURNING);
+    first.wait_for(&format!("Handing over to process {} of user", second.pid()));
+    first.wait_for("serving => draining");
+    first.wait_for("draining => ended");
+    second.wait_for(&format!("Reading starting position from socket {}", first.socket.display()));
+    second.wait_for(&format!("Adopting {} from", last + 1));
+    second.wait_for("adopting => serving");
+    assert_eq!(crate::client::status(&second.socket, "phase"), "serving");
+    assert!(second.is_running());
+}
+
+#[test]
+fn a_third_process_goes_on_after_the_second() {
+    let scratch = Scratch::new();
+    let mut sockets = ["a", "b", "c", "d"].map(|name| scratch.join(name)).into_iter();
+    let mut server = Daemon::serve(sockets.next().expect("four"), &STILL);
+    nc(&server.socket, "set_counter 18446744073709551615\n");
+    for socket in sockets {
+        let predecessor = server.socket.to_str().expect("text");
+        let next = Daemon::serve(socket, &[&STILL[..], &["-c", predecessor]].concat());
+        assert!(server.ended().0.success());
+        assert_eq!(get_counter(&next.socket), u64::MAX);
+        server = next;
+    }
+}
+
+#[test]
+fn where_nobody_was_the_count_starts_at_0_and_the_log_says_so() {
+    let scratch = Scratch::new();
+    let stale = scratch.join("stale");
+    drop(UnixListener::bind(&stale).expect("a socket"));
+    for predecessor in [scratch.join("absent"), stale] {
+        let start = Instant::now();
+        let daemon = root(&scratch, &predecessor);
+        assert!(start.elapsed() < AT_ONCE, "at once, not after {:?}", start.elapsed());
+        let path = predecessor.display();
+        daemon.wait_for(&format!("Reading starting position from socket {path}"));
+        let line = daemon.wait_for(&format!("warning: No predecessor at {path}: cannot connect: "));
+        assert!(line.message.ends_with("; starting at 0"), "{line:?}");
+        assert_eq!(daemon.ticks(2)[..2], [0, 1]);
+        daemon.signal(Signal::TERM);
+        daemon.wait_for("serving => ended");
+    }
+}
+
+/// What a predecessor that is not ours does once it has read the request.
+type Answer = fn(UnixStream);
+
+/// Starts a successor of such a predecessor; also says what the request was.
+fn fake_predecessor(scratch: &Scratch, answer: Answer) -> (Daemon, String) {
+    let path = scratch.join("fake");
+    let listener = UnixListener::bind(&path).expect("a socket");
+    let fake = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a successor");
+        let mut request = [0; "get_counter_and_terminate\n".len()];
+        stream.read_exact(&mut request).expect("a request");
+        answer(stream);
+        String::from_utf8(request.to_vec()).expect("text")
+    });
+    let path = path.to_str().expect("text");
+    let daemon = Daemon::serve(scratch.join("root"), &[&STILL[..], &["-c", path]].concat());
+    (daemon, fake.join().expect("no panic"))
+}
+
+#[test]
+fn an_answer_is_adopted_however_it_is_cut_and_ended() {
+    let answers: [Answer; 3] = [
+        |mut stream| stream.write_all(b"137\n").expect("a successor"),
+        |mut stream| stream.write_all(b"137\r\n").expect("a successor"),
+        |mut stream| b"137\n".iter().for_each(|byte| stream.write_all(&[*byte]).expect("a reader")),
+    ];
+    for answer in answers {
+        let scratch = Scratch::new();
+        let (daemon, request) = fake_predecessor(&scratch, answer);
+        assert_eq!(request, "get_counter_and_terminate\n");
+        assert_eq!(get_counter(&daemon.socket), 137);
+    }
+}
+
+#[test]
+fn a_predecessor_that_answers_something_else_is_none() {
+    let answers: [(Answer, &str); 6] = [
+        (drop, "it closed the connection before a whole line"),
+        (
+            // It may have died in the middle of the number.
+            |mut stream| stream.write_all(b"13").expect("a successor"),
+            "it closed the connection before a whole line",
+        ),
+        (
+            |mut stream| stream.write_all(b"Permission denied\n").expect("a successor"),
+            "it answered 'Permission denied'",
+        ),
+        (
+            |mut stream| stream.write_all(b"\xff\0\x1b\n").expect("a successor"),
+            "it answered '\\xff\\x00\\x1b'",
+        ),
+        (
+            |mut stream| stream.write_all(b"18446744073709551616\n").expect("a successor"),
+            "it answered '18446744073709551616'",
+        ),
+        (
+            // More than a line, and never an end: what is not read any more may fail.
+            |mut stream| while stream.write_all(&[b'9'; 1024]).is_ok() {},
+            "it answered '999",
+        ),
+    ];
+    for (answer, said) in answers {
+        let scratch = Scratch::new();
+        let (daemon, _) = fake_predecessor(&scratch, answer);
+        let line = daemon.wait_for("No predecessor at");
+        assert!(line.message.contains(said), "{line:?}");
+        assert_eq!(get_counter(&daemon.socket), 0);
+    }
+}
+
+#[test]
+fn a_predecessor_that_never_answers_is_given_up() {
+    let scratch = Scratch::new();
+    let path = scratch.join("mute");
+    // In its backlog a connection can be made and written to, and nobody ever reads.
+    let _mute = UnixListener::bind(&path).expect("a socket");
+    let start = Instant::now();
+    let daemon = root(&scratch, &path);
+    daemon.wait_for("no answer within 5 s; starting at 0");
+    assert!(start.elapsed().as_secs() >= 5, "given up after {:?}", start.elapsed());
+    assert_eq!(daemon.ticks(1)[0], 0);
+}
+
+#[test]
+fn whoever_may_ask_gets_the_count_and_ends_the_process() {
+    let scratch = Scratch::new();
+    let mut daemon = Daemon::serve(scratch.join("sock"), &[]);
+    daemon.ticks(3);
+    let answer = nc(&daemon.socket, "get_counter_and_terminate\n");
+    let (status, _) = daemon.ended();
+    assert!(status.success(), "{status}");
+    assert_eq!(answer, format!("{}\n", daemon.all_ticks().len()));
+    assert_eq!(scratch.names(), [""; 0], "its socket file is gone");
+    daemon.wait_for(RETURNING);
+    daemon.wait_for("Handing over to process");
+}
+
+#[test]
+fn commands_before_the_request_are_carried_out_and_answered_first() {
+    let scratch = Scratch::new();
+    let mut daemon = Daemon::serve(scratch.join("sock"), &STILL);
+    let lines = "set_counter 41\nnonsense\nset_counter 42\nget_counter_and_terminate\n";
+    let replies = nc(&daemon.socket, lines);
+    assert!(replies.starts_with("previous value 0\nInvalid command: nonsense"), "{replies}");
+    assert!(replies.ends_with("\nprevious value 41\n42\n"), "{replies}");
+    assert!(daemon.ended().0.success());
+}
+
+/// Needs root, for nobody else can be two users.
+#[test]
+fn a_stranger_is_refused_and_named() {
+    assert!(geteuid().is_root(), "this test needs root, to be somebody else than the service");
+    let scratch = Scratch::new();
+    let mut daemon = Daemon::serve(scratch.join("sock"), &STILL);
+    fs::set_permissions(&daemon.socket, Permissions::from_mode(0o777)).expect("our own socket");
+    let as_nobody = |line| nc_as(&NOBODY, &daemon.socket, line);
+    assert_eq!(as_nobody("get_counter\n"), "0\n", "anyone who can connect may ask this");
+    assert_eq!(as_nobody("set_counter 7\n"), "previous value 0\n", "and this");
+    assert_eq!(as_nobody("get_counter_and_terminate\n"), "Permission denied\n");
+    let line = daemon.wait_for("Refusing to hand over: ");
+    let named = line.message.strip_prefix("warning: Refusing to hand over: process ");
+    let (pid, rest) = named.and_then(|rest| rest.split_once(" of user ")).expect("who asked");
+    assert!(pid.parse::<u32>().is_ok_and(|pid| pid > 1), "{line:?}");
+    assert_eq!(rest, "65534 may not ask for it");
+    assert!(daemon.is_running());
+    assert_eq!(get_counter(&daemon.socket), 7);
+}
+
+/// Needs root, for nobody else can be two users.
+#[test]
+fn the_named_successor_may_ask() {
+    assert!(geteuid().is_root(), "this test needs root, to be somebody else than the service");
+    // `nobody` is 65534 on every distribution that systemd supports.
+    for name in ["65534", "nobody"] {
+        let scratch = Scratch::new();
+        let options = ["--successor", name, STILL[0], STILL[1]];
+        let mut daemon = Daemon::serve(scratch.join("sock"), &options);
+        fs::set_permissions(&daemon.socket, Permissions::from_mode(0o777)).expect("our own socket");
+        assert_eq!(nc_as(&NOBODY, &daemon.socket, "get_counter_and_terminate\n"), "0\n", "{name}");
+        assert!(daemon.ended().0.success(), "{name}");
+    }
+}
+
+/// Needs root, for nobody else can be two users.
+#[test]
+fn refusals_do_not_flood_the_log() {
+    assert!(geteuid().is_root(), "this test needs root, to be somebody else than the service");
+    let scratch = Scratch::new();
+    let daemon = Daemon::serve(scratch.join("sock"), &[]);
+    fs::set_permissions(&daemon.socket, Permissions::from_mode(0o777)).expect("our own socket");
+    let start = crate::now();
+    let ask = "for i in $(seq 50); do echo get_counter_and_terminate | nc -N -U \"$0\"; done";
+    let mut flood = std::process::Command::new(NOBODY[0]);
+    flood.args(&NOBODY[1..]).args(["sh", "-c", ask]).arg(&daemon.socket);
+    let answers = flood.output().expect("setpriv (util-linux) runs").stdout;
+    assert_eq!(String::from_utf8_lossy(&answers), "Permission denied\n".repeat(50));
+    let seconds = (crate::now() - start).div_ceil(1_000_000_000);
+    let lines = daemon.messages();
+    let refusals = lines.iter().filter(|line| line.contains("Refusing")).count() as u64;
+    assert!((1..=seconds + 1).contains(&refusals), "{refusals} lines in {seconds} s");
+}
+
+/// Needs root, for nobody else can be two users.
+#[test]
+fn the_service_s_own_user_and_root_may_ask_and_another_user_may_not() {
+    assert!(geteuid().is_root(), "this test needs root, to be somebody else than the service");
+    for (asker, is_allowed) in [("0", true), ("65534", true), ("65533", false)] {
+        let scratch = Scratch::new();
+        fs::set_permissions(scratch.join(""), Permissions::from_mode(0o777)).expect("our own");
+        let socket = scratch.join("sock");
+        // The binary may lie where only root can go: it is opened before the user changes.
+        let mut command = std::process::Command::new("setpriv");
+        let program = program();
+        let copy = scratch.join("early-service");
+        fs::copy(program.get_program(), &copy).expect("room for a copy");
+        crate::daemon::detach(&mut command);
+        command.args(&NOBODY[1..]).arg(&copy).arg("-s").arg(&socket).args(STILL);
+        let mut daemon = Daemon::spawn(&mut command);
+        daemon.wait_for("Listening on");
+        fs::set_permissions(&socket, Permissions::from_mode(0o777)).expect("we are root");
+        let user = format!("--reuid={asker}");
+        let answer =
+            nc_as(&["setpriv", &user, "--clear-groups"], &socket, "get_counter_and_terminate\n");
+        if is_allowed {
+            assert_eq!(answer, "0\n", "user {asker}");
+            assert!(daemon.ended().0.success(), "user {asker}");
+        } else {
+            assert_eq!(answer, "Permission denied\n", "user {asker}");
+            assert!(daemon.is_running(), "user {asker}");
+        }
+    }
+}
+
+#[test]
+fn a_predecessor_whose_successor_went_away_serves_on() {
+    let scratch = Scratch::new();
+    let mut daemon = initrd(scratch.join("sock"));
+    let mut witness = Client::connect(&daemon.socket);
+    witness.ask("get_counter");
+    // Both the request and the end are there when it goes on.
+    daemon.stop();
+    let mut successor = Client::connect(&daemon.socket);
+    successor.send("get_counter_and_terminate\n");
+    drop(successor);
+    daemon.signal(Signal::CONT);
+    daemon.wait_for("went away before it had the state");
+    daemon.wait_for("draining => serving");
+    let count: u64 = witness.ask("get_counter").parse().expect("a number");
+    let ticks = daemon.ticks(usize::try_from(count).expect("few") + 5);
+    let expected: Vec<u64> = (0..).take(ticks.len()).collect();
+    assert_eq!(ticks, expected, "none missing, none twice");
+    assert_eq!(status(&daemon.socket, "phase"), "serving");
+    assert!(daemon.is_running());
+}
+
+#[test]
+fn of_many_that_ask_at_once_one_gets_the_count_and_each_is_answered() {
+    const ASKERS: usize = 16;
+    let scratch = Scratch::new();
+    let mut daemon = Daemon::serve(scratch.join("sock"), &STILL);
+    nc(&daemon.socket, "set_counter 77\n");
+    daemon.stop();
+    let mut askers = [(); ASKERS].map(|()| Client::connect(&daemon.socket));
+    for asker in &mut askers {
+        asker.send("get_counter_and_terminate\n");
+    }
+    daemon.signal(Signal::CONT);
+    let mut answers = askers.map(|mut asker| asker.rest());
+    answers.sort();
+    assert_eq!(answers[0], "77\n");
+    assert_eq!(answers[1..], ["Busy: another process is adopting\n"; ASKERS - 1]);
+    assert!(daemon.ended().0.success());
+}
+
+#[test]
+fn a_socket_is_taken_over_without_a_moment_at_which_clients_find_none() {
+    let scratch = Scratch::new();
+    let mut first = initrd(scratch.join("sock"));
+    first.ticks(5);
+    let is_over = AtomicBool::new(false);
+    let path = &first.socket;
+    let (second, connects) = thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            let mut connects = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                let stream = UnixStream::connect(path).expect("somebody always listens");
+                stream.set_read_timeout(Some(LIMIT)).expect("not zero");
+                connects += 1;
+            }
+            connects
+        });
+        let options = ["--timer-delay-ms", "20", "--takeover-existing-socket"];
+        let second = Daemon::serve(path, &options);
+        second.ticks(5);
+        is_over.store(true, Ordering::Relaxed);
+        (second, client.join().expect("no connect failed"))
+    });
+    assert!(connects > 10, "{connects} connects are no test");
+    assert!(first.ended().0.success());
+    assert_eq!(scratch.names(), ["sock"], "only the path that is served is left");
+    let last = *first.all_ticks().last().expect("ticks");
+    assert_eq!(second.ticks(1)[0], last + 1);
+    assert!(get_counter(&second.socket) > last);
+}
+
+#[test]
+fn there_may_be_nobody_to_take_over_from() {
+    let scratch = Scratch::new();
+    let daemon = Daemon::serve(scratch.join("sock"), &["--takeover-existing-socket"]);
+    daemon.wait_for("starting at 0");
+    assert_eq!(daemon.ticks(1)[0], 0);
+    assert_eq!(scratch.names(), ["sock"]);
+}
+
+#[test]
+fn a_successor_that_gives_up_leaves_the_predecessor_in_its_place() {
+    let scratch = Scratch::new();
+    let first = Daemon::serve(scratch.join("sock"), &STILL);
+    nc(&first.socket, "set_counter 9\n");
+    first.stop();
+    let mut second = Daemon::start(&first.socket, &["--takeover-existing-socket"]);
+    second.wait_for("Reading starting position from socket");
+    second.signal(Signal::TERM);
+    assert!(second.ended().0.success());
+    assert_eq!(scratch.names(), ["sock"]);
+    first.signal(Signal::CONT);
+    until("the first one answers again", || nc(&first.socket, "get_counter\n") == "9\n");
+}

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Journald: a socket in its place, seen only by the process under test.
+//!
+//! The path is fixed, so the process runs in a mount namespace of its own, where a directory of ours
+//! lies over `/run`.
+//! The format is that of <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::geteuid;
+
+use crate::daemon::{self, Daemon};
+use crate::scratch::Scratch;
+use crate::{LIMIT, until};
+
+/// One record as journald would get it.
+pub(crate) type Entry = BTreeMap<String, String>;
+
+/// The socket, and all that came over it.
+pub(crate) struct Journald {
+    socket: UnixDatagram,
+    run: PathBuf,
+    stderr: PathBuf,
+    pub(crate) entries: Vec<Entry>,
+}
+
+impl Journald {
+    pub(crate) fn new(scratch: &Scratch) -> Self {
+        let run = scratch.join("run");
+        let directory = run.join("systemd/journal");
+        fs::create_dir_all(&directory).expect("a directory");
+        let socket = UnixDatagram::bind(directory.join("socket")).expect("a socket");
+        socket.set_read_timeout(Some(Duration::from_millis(100))).expect("not zero");
+        Self { socket, run, stderr: scratch.join("stderr"), entries: Vec::new() }
+    }
+
+    /// Goes away for good, as far as the process can see.
+    pub(crate) fn remove(&self) {
+        fs::remove_file(self.run.join("systemd/journal/socket")).expect("our own socket");
+    }
+
+    /// Starts the program as systemd would: standard error is the journal, and it is told so.
+    pub(crate) fn start(&self, socket: PathBuf, options: &[&str]) -> Daemon {
+        let stderr = File::create(&self.stderr).expect("a new file");
+        let file = stderr.metadata().expect("an open file");
+        let mut unshare = Command::new("unshare");
+        daemon::detach(&mut unshare);
+        if !geteuid().is_root() {
+            unshare.args(["--user", "--map-root-user"]);
+        }
+        unshare
+            .args(["--mount", "sh", "-c"])
+            .arg(r#"mount --bind "$1" /run && shift && exec "$@""#)
+            .arg("sh")
+            .arg(&self.run)
+            .arg(env!("CARGO_BIN_EXE_early-service"))
+            .arg("--server-socket-path")
+            .arg(&socket)
+            .args(options)
+            .env("JOURNAL_STREAM", format!("{}:{}", file.dev(), file.ino()))
+            .stderr(Stdio::from(stderr));
+        let mut daemon = Daemon::spawn_unread(&mut unshare);
+        until("a server (this test needs util-linux and the right to mount)", || {
+            assert!(daemon.is_running(), "cannot start with our own /run: {}", self.complaint());
+            UnixStream::connect(&socket).is_ok()
+        });
+        daemon.socket = socket;
+        daemon
+    }
+
+    /// What went to standard error instead.
+    pub(crate) fn complaint(&self) -> String {
+        fs::read_to_string(&self.stderr).expect("our own file")
+    }
+
+    /// Reads until the entries so far have in them what is looked for.
+    #[track_caller]
+    pub(crate) fn read_until<T>(&mut self, what: &str, look: impl Fn(&[Entry]) -> Option<T>) -> T {
+        let start = Instant::now();
+        loop {
+            if let Some(found) = look(&self.entries) {
+                return found;
+            }
+            let count = self.entries.len();
+            assert!(start.elapsed() < LIMIT, "still waiting for {what} after {count} entries");
+            self.receive();
+        }
+    }
+
+    /// Reads a tick whose number is at least `number`, and all before it.
+    #[track_caller]
+    pub(crate) fn read_to_tick(&mut self, number: u64) {
+        let is_there = |entries: &[Entry]| {
+            let last = entries.iter().rev().find_map(Tick::of);
+            last.filter(|tick| tick.number >= number)
+        };
+        self.read_until(&format!("tick {number}"), is_there);
+    }
+
+    pub(crate) fn ticks(&self) -> Vec<Tick> {
+        self.entries.iter().filter_map(Tick::of).collect()
+    }
+
+    fn receive(&mut self) {
+        let mut datagram = [0; 4096];
+        match self.socket.recv(&mut datagram) {
+            // A client that begins says so with nothing.
+            Ok(0) => {}
+            Ok(count) => self.entries.push(parse(&datagram[..count])),
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(error) => panic!("cannot receive: {error}"),
+        }
+    }
+}
+
+/// What a tick's record says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tick {
+    pub(crate) number: u64,
+    pub(crate) deadline: u64,
+    pub(crate) actual: u64,
+}
+
+impl Tick {
+    fn of(entry: &Entry) -> Option<Self> {
+        let field = |name| entry.get(name).map(|value| value.parse().expect("digits"));
+        Some(Self {
+            number: field("COUNTER")?,
+            deadline: field("DEADLINE_NS").expect("a tick has a deadline"),
+            actual: field("ACTUAL_NS").expect("a tick has a time"),
+        })
+    }
+}
+
+/// Reads one datagram: `NAME=value` lines, and `NAME`, a length and that many bytes.
+fn parse(mut datagram: &[u8]) -> Entry {
+    let mut entry = Entry::new();
+    while !datagram.is_empty() {
+        let end = datagram.iter().position(|byte| *byte == b'\n').expect("a field ends in newline");
+        let (line, rest) = (&datagram[..end], &datagram[end + 1..]);
+        let (name, value);
+        if let Some(equals) = line.iter().position(|byte| *byte == b'=') {
+            (name, value) = (&line[..equals], &line[equals + 1..]);
+            datagram = rest;
+        } else {
+            let (length, rest) = rest.split_at(8);
+            let length = u64::from_le_bytes(length.try_into().expect("eight bytes"));
+            let (bytes, rest) = rest.split_at(length.try_into().expect("a length that fits"));
+            (name, value) = (line, bytes);
+            datagram = rest.strip_prefix(b"\n").expect("a newline after the value");
+        }
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
+        let is_new = entry.insert(text(name), text(value)).is_none();
+        assert!(is_new, "{} comes twice", text(name));
+    }
+    entry
+}

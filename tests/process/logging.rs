@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Logging: lines and fields, and a log that nobody reads.
+
+use std::process::Stdio;
+use std::time::Instant;
+
+use rustix::process::Signal;
+
+use crate::client::{get_counter, nc, status, until_served, until_status};
+use crate::daemon::{Daemon, STILL, program};
+use crate::journald::{Entry, Journald};
+use crate::scratch::Scratch;
+use crate::ticks::implied;
+use crate::{AT_ONCE, END, now};
+
+#[test]
+fn standard_error_gets_one_readable_line_for_each_record() {
+    let scratch = Scratch::new();
+    for (options, identifier) in
+        [(&[][..], "early-service"), (&["--survive-systemd-kill-signal"], "early-service-initrd")]
+    {
+        let started = now();
+        let mut daemon = Daemon::serve(scratch.join("sock"), options);
+        daemon.ticks(2);
+        daemon.signal(Signal::INT);
+        assert!(daemon.ended().0.success());
+        daemon.wait_for("serving => ended");
+        let path = daemon.socket.display();
+        let lines = daemon.wait_until("every line", |lines| Some(lines.to_vec()));
+        // Where there is no other root to follow PID 1 to, such as in a container.
+        let is_ours = |message: &&str| !message.contains("cannot look at PID 1's root");
+        let messages = lines.iter().map(|line| &*line.message).filter(is_ours);
+        let listening = format!("Listening on UNIX socket {path}");
+        let expected = ["booting => serving", &listening, "0", "1"];
+        assert_eq!(messages.take(4).collect::<Vec<_>>(), expected);
+        let mut last = started / 1000 * 1000;
+        for line in &lines {
+            assert_eq!((&*line.identifier, line.pid), (identifier, daemon.pid()), "{line:?}");
+            assert!((last..=now()).contains(&line.time), "in order and in time: {line:?}");
+            last = line.time;
+        }
+    }
+}
+
+#[test]
+fn the_journal_gets_every_field() {
+    let scratch = Scratch::new();
+    let mut journald = Journald::new(&scratch);
+    let first = journald.start(scratch.join("initrd"), &["--survive-systemd-kill-signal"]);
+    journald.read_to_tick(2);
+    let predecessor = first.socket.to_str().expect("text");
+    let successor = journald.start(scratch.join("root"), &["--client-socket-path", predecessor]);
+    journald.read_until("ticks of both", |entries| {
+        entries.iter().rev().find(|entry| {
+            entry.contains_key("COUNTER") && entry["SYSLOG_IDENTIFIER"] == "early-service"
+        })?;
+        Some(())
+    });
+
+    let find = |message: &str| -> &Entry {
+        let mut entries = journald.entries.iter();
+        entries.find(|entry| entry["MESSAGE"] == message).unwrap_or_else(|| panic!("no {message}"))
+    };
+    for (message, stage, phase) in [
+        (&*format!("Listening on UNIX socket {predecessor}"), "initrd", "serving"),
+        ("2", "initrd", "serving"),
+        (&*format!("Reading starting position from socket {predecessor}"), "root", "adopting"),
+        ("Returning counter to client and terminating the process", "initrd", "draining"),
+        (&*format!("Listening on UNIX socket {}", successor.socket.display()), "root", "serving"),
+    ] {
+        let entry = find(message);
+        assert_eq!((&*entry["STAGE"], &*entry["PHASE"]), (stage, phase), "{entry:?}");
+        assert_eq!(entry["PRIORITY"], "5", "{entry:?}");
+        let identifier = if stage == "initrd" { "early-service-initrd" } else { "early-service" };
+        assert_eq!(entry["SYSLOG_IDENTIFIER"], identifier, "{entry:?}");
+        let is_tick = ["COUNTER", "DEADLINE_NS", "ACTUAL_NS"].map(|name| entry.contains_key(name));
+        assert_eq!(is_tick, [message == "2"; 3], "{entry:?}");
+    }
+    for tick in journald.ticks() {
+        assert!(tick.actual >= tick.deadline && tick.actual <= now(), "{tick:?}");
+        assert_eq!(find(&tick.number.to_string())["COUNTER"], tick.number.to_string());
+    }
+    let numbers: Vec<_> = journald.ticks().iter().map(|tick| tick.number).collect();
+    assert_eq!(numbers, (0..).take(numbers.len()).collect::<Vec<u64>>(), "each once over both");
+    assert_eq!(journald.complaint(), "", "nothing goes to standard error");
+}
+
+#[test]
+fn warnings_have_their_own_priority() {
+    let scratch = Scratch::new();
+    let mut journald = Journald::new(&scratch);
+    let absent = scratch.join("absent");
+    let options = [&STILL[..], &["-c", absent.to_str().expect("text")]].concat();
+    let _daemon = journald.start(scratch.join("sock"), &options);
+    let priority = journald.read_until("a warning", |entries| {
+        let warning =
+            entries.iter().find(|entry| entry["MESSAGE"].starts_with("No predecessor"))?;
+        Some(warning["PRIORITY"].clone())
+    });
+    assert_eq!(priority, "4");
+}
+
+#[test]
+fn where_there_is_no_journal_standard_error_gets_the_lines() {
+    let scratch = Scratch::new();
+    let journald = Journald::new(&scratch);
+    journald.remove();
+    let _daemon = journald.start(scratch.join("sock"), &STILL);
+    crate::until("lines", || journald.complaint().contains("]: Listening on UNIX socket"));
+}
+
+/// Ticks so often that any log is full soon.
+const PERIOD: u64 = 2_000_000;
+const OFTEN: [&str; 2] = ["--timer-delay-ms", "2"];
+
+#[test]
+fn a_journal_that_nobody_reads_delays_neither_ticks_nor_replies() {
+    let scratch = Scratch::new();
+    let mut journald = Journald::new(&scratch);
+    let daemon = journald.start(scratch.join("sock"), &OFTEN);
+    until_status(&daemon.socket, "log_lines_dropped", |dropped| dropped > 100);
+
+    let asked: Vec<_> = (0..100)
+        .map(|_| {
+            let (before, count) = (now(), get_counter(&daemon.socket));
+            (before, count, now())
+        })
+        .collect();
+    // Read again, the log tells what is missing from it; its deadlines tell when ticks were due.
+    let reported = journald.read_until("a report of the lines dropped", |entries| {
+        let report = |entry: &Entry| {
+            let message = entry["MESSAGE"].clone();
+            message
+                .strip_suffix(" log lines dropped: the log was not read fast enough")?
+                .parse()
+                .ok()
+        };
+        entries.iter().find_map(report)
+    });
+    let ticks = journald.ticks();
+    assert_eq!(ticks[0].number, 0);
+    for (before, count, after) in asked {
+        assert!(u128::from(after - before) < AT_ONCE.as_nanos(), "a reply took {}", after - before);
+        let possible = implied(&ticks, PERIOD, before)..=implied(&ticks, PERIOD, after);
+        assert!(possible.contains(&count), "{count} is not in {possible:?}");
+    }
+    for tick in &ticks {
+        assert_eq!(tick.deadline, ticks[0].deadline + tick.number * PERIOD, "{tick:?}");
+        let delay = u128::from(tick.actual - tick.deadline);
+        assert!(delay < AT_ONCE.as_nanos(), "{tick:?}");
+    }
+
+    // Each number is in the log once, or counted; beyond the gap the log goes on.
+    let reported: u64 = reported;
+    journald.read_to_tick(get_counter(&daemon.socket));
+    let ticks = journald.ticks();
+    assert!(ticks.windows(2).all(|pair| pair[0].number < pair[1].number), "in order, none twice");
+    let missing = ticks.last().expect("ticks").number + 1 - ticks.len() as u64;
+    assert!(missing > 100 && reported > 100, "{missing} missing, {reported} reported");
+    let dropped: u64 = status(&daemon.socket, "log_lines_dropped").parse().expect("a number");
+    assert!(missing <= dropped, "{missing} missing, {dropped} counted");
+}
+
+#[test]
+fn a_standard_error_that_nobody_reads_delays_neither_ticks_nor_replies() {
+    let scratch = Scratch::new();
+    let socket = scratch.join("sock");
+    let mut daemon =
+        Daemon::spawn_unread(program().arg("-s").arg(&socket).args(OFTEN).stderr(Stdio::piped()));
+    until_served(&socket);
+    until_status(&socket, "log_lines_dropped", |dropped| dropped > 100);
+
+    let ask = || {
+        let (before, count, after) = (now(), get_counter(&socket), now());
+        assert!(u128::from(after - before) < AT_ONCE.as_nanos(), "a reply took {}", after - before);
+        (before, count, after)
+    };
+    let first = ask();
+    for _ in 0..100 {
+        let later = ask();
+        // Between two replies lie as many ticks as deadlines fit in between.
+        let ticks = later.1 - first.1;
+        let fewest = later.0.saturating_sub(first.2) / PERIOD;
+        let most = (later.2 - first.0) / PERIOD + 1;
+        assert!((fewest..=most).contains(&ticks), "{ticks} is not in {fewest}..={most}");
+    }
+
+    daemon.read_at_last();
+    daemon.wait_for("log lines dropped: the log was not read fast enough");
+    let ticks = daemon.ticks(300);
+    assert!(ticks.windows(2).all(|pair| pair[0] < pair[1]), "in order, none twice");
+}
+
+#[test]
+fn a_log_that_nobody_reads_does_not_hold_up_the_end() {
+    let scratch = Scratch::new();
+    let socket = scratch.join("sock");
+    let mut daemon =
+        Daemon::spawn_unread(program().arg("-s").arg(&socket).args(OFTEN).stderr(Stdio::piped()));
+    until_served(&socket);
+    until_status(&socket, "log_lines_dropped", |dropped| dropped > 0);
+    daemon.signal(Signal::TERM);
+    let (status, took) = daemon.ended();
+    assert!(status.success(), "{status}");
+    assert!(took < END, "{took:?}");
+    assert!(!socket.exists());
+}
+
+#[test]
+fn lines_that_are_queued_at_the_end_are_written() {
+    let scratch = Scratch::new();
+    let mut daemon = Daemon::serve(scratch.join("sock"), &STILL);
+    let start = Instant::now();
+    let answer = nc(&daemon.socket, "set_counter 7\nget_counter_and_terminate\n");
+    assert_eq!(answer, "previous value 0\n7\n");
+    assert!(daemon.ended().0.success());
+    daemon.wait_for("Returning counter to client and terminating the process");
+    daemon.wait_for("draining => ended");
+    assert!(start.elapsed() < AT_ONCE, "{:?}", start.elapsed());
+}

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Ring 4: the daemon as a process, with real sockets, real signals and a real `nc`.
+//!
+//! Nothing here sleeps for a time and then hopes: a test waits for a condition, at most [`LIMIT`].
+//! What must be exact is measured against the clock, by the deadlines that the daemon logs; what is
+//! only fast is bounded by what a busy machine still keeps.
+//!
+//! | file | shows |
+//! | --- | --- |
+//! | [`commands`] | what clients see |
+//! | [`handoff`] | one process after the other |
+//! | [`logging`] | lines, fields, and a log that nobody reads |
+//! | [`options`] | the command line |
+//! | [`signals`] | how it ends |
+//! | [`sockets`] | what becomes of the socket file |
+//! | [`systemd`] | passed sockets, notifications |
+//! | [`ticks`] | rhythm, and catching up |
+//!
+//! They need `nc` (netcat-openbsd) and util-linux; those that put a socket in journald's place need
+//! a mount namespace, which root has, and a user where user namespaces are allowed.
+//! What is missing fails a test and is named.
+#![allow(clippy::print_stderr, reason = "a test that fails shows what the daemon logged")]
+
+mod commands;
+mod handoff;
+mod logging;
+mod options;
+mod signals;
+mod sockets;
+mod systemd;
+mod ticks;
+
+mod client;
+mod daemon;
+mod journald;
+mod scratch;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// How long a condition may take on the busiest machine: only a test that fails waits so long.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// How long something may take on a busy machine that takes microseconds on an idle one, and for
+/// ever where it waits for what it must not wait for.
+const AT_ONCE: Duration = Duration::from_secs(3);
+
+/// How long the end in order may take: so much is promised to whoever powers off.
+const END: Duration = Duration::from_secs(1);
+
+/// Waits until `condition` holds.
+#[track_caller]
+fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < LIMIT, "still waiting: {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds: the clock that the daemon logs.
+fn now() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let nanoseconds = now.tv_sec * 1_000_000_000 + now.tv_nsec;
+    nanoseconds.try_into().expect("a clock that began at boot")
+}

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Scratch: a directory of one test's own, gone with it.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The directory; short, for the path of a socket has at most 107 bytes.
+pub(crate) struct Scratch(PathBuf);
+
+impl Scratch {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = env::temp_dir().join(format!("early-service-{}-{number}", process::id()));
+        fs::create_dir(&path).expect("a new directory");
+        Self(path)
+    }
+
+    pub(crate) fn join(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// The names in the directory, in order.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let files = fs::read_dir(&self.0).expect("the scratch directory");
+        let name = |file: fs::DirEntry| file.file_name().to_string_lossy().into_owned();
+        let mut names: Vec<_> = files.map(|file| name(file.expect("a file"))).collect();
+        names.sort();
+        names
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+//! systemd: what a unit gives the daemon, and what the daemon tells PID 1.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::process::Command;
+
+use crate::client::{Client, get_counter, nc};
+use crate::daemon::{Daemon, STILL, detach};
+use crate::scratch::Scratch;
+use crate::{LIMIT, until};
+
+/// The program as a `.socket` unit starts it: `socket` is descriptor 3.
+fn started_with(socket: &UnixListener) -> Command {
+    let mut command = Command::new("sh");
+    detach(&mut command);
+    let script = r#"exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@""#;
+    command.args(["-c", script, env!("CARGO_BIN_EXE_early-service")]);
+    command.stdin(OwnedFd::from(socket.try_clone().expect("a descriptor")));
+    command
+}
+
+#[test]
+fn a_passed_socket_is_served_and_its_file_left_to_systemd() {
+    let scratch = Scratch::new();
+    let passed = UnixListener::bind(scratch.join("public")).expect("a socket");
+    let mut daemon = Daemon::spawn(started_with(&passed).args(STILL));
+    assert_eq!(get_counter(scratch.join("public")), 0);
+    daemon.signal(rustix::process::Signal::TERM);
+    assert!(daemon.ended().0.success());
+    assert_eq!(scratch.names(), ["public"]);
+}
+
+#[test]
+fn a_socket_of_its_own_is_served_beside_the_passed_one() {
+    let scratch = Scratch::new();
+    let passed = UnixListener::bind(scratch.join("public")).expect("a socket");
+    let own = scratch.join("own");
+    let mut command = started_with(&passed);
+    let daemon = Daemon::spawn(command.arg("--server-socket-path").arg(&own).args(STILL));
+    daemon.wait_for(&format!("Listening on UNIX socket {}", own.display()));
+    assert_eq!(nc(&own, "set_counter 5\n"), "previous value 0\n");
+    assert_eq!(get_counter(scratch.join("public")), 5);
+}
+
+#[test]
+fn a_passed_socket_of_the_same_path_is_not_bound_again() {
+    let scratch = Scratch::new();
+    let public = scratch.join("public");
+    let passed = UnixListener::bind(&public).expect("a socket");
+    let mut command = started_with(&passed);
+    let daemon = Daemon::spawn(command.arg("--server-socket-path").arg(&public).args(STILL));
+    daemon.wait_for("Listening on UNIX socket");
+    assert_eq!(get_counter(&public), 0);
+}
+
+#[test]
+fn a_passed_socket_that_others_made_blocking_does_not_block_the_daemon() {
+    let scratch = Scratch::new();
+    let public = scratch.join("public");
+    let passed = UnixListener::bind(&public).expect("a socket");
+    let daemon = Daemon::spawn(&mut started_with(&passed));
+    daemon.wait_for("Listening on UNIX socket");
+    // As PID 1 does when it gives the same socket to the successor: the flag is common to all.
+    passed.set_nonblocking(false).expect("a descriptor");
+    let mut client = Client::connect(&public);
+    assert!(client.ask("set_counter 100").starts_with("previous value "));
+    daemon.wait_for("103");
+}
+
+#[test]
+fn something_else_than_a_listening_unix_socket_is_refused_by_name() {
+    let file = std::fs::File::open("/dev/null").expect("a file");
+    let pair = UnixDatagram::pair().expect("a pair").0;
+    for (passed, cause) in [
+        (OwnedFd::from(file), "it is not a UNIX socket"),
+        (OwnedFd::from(pair), "it does not listen"),
+    ] {
+        let scratch = Scratch::new();
+        let unused = UnixListener::bind(scratch.join("unused")).expect("a socket");
+        let mut daemon = Daemon::spawn(started_with(&unused).stdin(passed));
+        assert_eq!(daemon.ended().0.code(), Some(1));
+        daemon.wait_for(&format!("error: cannot serve a socket of $LISTEN_FDS: {cause}"));
+    }
+}
+
+/// A socket in PID 1's place.
+struct Manager {
+    socket: UnixDatagram,
+    said: Vec<String>,
+}
+
+impl Manager {
+    /// Reads until the daemon has said `what`.
+    fn wait_for(&mut self, what: &str) {
+        let mut message = [0; 1024];
+        while !self.said.iter().any(|said| said == what) {
+            let count = self.socket.recv(&mut message);
+            let count = count.unwrap_or_else(|_| panic!("no {what} in {:?}", self.said));
+            let message = String::from_utf8_lossy(&message[..count]).into_owned();
+            self.said.extend(message.lines().map(str::to_owned));
+        }
+    }
+}
+
+#[test]
+fn a_manager_that_does_not_read_does_not_stop_the_ticks() {
+    let scratch = Scratch::new();
+    let unread = UnixDatagram::bind(scratch.join("notify")).expect("a socket");
+    let mut command = crate::daemon::program();
+    command.arg("--server-socket-path").arg(scratch.join("sock"));
+    // Signs of life every few milliseconds: its queue is full at once.
+    command.env("NOTIFY_SOCKET", scratch.join("notify")).env("WATCHDOG_USEC", "9000");
+    let daemon = Daemon::spawn(&mut command);
+    let writer = UnixDatagram::unbound().expect("a socket");
+    writer.set_nonblocking(true).expect("a socket");
+    until("full", || writer.send_to(b"", scratch.join("notify")).is_err());
+    let before = daemon.ticks(1).len();
+    daemon.ticks(before + 5);
+    drop(unread);
+}
+
+#[test]
+fn systemd_is_told_the_phase_and_that_the_process_lives() {
+    let scratch = Scratch::new();
+    let socket = UnixDatagram::bind(scratch.join("notify")).expect("a socket");
+    socket.set_read_timeout(Some(LIMIT)).expect("not zero");
+    let mut manager = Manager { socket, said: Vec::new() };
+    let mute = UnixListener::bind(scratch.join("mute")).expect("a socket");
+    let mut command = crate::daemon::program();
+    command.arg("--server-socket-path").arg(scratch.join("sock"));
+    command.arg("--client-socket-path").arg(scratch.join("mute"));
+    command.env("NOTIFY_SOCKET", scratch.join("notify")).env("WATCHDOG_USEC", "300000");
+    let mut daemon = Daemon::spawn(&mut command);
+
+    manager.wait_for("STATUS=adopting");
+    manager.wait_for("WATCHDOG=1");
+    assert!(!manager.said.contains(&"READY=1".to_owned()), "it does not own the counter yet");
+    drop(mute);
+    manager.wait_for("READY=1");
+    manager.wait_for("STATUS=serving");
+    daemon.signal(rustix::process::Signal::TERM);
+    manager.wait_for("STOPPING=1");
+    until("ended", || !daemon.is_running());
+}

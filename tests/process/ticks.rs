@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Ticks: each on its own time, each once.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::client::{Client, get_counter, status};
+use crate::journald::{Journald, Tick};
+use crate::scratch::Scratch;
+use crate::{AT_ONCE, now, until};
+
+/// Numbers follow each other from 0, and deadlines a period apart.
+#[track_caller]
+pub(crate) fn assert_rhythm(ticks: &[Tick], period: u64) {
+    let first = ticks.first().expect("ticks").deadline;
+    for (tick, expected) in ticks.iter().zip(0..) {
+        assert_eq!(tick.number, expected, "each number once, none left out");
+        assert_eq!(tick.deadline, first + expected * period, "tick {expected} keeps its time");
+        assert!(tick.actual >= tick.deadline, "tick {expected} came too early");
+    }
+}
+
+/// The next number to be logged at `time`, as the clock implies it.
+pub(crate) fn implied(ticks: &[Tick], period: u64, time: u64) -> u64 {
+    (time - ticks[0].deadline) / period + 1
+}
+
+#[test]
+fn the_default_period_is_100_ms() {
+    let scratch = Scratch::new();
+    let mut journald = Journald::new(&scratch);
+    let _daemon = journald.start(scratch.join("sock"), &[]);
+    journald.read_to_tick(5);
+    assert_rhythm(&journald.ticks(), 100_000_000);
+}
+
+#[test]
+fn ticks_do_not_drift() {
+    const PERIOD: u64 = 10_000_000;
+    let scratch = Scratch::new();
+    let mut journald = Journald::new(&scratch);
+    let daemon = journald.start(scratch.join("sock"), &["--timer-delay-ms", "10"]);
+    journald.read_to_tick(300);
+    let ticks = journald.ticks();
+    assert_rhythm(&ticks, PERIOD);
+    // A machine that is busy delays some ticks; a rhythm that drifts delays all that come later.
+    let delay = |tick: &Tick| tick.actual - tick.deadline;
+    let promptest = ticks.iter().skip(200).map(delay).min().expect("a hundred");
+    assert!(promptest < PERIOD, "the last hundred ticks came {promptest} ns late or more");
+    let latest = Duration::from_nanos(ticks.iter().map(delay).max().expect("ticks"));
+    assert!(latest < AT_ONCE, "a tick came {latest:?} late");
+
+    // Asked at any time, the count is the one that the clock implies.
+    for _ in 0..50 {
+        let (before, count, after) = (now(), get_counter(&daemon.socket), now());
+        let possible = implied(&ticks, PERIOD, before)..=implied(&ticks, PERIOD, after);
+        assert!(possible.contains(&count), "{count} is not in {possible:?}");
+    }
+}
+
+#[test]
+fn a_process_that_was_stopped_for_three_seconds_has_the_count_that_the_clock_implies() {
+    const PERIOD: u64 = 100_000_000;
+    const STOPPED: u64 = 3_000_000_000;
+    let scratch = Scratch::new();
+    let mut journald = Journald::new(&scratch);
+    let daemon = journald.start(scratch.join("sock"), &[]);
+    journald.read_to_tick(3);
+    let mut client = Client::connect(&daemon.socket);
+    client.ask("get_counter");
+    daemon.stop();
+    let stopped = now();
+    until("three seconds later", || now() > stopped + STOPPED);
+    daemon.signal(Signal::CONT);
+
+    let (before, count, after) = (now(), client.ask("get_counter"), now());
+    let count: u64 = count.parse().expect("a number");
+    let implied = |time| implied(&journald.ticks(), PERIOD, time);
+    let possible = implied(before)..=implied(after);
+    assert!(possible.contains(&count), "{count} is not in {possible:?}");
+
+    journald.read_to_tick(count + 3);
+    let ticks = journald.ticks();
+    assert_rhythm(&ticks, PERIOD);
+    let missed = ticks.iter().filter(|tick| tick.deadline > stopped && tick.deadline < before);
+    let caught_up = missed.filter(|tick| tick.actual > stopped + STOPPED).count();
+    assert!(caught_up >= 29, "{caught_up} ticks were caught up");
+    let late: u64 = status(&daemon.socket, "ticks_late").parse().expect("a number");
+    assert!(late >= 28, "{late} late ticks are counted");
+}
