@@ -11,9 +11,9 @@ use crate::tools;
 use std::collections::VecDeque;
 use std::fmt::Write;
 use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// One boot, in the words of its author.
 #[derive(Clone, Copy)]
@@ -33,6 +33,8 @@ pub(crate) struct Plan {
     /// Files in the initrd.
     pub(crate) over_initrd: &'static [(&'static str, &'static str)],
     pub(crate) cmdline: &'static str,
+    /// One machine id in both stages, and with it one journal that outlives power-off.
+    pub(crate) shared_machine_id: bool,
     pub(crate) patience: Duration,
     pub(crate) rows: &'static [Row],
 }
@@ -42,6 +44,13 @@ pub(crate) struct Plan {
 pub(crate) struct Row {
     pub(crate) name: &'static str,
     pub(crate) holds: fn(&Boot, &mut Claims),
+}
+
+/// A line of the table that needs no boot: what a guest's tree and its initrds tell.
+#[derive(Clone, Copy)]
+pub(crate) struct TreeRow {
+    pub(crate) name: &'static str,
+    pub(crate) holds: fn(&Image, &mut Claims) -> Result<(), String>,
 }
 
 impl Plan {
@@ -56,6 +65,7 @@ impl Plan {
         off_disk: &[],
         over_initrd: &[],
         cmdline: "",
+        shared_machine_id: true,
         patience: Duration::from_secs(150),
         rows: &[],
     };
@@ -69,6 +79,7 @@ impl Plan {
             name: format!("{}-{:?}", self.name.replace(' ', "-"), image.guest),
             initrd: self.initrd,
             cmdline: self.cmdline.to_owned(),
+            shared_machine_id: self.shared_machine_id,
             over_initrd: owned(self.over_initrd),
             over_disk: owned(self.over_disk),
             off_disk: self.off_disk.iter().map(|&path| path.to_owned()).collect(),
@@ -76,12 +87,12 @@ impl Plan {
         };
         let script = |text: &str| [b"# scenario\n", text.as_bytes(), b"\n"].concat();
         setting.over_disk.push(("/boot-test/in-root.sh".to_owned(), script(self.in_root)));
+        let mut add = |path: &str, contents| setting.over_initrd.push((path.to_owned(), contents));
+        add("/boot-test/words.sh", from_guest("words.sh"));
         if !self.in_initrd.is_empty() {
-            for name in ["boot-test/words.sh", "etc/systemd/system/boot-test-initrd.service"] {
-                setting.over_initrd.push((format!("/{name}"), from_guest(name)));
-            }
-            let path = "/boot-test/in-initrd.sh".to_owned();
-            setting.over_initrd.push((path, script(self.in_initrd)));
+            let unit = "boot-test-initrd.service";
+            add(&format!("/etc/systemd/system/{unit}"), from_guest(unit));
+            add("/boot-test/in-initrd.sh", script(self.in_initrd));
             setting.cmdline += " rd.systemd.wants=boot-test-initrd.service";
         }
         if let Some(daemon) = daemon {
@@ -94,19 +105,18 @@ impl Plan {
             setting.over_initrd.push(("/usr/bin/boot-probe".to_owned(), probe));
         }
         for client in self.clients {
-            let path = format!("etc/systemd/system/{client}.service");
-            setting.over_initrd.push((format!("/{path}"), from_guest(&path)));
+            let unit = format!("{client}.service");
+            let path = format!("/etc/systemd/system/{unit}");
+            setting.over_initrd.push((path, from_guest(&unit)));
             setting.cmdline += &format!(" rd.systemd.wants={client}.service");
         }
         setting
     }
 }
 
-/// A file of `tests/boot/guest`, by the path that it has in a guest.
-fn from_guest(path: &str) -> Vec<u8> {
-    let name = PathBuf::from(path);
-    let name = name.file_name().expect("a file has a name");
-    let local = PathBuf::from(crate::cache::SOURCE).join("tests/boot/guest").join(name);
+/// A file of `tests/boot/guest`.
+fn from_guest(name: &str) -> Vec<u8> {
+    let local = Path::new(crate::cache::SOURCE).join("tests/boot/guest").join(name);
     fs::read(&local).unwrap_or_else(|error| panic!("cannot read {}: {error}", local.display()))
 }
 
@@ -118,21 +128,41 @@ pub(crate) struct Verdict {
     pub(crate) took: Duration,
 }
 
-/// Boots every plan on every guest, two at a time, with the package's daemon or another.
-pub(crate) fn run_all(plans: &[Plan], daemon: Option<&[u8]>) -> Vec<Verdict> {
+/// What one worker takes on: a boot with all its rows, or a row that needs none.
+#[derive(Clone, Copy)]
+enum Job<'a> {
+    Boot(&'a Plan),
+    Tree(&'a TreeRow),
+}
+
+/// Tries every plan and every tree row on every guest, two at a time, with the package's daemon or
+/// another.
+pub(crate) fn run_all(
+    plans: &[Plan],
+    tree_rows: &[TreeRow],
+    daemon: Option<&[u8]>,
+) -> Vec<Verdict> {
     tools::require_all();
     let images = images().unwrap_or_else(|error| panic!("{error}"));
+    // The longest first, so that no core is idle at the end.
+    let mut plans: Vec<_> = plans.iter().collect();
+    plans.sort_by_key(|plan| std::cmp::Reverse(plan.patience));
+    let jobs = plans.into_iter().map(Job::Boot).chain(tree_rows.iter().map(Job::Tree));
     let jobs: VecDeque<_> =
-        plans.iter().flat_map(|plan| images.iter().map(move |image| (plan, image))).collect();
+        jobs.flat_map(|job| images.iter().map(move |image| (job, image))).collect();
     let (jobs, verdicts) = (Mutex::new(jobs), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
                 loop {
                     let job = jobs.lock().expect("no worker panics").pop_front();
-                    let Some((plan, image)) = job else { return };
-                    let of_boot = run(plan, image, daemon);
-                    verdicts.lock().expect("no worker panics").extend(of_boot);
+                    let of_job = match job {
+                        Some((Job::Boot(plan), image)) => boot_plan(plan, image, daemon),
+                        Some((Job::Tree(row), image)) => vec![try_tree(row, image)],
+                        None => return,
+                    };
+                    eprint!("{}", table(&of_job));
+                    verdicts.lock().expect("no worker panics").extend(of_job);
                 }
             });
         }
@@ -156,7 +186,7 @@ fn images() -> Result<Vec<Image>, String> {
     })
 }
 
-fn run(plan: &Plan, image: &Image, daemon: Option<&[u8]>) -> Vec<Verdict> {
+fn boot_plan(plan: &Plan, image: &Image, daemon: Option<&[u8]>) -> Vec<Verdict> {
     let boot = machine::boot(image, &plan.setting(image, daemon));
     let verdict = |row: &Row| {
         let mut claims = Claims::default();
@@ -181,6 +211,15 @@ fn run(plan: &Plan, image: &Image, daemon: Option<&[u8]>) -> Vec<Verdict> {
         Verdict { row: row.name, guest: image.guest, broken: claims.broken(), took }
     };
     plan.rows.iter().map(verdict).collect()
+}
+
+fn try_tree(row: &TreeRow, image: &Image) -> Verdict {
+    let started = Instant::now();
+    let mut claims = Claims::default();
+    if let Err(error) = (row.holds)(image, &mut claims) {
+        claims.that("the tools of the guest work", false, error);
+    }
+    Verdict { row: row.name, guest: image.guest, broken: claims.broken(), took: started.elapsed() }
 }
 
 /// The verdicts as the table that people read.

@@ -13,6 +13,8 @@ pub(crate) const PERIOD: Duration = Duration::from_millis(100);
 pub(crate) struct Tick {
     pub(crate) number: u64,
     pub(crate) stage: String,
+    /// Of the process that logged it.
+    pub(crate) pid: u64,
     /// When it was due, by CLOCK_MONOTONIC.
     pub(crate) deadline: Duration,
     /// When it happened.
@@ -34,6 +36,7 @@ pub(crate) fn ticks(boot: &Boot) -> Vec<Tick> {
             Some(Tick {
                 number: record.number("COUNTER")?,
                 stage: record.field("STAGE")?.to_owned(),
+                pid: record.number("_PID")?,
                 deadline: Duration::from_nanos(record.number("DEADLINE_NS")?),
                 actual: Duration::from_nanos(record.number("ACTUAL_NS")?),
             })
@@ -43,9 +46,9 @@ pub(crate) fn ticks(boot: &Boot) -> Vec<Tick> {
     ticks
 }
 
-/// Of one stage, `initrd` or `root`.
-pub(crate) fn of_stage<'a>(ticks: &'a [Tick], stage: &str) -> Vec<&'a Tick> {
-    ticks.iter().filter(|tick| tick.stage == stage).collect()
+/// How many ticks one stage, `initrd` or `root`, has logged.
+pub(crate) fn count(ticks: &[Tick], stage: &str) -> usize {
+    ticks.iter().filter(|tick| tick.stage == stage).count()
 }
 
 /// Every number from `first` on happens once and in order.
@@ -62,6 +65,20 @@ pub(crate) fn each_once_from(first: u64, ticks: &[Tick], claims: &mut Claims) {
             },
         ),
     );
+}
+
+/// Both stages tick, and the numbers go on across the handoff, once each and in order, from 0.
+pub(crate) fn unbroken(ticks: &[Tick], claims: &mut Claims) {
+    let counts = (count(ticks, "initrd"), count(ticks, "root"));
+    claims.that("both stages tick", counts.0 > 10 && counts.1 > 10, format!("{counts:?}"));
+    each_once_from(0, ticks, claims);
+}
+
+/// The runs of numbers where an owner died: whoever loses its state begins again.
+///
+/// Each run is unbroken in itself; the handoff of the first kind cannot keep more.
+pub(crate) fn runs(ticks: &[Tick]) -> Vec<&[Tick]> {
+    ticks.chunk_by(|a, b| a.pid == b.pid || b.number != 0).collect()
 }
 
 /// No tick is later than `bound`.

@@ -15,6 +15,8 @@ echo guest > /etc/hostname
 echo '/dev/vda / ext4 rw 0 0' > /etc/fstab
 mkdir -p /var/log/journal
 printf '[Journal]\nRateLimitIntervalSec=0\n' > /etc/systemd/journald.conf
+# An installed system has an id; its initrd, which does not know it, makes up another.
+systemd-machine-id-setup
 # For the stranger of the rows that need one.
 useradd --no-create-home stranger
 
@@ -37,7 +39,7 @@ dpkg -i early-service.deb
 
 # dracut's trigger has built the usual one; the other two are for rows of their own.
 kernel=$(ls /lib/modules)
-mv "/boot/initrd.img-$kernel" /boot/usual.img
+cp "/boot/initrd.img-$kernel" /boot/usual.img
 dracut --quiet --force --omit early-service /boot/without.img "$kernel"
 dracut --quiet --force --conf /dev/null --confdir /boot-test/lean.conf.d /boot/lean.img "$kernel"
-mv "/boot/vmlinuz-$kernel" /boot/kernel
+cp "/boot/vmlinuz-$kernel" /boot/kernel

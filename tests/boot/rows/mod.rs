@@ -1,9 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Rows: the scenarios, one file for each kind of trouble.
 
+mod commands;
+mod first_stage;
 mod ordinary;
+mod package;
+mod root_stage;
+mod surroundings;
 
-use crate::plan::Plan;
+use crate::plan::{Plan, TreeRow};
 
 /// Every boot of the suite.
-pub(crate) const PLANS: &[&[Plan]] = &[ordinary::PLANS];
+pub(crate) fn plans() -> Vec<Plan> {
+    [ordinary::PLANS, commands::PLANS, root_stage::PLANS, first_stage::PLANS, surroundings::PLANS]
+        .concat()
+}
+
+/// What is proved in a guest's tree, without a boot.
+pub(crate) const TREE_ROWS: &[TreeRow] = package::ROWS;

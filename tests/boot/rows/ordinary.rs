@@ -4,16 +4,79 @@
 use crate::claims::Claims;
 use crate::machine::Boot;
 use crate::plan::{Plan, Row};
+use crate::story;
 use crate::ticks::{self, PERIOD, ticks};
 
 pub(super) const PLANS: &[Plan] = &[Plan {
     clients: &["boot-storm", "boot-sit", "boot-nc"],
-    rows: &[Row { name: "ordinary boot: numbers", holds: numbers }],
+    in_initrd: "tell account-initrd < /etc/passwd; tell account-initrd < /etc/group",
+    in_root: r#"
+        wait_until root_serves && wait_until first_is_gone && sleep 2
+        tell account-root < /etc/passwd; tell account-root < /etc/group
+        ls -d /run/early-service-initrd 2> /dev/null | tell left-behind
+        stat -c '%U:%G %a' /run/early-service /run/early-service/early-service.sock | tell owner
+        for process in /proc/[0-9]*; do
+            case $(cat "$process/comm") in early-service*) ;; *) continue ;; esac
+            say process "$(cat "$process/comm")"
+            [ "$(stat -Lc %d:%i "$process/root")" = "$(stat -c %d:%i /)" ] || say held root
+            readlink "$process/cwd" "$process/exe" "$process"/fd/* | grep deleted | tell held
+            grep deleted "$process/maps" | tell held
+        done"#,
+    rows: &[
+        Row { name: "ordinary boot: every number once, on its time", holds: numbers },
+        Row { name: "ordinary boot: the first stage ends well", holds: first_stage_ends_well },
+        Row { name: "ordinary boot: no client is refused", holds: clients },
+        Row { name: "ordinary boot: nothing of the initrd is held", holds: nothing_held },
+        Row { name: "ordinary boot: one account in both stages", holds: one_account },
+        Row { name: "ordinary boot: power-off within a second", holds: power_off },
+    ],
     ..Plan::ORDINARY
 }];
 
 fn numbers(boot: &Boot, claims: &mut Claims) {
     let ticks = ticks(boot);
-    ticks::each_once_from(0, &ticks, claims);
+    ticks::unbroken(&ticks, claims);
     ticks::on_time(PERIOD, &ticks, claims);
+    if let Some(last) = ticks.last() {
+        story::ticks_to_the_end(boot, last.actual, story::ROOT, claims);
+    }
+}
+
+fn first_stage_ends_well(boot: &Boot, claims: &mut Claims) {
+    story::first_stage_ends_well(boot, claims);
+    story::fails_never(boot, story::ROOT, claims);
+    let left: Vec<_> = boot.lines("left-behind").collect();
+    claims.that("the first stage leaves nothing behind", left.is_empty(), left.join(", "));
+}
+
+fn clients(boot: &Boot, claims: &mut Claims) {
+    // The handoff of the first kind closes what is connected; the lossless one will not.
+    story::storm_is_never_refused(boot, 1, claims);
+    let sessions = boot.lines("sit-connected").count();
+    claims.that("who sits connected is cut off once, at the handoff", sessions == 2, sessions);
+    let in_nc = story::of_unit(boot, "boot-nc.service", "Deactivated successfully").len();
+    claims.that("nc is closed in order, not reset", in_nc == 1, in_nc);
+    let owners: Vec<_> = boot.lines("owner").collect();
+    let expected = ["early-service:early-service 755", "early-service:early-service 660"];
+    claims.that("the socket ends up with its owner", owners == expected, owners.join(", "));
+}
+
+fn nothing_held(boot: &Boot, claims: &mut Claims) {
+    let processes = boot.lines("process").count();
+    claims.that("one process of ours is left", processes == 1, processes);
+    let held: Vec<_> = boot.lines("held").collect();
+    claims.that("it holds nothing of the initrd", held.is_empty(), held.join("; "));
+}
+
+fn one_account(boot: &Boot, claims: &mut Claims) {
+    let ours = |key| -> Vec<&str> {
+        boot.lines(key).filter(|line| line.starts_with("early-service:")).collect()
+    };
+    let (initrd, root) = (ours("account-initrd"), ours("account-root"));
+    claims.that("the account is there", root.len() == 2, format!("{root:?}"));
+    claims.that("the same numbers in both stages", initrd == root, format!("{initrd:?} {root:?}"));
+}
+
+fn power_off(boot: &Boot, claims: &mut Claims) {
+    story::stops_within_a_second(boot, story::ROOT, claims);
 }

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The package and its units, as far as they can be judged without a boot: in the tree of a guest.
+
+use crate::cache;
+use crate::claims::Claims;
+use crate::guest::{Image, Initrd, chroot, copy};
+use crate::plan::TreeRow;
+use crate::tools::output;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+pub(super) const ROWS: &[TreeRow] = &[
+    TreeRow { name: "package: installs, enables and is in the initrd", holds: installed },
+    TreeRow { name: "package: disabled, it stays out of the initrd", holds: disabled },
+    TreeRow { name: "package: removal takes all of it away", holds: removed },
+    TreeRow { name: "units: verified without a word, exposure at most 1.0", holds: units },
+];
+
+const LINKS: [&str; 3] = [
+    "etc/systemd/system/multi-user.target.wants/early-service.service",
+    "etc/systemd/system/sockets.target.wants/early-service.socket",
+    "etc/systemd/system/initrd.target.wants/early-service-initrd.service",
+];
+
+const IN_INITRD: [&str; 5] = [
+    "usr/bin/early-service",
+    "system/early-service-initrd.service",
+    "system/early-service.socket",
+    "system/early-service.socket.d/50-initrd.conf",
+    "system/initrd.target.wants/early-service-initrd.service",
+];
+
+fn installed(image: &Image, claims: &mut Claims) -> Result<(), String> {
+    for link in LINKS {
+        let there = image.tree().join(link).symlink_metadata().is_ok();
+        claims.that("enabled", there, format!("{link} is missing"));
+    }
+    for initrd in [Initrd::Usual, Initrd::Lean] {
+        let contents = contents(&image.initrd(initrd))?;
+        for file in IN_INITRD {
+            let there = contents.lines().any(|line| line.ends_with(file));
+            claims.that(&format!("in the {initrd:?} initrd"), there, format!("{file} is missing"));
+        }
+    }
+    Ok(())
+}
+
+fn disabled(image: &Image, claims: &mut Claims) -> Result<(), String> {
+    let tree = copy_of(image, "disabled")?;
+    let script = "#!/bin/sh\nset -e\nsystemctl -q disable early-service.service\n\
+                  dracut --quiet --force /boot/disabled.img \"$(ls /lib/modules)\"\n";
+    run_in(&tree, script)?;
+    let contents = contents(&tree.join("boot/disabled.img"))?;
+    let found = contents.lines().find(|line| line.contains("early-service"));
+    claims.that("nothing of it in the initrd", found.is_none(), found.unwrap_or_default());
+    claims.that("an initrd all the same", contents.contains("systemd/systemd"), "no systemd in it");
+    for link in LINKS {
+        let there = tree.join(link).symlink_metadata().is_ok();
+        claims.that("disable undoes all of enable", !there, format!("{link} is left"));
+    }
+    cache::remove(&tree)
+}
+
+fn removed(image: &Image, claims: &mut Claims) -> Result<(), String> {
+    let tree = copy_of(image, "removed")?;
+    run_in(
+        &tree,
+        "#!/bin/sh\nset -e\ndpkg --purge early-service\ncp /boot/initrd.img-* /boot/after\n",
+    )?;
+    let contents = contents(&tree.join("boot/after"))?;
+    let found = contents.lines().find(|line| line.contains("early-service"));
+    claims.that("nothing of it in the initrd", found.is_none(), found.unwrap_or_default());
+    let mut find = Command::new("find");
+    find.arg(&tree).args(["-name", "*early-service*", "-not", "-path", "*/boot-test/*"]);
+    let left = output("find", &mut find)?;
+    claims.that("nothing of it in the tree", left.is_empty(), left.trim().replace('\n', ", "));
+    cache::remove(&tree)
+}
+
+fn units(image: &Image, claims: &mut Claims) -> Result<(), String> {
+    let tree = copy_of(image, "units")?;
+    let said = run_in(
+        &tree,
+        "#!/bin/sh\nsystemd-analyze verify early-service.service early-service-initrd.service \
+         early-service.socket 2>&1\n",
+    )?;
+    claims.that("systemd-analyze verify says nothing", said.is_empty(), said.trim());
+    let said = run_in(
+        &tree,
+        "#!/bin/sh\nsystemd-analyze security --offline=true --no-pager early-service.service\n",
+    )?;
+    let exposure = said
+        .lines()
+        .find_map(|line| line.split_once("Overall exposure level for early-service.service: "))
+        .and_then(|(_, rest)| rest.split(' ').next()?.parse::<f32>().ok());
+    let holds = exposure.is_some_and(|exposure| exposure <= 1.0);
+    claims.that("exposure at most 1.0", holds, format!("{exposure:?}"));
+    cache::remove(&tree)
+}
+
+/// A copy of the tree that may be changed.
+fn copy_of(image: &Image, purpose: &str) -> Result<std::path::PathBuf, String> {
+    let tree = cache::directory().join("runs").join(format!("{purpose}-{:?}", image.guest));
+    cache::remove(&tree)?;
+    fs::create_dir_all(cache::directory().join("runs"))
+        .map_err(|error| format!("cannot make the directory of the runs: {error}"))?;
+    copy(&image.tree(), &tree)?;
+    Ok(tree)
+}
+
+fn run_in(tree: &Path, script: &str) -> Result<String, String> {
+    let path = tree.join("boot-test/script");
+    fs::write(&path, script)
+        .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    output("chmod", Command::new("chmod").arg("755").arg(&path))?;
+    chroot(tree, "/boot-test/script")
+}
+
+/// The names in an initrd that is not compressed.
+fn contents(initrd: &Path) -> Result<String, String> {
+    const LIST: &str = r#"exec cpio --quiet --list < "$1""#;
+    output("cpio --list", Command::new("sh").args(["-euc", LIST, "sh"]).arg(initrd))
+}

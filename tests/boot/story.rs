@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Story: what PID 1 and the clients have to say about a boot, and the claims that many rows share.
+
+use crate::claims::Claims;
+use crate::journal::Record;
+use crate::machine::Boot;
+use std::time::Duration;
+
+pub(crate) const FIRST: &str = "early-service-initrd.service";
+pub(crate) const ROOT: &str = "early-service.service";
+
+/// "Gone within a second at power-off", and "within a second of the successor's taking over".
+const A_SECOND: Duration = Duration::from_secs(1);
+
+/// The records in which PID 1 says something of `unit` that contains `words`.
+pub(crate) fn of_unit<'a>(boot: &'a Boot, unit: &str, words: &str) -> Vec<&'a Record> {
+    let matches = |record: &&Record| record.is_of_systemd(unit) && record.message().contains(words);
+    boot.journal.iter().filter(matches).collect()
+}
+
+/// The records in which a stage (by its identifier) says something that contains `words`.
+pub(crate) fn of_stage<'a>(boot: &'a Boot, identifier: &str, words: &str) -> Vec<&'a Record> {
+    let matches =
+        |record: &&Record| record.identifier() == identifier && record.message().contains(words);
+    boot.journal.iter().filter(matches).collect()
+}
+
+/// The first stage hands over, ends by itself, with success and soon.
+pub(crate) fn first_stage_ends_well(boot: &Boot, claims: &mut Claims) {
+    let words = "Returning counter to client and terminating the process";
+    let returned = of_stage(boot, "early-service-initrd", words);
+    claims.that("the first stage hands over once", returned.len() == 1, returned.len());
+    let ended = of_unit(boot, FIRST, "Deactivated successfully");
+    claims.that("the first stage ends once, with success", ended.len() == 1, ended.len());
+    fails_never(boot, FIRST, claims);
+    if let (Some(returned), Some(ended)) = (returned.first(), ended.first()) {
+        let took = ended.at().saturating_sub(returned.at());
+        claims.that(
+            "the first stage is gone within a second",
+            took < A_SECOND,
+            format!("{took:?}"),
+        );
+    }
+}
+
+/// PID 1 has nothing to complain of.
+pub(crate) fn fails_never(boot: &Boot, unit: &str, claims: &mut Claims) {
+    for words in ["Failed", "code=", "Scheduled restart", "timed out", "Watchdog"] {
+        let complaints = of_unit(boot, unit, words);
+        let seen = complaints.first().map_or("", |record| record.message());
+        claims.that(&format!("{unit} never comes to {words:?}"), complaints.is_empty(), seen);
+    }
+}
+
+/// From the order to stop to the end, at power-off.
+pub(crate) fn stops_within_a_second(boot: &Boot, unit: &str, claims: &mut Claims) {
+    let stopping = of_unit(boot, unit, "Stopping ");
+    let stopped = of_unit(boot, unit, "Stopped ");
+    let (Some(stopping), Some(stopped)) = (stopping.last(), stopped.last()) else {
+        claims.that(&format!("{unit} is stopped at power-off"), false, "PID 1 did not say so");
+        return;
+    };
+    let took = stopped.at().saturating_sub(stopping.at());
+    claims.that(&format!("{unit} stops within a second"), took < A_SECOND, format!("{took:?}"));
+}
+
+/// The last tick comes right before the stop: nothing is missing at the end of the numbers.
+pub(crate) fn ticks_to_the_end(boot: &Boot, last_tick: Duration, unit: &str, claims: &mut Claims) {
+    let Some(stop) = of_unit(boot, unit, "Stopping ").last().map(|record| record.at()) else {
+        return claims.that(&format!("{unit} is stopped"), false, "PID 1 did not say so");
+    };
+    let silence = stop.saturating_sub(last_tick);
+    let bound = 2 * crate::ticks::PERIOD;
+    claims.that("ticks go on to the stop", silence < bound, format!("{silence:?} of silence"));
+}
+
+/// The client that connects in a loop, from the initrd to power-off, is never refused.
+///
+/// The handoff of the first kind closes the connections that the predecessor has accepted, so up to
+/// `lost` questions may go without an answer.
+pub(crate) fn storm_is_never_refused(boot: &Boot, lost: u64, claims: &mut Claims) {
+    let refusals: Vec<_> = boot.lines("storm-refused").collect();
+    claims.that("no connect is refused", refusals.is_empty(), refusals.join("; "));
+    let losses: Vec<_> = boot.lines("storm-lost").collect();
+    let within = losses.len() as u64 <= lost;
+    claims.that(&format!("at most {lost} connections are lost"), within, losses.join("; "));
+    let answered = client_figure(boot, "storm", "answered").unwrap_or_default();
+    claims.that("the storm is answered", answered > 50, answered);
+}
+
+/// A figure of a client's last report.
+pub(crate) fn client_figure(boot: &Boot, client: &str, figure: &str) -> Option<u64> {
+    let last = boot.lines(client).last()?;
+    let word = last.split(' ').find_map(|word| word.strip_prefix(figure)?.strip_prefix('='))?;
+    word.parse().ok()
+}
