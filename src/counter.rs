@@ -37,23 +37,26 @@ pub(crate) enum Message {
     Thaw,
 }
 
+/// The most ticks that are caught up at once, before the log's writer is given a chance.
+const PORTION: usize = 64;
+
 /// The actor.
 pub(crate) struct Counter {
-    pub(crate) mailbox: Receiver<Message>,
-    pub(crate) server: Sender<server::Message>,
-    pub(crate) supervisor: Sender<Event>,
-    pub(crate) period: Period,
-    pub(crate) timer: Timer,
+    mailbox: Receiver<Message>,
+    server: Sender<server::Message>,
+    supervisor: Sender<Event>,
+    period: Period,
+    timer: Timer,
     /// What the timer is set to, while the counter ticks.
-    pub(crate) armed: Option<Monotonic>,
-    pub(crate) phase: Phase,
+    armed: Option<Monotonic>,
+    rhythm: Rhythm,
     /// What `set_counter` replaced since the last tick, to be logged with the next one.
-    pub(crate) replaced: Option<u64>,
+    replaced: Option<u64>,
 }
 
 /// Whether there is something to count.
-pub(crate) enum Phase {
-    Empty,
+enum Rhythm {
+    Silent,
     Ticking(Running),
     Frozen(Running),
 }
@@ -64,9 +67,25 @@ enum Wake {
 }
 
 impl Counter {
+    pub(crate) fn new(
+        mailbox: Receiver<Message>,
+        server: Sender<server::Message>,
+        supervisor: Sender<Event>,
+        period: Period,
+    ) -> Self {
+        let (timer, armed) = (Timer::never(), None);
+        let (rhythm, replaced) = (Rhythm::Silent, None);
+        Self { mailbox, server, supervisor, period, timer, armed, rhythm, replaced }
+    }
+
     pub(crate) async fn run(mut self) {
         while let Some(wake) = self.next_event().await {
-            self.handle(wake, clock::now());
+            let now = clock::now();
+            let mut patience = journal::Patience::default();
+            while self.tick(now, PORTION) == PORTION {
+                patience.wait_for_room(PORTION).await;
+            }
+            self.handle(wake, now);
         }
     }
 
@@ -81,27 +100,30 @@ impl Counter {
     }
 
     fn handle(&mut self, wake: Wake, now: Monotonic) {
-        self.tick(now);
+        self.tick(now, usize::MAX);
         match wake {
             // The timer has fired and must be set again, even if it fired a moment early.
             Wake::Deadline => self.armed = None,
             Wake::Message(Message::Load(state)) => {
-                self.phase = Phase::Ticking(Running::starting(state, now, self.period));
+                self.rhythm = Rhythm::Ticking(Running::starting(state, now, self.period));
             }
             Wake::Message(Message::CarryOut { slot, mut batch }) => {
                 self.carry_out(&mut batch);
                 post(&self.server, server::Message::CarriedOut { slot, batch });
             }
             Wake::Message(Message::Freeze) => {
-                if let Phase::Ticking(counter) | Phase::Frozen(counter) = self.phase {
-                    self.phase = Phase::Frozen(counter);
+                if let Rhythm::Ticking(counter) | Rhythm::Frozen(counter) = self.rhythm {
+                    self.rhythm = Rhythm::Frozen(counter);
+                    if let Some(previous) = self.replaced.take() {
+                        log_set(counter.state().next, previous);
+                    }
                     post(&self.supervisor, Event::Frozen(counter.state()));
                 }
             }
             Wake::Message(Message::Thaw) => {
-                if let Phase::Frozen(counter) = self.phase {
-                    self.phase = Phase::Ticking(counter);
-                    self.tick(now);
+                if let Rhythm::Frozen(counter) = self.rhythm {
+                    self.rhythm = Rhythm::Ticking(counter);
+                    self.tick(now, usize::MAX);
                 }
             }
         }
@@ -110,9 +132,9 @@ impl Counter {
 
     /// Sets the timer where the deadline is another one than before: setting it may wake a thread.
     fn arm(&mut self) {
-        let deadline = match &self.phase {
-            Phase::Ticking(counter) => Some(counter.deadline()),
-            Phase::Empty | Phase::Frozen(_) => None,
+        let deadline = match &self.rhythm {
+            Rhythm::Ticking(counter) => Some(counter.deadline()),
+            Rhythm::Silent | Rhythm::Frozen(_) => None,
         };
         if deadline != self.armed {
             self.armed = deadline;
@@ -123,13 +145,17 @@ impl Counter {
         }
     }
 
-    fn tick(&mut self, now: Monotonic) {
-        let Phase::Ticking(counter) = &mut self.phase else {
-            return;
+    /// Takes ticks that are due, `at_most` so many, and says how many.
+    fn tick(&mut self, now: Monotonic, at_most: usize) -> usize {
+        let Rhythm::Ticking(counter) = &mut self.rhythm else {
+            return 0;
         };
-        while let Some(tick) = counter.tick(now) {
+        let mut taken = 0;
+        while taken < at_most {
+            let Some(tick) = counter.tick(now) else { break };
+            taken += 1;
             if let Some(previous) = self.replaced.take() {
-                log::info!("Setting the counter to {}, previous value {previous}", tick.number);
+                log_set(tick.number, previous);
             }
             log::info!(
                 target: journal::TICK,
@@ -139,10 +165,11 @@ impl Counter {
                 "{}", tick.number
             );
         }
+        taken
     }
 
     fn carry_out(&mut self, batch: &mut Batch) {
-        let Phase::Ticking(counter) = &mut self.phase else {
+        let Rhythm::Ticking(counter) = &mut self.rhythm else {
             return;
         };
         for command in batch.take_commands() {
@@ -158,6 +185,11 @@ impl Counter {
             debug_assert!(written.is_ok(), "the session made sure of room");
         }
     }
+}
+
+/// Logged once for all that was set between two ticks: thousands a second can be.
+fn log_set(number: u64, previous: u64) {
+    log::info!("Setting the counter to {number}, previous value {previous}");
 }
 
 #[cfg(test)]
@@ -177,16 +209,8 @@ mod tests {
             let (_, mailbox) = async_channel::bounded(1);
             let (to_server, server) = async_channel::bounded(4);
             let (to_supervisor, supervisor) = async_channel::bounded(4);
-            let counter = Counter {
-                mailbox,
-                server: to_server,
-                supervisor: to_supervisor,
-                period: Period::from_millis(100).expect("100 is not 0"),
-                timer: Timer::never(),
-                armed: None,
-                phase: Phase::Empty,
-                replaced: None,
-            };
+            let period = Period::from_millis(100).expect("100 is not 0");
+            let counter = Counter::new(mailbox, to_server, to_supervisor, period);
             Self { counter, server, supervisor, start: clock::now() }
         }
 

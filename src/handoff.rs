@@ -19,18 +19,20 @@ use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
 use early_service_machine::State;
-use early_service_machine::command::{Frame, MAX_LINE, frame};
+use early_service_machine::command::{BUSY, DENIED, Frame, MAX_LINE, frame};
 use early_service_machine::counter::HAND_OVER;
 use early_service_machine::lifecycle::Event;
 use early_service_machine::schedule::Monotonic;
 use futures_lite::future;
 use futures_lite::io::{AsyncReadExt, AsyncWriteExt};
+use rustix::io::Errno;
 use rustix::net::UCred;
+use rustix::net::sockopt::socket_peercred;
 use rustix::process::geteuid;
 use smol::{Async, Timer};
 
 use crate::mailbox::post;
-use crate::{clock, server, users};
+use crate::{clock, listener, server, users};
 
 /// The most clients whose question waits here: whoever asks in one turn of the server.
 ///
@@ -46,38 +48,56 @@ pub(crate) const MAILBOX: usize = ASKERS + 2;
 /// merely stopped for a moment would be taken for dead; longer, and nobody serves meanwhile.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// How long to wait before trying again where a predecessor's backlog is full.
-const RETRY: Duration = Duration::from_millis(50);
+/// How long to wait before asking again a predecessor that is busy or refuses.
+///
+/// Longer, and a handoff that another successor gave up comes that much later; shorter, and one
+/// that may not have the state at all keeps both processes at work.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
+/// How long to wait before connecting again where the predecessor's backlog is full.
+const CONNECT_AGAIN: Duration = Duration::from_millis(50);
 
 /// What others tell the handoff actor.
 pub(crate) enum Message {
     /// From the supervisor: ask the predecessor.
     Ask,
-    /// From the server: this client asked for the state.
-    Asked { stream: Async<UnixStream>, peer: UCred },
+    /// From the server: the client on this connection asked for the state.
+    Asked(Async<UnixStream>),
     /// From the supervisor: give the state to the one that asked.
     Send(State),
 }
 
 /// The actor.
 pub(crate) struct Handoff {
-    pub(crate) mailbox: Receiver<Message>,
-    pub(crate) supervisor: Sender<Event>,
+    mailbox: Receiver<Message>,
+    supervisor: Sender<Event>,
     /// Where the predecessor listens.
-    pub(crate) predecessor: Option<PathBuf>,
+    predecessor: Option<PathBuf>,
     /// A user who may have the state, beside root and our own.
-    pub(crate) successor: Option<String>,
-    pub(crate) asker: Option<Asker>,
-    pub(crate) refusals: Refusals,
+    successor: Option<String>,
+    /// What the predecessor last refused with; said once.
+    refused: Option<&'static str>,
+    asker: Option<Asker>,
+    refusals: Refusals,
 }
 
 /// The one that asked for the state, and waits.
-pub(crate) struct Asker {
+struct Asker {
     stream: Async<UnixStream>,
     peer: UCred,
 }
 
 impl Handoff {
+    pub(crate) fn new(
+        mailbox: Receiver<Message>,
+        supervisor: Sender<Event>,
+        predecessor: Option<PathBuf>,
+        successor: Option<String>,
+    ) -> Self {
+        let (refused, asker, refusals) = (None, None, Refusals::default());
+        Self { mailbox, supervisor, predecessor, successor, refused, asker, refusals }
+    }
+
     pub(crate) async fn run(mut self) {
         while let Ok(message) = self.mailbox.recv().await {
             match message {
@@ -85,17 +105,20 @@ impl Handoff {
                     let event = self.ask().await;
                     self.report(event);
                 }
-                Message::Asked { stream, peer } => self.asked(Asker { stream, peer }),
+                Message::Asked(stream) => self.asked(stream),
                 Message::Send(state) => self.send(state),
             }
         }
     }
 
-    async fn ask(&self) -> Event {
+    async fn ask(&mut self) -> Event {
         let Some(path) = &self.predecessor else {
             return Event::PredecessorAbsent;
         };
-        log::info!("Reading starting position from socket {}", path.display());
+        let is_first = self.refused.is_none();
+        if is_first {
+            log::info!("Reading starting position from socket {}", path.display());
+        }
         let too_late = async {
             Timer::after(ANSWER).await;
             Err(AskError::NoAnswer)
@@ -105,6 +128,18 @@ impl Handoff {
                 log::info!("Adopting {state} from {}", path.display());
                 Event::StateReceived(state)
             }
+            Err(AskError::Refused(answer)) => {
+                // It lives and owns: an owner beside it would be worse than to wait.
+                if self.refused != Some(answer) {
+                    log::warn!(
+                        "{} answers '{answer}': asking again until it hands over or ends",
+                        path.display()
+                    );
+                    self.refused = Some(answer);
+                }
+                Timer::after(ASK_AGAIN).await;
+                Event::PredecessorRefused
+            }
             Err(error) => {
                 let path = path.display();
                 log::warn!("No predecessor at {path}: {error}; starting at {}", State::default());
@@ -113,21 +148,28 @@ impl Handoff {
         }
     }
 
-    fn asked(&mut self, asker: Asker) {
-        let (uid, pid) = (asker.peer.uid, asker.peer.pid.as_raw_nonzero());
-        if !self.may_have_the_state(&asker.peer) {
-            let uid = uid.as_raw();
-            self.refusals.log(format_args!("process {pid} of user {uid} may not ask for it"));
-            // Whoever does not take the refusal has gone, which is just as well.
-            let _ = write_at_once(&asker.stream, "Permission denied");
-        } else if self.asker.is_some() {
+    fn asked(&mut self, stream: Async<UnixStream>) {
+        // Where the credentials cannot be read, nobody vouches for this peer.
+        let peer = match socket_peercred(&stream) {
+            Ok(peer) if self.may_have_the_state(&peer) => peer,
+            Ok(UCred { pid, uid, .. }) => {
+                let (pid, uid) = (pid.as_raw_nonzero(), uid.as_raw());
+                self.refusals.log(format_args!("process {pid} of user {uid} may not ask for it"));
+                return answer_and_close(&stream, DENIED);
+            }
+            Err(_) => {
+                self.refusals.log(format_args!("the kernel does not say who asks"));
+                return answer_and_close(&stream, DENIED);
+            }
+        };
+        let (pid, uid) = (peer.pid.as_raw_nonzero(), peer.uid.as_raw());
+        if self.asker.is_some() {
             self.refusals.log(format_args!("process {pid} came while another one is adopting"));
-            let _ = write_at_once(&asker.stream, "Busy: another process is adopting");
-        } else {
-            log::info!("Handing over to process {pid} of user {}", uid.as_raw());
-            self.asker = Some(asker);
-            self.report(Event::HandoffRequested);
+            return answer_and_close(&stream, BUSY);
         }
+        log::info!("Handing over to process {pid} of user {uid}");
+        self.asker = Some(Asker { stream, peer });
+        self.report(Event::HandoffRequested);
     }
 
     /// Sends the state; the one small line either goes at once, or nobody is there to take it.
@@ -167,7 +209,7 @@ impl Handoff {
 /// Whoever can connect can ask, thousands of times a second; without a limit their lines would
 /// take the room of the ticks in the log.
 #[derive(Default)]
-pub(crate) struct Refusals {
+struct Refusals {
     /// When the last line was logged.
     logged: Option<Monotonic>,
     /// Refused since then, without a line.
@@ -193,6 +235,11 @@ impl Refusals {
     }
 }
 
+/// Tells a peer why it does not get the state; if it does not listen, that is just as well.
+fn answer_and_close(stream: &Async<UnixStream>, answer: &str) {
+    let _ = write_at_once(stream, answer);
+}
+
 /// Writes one line; an error where it does not go at once and whole.
 fn write_at_once(stream: &Async<UnixStream>, line: impl fmt::Display) -> io::Result<()> {
     let line = format!("{line}\n");
@@ -207,6 +254,8 @@ enum AskError {
     Exchange(io::Error),
     Closed,
     NoAnswer,
+    /// It does not hand over, to us or now.
+    Refused(&'static str),
     NotAState(Vec<u8>),
 }
 
@@ -217,6 +266,7 @@ impl fmt::Display for AskError {
             Self::Exchange(error) => write!(f, "the connection broke: {error}"),
             Self::Closed => write!(f, "it closed the connection before a whole line"),
             Self::NoAnswer => write!(f, "no answer within {} s", ANSWER.as_secs()),
+            Self::Refused(answer) => write!(f, "it refused: {answer}"),
             Self::NotAState(answer) => write!(f, "it answered '{}'", answer.escape_ascii()),
         }
     }
@@ -234,7 +284,12 @@ async fn ask(path: &Path) -> Result<State, AskError> {
         // A line without its end may have lost digits too, so the end of input does not end it.
         match frame(answer, false) {
             Frame::Line(line, _) => {
-                return State::parse(line).ok_or_else(|| AskError::NotAState(line.to_vec()));
+                let refusal = [DENIED, BUSY].into_iter().find(|answer| answer.as_bytes() == line);
+                return match (State::parse(line), refusal) {
+                    (Some(state), _) => Ok(state),
+                    (None, Some(answer)) => Err(AskError::Refused(answer)),
+                    (None, None) => Err(AskError::NotAState(line.to_vec())),
+                };
             }
             Frame::Partial if count == 0 => return Err(AskError::Closed),
             Frame::Partial => {}
@@ -246,11 +301,9 @@ async fn ask(path: &Path) -> Result<State, AskError> {
 /// Connects; where the backlog is full (EAGAIN in unix(7)), somebody is there: tries again.
 async fn connect(path: &Path) -> io::Result<Async<UnixStream>> {
     loop {
-        match Async::<UnixStream>::connect(path).await {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                Timer::after(RETRY).await;
-            }
-            result => return result,
+        match listener::connect(path) {
+            Err(Errno::AGAIN) => _ = Timer::after(CONNECT_AGAIN).await,
+            connected => return Async::new(connected?),
         }
     }
 }

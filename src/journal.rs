@@ -12,16 +12,18 @@
 //!
 //! Around the switch of root the journal cannot be named for a moment (see [`root`](crate::root)):
 //! the writer then keeps the record in its hand and tries again.
-//! Where an initrd has no journal, ticks are not recorded, and all other lines go to the kernel log,
+//! Where an initrd has no journal, ticks are not recorded, and all other lines go to the kernel
+//! log,
 //! until there is one.
 //!
-//! **Invariant:** a record is written, or counted as dropped; the count is reported as soon as
-//! there is something to write to.
+//! **Invariant:** a record is written, or counted as dropped, but for ticks where there is only the
+//! kernel log; the count is reported as soon as there is something to write to.
 
 use std::fmt::{self, Write as _};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::process;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -89,6 +91,45 @@ pub(crate) fn phase() -> Phase {
     Phase::ALL.get(phase).copied().unwrap_or(Phase::Booting)
 }
 
+/// How long one catching up may wait for the log's writer in all.
+///
+/// Longer, and clients wait for their replies meanwhile; shorter, and more lines are dropped.
+const CATCH_UP: Duration = Duration::from_millis(100);
+
+/// What is left of the time that a burst of records may wait for the writer.
+pub(crate) struct Patience {
+    left: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { left: CATCH_UP }
+    }
+}
+
+impl Patience {
+    /// A writer that has done nothing for so long stands still, even on a busy machine.
+    const STEP: Duration = Duration::from_millis(10);
+
+    /// Waits until the queue has room for `records`, as long as the writer gets on.
+    ///
+    /// A writer that stands still is not waited for: then records are dropped.
+    pub(crate) async fn wait_for_room(&mut self, records: usize) {
+        let waiting = || RECORDS.get().map_or(0, Sender::len);
+        while waiting() + records > QUEUE && !self.left.is_zero() {
+            let before = waiting();
+            Timer::after(Self::STEP).await;
+            self.left = self.left.saturating_sub(Self::STEP);
+            if waiting() >= before {
+                return;
+            }
+        }
+    }
+}
+
+/// The queue's near end.
+static RECORDS: OnceLock<Sender<Entry>> = OnceLock::new();
+
 /// The queue's far end: to be started once the socket is bound, and flushed at the end.
 pub(crate) struct Journal {
     queue: Receiver<Entry>,
@@ -102,7 +143,7 @@ impl Journal {
     /// Sends every record of this process into the queue.
     pub(crate) fn install(stage: Stage) -> Self {
         let (records, queue) = async_channel::bounded(QUEUE);
-        if log::set_boxed_logger(Box::new(Logger { records })).is_ok() {
+        if RECORDS.set(records).is_ok() && log::set_logger(&Logger).is_ok() {
             log::set_max_level(LevelFilter::Info);
         }
         Self { queue, stage, to_journal: journal_is_ours(), writer: None }
@@ -150,9 +191,7 @@ fn journal_is_ours() -> bool {
 }
 
 /// The front end of `log`: turns a record into an entry of the queue.
-struct Logger {
-    records: Sender<Entry>,
-}
+struct Logger;
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
@@ -160,11 +199,11 @@ impl Log for Logger {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if !self.enabled(record.metadata()) {
+        let Some(records) = RECORDS.get().filter(|_| self.enabled(record.metadata())) else {
             return;
-        }
+        };
         // A full queue is asked first: what will be dropped need not be formatted.
-        if self.records.is_full() || self.records.try_send(Entry::new(record)).is_err() {
+        if records.is_full() || records.try_send(Entry::new(record)).is_err() {
             DROPPED.fetch_add(1, Ordering::Relaxed);
         }
     }

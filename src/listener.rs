@@ -27,9 +27,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, open, renameat_with};
 use rustix::io::Errno;
 use rustix::net::sockopt::{socket_acceptconn, socket_domain};
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, listen, socket_with,
-};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, listen, socket_with};
 use smol::Async;
 
 /// A path that cannot be served.
@@ -228,13 +226,16 @@ fn remove_stale(path: &Path) -> Result<(), Error> {
 ///
 /// Tried without waiting: a server that hangs, with a full backlog, is there all the same.
 fn is_live(path: &Path) -> bool {
-    let attempt = || {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        connect(&socket, &SocketAddrUnix::new(path)?)
-    };
     // Connected, or the backlog is full, or we may not ask: only these two say that it is gone.
-    !matches!(attempt(), Err(Errno::CONNREFUSED | Errno::NOENT))
+    !matches!(connect(path), Err(Errno::CONNREFUSED | Errno::NOENT))
+}
+
+/// Connects to `path` without waiting: EAGAIN where the backlog is full.
+pub(crate) fn connect(path: &Path) -> Result<UnixStream, Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket.into())
 }
 
 fn identity(path: &Path) -> Option<(u64, u64)> {

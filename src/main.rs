@@ -5,8 +5,8 @@
 //!
 //! | actor | owns | may tell | mailbox holds |
 //! | --- | --- | --- | --- |
-//! | [`counter`] | value, rhythm, timer | server, supervisor | every batch, one order of each kind |
-//! | [`server`] | listener, sessions | counter, handoff | every batch, one order of each kind |
+//! | [`counter`] | value, rhythm, timer | server, supervisor | all batches, one order of a kind |
+//! | [`server`] | listeners, sessions | counter, handoff | all batches, one order of a kind |
 //! | [`handoff`] | connection to the other process | supervisor | orders, a few askers |
 //! | [`signals`] | signal handlers | supervisor | none |
 //! | [`journal`] | log queue, writer thread | nobody | 256 records |
@@ -42,7 +42,7 @@ use futures_lite::future;
 use smol::{LocalExecutor, Timer};
 
 use counter::Counter;
-use handoff::{Handoff, Refusals};
+use handoff::Handoff;
 use journal::Journal;
 use listener::Listener;
 use options::{Command, Environment, HELP, Options, Predecessor, Stage};
@@ -58,23 +58,19 @@ const USAGE: u8 = 2;
 const ORDERS: usize = 4;
 
 fn main() -> ExitCode {
-    let passed = match systemd::listeners() {
-        Ok(passed) => passed,
-        Err(error) => return complain(&error),
-    };
+    let passed = systemd::listeners();
     let runtime_directory = env::var_os("RUNTIME_DIRECTORY");
-    let environment = Environment { runtime_directory, passes_socket: !passed.is_empty() };
+    let environment =
+        Environment { runtime_directory, passes_socket: !passed.as_ref().is_ok_and(Vec::is_empty) };
     match options::parse(env::args_os().skip(1), &environment) {
         Ok(Command::Run(options)) => run(options, passed),
         Ok(Command::Help) => print(HELP),
         Ok(Command::Version) => print(concat!("early-service ", env!("CARGO_PKG_VERSION"), "\n")),
-        Err(error) => complain(&error),
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "early-service: {error}");
+            ExitCode::from(USAGE)
+        }
     }
-}
-
-fn complain(error: &dyn fmt::Display) -> ExitCode {
-    let _ = writeln!(io::stderr(), "early-service: {error}");
-    ExitCode::from(USAGE)
 }
 
 fn print(text: &str) -> ExitCode {
@@ -84,9 +80,10 @@ fn print(text: &str) -> ExitCode {
     }
 }
 
-fn run(options: Options, passed: Vec<OwnedFd>) -> ExitCode {
+fn run(options: Options, passed: Result<Vec<OwnedFd>, sd_listen_fds::Error>) -> ExitCode {
     let mut journal = Journal::install(options.stage);
-    let result = serve(options, passed, &mut journal);
+    let result =
+        passed.map_err(Error::Passed).and_then(|passed| serve(options, passed, &mut journal));
     if let Err(error) = &result {
         log::error!("{error}");
     }
@@ -96,6 +93,7 @@ fn run(options: Options, passed: Vec<OwnedFd>) -> ExitCode {
 
 /// Why the process cannot serve.
 enum Error {
+    Passed(sd_listen_fds::Error),
     Listener(listener::Error),
     Thread(io::Error),
     Signals(io::Error),
@@ -110,6 +108,7 @@ impl From<listener::Error> for Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Passed(error) => write!(f, "cannot understand $LISTEN_FDS: {error}"),
             Self::Listener(error) => error.fmt(f),
             Self::Thread(error) => write!(f, "cannot start a thread: {error}"),
             Self::Signals(error) => write!(f, "cannot handle signals: {error}"),
@@ -167,16 +166,8 @@ fn serve(options: Options, passed: Vec<OwnedFd>, journal: &mut Journal) -> Resul
         None => Event::StartedAlone,
     };
     let signals = signals.run(to_supervisor.clone(), to_supervisor_continued);
-    let counter = Counter {
-        mailbox: counter_mailbox,
-        server: to_server.clone(),
-        supervisor: to_supervisor.clone(),
-        period: options.period,
-        timer: Timer::never(),
-        armed: None,
-        phase: counter::Phase::Empty,
-        replaced: None,
-    };
+    let counter =
+        Counter::new(counter_mailbox, to_server.clone(), to_supervisor.clone(), options.period);
     let server = Server::new(
         server_mailbox,
         to_counter.clone(),
@@ -184,14 +175,7 @@ fn serve(options: Options, passed: Vec<OwnedFd>, journal: &mut Journal) -> Resul
         options.stage,
         listeners,
     );
-    let handoff = Handoff {
-        mailbox: handoff_mailbox,
-        supervisor: to_supervisor,
-        predecessor,
-        successor: options.successor,
-        asker: None,
-        refusals: Refusals::default(),
-    };
+    let handoff = Handoff::new(handoff_mailbox, to_supervisor, predecessor, options.successor);
     let supervisor = Supervisor {
         mailbox: supervisor_mailbox,
         continued,

@@ -29,16 +29,18 @@ pub(crate) struct OldRoot {
 }
 
 impl OldRoot {
-    /// To be called while `/proc` is there; `None`, with a line in the log, where it is not.
+    /// To be called while `/proc` is there; `None`, with a line in the log, where we may not look.
+    ///
+    /// Not a warning: somebody who tries the initrd stage by hand need not be root.
     pub(crate) fn remember() -> Option<Self> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        match openat(CWD, "/proc/1", flags, Mode::empty()) {
-            Ok(init) => Some(Self { init }),
-            Err(error) => {
-                log::warn!("cannot open /proc/1, so cannot follow PID 1 to its root: {error}");
-                None
-            }
-        }
+        let remember = || {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let init = openat(CWD, "/proc/1", flags, Mode::empty())?;
+            stat("/proc/1/root/").map(|_| Self { init })
+        };
+        remember()
+            .inspect_err(|error| log::info!("Cannot follow PID 1 to another root: {error}"))
+            .ok()
     }
 
     /// Enters PID 1's root directory if it is another one than ours; false while it is the same.
@@ -65,7 +67,8 @@ pub(crate) fn drop_capabilities() -> io::Result<()> {
     Ok(set_capabilities(None, sets)?)
 }
 
-/// Does `work` in a thread without the capabilities: threads that it starts do not have them either.
+/// Does `work` in a thread without the capabilities: threads that it starts do not have them
+/// either.
 pub(crate) fn without_capabilities<T: Send>(
     work: impl FnOnce() -> io::Result<T> + Send,
 ) -> io::Result<T> {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Server: the listener and the sessions of its clients.
 //!
-//! Owns the listeners and every connection; a session that can go on puts the number of its slot into the mailbox
+//! Owns the listeners and every connection; a session that can go on puts the number of its slot
+//! into the mailbox
 //! `ready`, so that a thousand silent clients cost nothing.
 //! Never knows what a command means: batches go to the counter and come back as text.
 //! Ends with the process, by being dropped.
@@ -23,7 +24,7 @@ use std::time::Duration;
 use async_channel::{Receiver, Sender};
 use early_service_machine::schedule::Monotonic;
 use futures_lite::future;
-use rustix::net::sockopt::socket_peercred;
+use rustix::io::Errno;
 use smol::{Async, Timer};
 
 use crate::listener::Listener;
@@ -32,7 +33,7 @@ use crate::options::Stage;
 use crate::session::{Batch, Next, Session};
 use crate::{clock, counter, handoff, journal};
 
-/// The most clients at once, 3.6 kB each; one more, and the longest idle one goes.
+/// The most clients at once, 4.5 kB each; one more, and the longest idle one goes.
 pub(crate) const SESSIONS: usize = 1000;
 
 /// The most batches with the counter at once; it answers within microseconds, so a few suffice.
@@ -47,7 +48,8 @@ const UNREAD: Duration = Duration::from_secs(10);
 /// How often silent clients are looked for, while there are clients at all.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// The most clients accepted in one turn: a burst is taken in quickly, and a tick still comes between.
+/// The most clients accepted in one turn: a burst is taken in quickly, and a tick still comes
+/// between.
 pub(crate) const ACCEPTS: usize = 16;
 
 /// How long accepting rests when the system has no descriptor or memory for another client.
@@ -306,26 +308,22 @@ impl Server {
         let Some(session) = self.slots.get_mut(slot).and_then(|slot| slot.session.take()) else {
             return;
         };
-        self.clients -= 1;
-        let stream = session.into_stream();
-        let asked = match socket_peercred(&stream) {
-            Ok(peer) => handoff::Message::Asked { stream, peer },
-            Err(error) => return log::warn!("cannot tell who asks for the state: {error}"),
-        };
+        self.one_less();
         // Whatever comes from outside leaves room for the supervisor's orders.
         if self.handoff.len() < handoff::ASKERS {
-            post(&self.handoff, asked);
-        } else {
-            log::warn!("too many ask for the state at once: one was turned away");
+            post(&self.handoff, handoff::Message::Asked(session.into_stream()));
         }
     }
 
     fn close(&mut self, slot: usize) {
-        if let Some(slot) = self.slots.get_mut(slot) {
-            if slot.session.take().is_some() {
-                self.clients -= 1;
-            }
+        let closed = self.slots.get_mut(slot).and_then(|slot| slot.session.take());
+        if closed.is_some() {
+            self.one_less();
         }
+    }
+
+    fn one_less(&mut self) {
+        self.clients -= 1;
         if self.clients == 0 {
             self.sweep.clear();
         }
@@ -339,8 +337,8 @@ impl Server {
             match listener.accept() {
                 Ok(stream) => self.open(stream),
                 Err(error) if is_transient(&error) => return,
-                // No descriptor or no memory left: somebody has to go, the longest idle first.
-                Err(_) if self.close_longest_idle() => {}
+                // Somebody has to go, the longest idle first.
+                Err(error) if is_shortage(&error) && self.close_longest_idle() => {}
                 Err(error) => {
                     log::warn!("cannot accept a client: {error}");
                     self.accept_again.set_after(ACCEPT_PAUSE);
@@ -410,6 +408,12 @@ impl Server {
             }
         }
     }
+}
+
+/// No descriptor or no memory left (accept(2)).
+fn is_shortage(error: &io::Error) -> bool {
+    let error = Errno::from_io_error(error);
+    matches!(error, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
 }
 
 fn is_transient(error: &io::Error) -> bool {
@@ -541,7 +545,7 @@ mod tests {
         bench.wake(0);
         assert_eq!(bench.server.clients, 0);
         let asked = bench.handoff.try_recv();
-        assert!(matches!(asked, Ok(handoff::Message::Asked { .. })));
+        assert!(matches!(asked, Ok(handoff::Message::Asked(_))));
         assert!(!is_closed(&mut client), "the connection is kept by the message");
         drop(asked);
         assert!(is_closed(&mut client));

@@ -56,7 +56,7 @@ pub(crate) struct Batch {
 impl Batch {
     pub(crate) fn new() -> Box<Self> {
         Box::new(Self {
-            commands: [counter::Command::Get; BATCH],
+            commands: [counter::Command::default(); BATCH],
             count: 0,
             status: false,
             replies: Replies { bytes: [0; REPLIES], start: 0, end: 0 },

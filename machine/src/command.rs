@@ -86,6 +86,12 @@ impl fmt::Display for Invalid<'_> {
     }
 }
 
+/// The reply to a peer that may not ask for the state.
+pub const DENIED: &str = "Permission denied";
+
+/// The reply to a peer that asks for the state while another one is adopting it.
+pub const BUSY: &str = "Busy: another process is adopting";
+
 /// The reply to a line longer than [`MAX_LINE`]; the connection then closes.
 pub const TOO_LONG: &str = "Line too long: at most 128 bytes";
 

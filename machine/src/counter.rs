@@ -2,8 +2,8 @@
 //! Counter: the state that is carried through the boot, its commands and its replies.
 //!
 //! It stands for any state.
-//! Whoever builds on this program replaces this module and its actor; nothing else knows that there
-//! is a number.
+//! Whoever builds on this program replaces this module and its actor; nothing else works with a
+//! number.
 //!
 //! **Invariant:** a number leaves [`Counter::tick`] once; between two ticks only
 //! [`Command::Set`] changes it.
@@ -42,9 +42,10 @@ pub const HAND_OVER: &str = "get_counter_and_terminate";
 pub const EXPECTED: &str = "get_counter, set_counter N";
 
 /// What a client may ask of the state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Command {
     /// `get_counter`: the next number to be logged.
+    #[default]
     Get,
     /// `set_counter N`: the next number to be logged becomes N.
     Set(u64),

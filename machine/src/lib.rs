@@ -17,7 +17,8 @@
 //! Everything that knows that the state is a *counter* stands in [`counter`].
 //! To carry another state, replace that module.
 //!
-//! No input makes this crate panic: the lints of its manifest forbid indexing, unchecked arithmetic,
+//! No input makes this crate panic: the lints of its manifest forbid indexing, unchecked
+//! arithmetic,
 //! `unwrap` and the like, and the fuzz targets try the rest.
 #![no_std]
 #![cfg_attr(

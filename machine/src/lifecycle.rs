@@ -6,7 +6,8 @@
 //! answer.
 //! Each phase is a type of its own whose methods consume it and return only phases that may follow,
 //! so that a forbidden step does not compile; [`Lifecycle`] only dispatches.
-//! Events are facts in the past tense, effects are orders to the actors, carried out in the order in
+//! Events are facts in the past tense, effects are orders to the actors, carried out in the order
+//! in
 //! which they stand.
 //!
 //! | from | event | effects | to |
@@ -16,6 +17,7 @@
 //! | Booting | StopRequested | Leave | Ended |
 //! | Adopting | StateReceived | Load, Listen | Serving |
 //! | Adopting | PredecessorAbsent | Load, Listen | Serving |
+//! | Adopting | PredecessorRefused | Ask | Adopting |
 //! | Adopting | StopRequested | Leave | Ended |
 //! | Serving | HandoffRequested | Freeze | Draining (freezing) |
 //! | Serving | StopRequested | Leave | Ended |
@@ -52,6 +54,8 @@ pub enum Event {
     StateReceived(State),
     /// Nobody answered where a predecessor was expected.
     PredecessorAbsent,
+    /// The predecessor answered that it does not hand over, to us or now: it stays the owner.
+    PredecessorRefused,
     /// A peer that may do so asked for the state.
     HandoffRequested,
     /// No actor ticks, reads, writes or accepts any more; this is the state they stopped with.
@@ -169,6 +173,7 @@ impl Booting {
             Event::StopRequested => leave(self.end()),
             Event::StateReceived(_)
             | Event::PredecessorAbsent
+            | Event::PredecessorRefused
             | Event::HandoffRequested
             | Event::Frozen(_)
             | Event::StateSent
@@ -200,6 +205,7 @@ impl Adopting {
         match event {
             Event::StateReceived(state) => serve_from(state, self.serve()),
             Event::PredecessorAbsent => serve_from(State::default(), self.serve()),
+            Event::PredecessorRefused => (self.into(), Effects::one(Effect::Ask)),
             Event::StopRequested => leave(self.end()),
             Event::StartedAlone
             | Event::StartedAsSuccessor
@@ -232,6 +238,7 @@ impl Serving {
             | Event::StartedAsSuccessor
             | Event::StateReceived(_)
             | Event::PredecessorAbsent
+            | Event::PredecessorRefused
             | Event::Frozen(_)
             | Event::StateSent
             | Event::SuccessorGone => (self.into(), Effects::NONE),
@@ -270,6 +277,7 @@ impl Draining {
             | Event::StartedAsSuccessor
             | Event::StateReceived(_)
             | Event::PredecessorAbsent
+            | Event::PredecessorRefused
             | Event::HandoffRequested
             | Event::StateSent => (self.into(), Effects::NONE),
         }
@@ -283,6 +291,7 @@ impl Draining {
             | Event::StartedAsSuccessor
             | Event::StateReceived(_)
             | Event::PredecessorAbsent
+            | Event::PredecessorRefused
             | Event::HandoffRequested
             | Event::Frozen(_) => (self.into(), Effects::NONE),
         }
@@ -411,11 +420,12 @@ mod tests {
 
     const STATE: State = State { next: 137 };
 
-    const EVENTS: [Event; 9] = [
+    const EVENTS: [Event; 10] = [
         Event::StartedAlone,
         Event::StartedAsSuccessor,
         Event::StateReceived(STATE),
         Event::PredecessorAbsent,
+        Event::PredecessorRefused,
         Event::HandoffRequested,
         Event::Frozen(STATE),
         Event::StateSent,
@@ -470,7 +480,7 @@ mod tests {
     #[test]
     fn every_phase_answers_every_event_as_the_documented_table_says() {
         let mut table = documented();
-        assert_eq!(table.len(), 14, "the table was not read");
+        assert_eq!(table.len(), 15, "the table was not read");
         for event in EVENTS {
             for phase in every_phase() {
                 let from = row_name(&phase);

@@ -28,9 +28,16 @@ fn initrd(socket: impl AsRef<Path>) -> Daemon {
 
 /// A successor on its own socket.
 fn root(scratch: &Scratch, predecessor: &Path) -> Daemon {
+    let daemon = adopting(scratch, predecessor);
+    daemon.wait_for("Listening on UNIX socket");
+    daemon
+}
+
+/// The same, not waited for.
+fn adopting(scratch: &Scratch, predecessor: &Path) -> Daemon {
     let predecessor = predecessor.to_str().expect("text");
     let options = ["--timer-delay-ms", "20", "--client-socket-path", predecessor];
-    Daemon::serve(scratch.join("root"), &options)
+    Daemon::start(scratch.join("root"), &options)
 }
 
 #[test]
@@ -97,6 +104,19 @@ fn where_nobody_was_the_count_starts_at_0_and_the_log_says_so() {
 /// What a predecessor that is not ours does once it has read the request.
 type Answer = fn(UnixStream);
 
+/// Reads the request of the next one that connects, and answers.
+fn answer_next(listener: &UnixListener, answer: &str) {
+    listener.set_nonblocking(true).expect("a descriptor");
+    let mut next = None;
+    until("a successor", || {
+        next = listener.accept().ok();
+        next.is_some()
+    });
+    let (mut stream, _) = next.expect("a successor");
+    stream.read_exact(&mut [0; "get_counter_and_terminate\n".len()]).expect("a request");
+    writeln!(stream, "{answer}").expect("a successor");
+}
+
 /// Starts a successor of such a predecessor; also says what the request was.
 fn fake_predecessor(scratch: &Scratch, answer: Answer) -> (Daemon, String) {
     let path = scratch.join("fake");
@@ -130,16 +150,12 @@ fn an_answer_is_adopted_however_it_is_cut_and_ended() {
 
 #[test]
 fn a_predecessor_that_answers_something_else_is_none() {
-    let answers: [(Answer, &str); 6] = [
+    let answers: [(Answer, &str); 5] = [
         (drop, "it closed the connection before a whole line"),
         (
             // It may have died in the middle of the number.
             |mut stream| stream.write_all(b"13").expect("a successor"),
             "it closed the connection before a whole line",
-        ),
-        (
-            |mut stream| stream.write_all(b"Permission denied\n").expect("a successor"),
-            "it answered 'Permission denied'",
         ),
         (
             |mut stream| stream.write_all(b"\xff\0\x1b\n").expect("a successor"),
@@ -162,6 +178,70 @@ fn a_predecessor_that_answers_something_else_is_none() {
         assert!(line.message.contains(said), "{line:?}");
         assert_eq!(get_counter(&daemon.socket), 0);
     }
+}
+
+#[test]
+fn a_predecessor_that_refuses_is_asked_again_until_it_hands_over() {
+    let scratch = Scratch::new();
+    let path = scratch.join("predecessor");
+    let listener = UnixListener::bind(&path).expect("a socket");
+    let daemon = adopting(&scratch, &path);
+    let answers = ["Permission denied", "Busy: another process is adopting", "137"];
+    for answer in answers {
+        answer_next(&listener, answer);
+    }
+    daemon.wait_for("adopting => serving");
+    assert!(get_counter(&daemon.socket) >= 137);
+    let messages = daemon.messages();
+    for answer in &answers[..2] {
+        let said = format!("answers '{answer}': asking again until it hands over or ends");
+        assert_eq!(messages.iter().filter(|line| line.contains(&said)).count(), 1, "{messages:?}");
+    }
+}
+
+#[test]
+fn of_two_successors_one_adopts_and_the_other_waits_for_an_owner_to_end() {
+    let scratch = Scratch::new();
+    let mut predecessor = initrd(scratch.join("initrd"));
+    predecessor.stop();
+    let sockets = ["one", "other"].map(|name| scratch.join(name));
+    let mut successors = sockets.clone().map(|socket| {
+        let path = predecessor.socket.to_str().expect("text");
+        let daemon = Daemon::start(socket, &["--client-socket-path", path]);
+        daemon.wait_for("Reading starting position");
+        daemon
+    });
+    predecessor.signal(Signal::CONT);
+    assert!(predecessor.ended().0.success());
+    let adopted = |daemon: &Daemon| daemon.messages().iter().any(|line| line.contains("Adopting "));
+    until("one has adopted", || successors.iter().any(adopted));
+    // The other finds nobody to ask any more, unless it was told that it came second.
+    until("both know", || {
+        let knows = |daemon: &Daemon| {
+            let lines = daemon.messages();
+            lines.iter().any(|line| line.contains("Adopting ") || line.contains("Busy: another"))
+                || lines.iter().any(|line| line.contains("No predecessor"))
+        };
+        successors.iter().all(knows)
+    });
+    assert_eq!(successors.iter().filter(|daemon| adopted(daemon)).count(), 1);
+    assert!(successors.iter_mut().all(Daemon::is_running));
+}
+
+#[test]
+fn a_predecessor_with_a_full_backlog_is_waited_for() {
+    let scratch = Scratch::new();
+    let path = scratch.join("crowded");
+    let listener = UnixListener::bind(&path).expect("a socket");
+    rustix::net::listen(&listener, 0).expect("a shorter backlog");
+    let first = UnixStream::connect(&path).expect("the only place");
+    let daemon = adopting(&scratch, &path);
+    daemon.wait_for("Reading starting position");
+    // Nothing says when it has found the place taken; if it has not yet, it is waited for as well.
+    drop((listener.accept().expect("the first"), first));
+    answer_next(&listener, "137");
+    daemon.wait_for("adopting => serving");
+    assert!(get_counter(&daemon.socket) >= 137);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Journald: a socket in its place, seen only by the process under test.
 //!
-//! The path is fixed, so the process runs in a mount namespace of its own, where a directory of ours
+//! The path is fixed, so the process runs in a mount namespace of its own, where a directory of
+//! ours
 //! lies over `/run`.
 //! The format is that of <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>.
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::client::{Client, get_counter, status};
+use crate::daemon::Daemon;
 use crate::journald::{Journald, Tick};
 use crate::scratch::Scratch;
 use crate::{AT_ONCE, now, until};
@@ -88,4 +89,19 @@ fn a_process_that_was_stopped_for_three_seconds_has_the_count_that_the_clock_imp
     assert!(caught_up >= 29, "{caught_up} ticks were caught up");
     let late: u64 = status(&daemon.socket, "ticks_late").parse().expect("a number");
     assert!(late >= 28, "{late} late ticks are counted");
+}
+
+#[test]
+fn more_missed_ticks_than_the_log_queue_holds_are_all_logged_where_the_log_is_read() {
+    const PERIOD: u64 = 5_000_000;
+    let scratch = Scratch::new();
+    let daemon = Daemon::serve(scratch.join("sock"), &["--timer-delay-ms", "5"]);
+    daemon.stop();
+    // Four times the 256 records that the queue holds.
+    let (stopped, missed) = (now(), 4 * 256);
+    until("that many are due", || now() - stopped > missed * PERIOD);
+    daemon.signal(Signal::CONT);
+    let numbers = daemon.ticks(missed as usize + 10);
+    assert!(numbers.iter().copied().eq(0..numbers.len() as u64), "{numbers:?}");
+    assert_eq!(status(&daemon.socket, "log_lines_dropped"), "0");
 }
