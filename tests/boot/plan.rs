@@ -87,13 +87,14 @@ impl Plan {
         };
         let script = |text: &str| [b"# scenario\n", text.as_bytes(), b"\n"].concat();
         setting.over_disk.push(("/boot-test/in-root.sh".to_owned(), script(self.in_root)));
+        let mut wanted = Vec::new();
         let mut add = |path: &str, contents| setting.over_initrd.push((path.to_owned(), contents));
         add("/boot-test/words.sh", from_guest("words.sh"));
         if !self.in_initrd.is_empty() {
             let unit = "boot-test-initrd.service";
             add(&format!("/etc/systemd/system/{unit}"), from_guest(unit));
             add("/boot-test/in-initrd.sh", script(self.in_initrd));
-            setting.cmdline += " rd.systemd.wants=boot-test-initrd.service";
+            wanted.push(unit.to_owned());
         }
         if let Some(daemon) = daemon {
             setting.over_initrd.push(("/usr/bin/early-service".to_owned(), daemon.to_vec()));
@@ -108,8 +109,12 @@ impl Plan {
             let unit = format!("{client}.service");
             let path = format!("/etc/systemd/system/{unit}");
             setting.over_initrd.push((path, from_guest(&unit)));
-            setting.cmdline += &format!(" rd.systemd.wants={client}.service");
+            wanted.push(unit);
         }
+        // By file: rd.systemd.wants= takes a generator that the lean initrd does not have.
+        let wants = format!("[Unit]\nWants={}\n", wanted.join(" "));
+        let path = "/etc/systemd/system/initrd.target.d/boot-test.conf".to_owned();
+        setting.over_initrd.push((path, wants.into_bytes()));
         setting
     }
 }
@@ -195,7 +200,11 @@ fn boot_plan(plan: &Plan, image: &Image, daemon: Option<&[u8]>) -> Vec<Verdict> 
                 claims.that(
                     "the guest powers off",
                     boot.powered_off,
-                    format!("still running; see {}", boot.directory.display()),
+                    format!(
+                        "still running; last on the console: {}; all of it in {}",
+                        boot.console.trim_end().lines().next_back().unwrap_or("nothing"),
+                        boot.directory.display()
+                    ),
                 );
                 for line in boot.lines("gave-up") {
                     claims.that("no script gives up", false, line);
