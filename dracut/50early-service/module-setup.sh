@@ -41,7 +41,10 @@ install() {
     copy_account /etc/passwd
     copy_account /etc/group
 
-    $SYSTEMCTL -q --root "$initdir" add-wants initrd.target early-service-initrd.service
+    # By hand, for systemctl would ask for initrd.target, which a later module may bring.
+    inst_dir "$systemdsystemunitdir"/initrd.target.wants
+    ln_r "$systemdsystemunitdir"/early-service-initrd.service \
+        "$systemdsystemunitdir"/initrd.target.wants/early-service-initrd.service
 }
 
 # Copied, not created by sysusers: that would number it anew, and the root stage could not open

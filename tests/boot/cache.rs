@@ -2,7 +2,8 @@
 //! Cache: what has been built stays under `target/boot`, named by the hash of what went into it.
 //!
 //! A change of any input is another name; nothing is ever updated in place. An entry is built under
-//! a temporary name and renamed, so that an interrupted run leaves nothing that looks complete.
+//! a temporary name and renamed, so that an interrupted run leaves nothing that looks complete. It
+//! replaces what was built of other inputs: a guest takes a gigabyte.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -33,8 +34,21 @@ pub(crate) fn entry(
     build(&partial)?;
     fs::rename(&partial, &complete)
         .map_err(|error| format!("cannot keep {}: {error}", complete.display()))?;
+    for older in entries_of(name)?.iter().filter(|path| **path != complete) {
+        remove(older)?;
+    }
     eprintln!("built {name} in {} s", started.elapsed().as_secs());
     Ok(complete)
+}
+
+/// The complete entries of this name.
+fn entries_of(name: &str) -> Result<Vec<PathBuf>, String> {
+    let is_one = |path: &PathBuf| {
+        let file = path.file_name().and_then(|file| file.to_str()).unwrap_or_default();
+        file.rsplit_once('-').is_some_and(|(prefix, hash)| prefix == name && hash.len() == 16)
+    };
+    let entries = fs::read_dir(directory()).map_err(|error| format!("cannot list: {error}"))?;
+    Ok(entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_one).collect())
 }
 
 /// Removes a file or a tree; that it is not there is as good.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tests of a whole boot: a real dracut initrd, real systemd in both stages, real journald, in QEMU.
 //!
+//! The second test proves that the first one can fail.
+//!
 //! Slow (minutes) and in need of root, so they are ignored unless asked for:
 //! `cargo test --test boot -- --ignored`. What they build stays in `target/boot`.
 
@@ -17,13 +19,20 @@ mod plan;
 #[allow(dead_code, reason = "compiled on its own for the guests; here it is only checked")]
 mod probe;
 mod rows;
+mod sabotage;
 mod story;
 mod ticks;
 mod tools;
 
+use std::sync::{Mutex, PoisonError};
+
+/// Each test keeps two processors busy, and both use the same guests: one after the other.
+static MACHINES: Mutex<()> = Mutex::new(());
+
 #[test]
 #[ignore = "boots virtual machines: minutes, and root"]
 fn every_row_holds_on_every_guest() {
+    let _alone = MACHINES.lock().unwrap_or_else(PoisonError::into_inner);
     let (mut plans, mut tree_rows) = (rows::plans(), rows::TREE_ROWS.to_vec());
     let rows = tree_rows.len() + plans.iter().map(|plan| plan.rows.len()).sum::<usize>();
     // For whoever works on one row; it is a failure all the same.
@@ -31,10 +40,18 @@ fn every_row_holds_on_every_guest() {
         plans.retain(|plan| plan.name.contains(&word));
         tree_rows.retain(|row| row.name.contains(&word));
     }
-    let verdicts = plan::run_all(&plans, &tree_rows, None);
+    let verdicts = plan::run_all(&plans, &tree_rows);
     let table = plan::table(&verdicts);
     println!("\n{table}");
     let broken = verdicts.iter().filter(|verdict| !verdict.broken.is_empty()).count();
     assert_eq!(broken, 0, "{broken} of {} verdicts are broken:\n{table}", verdicts.len());
     assert_eq!(verdicts.len(), rows * guest::Guest::ALL.len(), "a row has no verdict");
+}
+
+#[test]
+#[ignore = "boots virtual machines: minutes, and root"]
+fn every_sabotage_breaks_its_row() {
+    let _alone = MACHINES.lock().unwrap_or_else(PoisonError::into_inner);
+    let survived = sabotage::survivors();
+    assert!(survived.is_empty(), "the suite cannot fail:\n{}", survived.join("\n"));
 }

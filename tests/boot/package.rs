@@ -11,7 +11,7 @@ const CONTENTS: &[&str] = &["conf", "dracut", "scripts/debian", "Cargo.toml"];
 
 /// The package, and what it was made of.
 pub(crate) fn build() -> Result<(PathBuf, Inputs), String> {
-    let binary = release_binary(Path::new(SOURCE), &Path::new(SOURCE).join("target"))?;
+    let binary = release_binary(Path::new(SOURCE), &Path::new(SOURCE).join("target"), &[])?;
     let mut inputs = Inputs::new().with_path(&binary)?;
     for path in CONTENTS {
         inputs = inputs.with_path(&Path::new(SOURCE).join(path))?;
@@ -24,10 +24,15 @@ pub(crate) fn build() -> Result<(PathBuf, Inputs), String> {
     Ok((package, inputs))
 }
 
-/// Builds the daemon of a source tree into a target directory.
-pub(crate) fn release_binary(source: &Path, target: &Path) -> Result<PathBuf, String> {
+/// Builds the daemon of a source tree into a target directory; variables may change the profile.
+pub(crate) fn release_binary(
+    source: &Path,
+    target: &Path,
+    variables: &[(&str, &str)],
+) -> Result<PathBuf, String> {
     let mut build = Command::new("cargo");
     build.current_dir(source).args(["build", "--release", "--quiet", "--bin", "early-service"]);
+    build.envs(variables.iter().copied());
     output("cargo build --release", build.arg("--target-dir").arg(target))?;
     Ok(target.join("release/early-service"))
 }

@@ -3,6 +3,9 @@
 //!
 //! All plans are booted on all guests, two at a time, and every row of every plan gives a verdict
 //! for every guest. A boot that does not reach power-off breaks all of its rows.
+//!
+//! A boot may be made of other files than the package's, which is how [`crate::sabotage`] proves
+//! that rows can break.
 
 use crate::claims::Claims;
 use crate::guest::{Guest, Image, Initrd, Parts};
@@ -53,6 +56,9 @@ pub(crate) struct TreeRow {
     pub(crate) holds: fn(&Image, &mut Claims) -> Result<(), String>,
 }
 
+/// A file in the place of the package's, in the initrd and on the disk: path and contents.
+pub(crate) type Swap = (&'static str, Vec<u8>);
+
 impl Plan {
     /// Nothing is different.
     pub(crate) const ORDINARY: Self = Self {
@@ -70,8 +76,8 @@ impl Plan {
         rows: &[],
     };
 
-    /// The setting for one guest, with another daemon in the place of the package's if there is one.
-    fn setting(&self, image: &Image, daemon: Option<&[u8]>) -> Setting {
+    /// The setting for one guest.
+    fn setting(&self, image: &Image, swaps: &[Swap]) -> Setting {
         let owned = |files: &[(&str, &str)]| -> Vec<(String, Vec<u8>)> {
             files.iter().map(|(path, text)| ((*path).to_owned(), text.as_bytes().into())).collect()
         };
@@ -87,17 +93,18 @@ impl Plan {
         };
         let script = |text: &str| [b"# scenario\n", text.as_bytes(), b"\n"].concat();
         setting.over_disk.push(("/boot-test/in-root.sh".to_owned(), script(self.in_root)));
+        let mut wanted = Vec::new();
         let mut add = |path: &str, contents| setting.over_initrd.push((path.to_owned(), contents));
         add("/boot-test/words.sh", from_guest("words.sh"));
         if !self.in_initrd.is_empty() {
             let unit = "boot-test-initrd.service";
             add(&format!("/etc/systemd/system/{unit}"), from_guest(unit));
             add("/boot-test/in-initrd.sh", script(self.in_initrd));
-            setting.cmdline += " rd.systemd.wants=boot-test-initrd.service";
+            wanted.push(unit.to_owned());
         }
-        if let Some(daemon) = daemon {
-            setting.over_initrd.push(("/usr/bin/early-service".to_owned(), daemon.to_vec()));
-            setting.over_disk.push(("/usr/bin/early-service".to_owned(), daemon.to_vec()));
+        for (path, contents) in swaps {
+            setting.over_initrd.push(((*path).to_owned(), contents.clone()));
+            setting.over_disk.push(((*path).to_owned(), contents.clone()));
         }
         if !self.clients.is_empty() {
             let probe = fs::read(image.tree().join("usr/bin/boot-probe"));
@@ -108,8 +115,12 @@ impl Plan {
             let unit = format!("{client}.service");
             let path = format!("/etc/systemd/system/{unit}");
             setting.over_initrd.push((path, from_guest(&unit)));
-            setting.cmdline += &format!(" rd.systemd.wants={client}.service");
+            wanted.push(unit);
         }
+        // By file: rd.systemd.wants= takes a generator that the lean initrd does not have.
+        let wants = format!("[Unit]\nWants={}\n", wanted.join(" "));
+        let path = "/etc/systemd/system/initrd.target.d/boot-test.conf".to_owned();
+        setting.over_initrd.push((path, wants.into_bytes()));
         setting
     }
 }
@@ -121,6 +132,7 @@ fn from_guest(name: &str) -> Vec<u8> {
 }
 
 /// What one row came to on one guest.
+#[derive(Clone)]
 pub(crate) struct Verdict {
     pub(crate) row: &'static str,
     pub(crate) guest: Guest,
@@ -135,59 +147,62 @@ enum Job<'a> {
     Tree(&'a TreeRow),
 }
 
-/// Tries every plan and every tree row on every guest, two at a time, with the package's daemon or
-/// another.
-pub(crate) fn run_all(
-    plans: &[Plan],
-    tree_rows: &[TreeRow],
-    daemon: Option<&[u8]>,
-) -> Vec<Verdict> {
+/// Tries every plan and every tree row on every guest, two at a time.
+pub(crate) fn run_all(plans: &[Plan], tree_rows: &[TreeRow]) -> Vec<Verdict> {
     tools::require_all();
-    let images = images().unwrap_or_else(|error| panic!("{error}"));
+    let images = images(&Guest::ALL).unwrap_or_else(|error| panic!("{error}"));
     // The longest first, so that no core is idle at the end.
     let mut plans: Vec<_> = plans.iter().collect();
     plans.sort_by_key(|plan| std::cmp::Reverse(plan.patience));
     let jobs = plans.into_iter().map(Job::Boot).chain(tree_rows.iter().map(Job::Tree));
-    let jobs: VecDeque<_> =
-        jobs.flat_map(|job| images.iter().map(move |image| (job, image))).collect();
-    let (jobs, verdicts) = (Mutex::new(jobs), Mutex::new(Vec::new()));
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                loop {
-                    let job = jobs.lock().expect("no worker panics").pop_front();
-                    let of_job = match job {
-                        Some((Job::Boot(plan), image)) => boot_plan(plan, image, daemon),
-                        Some((Job::Tree(row), image)) => vec![try_tree(row, image)],
-                        None => return,
-                    };
-                    eprint!("{}", table(&of_job));
-                    verdicts.lock().expect("no worker panics").extend(of_job);
-                }
-            });
-        }
+    let jobs = jobs.flat_map(|job| images.iter().map(move |image| (job, image)));
+    let verdicts = two_at_a_time(jobs, |(job, image)| {
+        let of_job = match job {
+            Job::Boot(plan) => boot(plan, image, &[]),
+            Job::Tree(row) => vec![try_tree(row, image)],
+        };
+        eprint!("{}", table(&of_job));
+        of_job
     });
-    let mut verdicts = verdicts.into_inner().expect("no worker panics");
+    let mut verdicts = verdicts.concat();
     verdicts.sort_by_key(|verdict| (verdict.row, verdict.guest));
     verdicts
 }
 
-/// Both guests, built side by side.
-fn images() -> Result<Vec<Image>, String> {
-    let parts = Parts::build()?;
+/// Does jobs two at a time; what comes of them is in the order in which they end.
+pub(crate) fn two_at_a_time<J: Send, T: Send>(
+    jobs: impl IntoIterator<Item = J>,
+    work: impl Fn(J) -> T + Sync,
+) -> Vec<T> {
+    let jobs: Mutex<VecDeque<_>> = Mutex::new(jobs.into_iter().collect());
+    let done = Mutex::new(Vec::new());
+    let next = || jobs.lock().expect("no worker panics").pop_front();
     std::thread::scope(|scope| {
-        let builds = Guest::ALL.map(|guest| {
-            scope.spawn({
-                let parts = &parts;
-                move || Image::build(guest, parts)
-            })
-        });
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while let Some(job) = next() {
+                    let result = work(job);
+                    done.lock().expect("no worker panics").push(result);
+                }
+            });
+        }
+    });
+    done.into_inner().expect("no worker panics")
+}
+
+/// These guests, built side by side.
+pub(crate) fn images(guests: &[Guest]) -> Result<Vec<Image>, String> {
+    let parts = &Parts::build()?;
+    std::thread::scope(|scope| {
+        let build = |&guest| scope.spawn(move || Image::build(guest, parts));
+        let builds: Vec<_> = guests.iter().map(build).collect();
         builds.into_iter().map(|build| build.join().expect("a build does not panic")).collect()
     })
 }
 
-fn boot_plan(plan: &Plan, image: &Image, daemon: Option<&[u8]>) -> Vec<Verdict> {
-    let boot = machine::boot(image, &plan.setting(image, daemon));
+/// Boots a plan on one guest and tries all of its rows.
+pub(crate) fn boot(plan: &Plan, image: &Image, swaps: &[Swap]) -> Vec<Verdict> {
+    let boot = machine::boot(image, &plan.setting(image, swaps));
     let verdict = |row: &Row| {
         let mut claims = Claims::default();
         let took = match &boot {
@@ -195,7 +210,11 @@ fn boot_plan(plan: &Plan, image: &Image, daemon: Option<&[u8]>) -> Vec<Verdict> 
                 claims.that(
                     "the guest powers off",
                     boot.powered_off,
-                    format!("still running; see {}", boot.directory.display()),
+                    format!(
+                        "still running; last on the console: {}; all of it in {}",
+                        boot.console.trim_end().lines().next_back().unwrap_or("nothing"),
+                        boot.directory.display()
+                    ),
                 );
                 for line in boot.lines("gave-up") {
                     claims.that("no script gives up", false, line);

@@ -3,7 +3,7 @@
 
 mod commands;
 mod first_stage;
-mod ordinary;
+pub(crate) mod ordinary;
 mod package;
 mod root_stage;
 mod surroundings;

@@ -7,7 +7,17 @@ use crate::plan::{Plan, Row};
 use crate::story;
 use crate::ticks::{self, PERIOD, ticks};
 
-pub(super) const PLANS: &[Plan] = &[Plan {
+pub(crate) const NUMBERS: &str = "ordinary boot: every number once, on its time";
+pub(crate) const ENDS_WELL: &str = "ordinary boot: the first stage ends well";
+pub(crate) const SPARED: &str = "ordinary boot: PID 1 spares the first stage";
+
+/// The claim of [`SPARED`] that stands on the `@`.
+pub(crate) const NO_SIGTERM: &str = "no SIGTERM reaches the first stage";
+
+pub(super) const PLANS: &[Plan] = &[ORDINARY];
+
+/// Also what [`crate::sabotage`] boots.
+pub(crate) const ORDINARY: Plan = Plan {
     clients: &["boot-storm", "boot-sit", "boot-nc"],
     in_initrd: "tell account-initrd < /etc/passwd; tell account-initrd < /etc/group",
     in_root: r#"
@@ -23,15 +33,16 @@ pub(super) const PLANS: &[Plan] = &[Plan {
             grep deleted "$process/maps" | tell held
         done"#,
     rows: &[
-        Row { name: "ordinary boot: every number once, on its time", holds: numbers },
-        Row { name: "ordinary boot: the first stage ends well", holds: first_stage_ends_well },
+        Row { name: NUMBERS, holds: numbers },
+        Row { name: SPARED, holds: spared },
+        Row { name: ENDS_WELL, holds: first_stage_ends_well },
         Row { name: "ordinary boot: no client is refused", holds: clients },
         Row { name: "ordinary boot: nothing of the initrd is held", holds: nothing_held },
         Row { name: "ordinary boot: one account in both stages", holds: one_account },
         Row { name: "ordinary boot: power-off within a second", holds: power_off },
     ],
     ..Plan::ORDINARY
-}];
+};
 
 fn numbers(boot: &Boot, claims: &mut Claims) {
     let ticks = ticks(boot);
@@ -40,6 +51,16 @@ fn numbers(boot: &Boot, claims: &mut Claims) {
     if let Some(last) = ticks.last() {
         story::ticks_to_the_end(boot, last.actual, story::ROOT, claims);
     }
+}
+
+/// Without the `@` of its name the first stage would live on as well, because it ignores SIGTERM;
+/// what tells is that none has come.
+fn spared(boot: &Boot, claims: &mut Claims) {
+    let heard = story::of_stage(boot, "early-service-initrd", "SIGTERM");
+    let seen = heard.first().map_or("", |record| record.message());
+    claims.that(NO_SIGTERM, heard.is_empty(), seen);
+    let followed = story::of_stage(boot, "early-service-initrd", "Followed PID 1").len();
+    claims.that("it comes through the switch", followed == 1, followed);
 }
 
 fn first_stage_ends_well(boot: &Boot, claims: &mut Claims) {

@@ -20,13 +20,15 @@ install() {
     inst_simple /etc/os-release /etc/initrd-release
     inst_simple /etc/nsswitch.conf
 
-    inst_multiple systemctl udevadm kmod modprobe \
+    inst_multiple systemctl udevadm kmod modprobe mount umount \
         "$systemdutildir"/systemd \
         "$systemdutildir"/systemd-shutdown \
         "$systemdutildir"/systemd-udevd \
         "$systemdutildir"/system-generators/systemd-fstab-generator
-    # systemd 257 starts everything through this one.
-    inst_multiple -o "$systemdutildir"/systemd-executor
+    # What systemd 257 has besides; everything is started through the first.
+    inst_multiple -o "$systemdutildir"/systemd-executor "$systemdutildir"/systemd-sysroot-fstab-check
+    # Which also opens libkmod by name, when udev first asks for a driver.
+    inst_libdir_file "libkmod.so*"
     ln_r "$systemdutildir"/systemd /init
     ln_r "$systemdutildir"/systemd /sbin/init
 

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Sabotage: daemons and units with one fault each, and the row that must not miss it.
+//!
+//! A suite that holds says little unless it is known to break. Each fault is a change of one place
+//! in a copy of the sources, which is built and booted instead of the package's. The change must
+//! find its place exactly once: a fault that is no longer put in would prove nothing.
+//!
+//! One guest is enough: the rows are the same for both.
+
+use crate::cache::{self, SOURCE};
+use crate::guest::{Guest, Image};
+use crate::package;
+use crate::plan::{self, Plan, Swap, Verdict};
+use crate::rows::ordinary;
+use crate::tools::{self, output};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// One fault, or several that only show together.
+struct Sabotage {
+    name: &'static str,
+    changes: &'static [Change],
+    /// The row of the ordinary boot that must break.
+    row: &'static str,
+    /// How the claim begins that must break it; another one would break it for another reason.
+    claim: &'static str,
+}
+
+/// Text in a file of the repository, and what stands there instead.
+struct Change {
+    file: &'static str,
+    from: &'static str,
+    to: &'static str,
+}
+
+const SABOTAGES: &[Sabotage] = &[
+    Sabotage {
+        name: "tick-skipped",
+        changes: &[Change {
+            file: "machine/src/counter.rs",
+            from: "self.state.next = number.wrapping_add(1);",
+            to: "self.state.next = number.wrapping_add(if number == 20 { 2 } else { 1 });",
+        }],
+        row: ordinary::NUMBERS,
+        claim: "every number once and in order",
+    },
+    Sabotage {
+        // The root stage logs once more what the first stage has logged last.
+        name: "number-doubled",
+        changes: &[Change {
+            file: "machine/src/counter.rs",
+            from: "parse_number(reply).map(|next| Self { next })",
+            to: "parse_number(reply).map(|next| Self { next: next.saturating_sub(1) })",
+        }],
+        row: ordinary::NUMBERS,
+        claim: "every number once and in order",
+    },
+    Sabotage {
+        name: "exit-1-after-the-handoff",
+        changes: &[
+            Change {
+                file: "src/main.rs",
+                from: "let mut journal = Journal::install(options.stage);",
+                to: "let fails = options.stage == Stage::Initrd;
+                     let mut journal = Journal::install(options.stage);",
+            },
+            Change {
+                file: "src/main.rs",
+                from: "if result.is_ok() { ExitCode::SUCCESS }",
+                to: "if result.is_ok() && !fails { ExitCode::SUCCESS }",
+            },
+        ],
+        row: ordinary::ENDS_WELL,
+        claim: "the first stage ends once, with success",
+    },
+    // The daemon ignores SIGTERM in this stage, so a unit without `@` alone kills nothing: what
+    // breaks is the row that looks for the signal.
+    Sabotage {
+        name: "unit-without-at",
+        changes: &[WITHOUT_AT],
+        row: ordinary::SPARED,
+        claim: ordinary::NO_SIGTERM,
+    },
+    // Without either belt the first stage is gone before the switch of root.
+    Sabotage {
+        name: "neither-belt",
+        changes: &[
+            WITHOUT_AT,
+            Change {
+                file: "src/signals.rs",
+                from: "heard_in_socket(SIGTERM)?",
+                to: "heard_in_socket(signal_hook::consts::SIGUSR2)?",
+            },
+        ],
+        row: ordinary::NUMBERS,
+        claim: "every number once and in order",
+    },
+];
+
+const WITHOUT_AT: Change = Change {
+    file: "conf/early-service-initrd.service",
+    from: "ExecStart=@/usr/bin/early-service @early-service-initrd ",
+    to: "ExecStart=/usr/bin/early-service ",
+};
+
+/// Boots every sabotage; says of which ones the row that must break did not.
+pub(crate) fn survivors() -> Vec<String> {
+    tools::require_all();
+    let prepared: Result<Vec<_>, String> =
+        SABOTAGES.iter().map(|each| Ok((each, each.swaps()?))).collect();
+    let prepared = prepared.unwrap_or_else(|error| panic!("{error}"));
+    let images = plan::images(&[Guest::Bookworm]).unwrap_or_else(|error| panic!("{error}"));
+    let judged = plan::two_at_a_time(prepared, |(sabotage, swaps)| {
+        let verdicts = sabotage.boot(&images[0], &swaps);
+        let (name, took) = (sabotage.name, verdicts[0].took.as_secs());
+        let mut report = format!("sabotage {name}, {took} s, breaks\n");
+        for verdict in verdicts.iter().filter(|verdict| !verdict.broken.is_empty()) {
+            report += &format!("    {}: {}\n", verdict.row, verdict.broken.join("; "));
+        }
+        eprint!("{report}");
+        sabotage.judge(&verdicts)
+    });
+    judged.into_iter().filter_map(Result::err).collect()
+}
+
+impl Sabotage {
+    fn boot(&self, image: &Image, swaps: &[Swap]) -> Vec<Verdict> {
+        plan::boot(&Plan { name: self.name, ..ordinary::ORDINARY }, image, swaps)
+    }
+
+    fn judge(&self, verdicts: &[Verdict]) -> Result<(), String> {
+        let Self { name, row, claim, .. } = self;
+        let verdict = verdicts
+            .iter()
+            .find(|verdict| verdict.row == *row)
+            .ok_or_else(|| format!("{name}: there is no row {row:?}"))?;
+        if verdict.broken.iter().any(|broken| broken.starts_with(claim)) {
+            return Ok(());
+        }
+        let broken = verdict.broken.join("; ");
+        Err(format!("{name}: {row:?} did not break by {claim:?}, but by: [{broken}]"))
+    }
+
+    /// What the changed files come to in the guest: the daemon if sources are among them, and units.
+    fn swaps(&self) -> Result<Vec<Swap>, String> {
+        let (units, sources): (Vec<_>, Vec<_>) =
+            self.changes.iter().partition(|change| change.file.starts_with("conf/"));
+        let mut swaps = Vec::new();
+        for unit in units {
+            swaps.push((FIRST_UNIT, unit.apply(Path::new(SOURCE))?.into_bytes()));
+        }
+        if !sources.is_empty() {
+            let tree = self.source_tree()?;
+            for change in sources {
+                let path = tree.join(change.file);
+                fs::write(&path, change.apply(&tree)?)
+                    .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+            }
+            swaps.push((DAEMON, build(&tree)?));
+        }
+        Ok(swaps)
+    }
+
+    /// A copy of what the daemon is built from.
+    fn source_tree(&self) -> Result<PathBuf, String> {
+        let tree = directory().join(self.name);
+        cache::remove(&tree)?;
+        fs::create_dir_all(&tree)
+            .map_err(|error| format!("cannot make {}: {error}", tree.display()))?;
+        // Not with the times of the originals: cargo must not take an older build for this one.
+        let mut copy = Command::new("cp");
+        copy.current_dir(SOURCE).arg("-r").args(["Cargo.toml", "Cargo.lock", "src", "machine"]);
+        output("cp", copy.arg(&tree))?;
+        Ok(tree)
+    }
+}
+
+const DAEMON: &str = "/usr/bin/early-service";
+const FIRST_UNIT: &str = "/usr/lib/systemd/system/early-service-initrd.service";
+
+impl Change {
+    /// The file of this tree, changed.
+    fn apply(&self, tree: &Path) -> Result<String, String> {
+        let path = tree.join(self.file);
+        let text = fs::read_to_string(&path)
+            .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        match text.matches(self.from).count() {
+            1 => Ok(text.replace(self.from, self.to)),
+            count => Err(format!("{} has {:?} {count} times, not once", self.file, self.from)),
+        }
+    }
+}
+
+/// All into one target directory, so that what the daemon stands on is built once.
+fn build(tree: &Path) -> Result<Vec<u8>, String> {
+    // What is measured is not how small or fast it is.
+    const QUICK: [(&str, &str); 2] =
+        [("CARGO_PROFILE_RELEASE_LTO", "off"), ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")];
+    let binary = package::release_binary(tree, &directory().join("target"), &QUICK)?;
+    fs::read(&binary).map_err(|error| format!("cannot read {}: {error}", binary.display()))
+}
+
+fn directory() -> PathBuf {
+    cache::directory().join("sabotage")
+}
+
+/// Needs no boot, so that whoever changes the sources hears of it at once.
+#[test]
+fn every_change_finds_its_place() {
+    for Sabotage { name, changes, .. } in SABOTAGES {
+        for change in *changes {
+            if let Err(error) = change.apply(Path::new(SOURCE)) {
+                panic!("{name}: {error}");
+            }
+        }
+    }
+}
