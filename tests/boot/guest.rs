@@ -22,7 +22,7 @@ pub(crate) enum Guest {
 impl Guest {
     pub(crate) const ALL: [Self; 2] = [Self::Bookworm, Self::Trixie];
 
-    fn suite(self) -> &'static str {
+    pub(crate) fn suite(self) -> &'static str {
         match self {
             Self::Bookworm => "bookworm",
             Self::Trixie => "trixie",

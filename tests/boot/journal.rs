@@ -38,6 +38,12 @@ impl Record {
         Duration::from_micros(written.or(received).unwrap_or_default())
     }
 
+    /// When it was made: ours say so, of others journald notes when it received it.
+    pub(crate) fn made(&self) -> Duration {
+        let ours = self.number("ACTUAL_NS").or_else(|| self.number("LOGGED_NS"));
+        ours.map_or_else(|| self.at(), Duration::from_nanos)
+    }
+
     /// Whether systemd said this of `unit`.
     pub(crate) fn is_of_systemd(&self, unit: &str) -> bool {
         self.field("_PID") == Some("1") && self.field("UNIT") == Some(unit)

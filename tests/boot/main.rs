@@ -21,6 +21,7 @@ mod probe;
 mod rows;
 mod sabotage;
 mod story;
+mod telling;
 mod ticks;
 mod tools;
 
@@ -54,4 +55,20 @@ fn every_sabotage_breaks_its_row() {
     let _alone = MACHINES.lock().unwrap_or_else(PoisonError::into_inner);
     let survived = sabotage::survivors();
     assert!(survived.is_empty(), "the suite cannot fail:\n{}", survived.join("\n"));
+}
+
+/// For people: `scripts/boot` runs this one alone. `BOOT_GUEST` says `bookworm` or `trixie`.
+#[test]
+#[ignore = "boots a virtual machine: a minute, and root"]
+fn one_boot_is_told_with_its_figures() {
+    let name = std::env::var("BOOT_GUEST").unwrap_or_else(|_| "bookworm".to_owned());
+    let guest = guest::Guest::ALL.into_iter().find(|guest| guest.suite() == name);
+    let guest = guest.unwrap_or_else(|| panic!("BOOT_GUEST is {name}: say bookworm or trixie"));
+    let _alone = MACHINES.lock().unwrap_or_else(PoisonError::into_inner);
+    let told = plan::boot_one(&plan::Plan::ORDINARY, guest).and_then(|(image, boot)| {
+        let figures = telling::figures(&boot, &image);
+        println!("\n{guest}\n\n{}", telling::log(&boot));
+        figures
+    });
+    println!("{}", told.unwrap_or_else(|error| panic!("{error}")));
 }

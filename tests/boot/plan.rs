@@ -232,6 +232,14 @@ pub(crate) fn boot(plan: &Plan, image: &Image, swaps: &[Swap]) -> Vec<Verdict> {
     plan.rows.iter().map(verdict).collect()
 }
 
+/// Boots one plan on one guest, for whoever wants to look at the boot itself.
+pub(crate) fn boot_one(plan: &Plan, guest: Guest) -> Result<(Image, Boot), String> {
+    tools::require_all();
+    let image = images(&[guest])?.remove(0);
+    let boot = machine::boot(&image, &plan.setting(&image, &[]))?;
+    Ok((image, boot))
+}
+
 fn try_tree(row: &TreeRow, image: &Image) -> Verdict {
     let started = Instant::now();
     let mut claims = Claims::default();

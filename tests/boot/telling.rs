@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Telling: one boot for people to read, and its figures. `scripts/boot` shows it.
+//!
+//! Lines stand in the order in which they were made, not in that in which journald got to them:
+//! it starts later than the first stage, and is away for seconds around the switch of root.
+
+use crate::guest::{Image, Initrd};
+use crate::journal::Record;
+use crate::machine::Boot;
+use crate::story::{FIRST, ROOT};
+use crate::ticks::{PERIOD, ticks};
+use std::fmt::Write as _;
+use std::fs;
+use std::time::Duration;
+
+const SOCKET: &str = "early-service.socket";
+
+/// Numbers between the first and the last few of a run are not worth a line each.
+const SHOWN: usize = 3;
+
+/// The log of both stages as one text.
+pub(crate) fn log(boot: &Boot) -> String {
+    let mut records: Vec<_> = boot.journal.iter().filter(|record| is_told(record)).collect();
+    records.sort_by_key(|record| record.made());
+    let mut text = String::new();
+    for (at, record) in records.iter().enumerate() {
+        let is_tick = |at: usize| records.get(at).is_some_and(|r| r.number("COUNTER").is_some());
+        let in_run = |at: usize| at < records.len() && is_tick(at);
+        let is_inner = (at.saturating_sub(SHOWN)..=at + SHOWN).all(in_run);
+        if is_inner {
+            if !text.ends_with("…\n") {
+                text += "…\n";
+            }
+            continue;
+        }
+        let message = record.message();
+        let seconds = record.made().as_secs_f64();
+        let pid = record.field("_PID").unwrap_or_default();
+        let _ = writeln!(text, "[{seconds:12.6}] {}[{pid}]: {message}", record.identifier());
+        for (words, mark) in [("Switching root", "switch of root"), ("Adopting ", "handoff")] {
+            if message.starts_with(words) {
+                let _ = writeln!(text, "-------------- {mark} --------------");
+            }
+        }
+    }
+    text
+}
+
+/// What our processes say, and what PID 1 says of them and of the switch.
+fn is_told(record: &Record) -> bool {
+    let of_unit = [FIRST, ROOT, SOCKET].iter().any(|unit| record.is_of_systemd(unit));
+    let is_ours = ["early-service-initrd", "early-service"].contains(&record.identifier());
+    let is_switch = record.field("_PID") == Some("1") && record.message() == "Switching root.";
+    of_unit || is_ours || is_switch
+}
+
+/// The figures of a boot; an error names what the boot did not show.
+pub(crate) fn figures(boot: &Boot, image: &Image) -> Result<String, String> {
+    let ticks = ticks(boot);
+    let find = |words: &str, identifier: &str| {
+        let mut records = boot.journal.iter();
+        records
+            .find(|record| record.identifier() == identifier && record.message().starts_with(words))
+            .map(Record::made)
+            .ok_or_else(|| format!("the journal does not say {words:?}"))
+    };
+    let init = find("systemd ", "systemd")?;
+    let starting = find("Starting early-service-initrd.service", "systemd")?;
+    let started = find("Started early-service-initrd.service", "systemd")?;
+    let switch = find("Switching root.", "systemd")?;
+    let drained = find("serving => draining", "early-service-initrd")?;
+    let adopted = find("adopting => serving", "early-service")?;
+    let first_tick = ticks.first().ok_or("no tick")?.actual;
+    let last_of_first = ticks.iter().rfind(|tick| tick.stage == "initrd").ok_or("no tick")?.actual;
+    let first_of_root = ticks.iter().find(|tick| tick.stage == "root").ok_or("no tick")?.actual;
+    let size = |initrd| {
+        let path = image.initrd(initrd);
+        fs::metadata(&path)
+            .map(|file| file.len())
+            .map_err(|error| format!("cannot look at {}: {error}", path.display()))
+    };
+    let added = size(Initrd::Usual)?.saturating_sub(size(Initrd::Without)?);
+    let latest = ticks.iter().map(|tick| tick.late()).max().unwrap_or_default();
+
+    let mut text = String::new();
+    let mut line = |what: &str, figure: String| {
+        let _ = writeln!(text, "{what:44} {figure:>10}");
+    };
+    let ms = |from: Duration, to: Duration| {
+        format!("{:.1} ms", to.saturating_sub(from).as_secs_f64() * 1000.0)
+    };
+    line("PID 1 to first tick", ms(init, first_tick));
+    line("first stage, Starting to Started", ms(starting, started));
+    line("switch of root to handoff", ms(switch, drained));
+    line("handoff: nobody owns the counter", ms(drained, adopted));
+    line(
+        &format!("handoff: tick to tick (period {} ms)", PERIOD.as_millis()),
+        ms(last_of_first, first_of_root),
+    );
+    line("latest tick after its deadline", ms(Duration::ZERO, latest));
+    line("ticks", ticks.len().to_string());
+    line("added to the initrd, compressed", format!("{} kB", added.div_ceil(1000)));
+    Ok(text)
+}
