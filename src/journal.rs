@@ -269,6 +269,8 @@ fn kernel_line(entry: &Entry, identifier: &str) -> String {
 impl kv::Source for Entry {
     fn visit<'kvs>(&'kvs self, visitor: &mut dyn VisitSource<'kvs>) -> Result<(), kv::Error> {
         visitor.visit_pair(Key::from("PHASE"), Value::from(self.phase.name()))?;
+        // The journal notes when a record was sent, which may be seconds after it was made.
+        visitor.visit_pair(Key::from("LOGGED_NS"), Value::from(self.time.as_nanos()))?;
         let fields = self.text.get(self.message, self.text.length);
         for field in fields.split_terminator(FIELD_END) {
             if let Some((name, value)) = field.split_once('=') {
@@ -486,6 +488,7 @@ mod tests {
         let fields = fields(&entry);
         assert_eq!(fields["COUNTER"], "137");
         assert_eq!(fields["DEADLINE_NS"], "100000000");
+        assert_eq!(fields["LOGGED_NS"], entry.time.as_nanos().to_string());
         assert!(fields.contains_key("PHASE"));
     }
 
