@@ -18,6 +18,17 @@ tell() {
     done
 }
 
+# Says under a key what each thread of a process is permitted to do, and does.
+tell_rights() {
+    for status in "/proc/$2/task"/*/status; do
+        rights=
+        while read -r field value; do
+            case $field in CapPrm: | CapEff:) rights="$rights $value" ;; esac
+        done < "$status"
+        say "$1" "$rights"
+    done
+}
+
 # Waits for a condition, never for a time; gives up loudly.
 wait_until() {
     attempts=0

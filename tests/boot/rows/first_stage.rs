@@ -8,10 +8,11 @@ use crate::plan::{Plan, Row};
 use crate::story;
 use crate::ticks::{self, ticks};
 
-/// Has the root stage run a script, with all rights, before its own start.
+/// Has the root stage run a script, with all rights, before its own start; the port that it speaks
+/// through is a device, which the sandbox keeps even from such a script.
 const BEFORE_START: (&str, &str) = (
     "/etc/systemd/system/early-service.service.d/before.conf",
-    "[Service]\nExecStartPre=+/boot-test/before-start\n",
+    "[Service]\nExecStartPre=+/boot-test/before-start\nDeviceAllow=/dev/ttyS1 w\n",
 );
 
 pub(super) const PLANS: &[Plan] = &[
@@ -41,6 +42,7 @@ pub(super) const PLANS: &[Plan] = &[
     Plan {
         name: "first-stopped",
         clients: &["boot-storm"],
+        in_initrd: r#"tell_rights rights-before "$(first_pid)""#,
         over_disk: &[
             BEFORE_START,
             (
@@ -49,11 +51,15 @@ pub(super) const PLANS: &[Plan] = &[
 . /boot-test/words.sh
 armed() { [ "$(systemctl show -P WatchdogUSec early-service-initrd.service)" != 0 ]; }
 wait_until armed
+tell_rights rights-after "$(first_pid)"
 kill -STOP "$(first_pid)"
 "#,
             ),
         ],
-        rows: &[Row { name: "first stage stopped: its watchdog ends it", holds: stopped }],
+        rows: &[
+            Row { name: "first stage stopped: its watchdog ends it", holds: stopped },
+            Row { name: "first stage re-rooted: no thread has a capability", holds: no_rights },
+        ],
         ..Plan::ORDINARY
     },
     Plan {
@@ -116,6 +122,31 @@ fn stopped(boot: &Boot, claims: &mut Claims) {
     claims.that("the first stage's watchdog ends it", watchdog == 1, watchdog);
     begins_again_in_root(boot, claims);
     story::storm_is_never_refused(boot, 1, claims);
+}
+
+/// What following PID 1 takes is held by one thread for as long as it takes that, and then by none.
+fn no_rights(boot: &Boot, claims: &mut Claims) {
+    // Both CAP_SYS_CHROOT and CAP_SYS_PTRACE.
+    const FOLLOWING: u64 = 1 << 18 | 1 << 19;
+    let before = rights(boot, "rights-before");
+    let able = before.iter().filter(|&&(_, effective)| effective == FOLLOWING).count();
+    let none = before.iter().filter(|&&rights| rights == (0, 0)).count();
+    let one = able == 1 && able + none == before.len();
+    claims.that("before the switch one thread has them", one, format!("{before:x?}"));
+    let after = rights(boot, "rights-after");
+    claims.that("every thread is looked at", after.len() >= before.len().max(2), after.len());
+    let all = after.iter().all(|&rights| rights == (0, 0));
+    claims.that("before the handoff no thread has any", all, format!("{after:x?}"));
+}
+
+/// The permitted and the effective capabilities of each thread; all of them where that is unclear.
+fn rights(boot: &Boot, key: &str) -> Vec<(u64, u64)> {
+    let parse = |line: &str| {
+        let (permitted, effective) = line.trim().split_once(' ')?;
+        let bits = |word| u64::from_str_radix(word, 16).ok();
+        Some((bits(permitted)?, bits(effective)?))
+    };
+    boot.lines(key).map(|line| parse(line).unwrap_or((u64::MAX, u64::MAX))).collect()
 }
 
 fn begins_again_in_root(boot: &Boot, claims: &mut Claims) {
