@@ -119,6 +119,19 @@ impl Image {
         self.directory.join("tree/boot").join(name)
     }
 
+    /// How many bytes our module adds to an initrd that gzip compresses; the guest's own is not
+    /// compressed, to boot sooner.
+    pub(crate) fn added_to_initrd(&self) -> Result<usize, String> {
+        const SIZE: &str = r#"gzip --stdout "$1" | wc --bytes"#;
+        let size = |initrd| -> Result<usize, String> {
+            let mut gzip = Command::new("sh");
+            gzip.args(["-euc", SIZE, "sh"]).arg(self.initrd(initrd));
+            let bytes = output("gzip", &mut gzip)?;
+            bytes.trim().parse().map_err(|error| format!("wc said {bytes:?}: {error}"))
+        };
+        Ok(size(Initrd::Usual)?.saturating_sub(size(Initrd::Without)?))
+    }
+
     pub(crate) fn disk(&self) -> PathBuf {
         self.directory.join("disk")
     }

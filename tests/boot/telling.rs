@@ -4,13 +4,12 @@
 //! Lines stand in the order in which they were made, not in that in which journald got to them:
 //! it starts later than the first stage, and is away for seconds around the switch of root.
 
-use crate::guest::{Image, Initrd};
+use crate::guest::Image;
 use crate::journal::Record;
 use crate::machine::Boot;
 use crate::story::{FIRST, ROOT};
 use crate::ticks::{PERIOD, ticks};
 use std::fmt::Write as _;
-use std::fs;
 use std::time::Duration;
 
 const SOCKET: &str = "early-service.socket";
@@ -73,13 +72,7 @@ pub(crate) fn figures(boot: &Boot, image: &Image) -> Result<String, String> {
     let first_tick = ticks.first().ok_or("no tick")?.actual;
     let last_of_first = ticks.iter().rfind(|tick| tick.stage == "initrd").ok_or("no tick")?.actual;
     let first_of_root = ticks.iter().find(|tick| tick.stage == "root").ok_or("no tick")?.actual;
-    let size = |initrd| {
-        let path = image.initrd(initrd);
-        fs::metadata(&path)
-            .map(|file| file.len())
-            .map_err(|error| format!("cannot look at {}: {error}", path.display()))
-    };
-    let added = size(Initrd::Usual)?.saturating_sub(size(Initrd::Without)?);
+    let added = image.added_to_initrd()?;
     let latest = ticks.iter().map(|tick| tick.late()).max().unwrap_or_default();
 
     let mut text = String::new();
@@ -99,6 +92,6 @@ pub(crate) fn figures(boot: &Boot, image: &Image) -> Result<String, String> {
     );
     line("latest tick after its deadline", ms(Duration::ZERO, latest));
     line("ticks", ticks.len().to_string());
-    line("added to the initrd, compressed", format!("{} kB", added.div_ceil(1000)));
+    line("added to the initrd, by gzip", format!("{} kB", added.div_ceil(1000)));
     Ok(text)
 }
