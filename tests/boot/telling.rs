@@ -7,12 +7,9 @@
 use crate::guest::Image;
 use crate::journal::Record;
 use crate::machine::Boot;
-use crate::story::{FIRST, ROOT};
 use crate::ticks::{PERIOD, ticks};
 use std::fmt::Write as _;
 use std::time::Duration;
-
-const SOCKET: &str = "early-service.socket";
 
 /// Numbers between the first and the last few of a run are not worth a line each.
 const SHOWN: usize = 3;
@@ -34,7 +31,7 @@ pub(crate) fn log(boot: &Boot) -> String {
         }
         let message = record.message();
         let seconds = record.made().as_secs_f64();
-        let pid = record.field("_PID").unwrap_or_default();
+        let pid = record.field("_PID").or(record.field("SYSLOG_PID")).unwrap_or_default();
         let _ = writeln!(text, "[{seconds:12.6}] {}[{pid}]: {message}", record.identifier());
         for (words, mark) in [("Switching root", "switch of root"), ("Adopting ", "handoff")] {
             if message.starts_with(words) {
@@ -45,12 +42,16 @@ pub(crate) fn log(boot: &Boot) -> String {
     text
 }
 
-/// What our processes say, and what PID 1 says of them and of the switch.
+/// What our processes say, and what PID 1 says of them and of the switch; what it said before there
+/// was a journal came by the kernel's log, and has no field of the unit.
 fn is_told(record: &Record) -> bool {
-    let of_unit = [FIRST, ROOT, SOCKET].iter().any(|unit| record.is_of_systemd(unit));
-    let is_ours = ["early-service-initrd", "early-service"].contains(&record.identifier());
-    let is_switch = record.field("_PID") == Some("1") && record.message() == "Switching root.";
-    of_unit || is_ours || is_switch
+    match record.identifier() {
+        "early-service-initrd" | "early-service" => true,
+        "systemd" => {
+            ["early-service", "Switching root."].iter().any(|w| record.message().contains(w))
+        }
+        _ => false,
+    }
 }
 
 /// The figures of a boot; an error names what the boot did not show.
