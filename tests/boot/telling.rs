@@ -67,6 +67,7 @@ pub(crate) fn figures(boot: &Boot, image: &Image) -> Result<String, String> {
     let init = find("systemd ", "systemd")?;
     let starting = find("Starting early-service-initrd.service", "systemd")?;
     let started = find("Started early-service-initrd.service", "systemd")?;
+    let serving = find("Listening on UNIX socket", "early-service-initrd")?;
     let switch = find("Switching root.", "systemd")?;
     let drained = find("serving => draining", "early-service-initrd")?;
     let adopted = find("adopting => serving", "early-service")?;
@@ -84,6 +85,8 @@ pub(crate) fn figures(boot: &Boot, image: &Image) -> Result<String, String> {
         format!("{:.1} ms", to.saturating_sub(from).as_secs_f64() * 1000.0)
     };
     line("PID 1 to first tick", ms(init, first_tick));
+    line("first stage, Starting to serving", ms(starting, serving));
+    // PID 1 reads of it only when it has forked the other services that are due.
     line("first stage, Starting to Started", ms(starting, started));
     line("switch of root to handoff", ms(switch, drained));
     line("handoff: nobody owns the counter", ms(drained, adopted));
