@@ -61,8 +61,8 @@ const FLUSH_LIMIT: Duration = Duration::from_millis(500);
 
 /// How long the writer holds a record that cannot be written, and how often it tries.
 ///
-/// The new root is entered within a tick, or 25 s later where the switch was interrupted; longer
-/// than the queue lasts would be of no use.
+/// The new root is entered within a tick of the switch, but a machine that is busy switching can
+/// take seconds; longer than the queue lasts would be of no use.
 const PATIENCE: Duration = Duration::from_secs(25);
 const RETRY: Duration = Duration::from_millis(20);
 
