@@ -80,12 +80,11 @@ impl Counter {
 
     pub(crate) async fn run(mut self) {
         while let Some(wake) = self.next_event().await {
-            let now = clock::now();
             let mut patience = journal::Patience::default();
-            while self.tick(now, PORTION) == PORTION {
+            while self.tick(clock::now(), PORTION) == PORTION {
                 patience.wait_for_room(PORTION).await;
             }
-            self.handle(wake, now);
+            self.handle(wake, clock::now());
         }
     }
 

@@ -12,9 +12,8 @@
 //!
 //! Around the switch of root the journal cannot be named for a moment (see [`root`](crate::root)):
 //! the writer then keeps the record in its hand and tries again.
-//! Where an initrd has no journal, ticks are not recorded, and all other lines go to the kernel
-//! log,
-//! until there is one.
+//! Where an initrd has no journal, ticks are not recorded and all other lines go to the kernel log,
+//! until there is a journal.
 //!
 //! **Invariant:** a record is written, or counted as dropped, but for ticks where there is only the
 //! kernel log; the count is reported as soon as there is something to write to.

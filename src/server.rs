@@ -2,8 +2,7 @@
 //! Server: the listener and the sessions of its clients.
 //!
 //! Owns the listeners and every connection; a session that can go on puts the number of its slot
-//! into the mailbox
-//! `ready`, so that a thousand silent clients cost nothing.
+//! into the mailbox `ready`, so that a thousand silent clients cost nothing.
 //! Never knows what a command means: batches go to the counter and come back as text.
 //! Ends with the process, by being dropped.
 //!

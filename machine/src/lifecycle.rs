@@ -6,9 +6,7 @@
 //! answer.
 //! Each phase is a type of its own whose methods consume it and return only phases that may follow,
 //! so that a forbidden step does not compile; [`Lifecycle`] only dispatches.
-//! Events are facts in the past tense, effects are orders to the actors, carried out in the order
-//! in
-//! which they stand.
+//! Events are facts in the past tense, effects are orders to the actors, carried out in their order.
 //!
 //! | from | event | effects | to |
 //! | --- | --- | --- | --- |

@@ -2,8 +2,7 @@
 //! Journald: a socket in its place, seen only by the process under test.
 //!
 //! The path is fixed, so the process runs in a mount namespace of its own, where a directory of
-//! ours
-//! lies over `/run`.
+//! ours lies over `/run`.
 //! The format is that of <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>.
 
 use std::collections::BTreeMap;
