@@ -60,38 +60,43 @@ impl Supervisor {
             self.rounds.set_interval(interval);
         }
         let mut lifecycle = Lifecycle::new();
-        let mut event = Some(started);
-        loop {
-            if let Some(event) = event.take() {
-                let from = lifecycle.phase();
-                let (next, effects) = lifecycle.step(event);
-                lifecycle = next;
-                let to = lifecycle.phase();
-                journal::enter(to);
-                if from != to {
-                    log::info!("{from} => {to}");
-                    systemd::tell(to);
-                }
-                for effect in effects {
-                    match effect {
-                        Effect::Ask => post(&self.handoff, handoff::Message::Ask),
-                        Effect::Load(state) => post(&self.counter, counter::Message::Load(state)),
-                        Effect::Listen => post(&self.server, server::Message::Listen),
-                        Effect::Freeze => post(&self.server, server::Message::Freeze),
-                        Effect::Send(state) => post(&self.handoff, handoff::Message::Send(state)),
-                        Effect::Thaw => post(&self.server, server::Message::Thaw),
-                        Effect::Leave => return,
-                    }
-                }
+        let mut wake = Some(Wake::Event(started));
+        while let Some(occasion) = wake {
+            match occasion {
+                Wake::Event(event) => match self.step(lifecycle, event) {
+                    Some(next) => lifecycle = next,
+                    None => return,
+                },
+                Wake::Continued => self.follow_root(),
+                Wake::Round if self.old_root.is_some() => self.follow_root(),
+                Wake::Round => systemd::feed_watchdog(),
             }
-            match self.next_event().await {
-                None => return,
-                Some(Wake::Event(reported)) => event = Some(reported),
-                Some(Wake::Continued) => self.follow_root(),
-                Some(Wake::Round) if self.old_root.is_some() => self.follow_root(),
-                Some(Wake::Round) => systemd::feed_watchdog(),
+            wake = self.next_event().await;
+        }
+    }
+
+    /// Takes one event and gives the orders that follow; `None` when they are to leave.
+    fn step(&self, lifecycle: Lifecycle, event: Event) -> Option<Lifecycle> {
+        let from = lifecycle.phase();
+        let (next, effects) = lifecycle.step(event);
+        let to = next.phase();
+        journal::enter(to);
+        if from != to {
+            log::info!("{from} => {to}");
+            systemd::tell(to);
+        }
+        for effect in effects {
+            match effect {
+                Effect::Ask => post(&self.handoff, handoff::Message::Ask),
+                Effect::Load(state) => post(&self.counter, counter::Message::Load(state)),
+                Effect::Listen => post(&self.server, server::Message::Listen),
+                Effect::Freeze => post(&self.server, server::Message::Freeze),
+                Effect::Send(state) => post(&self.handoff, handoff::Message::Send(state)),
+                Effect::Thaw => post(&self.server, server::Message::Thaw),
+                Effect::Leave => return None,
             }
         }
+        Some(next)
     }
 
     /// Waits for a message or the next round; `None` once nobody can send any more.
