@@ -115,8 +115,7 @@ impl Handoff {
         let Some(path) = &self.predecessor else {
             return Event::PredecessorAbsent;
         };
-        let is_first = self.refused.is_none();
-        if is_first {
+        if self.refused.is_none() {
             log::info!("Reading starting position from socket {}", path.display());
         }
         let too_late = async {

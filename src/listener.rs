@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Listener: the socket file that clients connect to.
 //!
-//! Bound before anything else is done, so that clients can connect, and wait in the backlog, from
-//! the first moment on; accepted from in Serving only.
+//! Bound before the actors exist, so that clients can connect, and wait in the backlog, from the
+//! first moment on; accepted from in Serving only.
 //!
 //! It is bound here, or passed by a `.socket` unit, whose file is systemd's business.
 //!

@@ -302,12 +302,12 @@ impl Server {
         batch.status = true;
     }
 
-    /// Gives the connection of a client that may do so to the handoff actor.
+    /// Gives the connection of a client that asks for the state to the handoff actor, which knows
+    /// who may have it.
     fn hand_over(&mut self, slot: usize) {
-        let Some(session) = self.slots.get_mut(slot).and_then(|slot| slot.session.take()) else {
+        let Some(session) = self.take(slot) else {
             return;
         };
-        self.one_less();
         // Whatever comes from outside leaves room for the supervisor's orders.
         if self.handoff.len() < handoff::ASKERS {
             post(&self.handoff, handoff::Message::Asked(session.into_stream()));
@@ -315,17 +315,17 @@ impl Server {
     }
 
     fn close(&mut self, slot: usize) {
-        let closed = self.slots.get_mut(slot).and_then(|slot| slot.session.take());
-        if closed.is_some() {
-            self.one_less();
-        }
+        drop(self.take(slot));
     }
 
-    fn one_less(&mut self) {
+    /// Frees a slot.
+    fn take(&mut self, slot: usize) -> Option<Box<Session>> {
+        let session = self.slots.get_mut(slot)?.session.take()?;
         self.clients -= 1;
         if self.clients == 0 {
             self.sweep.clear();
         }
+        Some(session)
     }
 
     fn accept(&mut self, listener: usize) {
