@@ -25,16 +25,20 @@ pub(crate) fn of_stage<'a>(boot: &'a Boot, identifier: &str, words: &str) -> Vec
     boot.journal.iter().filter(matches).collect()
 }
 
+/// What the first stage says when its successor is the owner, by the lossless handoff.
+pub(crate) const ADOPTED: &str = " has adopted the state";
+/// The same for a successor that asks by the older line.
+pub(crate) const RETURNED: &str = "Returning counter to client and terminating the process";
+
 /// The first stage hands over, ends by itself, with success and soon.
-pub(crate) fn first_stage_ends_well(boot: &Boot, claims: &mut Claims) {
-    let words = "Returning counter to client and terminating the process";
-    let returned = of_stage(boot, "early-service-initrd", words);
-    claims.that("the first stage hands over once", returned.len() == 1, returned.len());
+pub(crate) fn first_stage_ends_well(boot: &Boot, words: &str, claims: &mut Claims) {
+    let handed_over = of_stage(boot, "early-service-initrd", words);
+    claims.that("the first stage hands over once", handed_over.len() == 1, handed_over.len());
     let ended = of_unit(boot, FIRST, "Deactivated successfully");
     claims.that("the first stage ends once, with success", ended.len() == 1, ended.len());
     fails_never(boot, FIRST, claims);
-    if let (Some(returned), Some(ended)) = (returned.first(), ended.first()) {
-        let took = ended.at().saturating_sub(returned.at());
+    if let (Some(handed_over), Some(ended)) = (handed_over.first(), ended.first()) {
+        let took = ended.at().saturating_sub(handed_over.at());
         claims.that(
             "the first stage is gone within a second",
             took < A_SECOND,
@@ -76,8 +80,8 @@ pub(crate) fn ticks_to_the_end(boot: &Boot, last_tick: Duration, unit: &str, cla
 
 /// The client that connects in a loop, from the initrd to power-off, is never refused.
 ///
-/// The handoff of the first kind closes the connections that the predecessor has accepted, so up to
-/// `lost` questions may go without an answer.
+/// Whoever dies takes the connection with it that it is about to answer, and the older handoff
+/// closes it: up to `lost` questions may go without an answer.
 pub(crate) fn storm_is_never_refused(boot: &Boot, lost: u64, claims: &mut Claims) {
     let refusals: Vec<_> = boot.lines("storm-refused").collect();
     claims.that("no connect is refused", refusals.is_empty(), refusals.join("; "));
@@ -86,6 +90,19 @@ pub(crate) fn storm_is_never_refused(boot: &Boot, lost: u64, claims: &mut Claims
     claims.that(&format!("at most {lost} connections are lost"), within, losses.join("; "));
     let answered = client_figure(boot, "storm", "answered").unwrap_or_default();
     claims.that("the storm is answered", answered > 50, answered);
+}
+
+/// The client that sits connected and asks keeps its one connection to power-off, and its answers
+/// never go back.
+pub(crate) fn sitter_loses_nothing(boot: &Boot, claims: &mut Claims) {
+    let sessions = boot.lines("sit-connected").count();
+    let ends: Vec<_> = boot.lines("sit-ended").collect();
+    let one = sessions == 1 && ends.is_empty();
+    claims.that("one connection lasts", one, format!("{sessions} of them; {}", ends.join("; ")));
+    let backwards = client_figure(boot, "sit", "backwards");
+    claims.that("its answers never go back", backwards == Some(0), format!("{backwards:?}"));
+    let answered = client_figure(boot, "sit", "answered").unwrap_or_default();
+    claims.that("it is answered", answered > 50, answered);
 }
 
 /// A figure of a client's last report.

@@ -8,9 +8,11 @@
 //!
 //! It never judges: it counts, and the host asserts.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{BufRead, BufReader, ErrorKind, Write};
-use std::os::unix::net::UnixStream;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::{Child, Command};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -28,7 +30,8 @@ fn main() {
         Some("storm") => storm(&mut reports()),
         Some("sit") => sit(&mut reports()),
         Some("busy") => busy(),
-        other => panic!("unknown role {other:?}: storm, sit or busy"),
+        Some("kill") => kill(&mut reports(), &std::env::args().skip(2).collect::<Vec<_>>()),
+        other => panic!("unknown role {other:?}: storm, sit, busy or kill"),
     }
 }
 
@@ -137,6 +140,73 @@ fn busy() {
     loop {
         sum = std::hint::black_box(sum.wrapping_mul(31).wrapping_add(7));
     }
+}
+
+/// Where successors that the probe starts find the predecessor that they are killed for.
+const PREDECESSOR: &str = "/run/early-service-initrd/early-service.sock";
+/// In the place of the predecessor, to find out when a successor comes to ask.
+const DECOY: &str = "/run/boot-probe.sock";
+/// Frozen and not killed, a successor hangs for so long: longer than its predecessor waits for it.
+const FROZEN: Duration = Duration::from_millis(1300);
+const CGROUP: &str = "/sys/fs/cgroup/boot-probe";
+
+/// Successors, one after another, each ended a little later than the one before, from just before it
+/// asks to some time after; every eighth is frozen first.
+///
+/// The words are the successor's command; `PREDECESSOR` among them stands for the socket to adopt
+/// from. It ends when a successor was left enough time to adopt, and the predecessor is gone.
+fn kill(to: &mut File, words: &[String]) {
+    const TRIES: u32 = 72;
+    const EARLIER: Duration = Duration::from_micros(300);
+    const STEP: Duration = Duration::from_micros(50);
+    let start = |predecessor: &str| -> Child {
+        let words = words.iter().map(|word| if word == "PREDECESSOR" { predecessor } else { word });
+        let mut words = words.map(str::to_owned);
+        let program = words.next().expect("the successor's command follows the role");
+        let child = Command::new(program).args(words).spawn().expect("the successor starts");
+        fs::write(format!("{CGROUP}/cgroup.procs"), child.id().to_string()).expect("its cgroup");
+        child
+    };
+    fs::create_dir(CGROUP).expect("the root's cgroups can be written");
+    // What sleeps here wakes up on time.
+    drop(fs::write("/proc/self/timerslack_ns", "1"));
+    let asks_after = (0..3).map(|_| time_to_ask(&start)).min().unwrap_or_default();
+    let freeze = |is_frozen: &str| drop(fs::write(format!("{CGROUP}/cgroup.freeze"), is_frozen));
+    for number in 0..TRIES {
+        let started = Instant::now();
+        let mut successor = start(PREDECESSOR);
+        let moment = asks_after.saturating_sub(EARLIER) + number * STEP;
+        sleep(moment.saturating_sub(started.elapsed()));
+        if number % 8 == 7 {
+            freeze("1");
+            sleep(FROZEN);
+        }
+        drop(successor.kill());
+        freeze("0");
+        drop(successor.wait());
+        let answer = UnixStream::connect(PREDECESSOR)
+            .map_err(|error| error.to_string())
+            .and_then(|connection| ask(&mut BufReader::new(connection)));
+        if let Err(error) = answer {
+            return say(to, "kill-over", &format!("after={number} predecessor: {error}"));
+        }
+    }
+    say(to, "kill-over", &format!("after={TRIES} asks_after={asks_after:?}"));
+}
+
+/// From a successor's start until it asks for the state.
+fn time_to_ask(start: &impl Fn(&str) -> Child) -> Duration {
+    drop(fs::remove_file(DECOY));
+    let decoy = UnixListener::bind(DECOY).expect("/run can be written");
+    fs::set_permissions(DECOY, Permissions::from_mode(0o666)).expect("the file is ours");
+    let started = Instant::now();
+    let mut successor = start(DECOY);
+    let (asker, _) = decoy.accept().expect("somebody connects");
+    drop(BufReader::new(asker).read_line(&mut String::new()));
+    let took = started.elapsed();
+    drop(successor.kill());
+    drop(successor.wait());
+    took
 }
 
 fn ask(connection: &mut BufReader<UnixStream>) -> Result<u64, String> {
