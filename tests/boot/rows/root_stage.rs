@@ -70,8 +70,9 @@ pub(super) const PLANS: &[Plan] = &[
         clients: &["boot-storm", "boot-sit"],
         off_disk: &["/etc/systemd/system/multi-user.target.wants/early-service.service"],
         in_root: r#"
+            mkdir /run/other && chown early-service: /run/other
             boot-probe kill setpriv --reuid early-service --regid early-service --clear-groups \
-                early-service --server-socket-path /run/early-service/other.sock \
+                early-service --server-socket-path /run/other/early-service.sock \
                 --client-socket-path PREDECESSOR --state-file "$STATE"
             systemctl start early-service.service
             wait_until root_serves && wait_until first_is_gone && sleep 2"#,
@@ -193,6 +194,7 @@ fn restarted(boot: &Boot, claims: &mut Claims) {
     ticks::each_once_from(0, &ticks[..up_to_kill], claims);
     let stopped = story::of_unit(boot, story::ROOT, "Stopped ").len();
     claims.that("it is stopped twice, the second time at power-off", stopped == 2, stopped);
+    story::stops_within_a_second(boot, story::ROOT, claims);
 }
 
 fn catches_up(boot: &Boot, claims: &mut Claims) {
