@@ -157,7 +157,7 @@ const CGROUP: &str = "/sys/fs/cgroup/boot-probe";
 /// from. It ends when a successor was left enough time to adopt, and the predecessor is gone.
 fn kill(to: &mut File, words: &[String]) {
     const TRIES: u32 = 72;
-    const EARLIER: Duration = Duration::from_micros(300);
+    const EARLIER: Duration = Duration::from_micros(500);
     const STEP: Duration = Duration::from_micros(50);
     let start = |predecessor: &str| -> Child {
         let words = words.iter().map(|word| if word == "PREDECESSOR" { predecessor } else { word });
