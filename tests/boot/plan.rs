@@ -76,7 +76,7 @@ impl Plan {
         older: None,
         cmdline: "",
         shared_machine_id: true,
-        patience: Duration::from_secs(150),
+        patience: Duration::from_secs(300),
         rows: &[],
     };
 

@@ -45,6 +45,11 @@ fn recoveries(boot: &Boot) -> Vec<Recovery> {
     recoveries
 }
 
+/// How often an owner has gone on where another one died.
+pub(crate) fn count(boot: &Boot) -> u64 {
+    recoveries(boot).len() as u64
+}
+
 /// The stages (by their identifiers) that recover, each once, and that what they say is so.
 pub(crate) fn told(identifiers: &[&str], boot: &Boot, ticks: &[Tick], claims: &mut Claims) {
     let recoveries = recoveries(boot);

@@ -156,9 +156,9 @@ const CGROUP: &str = "/sys/fs/cgroup/boot-probe";
 /// The words are the successor's command; `PREDECESSOR` among them stands for the socket to adopt
 /// from. It ends when a successor was left enough time to adopt, and the predecessor is gone.
 fn kill(to: &mut File, words: &[String]) {
-    const TRIES: u32 = 72;
+    const TRIES: u32 = 120;
     const EARLIER: Duration = Duration::from_micros(500);
-    const STEP: Duration = Duration::from_micros(50);
+    const STEP: Duration = Duration::from_micros(20);
     let start = |predecessor: &str| -> Child {
         let words = words.iter().map(|word| if word == "PREDECESSOR" { predecessor } else { word });
         let mut words = words.map(str::to_owned);

@@ -46,7 +46,7 @@ pub(super) const PLANS: &[Plan] = &[
         name: "busy",
         clients: &["boot-storm", "boot-busy"],
         // The same work takes twice as long, and more where the disk is waited for.
-        patience: Duration::from_secs(300),
+        patience: Duration::from_secs(400),
         rows: &[Row { name: "processor and disk busy all the time", holds: busy }],
         ..Plan::ORDINARY
     },
