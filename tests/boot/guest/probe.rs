@@ -12,7 +12,7 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -146,43 +146,38 @@ fn busy() {
 const PREDECESSOR: &str = "/run/early-service-initrd/early-service.sock";
 /// In the place of the predecessor, to find out when a successor comes to ask.
 const DECOY: &str = "/run/boot-probe.sock";
-/// Frozen and not killed, a successor hangs for so long: longer than its predecessor waits for it.
-const FROZEN: Duration = Duration::from_millis(1300);
-const CGROUP: &str = "/sys/fs/cgroup/boot-probe";
+/// A successor that is stopped hangs for so long: longer than its predecessor waits for it.
+const STOPPED: Duration = Duration::from_millis(1300);
 
-/// Successors, one after another, each ended a little later than the one before, from just before it
-/// asks to some time after; every eighth is frozen first.
+/// Successors, one after another, each killed a little later than the one before, from just before
+/// it asks to some time after; every eighth is stopped first.
 ///
 /// The words are the successor's command; `PREDECESSOR` among them stands for the socket to adopt
 /// from. It ends when a successor was left enough time to adopt, and the predecessor is gone.
 fn kill(to: &mut File, words: &[String]) {
-    const TRIES: u32 = 120;
+    const TRIES: u32 = 80;
     const EARLIER: Duration = Duration::from_micros(500);
-    const STEP: Duration = Duration::from_micros(20);
+    const STEP: Duration = Duration::from_micros(50);
     let start = |predecessor: &str| -> Child {
         let words = words.iter().map(|word| if word == "PREDECESSOR" { predecessor } else { word });
         let mut words = words.map(str::to_owned);
         let program = words.next().expect("the successor's command follows the role");
-        let child = Command::new(program).args(words).spawn().expect("the successor starts");
-        fs::write(format!("{CGROUP}/cgroup.procs"), child.id().to_string()).expect("its cgroup");
-        child
+        Command::new(program).args(words).spawn().expect("the successor starts")
     };
-    fs::create_dir(CGROUP).expect("the root's cgroups can be written");
     // What sleeps here wakes up on time.
     drop(fs::write("/proc/self/timerslack_ns", "1"));
     let asks_after = (0..3).map(|_| time_to_ask(&start)).min().unwrap_or_default();
-    let freeze = |is_frozen: &str| drop(fs::write(format!("{CGROUP}/cgroup.freeze"), is_frozen));
     for number in 0..TRIES {
+        let stops = (number % 8 == 7).then(Stopper::ready);
         let started = Instant::now();
         let mut successor = start(PREDECESSOR);
         let moment = asks_after.saturating_sub(EARLIER) + number * STEP;
         sleep(moment.saturating_sub(started.elapsed()));
-        if number % 8 == 7 {
-            freeze("1");
-            sleep(FROZEN);
+        if let Some(stopper) = stops {
+            stopper.stop(&successor);
+            sleep(STOPPED);
         }
         drop(successor.kill());
-        freeze("0");
         drop(successor.wait());
         let answer = UnixStream::connect(PREDECESSOR)
             .map_err(|error| error.to_string())
@@ -192,6 +187,29 @@ fn kill(to: &mut File, words: &[String]) {
         }
     }
     say(to, "kill-over", &format!("after={TRIES} asks_after={asks_after:?}"));
+}
+
+/// A shell that stands by to stop a process: to start one at the moment would take too long, and to
+/// send a signal from here takes more than the standard library.
+struct Stopper(Child);
+
+impl Stopper {
+    fn ready() -> Self {
+        let shell = Command::new("sh")
+            .args(["-c", r#"read -r pid && kill -STOP "$pid""#])
+            .stdin(Stdio::piped())
+            .spawn();
+        let stopper = Self(shell.expect("the shell starts"));
+        // It is waiting by then.
+        sleep(Duration::from_millis(20));
+        stopper
+    }
+
+    fn stop(mut self, process: &Child) {
+        let input = self.0.stdin.as_mut().expect("the input is a pipe");
+        drop(writeln!(input, "{}", process.id()));
+        drop(self.0.wait());
+    }
 }
 
 /// From a successor's start until it asks for the state.

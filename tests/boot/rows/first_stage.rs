@@ -114,6 +114,7 @@ systemctl poweroff
                 r#"#!/bin/sh
 set -e
 . /boot-test/words.sh
+umask 022
 echo 0b0070f0-0000-4000-8000-000000000000 > /run/other-boot
 mkdir /run/early-service-initrd
 chown early-service: /run/early-service-initrd
@@ -122,7 +123,7 @@ unshare --mount sh -euc '
     exec setpriv --reuid early-service --regid early-service --clear-groups \
         early-service --server-socket-path "$1" --state-file "$2"' sh "$FIRST" "$STATE" &
 written() { [ -s "$STATE" ]; }
-wait_until written && sleep 1
+wait_until written && sleep 0.5
 kill -9 $!
 tell stale < "$STATE"
 "#,
