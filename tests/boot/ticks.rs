@@ -3,6 +3,7 @@
 
 use crate::claims::Claims;
 use crate::machine::Boot;
+use crate::story;
 use std::time::Duration;
 
 /// The period that the units run with.
@@ -106,8 +107,10 @@ pub(crate) fn owned_by(stages: &[&str], ticks: &[Tick], claims: &mut Claims) {
     claims.that("one owner after another", owners == stages, owners.join(", "));
 }
 
-/// No tick is later than `bound`.
-pub(crate) fn on_time(bound: Duration, ticks: &[Tick], claims: &mut Claims) {
+/// No tick is a period late; what the whole machine stood still comes on top, as it does where the
+/// host has other work and an idle guest waits for it.
+pub(crate) fn on_time(boot: &Boot, ticks: &[Tick], claims: &mut Claims) {
+    let bound = PERIOD + story::standstill(boot);
     let latest = ticks.iter().max_by_key(|tick| tick.late());
     claims.that(
         &format!("no tick more than {bound:?} late"),

@@ -44,6 +44,8 @@ struct Tally {
     backwards: u64,
     last: Option<u64>,
     slowest: Duration,
+    /// The longest that it woke up after its time: so long the machine stood still.
+    standstill: Duration,
 }
 
 impl Tally {
@@ -54,13 +56,21 @@ impl Tally {
         self.slowest = self.slowest.max(took);
     }
 
+    /// Sleeps for what is left of [`PAUSE`] since `start`.
+    fn pause(&mut self, start: Instant) {
+        let left = PAUSE.saturating_sub(start.elapsed());
+        let asleep = Instant::now();
+        sleep(left);
+        self.standstill = self.standstill.max(asleep.elapsed().saturating_sub(left));
+    }
+
     fn report(&self, name: &str, to: &mut File) {
-        let Self { answered, refused, lost, backwards, slowest, .. } = self;
-        let slowest = slowest.as_millis();
+        let Self { answered, refused, lost, backwards, slowest, standstill, .. } = self;
+        let (slowest, standstill) = (slowest.as_millis(), standstill.as_millis());
         // One write, so that lines of several clients do not mix. A full port is no reason to stop.
         let line = format!(
             "{name}\tanswered={answered} refused={refused} lost={lost} \
-             backwards={backwards} slowest_ms={slowest}\n"
+             backwards={backwards} slowest_ms={slowest} standstill_ms={standstill}\n"
         );
         drop(to.write_all(line.as_bytes()));
     }
@@ -91,7 +101,7 @@ fn storm(to: &mut File) {
             tally.report("storm", to);
             reported = Instant::now();
         }
-        sleep(PAUSE.saturating_sub(start.elapsed()));
+        tally.pause(start);
     }
 }
 
@@ -119,7 +129,7 @@ fn sit(to: &mut File) {
                 tally.report("sit", to);
                 reported = Instant::now();
             }
-            sleep(PAUSE.saturating_sub(start.elapsed()));
+            tally.pause(start);
         }
     }
 }

@@ -202,7 +202,7 @@ fn unit_missing(boot: &Boot, claims: &mut Claims) {
     let ticks = ticks(boot);
     ticks::unbroken(&ticks, claims);
     ticks::in_rhythm(&ticks, claims);
-    ticks::on_time(PERIOD, &ticks, claims);
+    ticks::on_time(boot, &ticks, claims);
     story::storm_is_never_refused(boot, 0, claims);
     story::sitter_loses_nothing(boot, claims);
 }
@@ -243,7 +243,6 @@ fn no_module(boot: &Boot, claims: &mut Claims) {
     let ticks = of_the_service(boot);
     ticks::each_once_from(0, &ticks, claims);
     ticks::in_rhythm(&ticks, claims);
-    ticks::on_time(PERIOD, &ticks, claims);
     claims.that("only the root stage ticks", ticks::count(&ticks, "initrd") == 0, "");
     story::fails_never(boot, story::ROOT, claims);
     story::stops_within_a_second(boot, story::ROOT, claims);

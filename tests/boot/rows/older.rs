@@ -10,7 +10,7 @@ use crate::machine::Boot;
 use crate::older::Stage;
 use crate::plan::{Plan, Row};
 use crate::story;
-use crate::ticks::{self, PERIOD, ticks};
+use crate::ticks::{self, ticks};
 
 pub(super) const PLANS: &[Plan] = &[
     Plan {
@@ -56,7 +56,7 @@ fn older_root(boot: &Boot, claims: &mut Claims) {
 fn goes_on(boot: &Boot, owners: &[&str], claims: &mut Claims) {
     let ticks = ticks(boot);
     ticks::unbroken(&ticks, claims);
-    ticks::on_time(PERIOD, &ticks, claims);
+    ticks::on_time(boot, &ticks, claims);
     ticks::owned_by(owners, &ticks, claims);
     for owner in ticks::owners(&ticks) {
         ticks::in_rhythm(owner, claims);

@@ -5,7 +5,7 @@ use crate::claims::Claims;
 use crate::machine::Boot;
 use crate::plan::{Plan, Row};
 use crate::story;
-use crate::ticks::{self, PERIOD, ticks};
+use crate::ticks::{self, ticks};
 
 pub(crate) const NUMBERS: &str = "ordinary boot: every number once, on its time";
 pub(crate) const ENDS_WELL: &str = "ordinary boot: the first stage ends well";
@@ -57,7 +57,7 @@ fn numbers(boot: &Boot, claims: &mut Claims) {
     let ticks = ticks(boot);
     ticks::unbroken(&ticks, claims);
     ticks::in_rhythm(&ticks, claims);
-    ticks::on_time(PERIOD, &ticks, claims);
+    ticks::on_time(boot, &ticks, claims);
     if let Some(last) = ticks.last() {
         story::ticks_to_the_end(boot, last.actual, story::ROOT, claims);
     }

@@ -107,7 +107,7 @@ fn disabled(boot: &Boot, claims: &mut Claims) {
     let ticks = ticks(boot);
     ticks::each_once_from(0, &ticks, claims);
     ticks::in_rhythm(&ticks, claims);
-    ticks::on_time(PERIOD, &ticks, claims);
+    ticks::on_time(boot, &ticks, claims);
     claims.that("only the first stage ticks", ticks::count(&ticks, "root") == 0, "");
     let status = boot.lines("status").next().unwrap_or_default();
     claims.that("the first stage answers", status.contains("stage=initrd"), status);

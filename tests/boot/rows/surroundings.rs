@@ -6,7 +6,7 @@ use crate::guest::Initrd;
 use crate::machine::Boot;
 use crate::plan::{Plan, Row};
 use crate::story;
-use crate::ticks::{self, PERIOD, ticks};
+use crate::ticks::{self, ticks};
 use std::time::Duration;
 
 pub(super) const PLANS: &[Plan] = &[
@@ -75,7 +75,7 @@ fn journald_stopped(boot: &Boot, claims: &mut Claims) {
     let ticks = ticks(boot);
     ticks::unbroken(&ticks, claims);
     ticks::in_rhythm(&ticks, claims);
-    ticks::on_time(PERIOD, &ticks, claims);
+    ticks::on_time(boot, &ticks, claims);
     story::first_stage_ends_well(boot, story::ADOPTED, claims);
     story::storm_is_never_refused(boot, 0, claims);
 }
@@ -84,7 +84,7 @@ fn busy(boot: &Boot, claims: &mut Claims) {
     let ticks = ticks(boot);
     ticks::unbroken(&ticks, claims);
     ticks::in_rhythm(&ticks, claims);
-    ticks::on_time(PERIOD, &ticks, claims);
+    ticks::on_time(boot, &ticks, claims);
     story::first_stage_ends_well(boot, story::ADOPTED, claims);
     story::storm_is_never_refused(boot, 0, claims);
 }
