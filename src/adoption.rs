@@ -14,7 +14,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::str;
 use std::time::{Duration, Instant};
 
 use early_service_machine::State;
@@ -349,8 +348,7 @@ impl Adoption {
             None => {
                 let listener = self.in_place.as_deref().and_then(Path::to_str);
                 // A newline in a path would end the line; such a socket is bound anew.
-                let listener = listener.filter(|path| !path.contains('\n')).map(str::as_bytes);
-                Request::Exchange { listener }
+                Request::Exchange { listener: listener.filter(|path| !path.contains('\n')) }
             }
             Some(Older::ListenerAndState) => Request::ListenerAndState,
             Some(Older::State) => Request::State,
