@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -29,6 +30,8 @@ pub(crate) struct Daemon {
 struct Log {
     lines: Mutex<Vec<Line>>,
     grown: Condvar,
+    /// Nobody is left who could write another line.
+    is_whole: AtomicBool,
 }
 
 /// One line of standard error: `[   12.345678] early-service[323]: Listening on …`.
@@ -190,10 +193,15 @@ impl Daemon {
         lines.iter().map(|line| line.message.clone()).collect()
     }
 
+    /// Every line of a process that has ended, in whatever way.
+    pub(crate) fn whole_log(&self) -> Vec<Line> {
+        let is_whole = || self.log.is_whole.load(Ordering::Acquire);
+        self.wait_until("the end of the log", |lines| is_whole().then(|| lines.to_vec()))
+    }
+
     /// Every number that a process that has ended logged.
     pub(crate) fn all_ticks(&self) -> Vec<u64> {
-        self.wait_for("=> ended");
-        numbers(&self.log.lines.lock().expect("the log"))
+        numbers(&self.whole_log())
     }
 }
 
@@ -218,6 +226,8 @@ impl Log {
             self.lines.lock().expect("the log").push(line);
             self.grown.notify_all();
         }
+        self.is_whole.store(true, Ordering::Release);
+        self.grown.notify_all();
     }
 }
 
