@@ -117,6 +117,8 @@ pub(crate) enum Asks {
     Status,
     /// A mixture, pipelined.
     Batch,
+    /// The same without setting the counter.
+    Many,
 }
 
 /// How a client behaves.
@@ -288,7 +290,9 @@ impl Client {
             Asks::Get => vec![Command::Get],
             Asks::Set => vec![self.set()],
             Asks::Status => vec![Command::Status],
-            Asks::Batch => (0..self.random.number(2..12)).map(|_| self.any()).collect(),
+            Asks::Batch | Asks::Many => {
+                (0..self.random.number(2..12)).map(|_| self.any()).collect()
+            }
         }
     }
 
@@ -301,7 +305,7 @@ impl Client {
 
     fn any(&mut self) -> Command {
         match self.random.number(0..6) {
-            0 => self.set(),
+            0 if self.habit.asks == Asks::Batch => self.set(),
             1 => Command::Status,
             2 | 3 => Command::Echo(self.random.next()),
             _ => Command::Get,

@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::until;
+use crate::{LIMIT, until};
 
 /// The process; clones are the same one.
 #[derive(Clone)]
@@ -46,6 +46,19 @@ impl Victim {
 
     pub(crate) fn resume(&self) {
         self.signal(Signal::CONT);
+    }
+
+    /// Ends it as systemd does.
+    pub(crate) fn end(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Waits without looking again and again.
+    pub(crate) fn wait_for_end(&self) {
+        let mut process = [PollFd::new(&*self.process, PollFlags::IN)];
+        let limit = Timespec::try_from(LIMIT).expect("some seconds");
+        let ended = poll(&mut process, Some(&limit));
+        assert_eq!(ended, Ok(1), "process {} has not ended", self.pid);
     }
 
     pub(crate) fn has_ended(&self) -> bool {

@@ -222,8 +222,7 @@ impl Drop for Daemon {
 impl Log {
     fn read(&self, stderr: ChildStderr) {
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-            let line = Line::parse(&line).unwrap_or_else(|| Line::foreign(&line));
-            self.lines.lock().expect("the log").push(line);
+            self.lines.lock().expect("the log").push(Line::read(&line));
             self.grown.notify_all();
         }
         self.is_whole.store(true, Ordering::Release);
@@ -232,6 +231,10 @@ impl Log {
 }
 
 impl Line {
+    pub(crate) fn read(line: &str) -> Self {
+        Self::parse(line).unwrap_or_else(|| Self::foreign(line))
+    }
+
     fn parse(line: &str) -> Option<Self> {
         let (time, rest) = line.strip_prefix('[')?.split_once("] ")?;
         let (seconds, microseconds) = time.trim_start().split_once('.')?;
