@@ -8,7 +8,6 @@
 //! final record narrow down at which, and must all agree.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::RangeInclusive;
 
 use crate::daemon::Line;
 use crate::load::{RANGE, Said, Told};
@@ -223,8 +222,10 @@ impl Log {
                 last = Some(index);
                 log.logged.insert(index);
             }
-            if let Some(numbers) = may_be_missing(line) {
-                log.named.extend(numbers.filter_map(|number| bases.index(number)));
+            if let Some((first, last)) = may_be_missing(line) {
+                // Counted back from the next number: before it may lie a `set_counter`.
+                let end = bases.index(last.wrapping_add(1)).unwrap_or_default();
+                log.named.extend(end.saturating_sub(last - first + 1)..end);
             }
         }
         log
@@ -249,14 +250,14 @@ fn setting(line: &Line) -> Option<(u64, u64)> {
 }
 
 /// `Numbers 135 to 136 may be missing …` or `Number 136 may be missing …`.
-fn may_be_missing(line: &Line) -> Option<RangeInclusive<u64>> {
+fn may_be_missing(line: &Line) -> Option<(u64, u64)> {
     let message = line.message.strip_prefix("warning: ").unwrap_or(&line.message);
     let (numbers, _) = message.split_once(" may be missing")?;
     let (first, last) = match numbers.strip_prefix("Number ") {
         Some(number) => (number, number),
         None => numbers.strip_prefix("Numbers ")?.split_once(" to ")?,
     };
-    Some(first.parse().ok()?..=last.parse().ok()?)
+    Some((first.parse().ok()?, last.parse().ok()?))
 }
 
 #[cfg(test)]
