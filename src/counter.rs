@@ -4,18 +4,24 @@
 //! Ticks at absolute deadlines and logs each number; carries out what clients ask of it.
 //! Whoever replaces the state replaces this actor.
 //!
-//! Owns the running [`machine::Counter`](early_service_machine::counter::Counter) and the timer.
-//! Never does I/O and never waits for anything but its timer and its mailbox.
+//! Owns the running [`machine::Counter`](early_service_machine::counter::Counter), the timer and,
+//! while it ticks, the state file.
+//! Never does other I/O than writing that, and never waits for anything but its timer and its
+//! mailbox.
 //! Ends with the process.
+//!
+//! **Invariant:** each change stands in the state file before it is logged or answered, so whoever
+//! owns next goes on from what anybody has seen.
 //!
 //! **Invariant:** the ticks that are due come before any command, so a reply never lags behind the
 //! clock, not even after the process was stopped for a while.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
 use early_service_machine::State;
-use early_service_machine::counter::{Command, Counter as Running, Reply};
+use early_service_machine::counter::{Command, Counter as Running, Reply, Snapshot};
 use early_service_machine::lifecycle::Event;
 use early_service_machine::schedule::{Monotonic, Period};
 use futures_lite::future;
@@ -23,42 +29,63 @@ use smol::Timer;
 
 use crate::mailbox::post;
 use crate::session::Batch;
-use crate::{clock, journal, server};
+use crate::state_file::StateFile;
+use crate::{clock, handoff, journal, server};
 
 /// What others tell the counter.
 pub(crate) enum Message {
-    /// From the supervisor: tick on from this state.
-    Load(State),
+    /// From the handoff: tick on from here.
+    Load(Start, Option<StateFile>),
     /// From the server: carry out the commands of one read.
     CarryOut { slot: usize, batch: Box<Batch> },
-    /// From the server, after the last batch: stop ticking, and tell the supervisor the state.
+    /// From the server, after the last batch: stop ticking, give the state and its file to the
+    /// handoff, and tell the supervisor.
     Freeze,
-    /// From the server: tick again, and catch up.
-    Thaw,
+    /// From the handoff: the predecessor died with so many of its last ticks, up to this state, not
+    /// known to be in the log.
+    Unlogged(State, u64),
+    /// From the supervisor: stop ticking for good, and confirm it.
+    Leave,
+}
+
+/// Where the count begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// At a state without a rhythm: the first tick comes one period from now.
+    Anew(State),
+    /// Where a living owner stopped.
+    After(Snapshot),
+    /// Where an owner died, with so many of its last ticks not known to be in the log.
+    AfterDeath { snapshot: Snapshot, unlogged: u64 },
 }
 
 /// The most ticks that are caught up at once, before the log's writer is given a chance.
 const PORTION: usize = 64;
 
+/// How long the end of the process waits for the last ticks to be logged, so that the next owner
+/// need not name them as missing, and how often it looks.
+///
+/// A journal that blocks must not hold up power-off.
+const LAST_LINES: Duration = Duration::from_millis(250);
+const LOOK_FOR_LINES: Duration = Duration::from_millis(1);
+
 /// The actor.
 pub(crate) struct Counter {
     mailbox: Receiver<Message>,
     server: Sender<server::Message>,
+    handoff: Sender<handoff::Message>,
     supervisor: Sender<Event>,
+    /// Closed when the actor has left.
+    alive: Option<Sender<()>>,
     period: Period,
     timer: Timer,
     /// What the timer is set to, while the counter ticks.
     armed: Option<Monotonic>,
-    rhythm: Rhythm,
+    running: Option<Running>,
+    /// Where the state is kept, while it is ours.
+    state_file: Option<StateFile>,
     /// What `set_counter` replaced since the last tick, to be logged with the next one.
     replaced: Option<u64>,
-}
-
-/// Whether there is something to count.
-enum Rhythm {
-    Silent,
-    Ticking(Running),
-    Frozen(Running),
 }
 
 enum Wake {
@@ -70,12 +97,24 @@ impl Counter {
     pub(crate) fn new(
         mailbox: Receiver<Message>,
         server: Sender<server::Message>,
+        handoff: Sender<handoff::Message>,
         supervisor: Sender<Event>,
+        alive: Sender<()>,
         period: Period,
     ) -> Self {
-        let (timer, armed) = (Timer::never(), None);
-        let (rhythm, replaced) = (Rhythm::Silent, None);
-        Self { mailbox, server, supervisor, period, timer, armed, rhythm, replaced }
+        Self {
+            mailbox,
+            server,
+            handoff,
+            supervisor,
+            alive: Some(alive),
+            period,
+            timer: Timer::never(),
+            armed: None,
+            running: None,
+            state_file: None,
+            replaced: None,
+        }
     }
 
     pub(crate) async fn run(mut self) {
@@ -83,6 +122,9 @@ impl Counter {
             let mut patience = journal::Patience::default();
             while self.tick(clock::now(), PORTION) == PORTION {
                 patience.wait_for_room(PORTION).await;
+            }
+            if let Wake::Message(Message::Leave) = wake {
+                return self.leave().await;
             }
             self.handle(wake, clock::now());
         }
@@ -99,42 +141,85 @@ impl Counter {
     }
 
     fn handle(&mut self, wake: Wake, now: Monotonic) {
-        self.tick(now, usize::MAX);
+        self.catch_up(now);
         match wake {
             // The timer has fired and must be set again, even if it fired a moment early.
             Wake::Deadline => self.armed = None,
-            Wake::Message(Message::Load(state)) => {
-                self.rhythm = Rhythm::Ticking(Running::starting(state, now, self.period));
+            Wake::Message(Message::Load(start, state_file)) => {
+                self.state_file = state_file;
+                self.load(start, now);
             }
             Wake::Message(Message::CarryOut { slot, mut batch }) => {
                 self.carry_out(&mut batch);
                 post(&self.server, server::Message::CarriedOut { slot, batch });
             }
-            Wake::Message(Message::Freeze) => {
-                if let Rhythm::Ticking(counter) | Rhythm::Frozen(counter) = self.rhythm {
-                    self.rhythm = Rhythm::Frozen(counter);
-                    if let Some(previous) = self.replaced.take() {
-                        log_set(counter.state().next, previous);
-                    }
-                    post(&self.supervisor, Event::Frozen(counter.state()));
-                }
-            }
-            Wake::Message(Message::Thaw) => {
-                if let Rhythm::Frozen(counter) = self.rhythm {
-                    self.rhythm = Rhythm::Ticking(counter);
-                    self.tick(now, usize::MAX);
-                }
-            }
+            Wake::Message(Message::Freeze) => self.freeze(),
+            Wake::Message(Message::Unlogged(state, count)) => say_unlogged(state, count),
+            Wake::Message(Message::Leave) => self.running = None,
         }
         self.arm();
     }
 
+    fn load(&mut self, start: Start, now: Monotonic) {
+        let counter = match start {
+            Start::Anew(state) => Running::starting(state, now, self.period),
+            Start::After(snapshot) => Running::resuming(snapshot, now, self.period),
+            Start::AfterDeath { snapshot, unlogged } => {
+                let counter = Running::resuming(snapshot, now, self.period);
+                self.say_recovered(&counter, unlogged, now);
+                counter
+            }
+        };
+        self.running = Some(counter);
+        self.store(0);
+        self.catch_up(now);
+    }
+
+    /// Says where the count goes on.
+    fn say_recovered(&self, counter: &Running, unlogged: u64, now: Monotonic) {
+        let (next, due) = (counter.state().next, counter.due(now));
+        let file = self.state_file.as_ref().map(|file| file.path().display().to_string());
+        let file = file.as_deref().unwrap_or("the predecessor");
+        log::info!("Recovering at {next} from {file}: {due} ticks are due since it was written");
+        say_unlogged(counter.state(), unlogged);
+    }
+
+    /// Gives away all that is needed to tick.
+    fn freeze(&mut self) {
+        let Some(counter) = self.running.take() else {
+            return;
+        };
+        if let Some(previous) = self.replaced.take() {
+            log_set(counter.state().next, previous);
+        }
+        let (snapshot, state_file) = (counter.snapshot(), self.state_file.take());
+        post(&self.handoff, handoff::Message::State(snapshot, state_file));
+        post(&self.supervisor, Event::Frozen);
+    }
+
+    /// Ticks no more; the state is left in its file with what of it is in the log by now.
+    async fn leave(mut self) {
+        if self.state_file.is_some() {
+            let start = clock::now();
+            let waited = || Duration::from_nanos(clock::now().nanos_since(start));
+            while journal::unlogged() > 0 && waited() < LAST_LINES {
+                Timer::after(LOOK_FOR_LINES).await;
+            }
+            self.store(0);
+        }
+        drop(self.alive.take());
+    }
+
+    /// Writes the state to its file, before `to_be_logged` ticks are.
+    fn store(&mut self, to_be_logged: u64) {
+        if let (Some(file), Some(counter)) = (&mut self.state_file, &self.running) {
+            file.store(counter.snapshot(), journal::unlogged().saturating_add(to_be_logged));
+        }
+    }
+
     /// Sets the timer where the deadline is another one than before: setting it may wake a thread.
     fn arm(&mut self) {
-        let deadline = match &self.rhythm {
-            Rhythm::Ticking(counter) => Some(counter.deadline()),
-            Rhythm::Silent | Rhythm::Frozen(_) => None,
-        };
+        let deadline = self.running.as_ref().map(Running::deadline);
         if deadline != self.armed {
             self.armed = deadline;
             match deadline {
@@ -144,15 +229,24 @@ impl Counter {
         }
     }
 
+    /// Takes every tick that is due.
+    fn catch_up(&mut self, now: Monotonic) {
+        while self.tick(now, PORTION) == PORTION {}
+    }
+
     /// Takes ticks that are due, `at_most` so many, and says how many.
     fn tick(&mut self, now: Monotonic, at_most: usize) -> usize {
-        let Rhythm::Ticking(counter) = &mut self.rhythm else {
+        let Some(counter) = &mut self.running else {
             return 0;
         };
-        let mut taken = 0;
-        while taken < at_most {
-            let Some(tick) = counter.tick(now) else { break };
-            taken += 1;
+        // What is logged is what was counted and written before.
+        let mut uncounted = *counter;
+        let taken = std::iter::from_fn(|| counter.tick(now)).take(at_most).count();
+        if taken == 0 {
+            return 0;
+        }
+        self.store(u64::try_from(taken).unwrap_or_default());
+        for tick in std::iter::from_fn(|| uncounted.tick(now)).take(taken) {
             if let Some(previous) = self.replaced.take() {
                 log_set(tick.number, previous);
             }
@@ -168,13 +262,15 @@ impl Counter {
     }
 
     fn carry_out(&mut self, batch: &mut Batch) {
-        let Rhythm::Ticking(counter) = &mut self.rhythm else {
+        let Some(counter) = &mut self.running else {
             return;
         };
+        let mut has_changed = false;
         for command in batch.take_commands() {
             let reply = counter.apply(command);
             if let (Command::Set(_), Reply::Previous(previous)) = (command, reply) {
                 self.replaced.get_or_insert(previous);
+                has_changed = true;
             }
             let written = writeln!(batch.replies, "{reply}");
             debug_assert!(written.is_ok(), "the session made sure of room");
@@ -183,6 +279,24 @@ impl Counter {
             let written = writeln!(batch.replies, "{counter}");
             debug_assert!(written.is_ok(), "the session made sure of room");
         }
+        if has_changed {
+            self.store(0);
+        }
+    }
+}
+
+/// Says which numbers before `state` may be missing from the log.
+fn say_unlogged(state: State, count: u64) {
+    let (first, last) = (state.next.wrapping_sub(count), state.next.wrapping_sub(1));
+    match count {
+        0 => {}
+        1 => log::warn!(
+            "Number {last} may be missing from the log: its line was queued in a process that died"
+        ),
+        _ => log::warn!(
+            "Numbers {first} to {last} may be missing from the log: their lines were queued in a \
+             process that died"
+        ),
     }
 }
 
@@ -199,6 +313,7 @@ mod tests {
     struct Bench {
         counter: Counter,
         server: Receiver<server::Message>,
+        handoff: Receiver<handoff::Message>,
         supervisor: Receiver<Event>,
         start: Monotonic,
     }
@@ -207,10 +322,13 @@ mod tests {
         fn new() -> Self {
             let (_, mailbox) = async_channel::bounded(1);
             let (to_server, server) = async_channel::bounded(4);
+            let (to_handoff, handoff) = async_channel::bounded(4);
             let (to_supervisor, supervisor) = async_channel::bounded(4);
+            let (alive, _) = async_channel::bounded(1);
             let period = Period::from_millis(100).expect("100 is not 0");
-            let counter = Counter::new(mailbox, to_server, to_supervisor, period);
-            Self { counter, server, supervisor, start: clock::now() }
+            let counter =
+                Counter::new(mailbox, to_server, to_handoff, to_supervisor, alive, period);
+            Self { counter, server, handoff, supervisor, start: clock::now() }
         }
 
         fn tell(&mut self, ms: u64, message: Message) {
@@ -234,21 +352,26 @@ mod tests {
     #[test]
     fn ticks_that_are_due_come_before_the_command() {
         let mut bench = Bench::new();
-        bench.tell(0, Message::Load(State { next: 10 }));
+        bench.tell(0, Message::Load(Start::Anew(State { next: 10 }), None));
         assert_eq!(bench.status_at(99), "counter=10 ticks_late=0\n");
         assert_eq!(bench.status_at(3050), "counter=40 ticks_late=29\n");
     }
 
     #[test]
-    fn a_frozen_counter_does_not_tick_and_catches_up_when_it_thaws() {
+    fn a_frozen_counter_does_not_tick_and_its_rhythm_goes_on_without_a_shift() {
         let mut bench = Bench::new();
-        bench.tell(0, Message::Load(State { next: 10 }));
+        bench.tell(0, Message::Load(Start::Anew(State { next: 10 }), None));
         bench.tell(250, Message::Freeze);
-        assert_eq!(bench.supervisor.try_recv(), Ok(Event::Frozen(State { next: 12 })));
+        assert_eq!(bench.supervisor.try_recv(), Ok(Event::Frozen));
         assert!(!bench.counter.timer.will_fire());
         bench.counter.handle(Wake::Deadline, clock::now());
-        bench.tell(450, Message::Thaw);
+        let Ok(handoff::Message::State(snapshot, None)) = bench.handoff.try_recv() else {
+            panic!("the state is with the handoff")
+        };
+        assert_eq!(snapshot.state, State { next: 12 });
+        bench.tell(450, Message::Load(Start::After(snapshot), None));
         assert!(bench.counter.timer.will_fire());
-        assert_eq!(bench.status_at(450), "counter=14 ticks_late=2\n");
+        assert_eq!(bench.status_at(499), "counter=14 ticks_late=1\n");
+        assert_eq!(bench.status_at(500), "counter=15 ticks_late=1\n");
     }
 }

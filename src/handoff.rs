@@ -1,153 +1,320 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Handoff: both sides of the exchange between predecessor and successor.
 //!
-//! As successor it asks the predecessor for its state; as predecessor it holds the connection of
-//! the one that asked until the lifecycle says what to tell it.
-//! One line each way: [`HAND_OVER`], and the state as text.
+//! Holds all that an owner owns while nobody ticks or answers: from the start until the lock is
+//! ours, and from freezing until the successor serves.
+//! So taking over from a living predecessor, from one that died, and from a successor that died are
+//! the same: the state is loaded, the sockets are given to the server.
 //!
-//! Owns the connection to the other process.
-//! Never decides: what it learns goes to the supervisor as an event, what it says is an order.
+//! Owns the state file, the sockets and the connection to the other process in that time.
+//! Never decides: what it learns goes to the supervisor as an event, what it does is an order.
 //! Ends with the process.
 //!
 //! **Invariant:** one asker at a time; another is told so and turned away.
+//!
+//! **Invariant:** what was lent to a successor is given back or let go, never both.
 
 use std::fmt;
-use std::io;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
 use early_service_machine::State;
-use early_service_machine::command::{BUSY, DENIED, Frame, MAX_LINE, frame};
-use early_service_machine::counter::HAND_OVER;
-use early_service_machine::lifecycle::Event;
+use early_service_machine::command::{BUSY, DENIED};
+use early_service_machine::counter::Snapshot;
+use early_service_machine::exchange::Message as Line;
+use early_service_machine::lifecycle::{Effect, Event};
 use early_service_machine::schedule::Monotonic;
 use futures_lite::future;
-use futures_lite::io::{AsyncReadExt, AsyncWriteExt};
-use rustix::io::Errno;
 use rustix::net::UCred;
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::geteuid;
-use smol::{Async, Timer};
+use smol::Async;
 
+use crate::adoption::{Adoption, Given, Received};
+use crate::counter::Start;
+use crate::locking::Locking;
 use crate::mailbox::post;
-use crate::{clock, listener, server, users};
+use crate::offering::{Estate, Offering};
+use crate::peer::{self, Heard, Peer};
+use crate::server::Sockets;
+use crate::session::Asked;
+use crate::state_file::StateFile;
+use crate::{clock, counter, server, users};
 
 /// The most clients whose question waits here: whoever asks in one turn of the server.
 ///
 /// With fewer, strangers who ask at once would keep the successor from being heard.
 pub(crate) const ASKERS: usize = server::ACCEPTS;
 
-/// The most messages under way here: the askers, and one order of each kind.
-pub(crate) const MAILBOX: usize = ASKERS + 2;
-
-/// How long a predecessor may take to answer.
-///
-/// Longer than its watchdog (3 s) takes to end one that hangs; shorter, and a predecessor that was
-/// merely stopped for a moment would be taken for dead; longer, and nobody serves meanwhile.
-const ANSWER: Duration = Duration::from_secs(5);
-
-/// How long to wait before asking again a predecessor that is busy or refuses.
-///
-/// Longer, and a handoff that another successor gave up comes that much later; shorter, and one
-/// that may not have the state at all keeps both processes at work.
-const ASK_AGAIN: Duration = Duration::from_millis(500);
-
-/// How long to wait before connecting again where the predecessor's backlog is full.
-const CONNECT_AGAIN: Duration = Duration::from_millis(50);
+/// The most messages under way here: the askers, the orders of two steps, and the two halves of
+/// what was frozen.
+pub(crate) const MAILBOX: usize = ASKERS + 2 * 3 + 2;
 
 /// What others tell the handoff actor.
 pub(crate) enum Message {
-    /// From the supervisor: ask the predecessor.
-    Ask,
+    /// From the supervisor.
+    Order(Effect),
     /// From the server: the client on this connection asked for the state.
-    Asked(Async<UnixStream>),
-    /// From the supervisor: give the state to the one that asked.
-    Send(State),
+    Asked(Async<UnixStream>, Asked),
+    /// From the server, freezing: every socket of which a client has the other end.
+    Sockets(Sockets),
+    /// From the counter, freezing: the state and its file.
+    State(Snapshot, Option<StateFile>),
 }
 
 /// The actor.
 pub(crate) struct Handoff {
-    mailbox: Receiver<Message>,
-    supervisor: Sender<Event>,
-    /// Where the predecessor listens.
-    predecessor: Option<PathBuf>,
+    pub(crate) mailbox: Receiver<Message>,
+    pub(crate) supervisor: Sender<Event>,
+    pub(crate) counter: Sender<counter::Message>,
+    pub(crate) server: Sender<server::Message>,
+    /// Takes the connection on which a last word is due when the log is written.
+    pub(crate) farewell: Sender<Peer>,
+    /// Closed when the actor has left.
+    pub(crate) alive: Option<Sender<()>>,
     /// A user who may have the state, beside root and our own.
-    successor: Option<String>,
-    /// What the predecessor last refused with; said once.
-    refused: Option<&'static str>,
-    asker: Option<Asker>,
-    refusals: Refusals,
+    pub(crate) successor: Option<String>,
+    /// The state file until it is locked and loaded.
+    pub(crate) locking: Locking,
+    /// The predecessor, until its state is loaded.
+    pub(crate) adoption: Option<Adoption>,
+    /// The predecessor that was adopted from, until it has left.
+    pub(crate) leaving: Option<Leaving>,
+    /// The listeners at the start; everything of clients while frozen.
+    pub(crate) sockets: Sockets,
+    /// The state and its file, while frozen.
+    pub(crate) frozen: Option<(Snapshot, Option<StateFile>)>,
+    /// The successor, until it serves or has given up.
+    pub(crate) offering: Option<Offering>,
+    pub(crate) refusals: Refusals,
 }
 
-/// The one that asked for the state, and waits.
-struct Asker {
-    stream: Async<UnixStream>,
-    peer: UCred,
+/// A predecessor that writes out its log, and what would be missing if it died over that.
+pub(crate) struct Leaving {
+    peer: Peer,
+    state: State,
+    unlogged: u64,
+}
+
+enum Wake {
+    Message(Message),
+    Locking(Event),
+    Adoption(Event),
+    Offering(Event),
+    /// The predecessor has left; whether its log is written.
+    Left(bool),
 }
 
 impl Handoff {
-    pub(crate) fn new(
-        mailbox: Receiver<Message>,
-        supervisor: Sender<Event>,
-        predecessor: Option<PathBuf>,
-        successor: Option<String>,
-    ) -> Self {
-        let (refused, asker, refusals) = (None, None, Refusals::default());
-        Self { mailbox, supervisor, predecessor, successor, refused, asker, refusals }
-    }
-
     pub(crate) async fn run(mut self) {
-        while let Ok(message) = self.mailbox.recv().await {
-            match message {
-                Message::Ask => {
-                    let event = self.ask().await;
+        while let Some(wake) = self.next_event().await {
+            match wake {
+                Wake::Message(Message::Order(Effect::Leave)) => return self.leave(),
+                Wake::Message(Message::Order(order)) => self.carry_out(order),
+                Wake::Message(Message::Asked(stream, asked)) => self.asked(stream, asked),
+                Wake::Message(Message::Sockets(sockets)) => self.sockets = sockets,
+                Wake::Message(Message::State(snapshot, file)) => {
+                    self.frozen = Some((snapshot, file));
+                }
+                Wake::Locking(event) => {
+                    if event == Event::LockHeld && self.adoption.is_none() {
+                        self.locking.say_held();
+                    }
                     self.report(event);
                 }
-                Message::Asked(stream) => self.asked(stream),
-                Message::Send(state) => self.send(state),
+                Wake::Adoption(event) => self.learnt_of_predecessor(event),
+                Wake::Offering(event) => self.report(event),
+                Wake::Left(has_logged) => self.predecessor_left(has_logged),
             }
         }
     }
 
-    async fn ask(&mut self) -> Event {
-        let Some(path) = &self.predecessor else {
-            return Event::PredecessorAbsent;
-        };
-        if self.refused.is_none() {
-            log::info!("Reading starting position from socket {}", path.display());
-        }
-        let too_late = async {
-            Timer::after(ANSWER).await;
-            Err(AskError::NoAnswer)
-        };
-        match future::or(ask(path), too_late).await {
-            Ok(state) => {
-                log::info!("Adopting {state} from {}", path.display());
-                Event::StateReceived(state)
+    /// Waits for what is to be done next; `None` once nobody can send any more.
+    async fn next_event(&mut self) -> Option<Wake> {
+        let message = async { self.mailbox.recv().await.ok().map(Wake::Message) };
+        let has_lock = self.locking.is_ours();
+        let locking = async { Some(Wake::Locking(self.locking.next().await)) };
+        let adoption = async {
+            match &mut self.adoption {
+                Some(adoption) => Some(Wake::Adoption(adoption.next(has_lock).await)),
+                None => future::pending().await,
             }
-            Err(AskError::Refused(answer)) => {
-                // It lives and owns: an owner beside it would be worse than to wait.
-                if self.refused != Some(answer) {
-                    log::warn!(
-                        "{} answers '{answer}': asking again until it hands over or ends",
-                        path.display()
-                    );
-                    self.refused = Some(answer);
+        };
+        let estate = estate(self.frozen.as_ref(), &self.sockets);
+        let offering = async {
+            match &mut self.offering {
+                Some(offering) => Some(Wake::Offering(offering.next(estate).await)),
+                None => future::pending().await,
+            }
+        };
+        let left = async {
+            match &mut self.leaving {
+                Some(leaving) => Some(Wake::Left(leaving.has_logged().await)),
+                None => future::pending().await,
+            }
+        };
+        let peers = future::or(adoption, future::or(offering, left));
+        future::or(message, future::or(locking, peers)).await
+    }
+
+    fn carry_out(&mut self, order: Effect) {
+        match order {
+            Effect::Lock => self.locking.start(),
+            Effect::Ask => self.with_adoption(Adoption::ask),
+            Effect::Prepare => self.with_adoption(Adoption::prepare),
+            Effect::Discard => {
+                self.with_adoption(Adoption::discard);
+                self.locking.resume();
+            }
+            Effect::Abort => {
+                self.with_adoption(Adoption::abort);
+                if let Some(offering) = &self.offering {
+                    offering.abort();
                 }
-                Timer::after(ASK_AGAIN).await;
-                Event::PredecessorRefused
+            }
+            Effect::Load => self.load(),
+            Effect::Done => {
+                if let Some(leaving) = &self.leaving {
+                    // Whether it is heard does not matter: the state is ours.
+                    let _ = leaving.peer.say(&Line::Done.to_string());
+                }
+            }
+            Effect::Listen => {
+                let sockets = std::mem::take(&mut self.sockets);
+                post(&self.server, server::Message::Listen(sockets));
+                if self.leaving.is_none() {
+                    post(&self.server, server::Message::PredecessorLeft);
+                }
+            }
+            Effect::Offer => self.offer(),
+            Effect::Commit => {
+                if let Some(offering) = &mut self.offering {
+                    offering.commit();
+                }
+            }
+            // The supervisor gives the one to the server, and the other is taken by `run`.
+            Effect::Freeze | Effect::Leave => {}
+        }
+    }
+
+    fn with_adoption(&mut self, order: impl FnOnce(&mut Adoption)) {
+        if let Some(adoption) = &mut self.adoption {
+            order(adoption);
+        }
+    }
+
+    fn learnt_of_predecessor(&mut self, event: Event) {
+        if event == Event::StateReceived {
+            // From here on the lock that came along is all that counts.
+            self.locking.pause();
+            let is_ours = self.locking.is_ours();
+            let file = self.locking.file.as_ref();
+            if let Some(adoption) = &mut self.adoption {
+                if let Err(why) = adoption.check_lock(file, is_ours) {
+                    adoption.refuse(&why);
+                    return self.report(Event::PredecessorRefused);
+                }
+            }
+        }
+        self.report(event);
+    }
+
+    /// Gives the counter the state from which it ticks on.
+    fn load(&mut self) {
+        let (start, file) = match self.offering.take() {
+            Some(offering) => self.take_back(&offering),
+            None => self.take_over(),
+        };
+        post(&self.counter, counter::Message::Load(start, file));
+    }
+
+    /// Goes on with what a successor did not adopt.
+    fn take_back(&mut self, offering: &Offering) -> (Start, Option<StateFile>) {
+        let (pid, cause) = (offering.pid(), offering.cause());
+        log::warn!("Process {pid} did not adopt the state: {cause}; serving on");
+        for listener in &mut self.sockets.listeners {
+            if offering.takes(listener.path()) {
+                listener.lend(false);
+            }
+        }
+        let (snapshot, mut file) = self.frozen.take().unzip();
+        let file_state = file.as_mut().and_then(Option::as_mut).map(StateFile::load);
+        let start = match (file_state, snapshot) {
+            // The successor owned, and ticked, before it died.
+            (Some(Ok((record, false))), _) => {
+                Start::AfterDeath { snapshot: record.snapshot, unlogged: record.unlogged }
+            }
+            (_, Some(snapshot)) => Start::After(snapshot),
+            (_, None) => Start::Anew(State::default()),
+        };
+        (start, file.flatten())
+    }
+
+    /// Becomes the owner of what the predecessor or the file gives.
+    fn take_over(&mut self) -> (Start, Option<StateFile>) {
+        let mut file = self.locking.file.take();
+        let adoption = self.adoption.take();
+        let is_committed = adoption.as_ref().is_some_and(Adoption::is_committed);
+        let (Received { state, lock, sockets }, peer) =
+            adoption.map(Adoption::finish).unwrap_or_default();
+        if let Some(lock) = lock {
+            file = StateFile::handed_over(file, lock);
+        }
+        self.sockets.join(sockets);
+        let recorded = file.as_mut().and_then(|file| file.load().ok());
+        let start = match (recorded, state) {
+            (Some((record, _)), Some(_)) if is_committed => {
+                if let Some(peer) = peer {
+                    let (state, unlogged) = (record.snapshot.state, record.unlogged);
+                    self.leaving = Some(Leaving { peer, state, unlogged });
+                }
+                Start::After(record.snapshot)
+            }
+            (_, Some(Given::Alone(state))) => Start::Anew(state),
+            (Some((record, _)), _) => {
+                Start::AfterDeath { snapshot: record.snapshot, unlogged: record.unlogged }
+            }
+            (None, Some(Given::Whole(snapshot))) => {
+                let (state, unlogged) = (snapshot.state, 0);
+                self.leaving = peer.map(|peer| Leaving { peer, state, unlogged });
+                Start::After(snapshot)
+            }
+            (None, None) => Start::Anew(State::default()),
+        };
+        (start, file)
+    }
+
+    fn offer(&mut self) {
+        let estate = estate(self.frozen.as_ref(), &self.sockets);
+        let (Some(offering), Some(offered)) = (&mut self.offering, estate) else {
+            return self.report(Event::SuccessorGone);
+        };
+        if !offering.is_older() {
+            return offering.offer(offered);
+        }
+        log::info!("Returning counter to client and terminating the process");
+        let event = match offering.answer(offered) {
+            Ok(()) => {
+                // It knows nothing of the file, whose state would be told as that of a dead owner.
+                if let Some(file) = offered.state_file {
+                    file.withdraw();
+                }
+                Event::OlderSuccessorServed
             }
             Err(error) => {
-                let path = path.display();
-                log::warn!("No predecessor at {path}: {error}; starting at {}", State::default());
-                Event::PredecessorAbsent
+                offering.failed(&error);
+                Event::SuccessorGone
             }
-        }
+        };
+        self.report(event);
     }
 
-    fn asked(&mut self, stream: Async<UnixStream>) {
+    fn asked(&mut self, stream: Async<UnixStream>, asked: Asked) {
+        let busy = match asked {
+            Asked::Exchange { .. } => &*Line::Busy.to_string(),
+            Asked::ListenerAndState | Asked::State => BUSY,
+        };
         // Where the credentials cannot be read, nobody vouches for this peer.
         let peer = match socket_peercred(&stream) {
             Ok(peer) if self.may_have_the_state(&peer) => peer,
@@ -162,30 +329,13 @@ impl Handoff {
             }
         };
         let (pid, uid) = (peer.pid.as_raw_nonzero(), peer.uid.as_raw());
-        if self.asker.is_some() {
+        if self.offering.is_some() {
             self.refusals.log(format_args!("process {pid} came while another one is adopting"));
-            return answer_and_close(&stream, BUSY);
+            return answer_and_close(&stream, busy);
         }
         log::info!("Handing over to process {pid} of user {uid}");
-        self.asker = Some(Asker { stream, peer });
+        self.offering = Some(Offering::new(stream, peer, asked));
         self.report(Event::HandoffRequested);
-    }
-
-    /// Sends the state; the one small line either goes at once, or nobody is there to take it.
-    fn send(&mut self, state: State) {
-        let Some(asker) = self.asker.take() else {
-            return self.report(Event::SuccessorGone);
-        };
-        log::info!("Returning counter to client and terminating the process");
-        let event = match write_at_once(&asker.stream, state) {
-            Ok(()) => Event::StateSent,
-            Err(error) => {
-                let pid = asker.peer.pid.as_raw_nonzero();
-                log::warn!("Process {pid} went away before it had the state: {error}; serving on");
-                Event::SuccessorGone
-            }
-        };
-        self.report(event);
     }
 
     /// Whether this peer may have the state: root, our own user and the named successor.
@@ -198,8 +348,64 @@ impl Handoff {
             || self.successor.as_deref().and_then(users::number) == Some(peer.uid)
     }
 
+    fn predecessor_left(&mut self, has_logged: bool) {
+        if let Some(Leaving { state, unlogged, .. }) = self.leaving.take() {
+            if !has_logged {
+                post(&self.counter, counter::Message::Unlogged(state, unlogged));
+            }
+            post(&self.server, server::Message::PredecessorLeft);
+        }
+    }
+
+    /// Lets go of everything, the lock first.
+    fn leave(mut self) {
+        let (_, file) = self.frozen.take().unzip();
+        drop(file);
+        drop(self.locking);
+        drop(self.adoption);
+        if let Some(offering) = self.offering {
+            // What the successor took along is not ours to remove.
+            for listener in &mut self.sockets.listeners {
+                if offering.takes(listener.path()) {
+                    listener.lend(true);
+                }
+            }
+            drop(self.sockets);
+            if offering.is_done() {
+                log::info!("Process {} has adopted the state", offering.pid());
+                // It fails only where nobody wants to say a last word.
+                let _ = self.farewell.try_send(offering.into_peer());
+            }
+        }
+        drop(self.alive.take());
+    }
+
     fn report(&self, event: Event) {
         post(&self.supervisor, event);
+    }
+}
+
+fn estate<'a>(
+    frozen: Option<&'a (Snapshot, Option<StateFile>)>,
+    sockets: &'a Sockets,
+) -> Option<Estate<'a>> {
+    frozen.map(|(snapshot, state_file)| Estate {
+        snapshot: *snapshot,
+        state_file: state_file.as_ref(),
+        sockets,
+    })
+}
+
+impl Leaving {
+    /// Waits for the end of the connection; whether the log was written before.
+    async fn has_logged(&mut self) -> bool {
+        loop {
+            match self.peer.line().await {
+                Heard::Line(line) if Line::parse(line) == Ok(Line::Logged) => return true,
+                Heard::Line(_) | Heard::TooLong => {}
+                Heard::End => return false,
+            }
+        }
     }
 }
 
@@ -208,7 +414,7 @@ impl Handoff {
 /// Whoever can connect can ask, thousands of times a second; without a limit their lines would
 /// take the room of the ticks in the log.
 #[derive(Default)]
-struct Refusals {
+pub(crate) struct Refusals {
     /// When the last line was logged.
     logged: Option<Monotonic>,
     /// Refused since then, without a line.
@@ -236,73 +442,5 @@ impl Refusals {
 
 /// Tells a peer why it does not get the state; if it does not listen, that is just as well.
 fn answer_and_close(stream: &Async<UnixStream>, answer: &str) {
-    let _ = write_at_once(stream, answer);
-}
-
-/// Writes one line; an error where it does not go at once and whole.
-fn write_at_once(stream: &Async<UnixStream>, line: impl fmt::Display) -> io::Result<()> {
-    let line = format!("{line}\n");
-    let written = io::Write::write(&mut stream.get_ref(), line.as_bytes())?;
-    if written == line.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
-}
-
-/// Why there is no state to adopt.
-#[derive(Debug)]
-enum AskError {
-    Connect(io::Error),
-    Exchange(io::Error),
-    Closed,
-    NoAnswer,
-    /// It does not hand over, to us or now.
-    Refused(&'static str),
-    NotAState(Vec<u8>),
-}
-
-impl fmt::Display for AskError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Connect(error) => write!(f, "cannot connect: {error}"),
-            Self::Exchange(error) => write!(f, "the connection broke: {error}"),
-            Self::Closed => write!(f, "it closed the connection before a whole line"),
-            Self::NoAnswer => write!(f, "no answer within {} s", ANSWER.as_secs()),
-            Self::Refused(answer) => write!(f, "it refused: {answer}"),
-            Self::NotAState(answer) => write!(f, "it answered '{}'", answer.escape_ascii()),
-        }
-    }
-}
-
-async fn ask(path: &Path) -> Result<State, AskError> {
-    let mut stream = connect(path).await.map_err(AskError::Connect)?;
-    stream.write_all(format!("{HAND_OVER}\n").as_bytes()).await.map_err(AskError::Exchange)?;
-    let (mut answer, mut length) = ([0; 2 * MAX_LINE], 0);
-    loop {
-        let room = answer.get_mut(length..).unwrap_or_default();
-        let count = stream.read(room).await.map_err(AskError::Exchange)?;
-        length += count;
-        let answer = answer.get(..length).unwrap_or_default();
-        // A line without its end may have lost digits too, so the end of input does not end it.
-        match frame(answer, false) {
-            Frame::Line(line, _) => {
-                let refusal = [DENIED, BUSY].into_iter().find(|answer| answer.as_bytes() == line);
-                return match (State::parse(line), refusal) {
-                    (Some(state), _) => Ok(state),
-                    (None, Some(answer)) => Err(AskError::Refused(answer)),
-                    (None, None) => Err(AskError::NotAState(line.to_vec())),
-                };
-            }
-            Frame::Partial if count == 0 => return Err(AskError::Closed),
-            Frame::Partial => {}
-            Frame::TooLong => return Err(AskError::NotAState(answer.to_vec())),
-        }
-    }
-}
-
-/// Connects; where the backlog is full (EAGAIN in unix(7)), somebody is there: tries again.
-async fn connect(path: &Path) -> io::Result<Async<UnixStream>> {
-    loop {
-        match listener::connect(path) {
-            Err(Errno::AGAIN) => _ = Timer::after(CONNECT_AGAIN).await,
-            connected => return Async::new(connected?),
-        }
-    }
+    let _ = peer::send(stream, format!("{answer}\n").as_bytes(), &[]);
 }

@@ -71,6 +71,15 @@ pub(crate) const TICK: &str = "tick";
 /// Records that were not written: no room in the queue, or refused by the journal.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
+/// How many ticks were logged, and how many had been when the last one was logged that was written.
+static TICKS_LOGGED: AtomicU64 = AtomicU64::new(0);
+static TICKS_WRITTEN: AtomicU64 = AtomicU64::new(0);
+
+/// How many of the last ticks are not known to be written: queued, or dropped since.
+pub(crate) fn unlogged() -> u64 {
+    TICKS_LOGGED.load(Ordering::Relaxed).saturating_sub(TICKS_WRITTEN.load(Ordering::Relaxed))
+}
+
 /// The phase that `PHASE=` names: set by the supervisor, read where a record is made.
 static PHASE: AtomicU8 = AtomicU8::new(Phase::Booting as u8);
 
@@ -165,10 +174,10 @@ impl Journal {
         Ok(())
     }
 
-    /// Writes out what is queued, waiting for at most [`FLUSH_LIMIT`].
-    pub(crate) fn flush(mut self) {
+    /// Writes out what is queued, waiting for at most [`FLUSH_LIMIT`]; whether every tick is written.
+    pub(crate) fn flush(mut self) -> bool {
         if self.writer.is_none() && self.start().is_err() {
-            return;
+            return false;
         }
         self.queue.close();
         if let Some(writer) = self.writer {
@@ -176,6 +185,7 @@ impl Journal {
             let too_late = async { _ = Timer::after(FLUSH_LIMIT).await };
             future::block_on(future::or(ended, too_late));
         }
+        unlogged() == 0
     }
 }
 
@@ -201,6 +211,9 @@ impl Log for Logger {
         let Some(records) = RECORDS.get().filter(|_| self.enabled(record.metadata())) else {
             return;
         };
+        if record.target() == TICK {
+            TICKS_LOGGED.fetch_add(1, Ordering::Relaxed);
+        }
         // A full queue is asked first: what will be dropped need not be formatted.
         if records.is_full() || records.try_send(Entry::new(record)).is_err() {
             DROPPED.fetch_add(1, Ordering::Relaxed);
@@ -213,7 +226,8 @@ impl Log for Logger {
 /// A record that has left the loop.
 struct Entry {
     level: Level,
-    is_tick: bool,
+    /// How many ticks were logged up to this one, where it is one.
+    tick: Option<u64>,
     phase: Phase,
     time: Monotonic,
     text: Text,
@@ -228,9 +242,9 @@ impl Entry {
         let _ = write!(text, "{}", record.args());
         let message = text.length;
         let _ = record.key_values().visit(&mut text);
-        let is_tick = record.target() == TICK;
+        let tick = (record.target() == TICK).then(|| TICKS_LOGGED.load(Ordering::Relaxed));
         let (level, phase, time) = (record.level(), phase(), clock::now());
-        Self { level, is_tick, phase, time, text, message }
+        Self { level, tick, phase, time, text, message }
     }
 
     fn message(&self) -> &str {
@@ -379,7 +393,12 @@ impl Writer {
         while let Ok(entry) = queue.recv_blocking() {
             if !self.write_patiently(&entry) {
                 DROPPED.fetch_add(1, Ordering::Relaxed);
-            } else if dropped() > self.reported {
+                continue;
+            }
+            if let Some(tick) = entry.tick {
+                TICKS_WRITTEN.store(tick, Ordering::Relaxed);
+            }
+            if dropped() > self.reported {
                 self.report_dropped();
             }
         }
@@ -413,7 +432,7 @@ impl Writer {
                     .key_values(entry)
                     .build(),
             ),
-            Sink::KernelLog(_) if entry.is_tick => Ok(()),
+            Sink::KernelLog(_) if entry.tick.is_some() => Ok(()),
             Sink::KernelLog(kernel_log) => {
                 let mut kernel_log = kernel_log;
                 kernel_log.write_all(kernel_line(entry, self.stage.identifier()).as_bytes())

@@ -4,27 +4,29 @@
 //! Bound before the actors exist, so that clients can connect, and wait in the backlog, from the
 //! first moment on; accepted from in Serving only.
 //!
-//! It is bound here, or passed by a `.socket` unit, whose file is systemd's business.
+//! It is bound here, passed by a `.socket` unit, whose file is systemd's business, or comes from the
+//! predecessor with its file.
 //!
-//! Owns the socket and, where it bound it, its file.
+//! Owns the socket and, where it bound or adopted it, its file.
 //! Never removes a file that is not its own: not a live socket, not something else than a socket,
 //! not the socket of a successor that took the path over.
 //! Ends by being dropped, which removes the file.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::task::{Context, Poll};
 use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, open, renameat_with};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use rustix::io::Errno;
 use rustix::net::sockopt::{socket_acceptconn, socket_domain};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, listen, socket_with};
@@ -36,7 +38,6 @@ pub(crate) enum Error {
     InUse(PathBuf),
     NotASocket(PathBuf),
     Bind(PathBuf, io::Error),
-    Exchange(PathBuf, Errno),
     Passed(&'static str),
 }
 
@@ -51,9 +52,6 @@ impl fmt::Display for Error {
             }
             Self::Bind(path, error) => write!(f, "cannot bind {}: {error}", path.display()),
             Self::Passed(cause) => write!(f, "cannot serve a socket of $LISTEN_FDS: {cause}"),
-            Self::Exchange(path, error) => {
-                write!(f, "cannot take over {}: {error}", path.display())
-            }
         }
     }
 }
@@ -62,12 +60,23 @@ impl fmt::Display for Error {
 pub(crate) struct Listener {
     socket: Async<UnixListener>,
     path: PathBuf,
-    /// Bound by systemd, whose business its file is.
-    is_passed: bool,
+    origin: Origin,
     /// Device and inode of the file, by which it is known to be ours.
     file: Option<(u64, u64)>,
-    /// Where the predecessor's socket stands while we hold its place.
-    aside: Option<PathBuf>,
+}
+
+/// Where a socket comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    Bound,
+    /// Bound under a name beside its own, which another process still serves.
+    BoundBeside,
+    /// Bound by systemd, whose business its file is.
+    Passed,
+    /// The predecessor's, and in its place.
+    Adopted,
+    /// The predecessor's, which removes the file when it leaves.
+    Inherited,
 }
 
 impl Listener {
@@ -88,29 +97,23 @@ impl Listener {
         };
         let socket = Async::new(socket).map_err(fails)?;
         let (path, file) = (path.to_owned(), identity(path));
-        Ok(Self { socket, path, is_passed: false, file, aside: None })
+        Ok(Self { socket, path, origin: Origin::Bound, file })
     }
 
-    /// Binds `path` in the place of the process that serves it now; also says where that one can be
-    /// reached from now on.
+    /// Binds a socket for `path`, which a predecessor may still serve; also says whether one does.
     ///
-    /// The two sockets exchange their names in one step (`renameat2(2)`), so that there is no
-    /// moment at which a client finds none.
-    pub(crate) fn take_over(path: &Path) -> Result<(Self, PathBuf), Error> {
-        let mut aside = OsString::from(path);
-        aside.push(".predecessor");
-        let aside = PathBuf::from(aside);
+    /// Where it does, the socket waits under a name beside it until the predecessor hands over its
+    /// own, or, if it is a program that cannot, takes its place in one step (rename(2)), so that
+    /// there is no moment at which a client finds none.
+    pub(crate) fn take_over(path: &Path) -> Result<(Self, bool), Error> {
         let _alone = lock_directory(path);
         if !is_live(path) {
-            // Nobody is there, unless one who took over before us died while it held the place.
-            return Ok((Self::bind_alone(path)?, aside));
+            return Ok((Self::bind_alone(path)?, false));
         }
-        let mut listener = Self::bind_alone(&aside)?;
-        renameat_with(CWD, &aside, CWD, path, RenameFlags::EXCHANGE)
-            .map_err(|error| Error::Exchange(path.to_owned(), error))?;
+        let mut listener = Self::bind_alone(&beside(path))?;
         path.clone_into(&mut listener.path);
-        listener.aside = Some(aside.clone());
-        Ok((listener, aside))
+        listener.origin = Origin::BoundBeside;
+        Ok((listener, true))
     }
 
     /// Takes a socket that systemd passed.
@@ -122,11 +125,17 @@ impl Listener {
             return Err(Error::Passed("it does not listen"));
         }
         let socket = UnixListener::from(socket);
-        let address = socket.local_addr().ok();
-        let path = address.and_then(|address| address.as_pathname().map(Path::to_owned));
-        let path = path.unwrap_or_default();
+        let path = named(socket.local_addr());
         let socket = Async::new(socket).map_err(|error| Error::Bind(path.clone(), error))?;
-        Ok(Self { socket, path, is_passed: true, file: None, aside: None })
+        Ok(Self { socket, path, origin: Origin::Passed, file: None })
+    }
+
+    /// Takes a socket that the predecessor handed over; the file of `in_place` becomes ours.
+    pub(crate) fn handed_over(socket: OwnedFd, in_place: Option<&Path>) -> Result<Self, Error> {
+        let mut listener = Self::passed(socket)?;
+        let is_in_place = in_place == Some(&listener.path);
+        listener.origin = if is_in_place { Origin::Adopted } else { Origin::Inherited };
+        Ok(listener)
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -156,35 +165,92 @@ impl Listener {
         self.socket.get_ref().accept().map(|(stream, _)| stream)
     }
 
-    /// The place is ours for good: clients see our credentials, the predecessor's name goes.
+    /// Whether its name goes with the predecessor.
+    pub(crate) fn is_inherited(&self) -> bool {
+        self.origin == Origin::Inherited
+    }
+
+    /// The place is ours for good: clients see our credentials, and find us under the name.
     pub(crate) fn settle(&mut self) {
-        // SO_PEERCRED shows a client whoever called listen(2) last: for a passed socket, PID 1.
-        // The kernel cuts the backlog to net.core.somaxconn.
-        if self.is_passed {
-            if let Err(error) = listen(&self.socket, i32::MAX) {
-                log::warn!("cannot renew the credentials of {}: {error}", self.path.display());
+        match self.origin {
+            Origin::Bound => {}
+            Origin::BoundBeside => match fs::rename(beside(&self.path), &self.path) {
+                Ok(()) => self.origin = Origin::Bound,
+                Err(error) => log::error!("cannot take over {}: {error}", self.path.display()),
+            },
+            // SO_PEERCRED shows a client whoever called listen(2) last: PID 1, or the predecessor.
+            // The kernel cuts the backlog to net.core.somaxconn.
+            Origin::Passed | Origin::Adopted | Origin::Inherited => {
+                if let Err(error) = listen(&self.socket, i32::MAX) {
+                    log::warn!("cannot renew the credentials of {}: {error}", self.path.display());
+                }
             }
         }
-        if let Some(aside) = self.aside.take() {
-            remove(&aside);
+        if self.origin == Origin::Adopted {
+            self.file = identity(&self.path);
         }
+    }
+
+    /// Leaves the file to the successor, or takes it back.
+    pub(crate) fn lend(&mut self, is_lent: bool) {
+        match self.origin {
+            Origin::Bound | Origin::Adopted => {
+                self.file = if is_lent { None } else { identity(&self.path) };
+            }
+            Origin::BoundBeside | Origin::Passed | Origin::Inherited => {}
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        match self.aside.take() {
-            // We never became the owner: the predecessor gets its place back.
-            Some(aside) => {
-                if let Err(error) = fs::rename(&aside, &self.path) {
-                    log::error!("cannot move {} back: {error}", aside.display());
-                }
+        let named = match self.origin {
+            Origin::BoundBeside => beside(&self.path),
+            Origin::Bound | Origin::Passed | Origin::Adopted | Origin::Inherited => {
+                self.path.clone()
             }
-            None if self.file.is_some() && identity(&self.path) == self.file => remove(&self.path),
-            None => {}
+        };
+        if self.file.is_some() && identity(&named) == self.file {
+            remove(&named);
         }
     }
 }
+
+/// The name of a socket that waits to take the place of the one at `path`.
+fn beside(path: &Path) -> PathBuf {
+    let mut beside = OsString::from(path);
+    beside.push(BESIDE);
+    beside.into()
+}
+
+/// The listener's path that a client connected to; empty where it has none.
+pub(crate) fn path_of(stream: &Async<UnixStream>) -> PathBuf {
+    named(stream.get_ref().local_addr())
+}
+
+/// The path that an address stands for.
+///
+/// A socket that was bound beside its place has taken it since, and keeps the old name in the
+/// kernel.
+fn named(address: io::Result<SocketAddr>) -> PathBuf {
+    let path = address.ok().and_then(|address| address.as_pathname().map(in_place_of));
+    path.unwrap_or_default()
+}
+
+/// The name whose place [`beside`] this one is; any other is its own.
+fn in_place_of(path: &Path) -> PathBuf {
+    let bytes = path.as_os_str().as_bytes();
+    let in_place = bytes.strip_suffix(BESIDE.as_bytes()).unwrap_or(bytes);
+    Path::new(OsStr::from_bytes(in_place)).to_owned()
+}
+
+const BESIDE: &str = ".successor";
 
 /// Keeps others who bind in the same directory out, until the lock is dropped.
 ///

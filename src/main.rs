@@ -5,27 +5,35 @@
 //!
 //! | actor | owns | may tell | mailbox holds |
 //! | --- | --- | --- | --- |
-//! | [`counter`] | value, rhythm, timer | server, supervisor | all batches, one order of a kind |
-//! | [`server`] | listeners, sessions | counter, handoff | all batches, one order of a kind |
-//! | [`handoff`] | connection to the other process | supervisor | orders, a few askers |
+//! | [`counter`] | value, rhythm, timer | server, handoff, supervisor | all batches, a few orders |
+//! | [`server`] | listeners, sessions | counter, handoff | all batches, a few orders |
+//! | [`handoff`] | connection to the other process | counter, server, supervisor | orders, askers |
 //! | [`signals`] | signal handlers | supervisor | none |
 //! | [`journal`] | log queue, writer thread | nobody | 256 records |
 //! | [`supervisor`] | lifecycle | counter, server, handoff, PID 1 | what can be reported at once |
 //!
+//! The lock and the state file are the counter's while it ticks, the sockets the server's while it
+//! serves; at all other times both are the handoff's.
+//!
 //! All exist from start to end, all but the journal's writer on this thread.
 //! Nobody waits for room in a mailbox, so nobody waits for another in a circle.
 
+mod adoption;
 mod clock;
 mod counter;
 mod handoff;
 mod journal;
 mod listener;
+mod locking;
 mod mailbox;
+mod offering;
 mod options;
+mod peer;
 mod root;
 mod server;
 mod session;
 mod signals;
+mod state_file;
 mod supervisor;
 mod systemd;
 mod users;
@@ -34,28 +42,34 @@ use std::env;
 use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
+use early_service_machine::exchange::Message;
 use early_service_machine::lifecycle::Event;
 use futures_lite::future;
 use smol::{LocalExecutor, Timer};
 
+use adoption::Adoption;
 use counter::Counter;
-use handoff::Handoff;
+use handoff::{Handoff, Refusals};
 use journal::Journal;
 use listener::Listener;
+use locking::Locking;
 use options::{Command, Environment, HELP, Options, Predecessor, Stage};
+use peer::Peer;
 use root::OldRoot;
-use server::Server;
+use server::{Server, Sockets};
 use signals::Signals;
+use state_file::StateFile;
 use supervisor::Supervisor;
 
 /// The exit status of a command line that cannot be carried out, as getopt(3) users have it.
 const USAGE: u8 = 2;
 
-/// Orders that may wait beside the batches: load or listen, freeze, thaw.
-const ORDERS: usize = 4;
+/// Orders that may wait beside the batches: load or listen, freeze, what the predecessor left, and
+/// the end.
+const ORDERS: usize = 6;
 
 fn main() -> ExitCode {
     let passed = systemd::listeners();
@@ -87,8 +101,17 @@ fn run(options: Options, passed: Result<Vec<OwnedFd>, sd_listen_fds::Error>) -> 
     if let Err(error) = &result {
         log::error!("{error}");
     }
-    journal.flush();
-    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let is_written = journal.flush();
+    match result {
+        Ok(successor) => {
+            if let Some(successor) = successor.filter(|_| is_written) {
+                // If it does not hear it, it says that lines may be missing.
+                let _ = successor.say(&Message::Logged.to_string());
+            }
+            ExitCode::SUCCESS
+        }
+        Err(_) => ExitCode::FAILURE,
+    }
 }
 
 /// Why the process cannot serve.
@@ -116,35 +139,46 @@ impl fmt::Display for Error {
     }
 }
 
-/// What the process listens on, and where its predecessor can be reached.
+/// What the process listens on, and whom it adopts from.
 fn listen(
     options: &Options,
     passed: Vec<OwnedFd>,
-) -> Result<(Vec<Listener>, Option<PathBuf>), listener::Error> {
+) -> Result<(Vec<Listener>, Option<Adoption>), listener::Error> {
     let mut listeners = passed.into_iter().map(Listener::passed).collect::<Result<Vec<_>, _>>()?;
-    let mut predecessor = match &options.predecessor {
-        Predecessor::At(path) => Some(path.clone()),
+    let mut adoption = match &options.predecessor {
+        Predecessor::At(path) => Some(Adoption::new(path.clone(), None)),
         Predecessor::OnServerSocket | Predecessor::Nobody => None,
     };
     let is_passed = |path: &Path| listeners.iter().any(|listener| listener.path() == path);
     match &options.server {
         Some(path) if is_passed(path) => {}
         Some(path) if options.predecessor == Predecessor::OnServerSocket => {
-            let (listener, aside) = Listener::take_over(path)?;
+            let (listener, is_served) = Listener::take_over(path)?;
             listeners.push(listener);
-            predecessor = Some(aside);
+            adoption = is_served.then(|| Adoption::new(path.clone(), Some(path.clone())));
         }
         Some(path) => listeners.push(Listener::bind(path)?),
         None => {}
     }
-    Ok((listeners, predecessor))
+    Ok((listeners, adoption))
 }
 
-fn serve(options: Options, passed: Vec<OwnedFd>, journal: &mut Journal) -> Result<(), Error> {
+/// The state file; one that cannot be used costs recovery and not the service.
+fn open_state_file(path: &Path) -> Option<StateFile> {
+    let opened = StateFile::open(path);
+    opened.inspect_err(|error| log::error!("{error}; the state will not outlive us")).ok()
+}
+
+/// Serves until the end; a successor that adopted the state is to be told when the log is written.
+fn serve(
+    options: Options,
+    passed: Vec<OwnedFd>,
+    journal: &mut Journal,
+) -> Result<Option<Peer>, Error> {
     // Before there is a socket file that a signal could leave behind.
     let signals = Signals::install(options.stage).map_err(Error::Signals)?;
     // From here on, clients wait in the backlog instead of being refused.
-    let ((listeners, predecessor), old_root) = match options.stage {
+    let ((listeners, adoption), old_root) = match options.stage {
         // Polling them starts the reactor's thread, which needs none of the capabilities that
         // following PID 1 takes.
         Stage::Initrd => {
@@ -154,28 +188,46 @@ fn serve(options: Options, passed: Vec<OwnedFd>, journal: &mut Journal) -> Resul
         Stage::Root => (listen(&options, passed)?, None),
     };
     journal.start().map_err(Error::Thread)?;
+    let state_file = options.state_file.as_deref().and_then(open_state_file);
 
     let (to_counter, counter_mailbox) = async_channel::bounded(server::UNDER_WAY + ORDERS);
     let (to_server, server_mailbox) = async_channel::bounded(server::UNDER_WAY + ORDERS);
     let (to_handoff, handoff_mailbox) = async_channel::bounded(handoff::MAILBOX);
     let (to_supervisor, supervisor_mailbox) = async_channel::bounded(supervisor::MAILBOX);
     let (to_supervisor_continued, continued) = async_channel::bounded(1);
+    let (alive, left) = async_channel::bounded(1);
+    let (farewell, successor) = async_channel::bounded(1);
 
-    let started = match predecessor {
+    let started = match adoption {
         Some(_) => Event::StartedAsSuccessor,
         None => Event::StartedAlone,
     };
     let signals = signals.run(to_supervisor.clone(), to_supervisor_continued);
-    let counter =
-        Counter::new(counter_mailbox, to_server.clone(), to_supervisor.clone(), options.period);
-    let server = Server::new(
-        server_mailbox,
-        to_counter.clone(),
+    let counter = Counter::new(
+        counter_mailbox,
+        to_server.clone(),
         to_handoff.clone(),
-        options.stage,
-        listeners,
+        to_supervisor.clone(),
+        alive.clone(),
+        options.period,
     );
-    let handoff = Handoff::new(handoff_mailbox, to_supervisor, predecessor, options.successor);
+    let server = Server::new(server_mailbox, to_counter.clone(), to_handoff.clone(), options.stage);
+    let handoff = Handoff {
+        mailbox: handoff_mailbox,
+        supervisor: to_supervisor,
+        counter: to_counter.clone(),
+        server: to_server.clone(),
+        farewell,
+        alive: Some(alive),
+        successor: options.successor,
+        locking: Locking::new(state_file),
+        adoption,
+        leaving: None,
+        sockets: Sockets { listeners, sessions: Vec::new() },
+        frozen: None,
+        offering: None,
+        refusals: Refusals::default(),
+    };
     let supervisor = Supervisor {
         mailbox: supervisor_mailbox,
         continued,
@@ -184,6 +236,7 @@ fn serve(options: Options, passed: Vec<OwnedFd>, journal: &mut Journal) -> Resul
         handoff: to_handoff,
         old_root,
         rounds: Timer::never(),
+        left,
     };
 
     let executor = LocalExecutor::new();
@@ -193,5 +246,5 @@ fn serve(options: Options, passed: Vec<OwnedFd>, journal: &mut Journal) -> Resul
     executor.spawn(signals).detach();
     // futures-lite's block_on sleeps until it is woken; smol's would also poll the reactor.
     future::block_on(executor.run(supervisor.run(started)));
-    Ok(())
+    Ok(successor.try_recv().ok())
 }

@@ -25,6 +25,8 @@ Options:
   -c, --client-socket-path PATH      UNIX socket of the predecessor to adopt the count from
       --takeover-existing-socket     adopt from the process that serves the server socket now, and
                                      take its place there
+      --state-file PATH              file whose lock makes a process the owner of the count, and from
+                                     which the next one goes on if it dies; the same for all
   -d, --timer-delay-ms MS            time between two ticks, 1 to 4294967295 (100)
       --successor USER               user, by name or number, who may ask for the handoff beside
                                      root and the user that the process runs as
@@ -49,6 +51,8 @@ pub(crate) struct Options {
     /// The socket to bind; where systemd passes one, there need not be any.
     pub(crate) server: Option<PathBuf>,
     pub(crate) predecessor: Predecessor,
+    /// The file of the lock and the state.
+    pub(crate) state_file: Option<PathBuf>,
     pub(crate) period: Period,
     /// Who may ask for the handoff beside root and our own user.
     pub(crate) successor: Option<String>,
@@ -156,6 +160,7 @@ pub(crate) fn parse(
     let mut client = None;
     let mut takeover = false;
     let mut successor = None;
+    let mut state_file = None;
     let mut period = Period::from_millis(100);
 
     let mut parser = Parser::from_args(arguments);
@@ -174,6 +179,7 @@ pub(crate) fn parse(
             "--server-socket-path" => server = Some(PathBuf::from(parser.value()?)),
             "--client-socket-path" => client = Some(PathBuf::from(parser.value()?)),
             "--takeover-existing-socket" => takeover = true,
+            "--state-file" => state_file = Some(PathBuf::from(parser.value()?)),
             "--successor" => successor = Some(parser.value()?.string()?),
             "--survive-systemd-kill-signal" => stage = Stage::Initrd,
             "--timer-delay-ms" => {
@@ -204,7 +210,7 @@ pub(crate) fn parse(
         (None, false) => Predecessor::Nobody,
     };
     let period = period.ok_or_else(|| Error::TimerDelay(OsString::new()))?;
-    Ok(Command::Run(Options { stage, server, predecessor, period, successor }))
+    Ok(Command::Run(Options { stage, server, predecessor, state_file, period, successor }))
 }
 
 /// The socket in the first of the directories that systemd made for the unit, separated by colons
@@ -236,18 +242,19 @@ mod tests {
     fn every_option_is_read_in_each_of_its_spellings() {
         let full = options(
             "--server-socket-path /a --client-socket-path /b --timer-delay-ms 10 \
-             --survive-systemd-kill-signal --successor nobody",
+             --survive-systemd-kill-signal --successor nobody --state-file /c",
             None,
         );
         assert_eq!(full.stage, Stage::Initrd);
         assert_eq!(full.server.as_deref(), Some(Path::new("/a")));
+        assert_eq!(full.state_file.as_deref(), Some(Path::new("/c")));
         assert_eq!(full.successor.as_deref(), Some("nobody"));
         assert_eq!(full.predecessor, Predecessor::At("/b".into()));
         assert_eq!(full.period.as_nanos(), 10_000_000);
         for line in [
             "--server_socket_path=/a --client_socket_path=/b --timer_delay_ms=10 \
-             --survive_systemd_kill_signal --successor=nobody",
-            "-s /a -c /b -d 10 --survive_systemd-kill-signal --successor nobody",
+             --survive_systemd_kill_signal --successor=nobody --state_file=/c",
+            "-s /a -c /b -d 10 --survive_systemd-kill-signal --successor nobody --state-file /c",
         ] {
             assert_eq!(options(line, None), full, "{line}");
         }

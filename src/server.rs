@@ -8,7 +8,7 @@
 //!
 //! **Invariant:** at most [`UNDER_WAY`] batches are with the counter; each comes back.
 //!
-//! **Invariant:** while frozen, nothing is read, written or accepted.
+//! **Invariant:** while frozen, nothing is read, written or accepted: the sockets are elsewhere.
 
 use std::fmt::Write as _;
 use std::future::poll_fn;
@@ -29,7 +29,7 @@ use smol::{Async, Timer};
 use crate::listener::Listener;
 use crate::mailbox::post;
 use crate::options::Stage;
-use crate::session::{Batch, Next, Session};
+use crate::session::{Asked, Batch, Next, Session};
 use crate::{clock, counter, handoff, journal};
 
 /// The most clients at once, 4.5 kB each; one more, and the longest idle one goes.
@@ -54,26 +54,54 @@ pub(crate) const ACCEPTS: usize = 16;
 /// How long accepting rests when the system has no descriptor or memory for another client.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Every socket of which a client has the other end: whoever holds this may talk to clients.
+#[derive(Default)]
+pub(crate) struct Sockets {
+    pub(crate) listeners: Vec<Listener>,
+    pub(crate) sessions: Vec<Box<Session>>,
+}
+
+impl Sockets {
+    /// Adds those of a predecessor.
+    ///
+    /// A listener that we have already stays, be it the same one or, passed by systemd, one for the
+    /// same path; one that was bound only because the predecessor might not hand over its own goes.
+    pub(crate) fn join(&mut self, predecessors: Self) {
+        for listener in predecessors.listeners {
+            let path = listener.path().to_owned();
+            if listener.is_inherited() {
+                if self.listeners.iter().all(|ours| ours.path() != path) {
+                    self.listeners.push(listener);
+                }
+            } else {
+                self.listeners.retain(|ours| ours.path() != path);
+                self.listeners.push(listener);
+            }
+        }
+        self.sessions.extend(predecessors.sessions);
+    }
+}
+
 /// What others tell the server.
 pub(crate) enum Message {
-    /// From the supervisor: accept and answer clients.
-    Listen,
-    /// From the supervisor: stop, and pass it on to the counter once every batch is back.
+    /// From the handoff: accept and answer clients, on these.
+    Listen(Sockets),
+    /// From the supervisor: stop; once every batch is back, give the sockets to the handoff and
+    /// have the counter stop.
     Freeze,
-    /// From the supervisor: go on, and pass it on to the counter.
-    Thaw,
+    /// From the handoff: the predecessor has left, nobody can connect to its listeners any more.
+    PredecessorLeft,
     /// From the counter: the batch of this slot, with its replies.
     CarriedOut { slot: usize, batch: Box<Batch> },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Gate {
-    /// Not yet listening.
+    /// Without sockets.
     Closed,
     Open,
-    /// Frozen, but the counter does not know yet.
+    /// Frozen, but batches are with the counter.
     Freezing,
-    Frozen,
 }
 
 /// The actor.
@@ -136,7 +164,6 @@ impl Server {
         counter: Sender<counter::Message>,
         handoff: Sender<handoff::Message>,
         stage: Stage,
-        listeners: Vec<Listener>,
     ) -> Self {
         let (ready_from_session, ready) = async_channel::bounded(SESSIONS);
         Self {
@@ -146,7 +173,7 @@ impl Server {
             counter,
             handoff,
             stage,
-            listeners,
+            listeners: Vec::new(),
             gate: Gate::Closed,
             slots: Vec::new(),
             clients: 0,
@@ -210,18 +237,12 @@ impl Server {
 
     fn handle(&mut self, occasion: Occasion, now: Monotonic) {
         match occasion {
-            Occasion::Message(Message::Listen) => {
-                for listener in &mut self.listeners {
-                    listener.settle();
-                    log::info!("Listening on UNIX socket {}", listener.path().display());
-                }
-                self.gate = Gate::Open;
-            }
+            Occasion::Message(Message::Listen(sockets)) => self.open_gate(sockets),
             Occasion::Message(Message::Freeze) => {
                 self.gate = Gate::Freezing;
                 self.freeze_when_quiet();
             }
-            Occasion::Message(Message::Thaw) => self.thaw(),
+            Occasion::Message(Message::PredecessorLeft) => self.drain_inherited(),
             Occasion::Message(Message::CarriedOut { slot, batch }) => {
                 self.under_way -= 1;
                 if let Some(session) = self.session(slot) {
@@ -246,19 +267,51 @@ impl Server {
         self.slots.get_mut(slot)?.session.as_deref_mut()
     }
 
-    fn freeze_when_quiet(&mut self) {
-        if self.gate == Gate::Freezing && self.under_way == 0 {
-            self.gate = Gate::Frozen;
-            post(&self.counter, counter::Message::Freeze);
+    /// Takes in the listeners, and the clients that were handed over.
+    fn open_gate(&mut self, Sockets { listeners, sessions }: Sockets) {
+        self.gate = Gate::Open;
+        self.listeners = listeners;
+        for listener in &mut self.listeners {
+            listener.settle();
+            if !listener.is_inherited() {
+                log::info!("Listening on UNIX socket {}", listener.path().display());
+            }
+        }
+        for session in sessions {
+            let slot = self.place(session);
+            // What it was sent meanwhile, and what it could not be sent, wakes nobody.
+            if let Some(session) = self.session(slot) {
+                session.wake();
+            }
         }
     }
 
-    fn thaw(&mut self) {
-        self.gate = Gate::Open;
-        post(&self.counter, counter::Message::Thaw);
-        // Replies that came back meanwhile are unsent, and nothing else would wake their sessions.
-        for session in self.slots.iter().filter_map(|slot| slot.session.as_deref()) {
-            session.wake();
+    fn freeze_when_quiet(&mut self) {
+        if self.gate != Gate::Freezing || self.under_way > 0 {
+            return;
+        }
+        self.gate = Gate::Closed;
+        self.clients = 0;
+        self.sweep.clear();
+        self.accept_again.clear();
+        let sockets = Sockets {
+            listeners: std::mem::take(&mut self.listeners),
+            sessions: self.slots.iter_mut().filter_map(|slot| slot.session.take()).collect(),
+        };
+        post(&self.handoff, handoff::Message::Sockets(sockets));
+        post(&self.counter, counter::Message::Freeze);
+    }
+
+    /// Takes in who waits in the backlogs of listeners that the predecessor alone had a name for,
+    /// and closes those.
+    fn drain_inherited(&mut self) {
+        for at in (0..self.listeners.len()).rev() {
+            if self.listeners.get(at).is_some_and(Listener::is_inherited) {
+                let listener = self.listeners.remove(at);
+                while let Ok(stream) = listener.accept() {
+                    self.open(stream);
+                }
+            }
         }
     }
 
@@ -277,7 +330,7 @@ impl Server {
                 self.write_status(&mut batch);
                 self.carry_out(slot, batch);
             }
-            Next::HandOver => self.hand_over(slot),
+            Next::HandOver(asked) => self.hand_over(slot, asked),
             Next::Close => self.close(slot),
         }
     }
@@ -304,18 +357,20 @@ impl Server {
 
     /// Gives the connection of a client that asks for the state to the handoff actor, which knows
     /// who may have it.
-    fn hand_over(&mut self, slot: usize) {
+    fn hand_over(&mut self, slot: usize, asked: Asked) {
         let Some(session) = self.take(slot) else {
             return;
         };
         // Whatever comes from outside leaves room for the supervisor's orders.
         if self.handoff.len() < handoff::ASKERS {
-            post(&self.handoff, handoff::Message::Asked(session.into_stream()));
+            post(&self.handoff, handoff::Message::Asked(session.into_stream(), asked));
         }
     }
 
     fn close(&mut self, slot: usize) {
-        drop(self.take(slot));
+        if let Some(session) = self.take(slot) {
+            session.shut_down();
+        }
     }
 
     /// Frees a slot.
@@ -355,21 +410,27 @@ impl Server {
         if self.clients == SESSIONS && !self.close_longest_idle() {
             return log::warn!("cannot serve a client: all {SESSIONS} others are busy");
         }
-        let slot = self.free_slot();
-        if let Some(place) = self.slots.get_mut(slot) {
-            let waker = Waker::from(Arc::clone(&place.waker));
-            place.session = Some(Session::new(stream, waker));
-            self.clients += 1;
-        }
-        if self.clients == 1 {
-            self.sweep.set_interval(SWEEP);
-        }
+        let slot = self.place(Session::new(stream));
         // What the client wrote already is read at once.
         if self.under_way < UNDER_WAY {
             self.advance(slot);
         } else if let Some(session) = self.session(slot) {
             session.wake();
         }
+    }
+
+    /// Puts a session into a free slot, and says which.
+    fn place(&mut self, mut session: Box<Session>) -> usize {
+        let slot = self.free_slot();
+        if let Some(place) = self.slots.get_mut(slot) {
+            session.settle(Waker::from(Arc::clone(&place.waker)));
+            place.session = Some(session);
+            self.clients += 1;
+        }
+        if self.clients == 1 {
+            self.sweep.set_interval(SWEEP);
+        }
+        slot
     }
 
     fn free_slot(&mut self) -> usize {
@@ -440,9 +501,9 @@ mod tests {
             let (_, mailbox) = async_channel::bounded(1);
             let (to_counter, counter) = async_channel::bounded(UNDER_WAY + 2);
             let (to_handoff, handoff) = async_channel::bounded(1);
-            let listeners = vec![listener];
-            let mut server = Server::new(mailbox, to_counter, to_handoff, Stage::Root, listeners);
-            server.handle(Occasion::Message(Message::Listen), clock::now());
+            let mut server = Server::new(mailbox, to_counter, to_handoff, Stage::Root);
+            let sockets = Sockets { listeners: vec![listener], sessions: Vec::new() };
+            server.handle(Occasion::Message(Message::Listen(sockets)), clock::now());
             Self { server, counter, handoff }
         }
 
@@ -501,8 +562,11 @@ mod tests {
         assert!(bench.counter.try_recv().is_err(), "nothing is read while frozen");
         assert_eq!(read(&mut one), "", "nothing is written while frozen");
 
-        bench.tell(Message::Thaw);
-        assert!(matches!(bench.counter.try_recv(), Ok(counter::Message::Thaw)));
+        let Ok(handoff::Message::Sockets(sockets)) = bench.handoff.try_recv() else {
+            panic!("the sockets are with the handoff")
+        };
+        assert_eq!((sockets.listeners.len(), sockets.sessions.len()), (1, 2));
+        bench.tell(Message::Listen(sockets));
         while let Ok(slot) = bench.server.ready.try_recv() {
             bench.wake(slot);
         }
@@ -544,7 +608,7 @@ mod tests {
         bench.wake(0);
         assert_eq!(bench.server.clients, 0);
         let asked = bench.handoff.try_recv();
-        assert!(matches!(asked, Ok(handoff::Message::Asked(_))));
+        assert!(matches!(asked, Ok(handoff::Message::Asked(_, Asked::State))));
         assert!(!is_closed(&mut client), "the connection is kept by the message");
         drop(asked);
         assert!(is_closed(&mut client));

@@ -9,13 +9,19 @@
 //! **Invariant:** commands are carried out, and replies sent, in the order in which they were
 //! written.
 
+use std::ffi::OsStr;
 use std::fmt::{self, Write as _};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use early_service_machine::command::{self, Command, Frame};
 use early_service_machine::counter;
+use early_service_machine::exchange::{Client, Request};
 use early_service_machine::schedule::Monotonic;
 use futures_lite::io::{AsyncRead, AsyncWrite};
 use smol::Async;
@@ -31,11 +37,11 @@ pub(crate) const BATCH: usize = 64;
 /// The bytes read at once: what [`BATCH`] of the shortest commands take, and some.
 ///
 /// Larger than the longest line, so that a part of a line always leaves room to read on.
-const INPUT: usize = 1024;
+pub(crate) const INPUT: usize = 1024;
 const _: () = assert!(INPUT > command::MAX_LINE + 2, "a partial line leaves room to read on");
 
 /// The bytes of replies that wait to be sent: a full batch.
-const REPLIES: usize = BATCH * (counter::MAX_REPLY + 1);
+pub(crate) const REPLIES: usize = BATCH * (counter::MAX_REPLY + 1);
 
 /// Room for any reply that the server gives by itself: an invalid line or its half of a status.
 const OWN_REPLY: usize = command::MAX_INVALID + 1;
@@ -94,6 +100,16 @@ impl Replies {
         self.bytes.get(self.start..self.end).unwrap_or_default()
     }
 
+    /// Makes `unsent` what is to be sent; false where it does not fit.
+    fn replace(&mut self, unsent: &[u8]) -> bool {
+        let Some(room) = self.bytes.get_mut(..unsent.len()) else {
+            return false;
+        };
+        room.copy_from_slice(unsent);
+        (self.start, self.end) = (0, unsent.len());
+        true
+    }
+
     fn room(&self) -> usize {
         REPLIES - self.end
     }
@@ -129,6 +145,16 @@ impl Input {
         self.bytes.get(self.start..self.end).unwrap_or_default()
     }
 
+    /// Makes `unread` what is to be understood; false where it does not fit.
+    fn replace(&mut self, unread: &[u8]) -> bool {
+        let Some(room) = self.bytes.get_mut(..unread.len()) else {
+            return false;
+        };
+        room.copy_from_slice(unread);
+        (self.start, self.end) = (0, unread.len());
+        true
+    }
+
     fn room(&mut self) -> &mut [u8] {
         self.bytes.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);
@@ -145,9 +171,32 @@ pub(crate) enum Next {
     /// The server's half of a status line written, then the batch carried out.
     Status(Box<Batch>),
     /// The state handed over to this client.
-    HandOver,
+    HandOver(Asked),
     /// To be closed.
     Close,
+}
+
+/// A [`Request`] that has left the line in which it was read.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// The whole exchange; the successor will serve on the listener of this path.
+    Exchange { listener: Option<PathBuf> },
+    /// The older line for the listener and the state.
+    ListenerAndState,
+    /// The older line for the state alone.
+    State,
+}
+
+impl From<Request<'_>> for Asked {
+    fn from(request: Request<'_>) -> Self {
+        match request {
+            Request::Exchange { listener } => {
+                Self::Exchange { listener: listener.map(|path| OsStr::from_bytes(path).into()) }
+            }
+            Request::ListenerAndState => Self::ListenerAndState,
+            Request::State => Self::State,
+        }
+    }
 }
 
 /// One client.
@@ -164,10 +213,56 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(stream: Async<UnixStream>, waker: Waker) -> Box<Self> {
+    /// A session that calls nobody until it is settled in its place.
+    pub(crate) fn new(stream: Async<UnixStream>) -> Box<Self> {
+        let waker = Waker::noop().clone();
         let input = Input { bytes: [0; INPUT], start: 0, end: 0, ended: false };
         let batch = Some(Batch::new());
         Box::new(Self { stream, input, batch, active: clock::now(), closing: false, waker })
+    }
+
+    /// Goes on with a client of the predecessor, where its half-read line and its unsent replies
+    /// fit; `None` where they do not.
+    pub(crate) fn adopt(
+        stream: Async<UnixStream>,
+        client: Client,
+        unread: &[u8],
+        unsent: &[u8],
+    ) -> Option<Box<Self>> {
+        let mut session = Self::new(stream);
+        let fits = session.input.replace(unread)
+            && session.batch.as_mut().is_some_and(|batch| batch.replies.replace(unsent));
+        session.input.ended = client.ended;
+        session.closing = client.closing;
+        fits.then_some(session)
+    }
+
+    /// What a successor needs to go on with this client: the head of its message, the bytes read
+    /// and not understood, and the replies not sent.
+    ///
+    /// Only while nothing of it is under way.
+    pub(crate) fn parts(&self) -> (Client, &[u8], &[u8]) {
+        let unread = self.input.unread();
+        let unsent = self.batch.as_ref().map_or(&[][..], |batch| batch.replies.unsent());
+        let client = Client {
+            input: u64::try_from(unread.len()).unwrap_or_default(),
+            replies: u64::try_from(unsent.len()).unwrap_or_default(),
+            ended: self.input.ended,
+            closing: self.closing,
+        };
+        (client, unread, unsent)
+    }
+
+    /// Takes a place in the server: from now on, this waker is called.
+    pub(crate) fn settle(&mut self, waker: Waker) {
+        self.waker = waker;
+    }
+
+    /// Ends the connection, even where another process still holds a copy of it: a predecessor does
+    /// until it has left.
+    pub(crate) fn shut_down(&self) {
+        // It fails only where the client has gone already.
+        let _ = self.stream.get_ref().shutdown(Shutdown::Both);
     }
 
     /// Has the session advanced soon, whatever its connection does.
@@ -212,7 +307,7 @@ impl Session {
             match understand(&mut self.input, &mut batch) {
                 Understood::CarryOut => break Next::CarryOut(batch),
                 Understood::Status => break Next::Status(batch),
-                Understood::HandOver => break self.keep(batch, Next::HandOver),
+                Understood::HandOver(asked) => break self.keep(batch, Next::HandOver(asked)),
                 Understood::SendFirst => continue,
                 Understood::Finished => {
                     self.closing = true;
@@ -274,6 +369,12 @@ impl Session {
     }
 }
 
+impl AsFd for Session {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
 /// What the bytes read so far come to.
 enum Understood {
     /// Commands of the state, in the batch.
@@ -281,7 +382,7 @@ enum Understood {
     /// `status`, with all before it answered.
     Status,
     /// The request to hand over, with all before it answered.
-    HandOver,
+    HandOver(Asked),
     /// Replies of the server's own, or no room for another: they are to be sent first.
     SendFirst,
     /// The client has sent all, or broken a rule: what is in the batch is the last it is told.
@@ -324,12 +425,13 @@ fn understand(input: &mut Input, batch: &mut Batch) -> Understood {
                 input.start += taken;
                 return Understood::Status;
             }
-            Ok(Command::HandOver) if !batch.replies.unsent().is_empty() => {
+            Ok(Command::HandOver(_)) if !batch.replies.unsent().is_empty() => {
                 return Understood::SendFirst;
             }
-            Ok(Command::HandOver) => {
+            Ok(Command::HandOver(request)) => {
+                let asked = request.into();
                 input.start += taken;
-                return Understood::HandOver;
+                return Understood::HandOver(asked);
             }
         }
         input.start += taken;
@@ -351,7 +453,7 @@ mod tests {
     fn connected() -> (Box<Session>, UnixStream) {
         let (ours, client) = UnixStream::pair().expect("a socket pair");
         let stream = Async::new(ours).expect("a socket can be polled");
-        (Session::new(stream, Waker::noop().clone()), client)
+        (Session::new(stream), client)
     }
 
     fn commands(next: Next) -> (Vec<counter::Command>, Box<Batch>) {
@@ -458,6 +560,38 @@ mod tests {
     }
 
     #[test]
+    fn a_client_goes_on_in_another_session_where_it_was() {
+        let (mut first, mut client) = connected();
+        client.write_all(b"get_counter\nset_coun").expect("room");
+        let (_, mut batch) = commands(first.advance());
+        write_line(&mut batch.replies, "137");
+        first.answered(batch);
+        let (head, unread, unsent) = first.parts();
+        assert_eq!((unread, unsent), (&b"set_coun"[..], &b"137\n"[..]));
+        assert_eq!((head.input, head.replies, head.ended, head.closing), (8, 4, false, false));
+
+        let copy = first.stream.get_ref().try_clone().expect("a descriptor");
+        let stream = Async::new(copy).expect("a socket can be polled");
+        let mut second = Session::adopt(stream, head, unread, unsent).expect("it fits");
+        drop(first);
+        assert!(matches!(second.advance(), Next::Wait));
+        assert_eq!(read_available(&mut client), "137\n");
+        client.set_nonblocking(false).expect("a socket");
+        client.write_all(b"ter 5\n").expect("room");
+        assert_eq!(commands(second.advance()).0, [counter::Command::Set(5)]);
+    }
+
+    #[test]
+    fn a_client_of_another_release_that_does_not_fit_is_refused() {
+        let head = Client { input: 0, replies: 0, ended: false, closing: false };
+        for (unread, unsent) in [(INPUT + 1, 0), (0, REPLIES + 1)] {
+            let (session, _client) = connected();
+            let (unread, unsent) = (vec![b'x'; unread], vec![b'x'; unsent]);
+            assert!(Session::adopt(session.stream, head, &unread, &unsent).is_none());
+        }
+    }
+
+    #[test]
     fn handing_over_waits_until_all_before_it_is_answered_and_sent() {
         let (mut session, mut client) = connected();
         let lines = format!("nonsense\nget_counter\n{}\n", counter::HAND_OVER);
@@ -466,7 +600,7 @@ mod tests {
         assert_eq!(batch, [counter::Command::Get]);
         write_line(&mut box_of_it.replies, "137");
         session.answered(box_of_it);
-        assert!(matches!(session.advance(), Next::HandOver));
+        assert!(matches!(session.advance(), Next::HandOver(Asked::State)));
         assert!(read_available(&mut client).ends_with("\n137\n"));
     }
 }

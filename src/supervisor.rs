@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
-use early_service_machine::lifecycle::{Effect, Event, Lifecycle};
+use early_service_machine::lifecycle::{Effect, Event, Lifecycle, Phase};
 use futures_lite::future;
 use smol::Timer;
 
@@ -22,11 +22,11 @@ use crate::{counter, handoff, journal, server, systemd};
 
 /// The most events under way.
 ///
-/// From the handoff actor three: it asks once, has one asker at a time, and learns what became of
-/// that one only by an order that follows the request; another may have asked by then.
+/// From the handoff actor five: the lock is reported twice at the most, the other process once until
+/// an order follows, and one may have asked just before and just after.
 /// From the counter one: it is frozen once for each request.
 /// From the signals one: they report once.
-pub(crate) const MAILBOX: usize = 5;
+pub(crate) const MAILBOX: usize = 7;
 
 /// How often a survivor looks for the new root: a tick, so that no more than one tick's log line
 /// waits for it.
@@ -43,6 +43,8 @@ pub(crate) struct Supervisor {
     /// The root to leave, until it has been left.
     pub(crate) old_root: Option<OldRoot>,
     pub(crate) rounds: Timer,
+    /// Closed when the actors that hold the lock have let it go.
+    pub(crate) left: Receiver<()>,
 }
 
 enum Wake {
@@ -63,38 +65,63 @@ impl Supervisor {
         let mut wake = Some(Wake::Event(started));
         while let Some(occasion) = wake {
             match occasion {
-                Wake::Event(event) => match self.step(lifecycle, event) {
+                Wake::Event(event) => match self.step(lifecycle, event).await {
                     Some(next) => lifecycle = next,
                     None => return,
                 },
-                Wake::Continued => self.follow_root(),
-                Wake::Round if self.old_root.is_some() => self.follow_root(),
-                Wake::Round => systemd::feed_watchdog(),
+                Wake::Continued | Wake::Round if self.old_root.is_some() => {
+                    if self.follow_root() {
+                        wake = Some(Wake::Event(Event::RootSwitched));
+                        continue;
+                    }
+                }
+                Wake::Continued => {}
+                Wake::Round => match lifecycle.phase() {
+                    Phase::Booting | Phase::Adopting => systemd::extend_start(),
+                    Phase::Serving | Phase::Draining | Phase::Ended => systemd::feed_watchdog(),
+                },
             }
             wake = self.next_event().await;
         }
     }
 
-    /// Takes one event and gives the orders that follow; `None` when they are to leave.
-    fn step(&self, lifecycle: Lifecycle, event: Event) -> Option<Lifecycle> {
+    /// Takes one event and gives the orders that follow; `None` when they are carried out to the last.
+    async fn step(&self, lifecycle: Lifecycle, event: Event) -> Option<Lifecycle> {
         let from = lifecycle.phase();
         let (next, effects) = lifecycle.step(event);
         let to = next.phase();
         journal::enter(to);
         if from != to {
             log::info!("{from} => {to}");
-            systemd::tell(to);
         }
         for effect in effects {
             match effect {
-                Effect::Ask => post(&self.handoff, handoff::Message::Ask),
-                Effect::Load(state) => post(&self.counter, counter::Message::Load(state)),
-                Effect::Listen => post(&self.server, server::Message::Listen),
                 Effect::Freeze => post(&self.server, server::Message::Freeze),
-                Effect::Send(state) => post(&self.handoff, handoff::Message::Send(state)),
-                Effect::Thaw => post(&self.server, server::Message::Thaw),
-                Effect::Leave => return None,
+                Effect::Leave => post(&self.counter, counter::Message::Leave),
+                Effect::Lock
+                | Effect::Ask
+                | Effect::Prepare
+                | Effect::Discard
+                | Effect::Abort
+                | Effect::Load
+                | Effect::Done
+                | Effect::Listen
+                | Effect::Offer
+                | Effect::Commit => {}
             }
+            if effect != Effect::Freeze {
+                post(&self.handoff, handoff::Message::Order(effect));
+            }
+        }
+        // The orders first: clients wait for them, and nobody for PID 1's display.
+        future::yield_now().await;
+        if from != to {
+            systemd::tell(to);
+        }
+        if to == Phase::Ended {
+            // Nobody sends on it: that it closes tells that both have let go.
+            let _ = self.left.recv().await;
+            return None;
         }
         Some(next)
     }
@@ -110,22 +137,25 @@ impl Supervisor {
         future::or(event, future::or(continued, round)).await
     }
 
-    /// Enters PID 1's root, if it is another one now, and settles there.
-    fn follow_root(&mut self) {
-        match self.old_root.as_ref().map(OldRoot::follow) {
-            None | Some(Ok(false)) => return,
+    /// Enters PID 1's root, if it is another one now, and settles there; whether it did.
+    fn follow_root(&mut self) -> bool {
+        let has_switched = match self.old_root.as_ref().map(OldRoot::follow) {
+            None | Some(Ok(false)) => return false,
             Some(Ok(true)) => {
                 log::info!("Followed PID 1 to the root filesystem");
                 self.rounds.set_interval(systemd::arm_watchdog());
+                true
             }
             Some(Err(error)) => {
                 log::warn!("cannot look at PID 1's root, so cannot follow it there: {error}");
                 self.rounds.clear();
+                false
             }
-        }
+        };
         self.old_root = None;
         if let Err(error) = drop_capabilities() {
             log::warn!("cannot give up capabilities: {error}");
         }
+        has_switched
     }
 }

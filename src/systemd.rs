@@ -8,6 +8,7 @@
 //! seconds, and its socket full, must not stop a tick.
 
 use std::env;
+use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -27,6 +28,13 @@ use rustix::net::{
 /// sound one.
 const SURVIVOR_WATCHDOG: Duration = Duration::from_secs(3);
 
+/// How long PID 1 waits for the next word of a process that starts: as `TimeoutStartSec=` in the unit
+/// of the root stage.
+///
+/// Longer, and a successor that hangs after it became the owner holds up everything for longer;
+/// shorter, and a busy machine kills a sound one that waits for its predecessor.
+const START: Duration = Duration::from_secs(5);
+
 /// How often a watchdog is fed within its limit; sd_watchdog_enabled(3) says at least twice.
 const SIGNS_OF_LIFE: u32 = 3;
 
@@ -44,6 +52,17 @@ pub(crate) fn tell(phase: Phase) {
         Phase::Ended => "STOPPING=1\n",
     };
     notify(&format!("{change}STATUS={phase}"));
+}
+
+/// Tells what the process waits for, as `systemctl status` shows it.
+pub(crate) fn status(what: fmt::Arguments<'_>) {
+    notify(&format!("STATUS={what}"));
+}
+
+/// Tells PID 1 that the start takes so much longer (`EXTEND_TIMEOUT_USEC=` in sd_notify(3)), and
+/// gives it a sign of life.
+pub(crate) fn extend_start() {
+    notify(&format!("EXTEND_TIMEOUT_USEC={}\nWATCHDOG=1", START.as_micros()));
 }
 
 /// How often PID 1 wants a sign of life, where the unit of this process has a watchdog.

@@ -11,32 +11,34 @@
 use core::fmt;
 
 use crate::counter;
+use crate::exchange::Request;
 
 /// The longest line, in bytes, its end (`\n` or `\r\n`) not counted.
 ///
-/// Longer than any command by a factor of three; a session keeps this much of a line unread.
+/// The longest command names a socket's path, which has at most 107 bytes (`sun_path` in unix(7)); a
+/// session keeps this much of a line unread.
 pub const MAX_LINE: usize = 128;
 
 /// What a client may ask for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Command {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command<'a> {
     /// A command of the state.
     State(counter::Command),
-    /// [`counter::HAND_OVER`]: answer with the state and terminate.
-    HandOver,
+    /// A successor asks for the state.
+    HandOver(Request<'a>),
     /// `status`: one line about the process.
     Status,
 }
 
-impl Command {
+impl<'a> Command<'a> {
     /// Reads one line without its end.
     ///
     /// # Errors
     ///
     /// [`Invalid`], whose text form is the reply to the client.
-    pub fn parse(line: &[u8]) -> Result<Self, Invalid<'_>> {
-        if line == counter::HAND_OVER.as_bytes() {
-            return Ok(Self::HandOver);
+    pub fn parse(line: &'a [u8]) -> Result<Self, Invalid<'a>> {
+        if let Some(request) = Request::parse(line) {
+            return Ok(Self::HandOver(request));
         }
         if line == b"status" {
             return Ok(Self::Status);
@@ -47,11 +49,11 @@ impl Command {
     }
 }
 
-impl fmt::Display for Command {
+impl fmt::Display for Command<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::State(command) => command.fmt(f),
-            Self::HandOver => f.write_str(counter::HAND_OVER),
+            Self::HandOver(request) => request.fmt(f),
             Self::Status => f.write_str("status"),
         }
     }
@@ -191,7 +193,8 @@ mod tests {
         for command in [
             Command::State(counter::Command::Get),
             Command::State(counter::Command::Set(5)),
-            Command::HandOver,
+            Command::HandOver(Request::State),
+            Command::HandOver(Request::Exchange { listener: Some(b"/run/a") }),
             Command::Status,
         ] {
             assert_eq!(Command::parse(command.to_string().as_bytes()), Ok(command));

@@ -10,6 +10,7 @@
 
 use core::fmt;
 
+use crate::fields::{Fields, Lacking, number};
 use crate::schedule::{Monotonic, Period, Schedule};
 
 /// What travels from one process to the next: the next number to be logged.
@@ -25,13 +26,66 @@ impl State {
     /// Reads a predecessor's reply; `None` for anything but digits that fit.
     #[must_use]
     pub fn parse(reply: &[u8]) -> Option<Self> {
-        parse_number(reply).map(|next| Self { next })
+        number(reply).map(|next| Self { next })
+    }
+
+    /// Reads the state out of its fields.
+    ///
+    /// # Errors
+    ///
+    /// Names the field that is missing or wrong.
+    pub fn read(fields: Fields<'_>) -> Result<Self, Lacking> {
+        Ok(Self { next: fields.number("counter")? })
+    }
+
+    /// Writes the state as fields, [`MAX_FIELDS`] bytes at the most: `counter=137`.
+    fn write_fields(self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "counter={}", self.next)
     }
 }
 
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.next)
+    }
+}
+
+/// The longest form of a state as fields, in bytes.
+pub const MAX_FIELDS: usize = "counter=18446744073709551615".len();
+
+/// A state at one instant, with its rhythm: what goes into the state file and over the wire.
+///
+/// Its text form is fields: `counter=137 deadline_ns=… period_ns=…`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Snapshot {
+    /// The state.
+    pub state: State,
+    /// When the next tick is due.
+    pub deadline: Monotonic,
+    /// The time between two ticks up to now.
+    pub period: Period,
+}
+
+impl Snapshot {
+    /// Reads a snapshot out of its fields.
+    ///
+    /// # Errors
+    ///
+    /// Names the field that is missing or wrong.
+    pub fn read(fields: Fields<'_>) -> Result<Self, Lacking> {
+        Ok(Self {
+            state: State::read(fields)?,
+            deadline: Monotonic::from_nanos(fields.number("deadline_ns")?),
+            period: Period::from_nanos(fields.number("period_ns")?).ok_or(Lacking("period_ns"))?,
+        })
+    }
+}
+
+impl fmt::Display for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.state.write_fields(f)?;
+        let (deadline, period) = (self.deadline.as_nanos(), self.period.as_nanos());
+        write!(f, " deadline_ns={deadline} period_ns={period}")
     }
 }
 
@@ -66,7 +120,7 @@ impl Command {
         }
         match line.strip_prefix(SET) {
             None => Err(EXPECTED),
-            Some(number) => parse_number(number)
+            Some(digits) => number(digits)
                 .map(Self::Set)
                 .ok_or("set_counter N with N from 0 to 18446744073709551615"),
         }
@@ -127,6 +181,15 @@ impl Counter {
         Self { state, schedule: Schedule::starting(now, period), late: 0 }
     }
 
+    /// Goes on where the counter of `snapshot` was, with every deadline where it would have been.
+    ///
+    /// The ticks that are due at `now` come at the snapshot's period, those that follow at ours.
+    #[must_use]
+    pub const fn resuming(snapshot: Snapshot, now: Monotonic, period: Period) -> Self {
+        let Snapshot { state, deadline, period: until_now } = snapshot;
+        Self { state, schedule: Schedule::resuming(deadline, until_now, now, period), late: 0 }
+    }
+
     /// Takes one tick that is due at `now`; `None` when all are taken.
     ///
     /// After 18446744073709551615 comes 0.
@@ -152,10 +215,23 @@ impl Counter {
         }
     }
 
-    /// What a successor needs to go on from here.
+    /// The state as it is now.
     #[must_use]
     pub const fn state(&self) -> State {
         self.state
+    }
+
+    /// What a successor needs to go on from here.
+    #[must_use]
+    pub const fn snapshot(&self) -> Snapshot {
+        let (deadline, period) = (self.schedule.deadline(), self.schedule.period());
+        Snapshot { state: self.state, deadline, period }
+    }
+
+    /// How many ticks are due at `now`.
+    #[must_use]
+    pub fn due(&self, now: Monotonic) -> u64 {
+        self.schedule.count_due(now)
     }
 
     /// When the next tick is due.
@@ -174,19 +250,9 @@ impl Counter {
 /// This state's part of a status line: `counter=137 ticks_late=0`.
 impl fmt::Display for Counter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "counter={} ticks_late={}", self.state, self.late)
+        self.state.write_fields(f)?;
+        write!(f, " ticks_late={}", self.late)
     }
-}
-
-/// Decimal digits that fit a `u64`: no sign, no space, at least one.
-fn parse_number(digits: &[u8]) -> Option<u64> {
-    if digits.is_empty() {
-        return None;
-    }
-    digits.iter().try_fold(0_u64, |number, digit| {
-        let digit = digit.checked_sub(b'0').filter(|digit| *digit <= 9)?;
-        number.checked_mul(10)?.checked_add(u64::from(digit))
-    })
 }
 
 #[cfg(test)]
@@ -203,27 +269,6 @@ mod tests {
     fn counter_from(next: u64) -> Counter {
         let period = Period::from_millis(100).expect("100 is not 0");
         Counter::starting(State { next }, at(0), period)
-    }
-
-    #[test]
-    fn a_number_is_digits_that_fit_and_nothing_else() {
-        for (text, number) in [
-            ("0", Some(0)),
-            ("007", Some(7)),
-            ("18446744073709551615", Some(u64::MAX)),
-            ("18446744073709551616", None),
-            ("99999999999999999999999", None),
-            ("", None),
-            ("+1", None),
-            ("-1", None),
-            (" 1", None),
-            ("1 ", None),
-            ("0x1", None),
-            ("1.5", None),
-            ("١", None),
-        ] {
-            assert_eq!(parse_number(text.as_bytes()), number, "{text:?}");
-        }
     }
 
     #[test]
@@ -269,6 +314,30 @@ mod tests {
         assert_eq!(ticks, expected);
         assert_eq!(counter.state(), State { next: 139 });
         assert_eq!(format!("{counter}"), "counter=139 ticks_late=1");
+    }
+
+    #[test]
+    fn a_counter_resumes_with_every_tick_that_the_clock_implies() {
+        let mut first = counter_from(137);
+        assert_eq!(first.tick(at(120)).map(|tick| tick.number), Some(137));
+        let period = Period::from_millis(100).expect("not zero");
+        let mut second = Counter::resuming(first.snapshot(), at(420), period);
+        assert_eq!(second.due(at(420)), 3);
+        let ticks: Vec<_> = core::iter::from_fn(|| second.tick(at(420))).collect();
+        let expected = [(138, 200), (139, 300), (140, 400)]
+            .map(|(number, ms)| Tick { number, deadline: at(ms) });
+        assert_eq!(ticks, expected);
+        assert_eq!(second.deadline(), at(500));
+    }
+
+    #[test]
+    fn a_snapshot_reads_as_it_was_written() {
+        let counter = counter_from(137);
+        let text = format!("{}", counter.snapshot());
+        assert_eq!(text, "counter=137 deadline_ns=100000000 period_ns=100000000");
+        assert_eq!(Snapshot::read(Fields::new(text.as_bytes())), Ok(counter.snapshot()));
+        let largest = format!("counter={}", u64::MAX);
+        assert_eq!(largest.len(), MAX_FIELDS);
     }
 
     #[test]

@@ -13,6 +13,9 @@
 //! | [`schedule`] | when the next tick is due, and which ones were missed |
 //! | [`counter`] | the state itself, its commands and its replies |
 //! | [`command`] | where a line ends, and what it asks for |
+//! | [`exchange`] | what predecessor and successor say to each other |
+//! | [`record`] | what stands in the state file |
+//! | [`fields`] | how both of them write numbers down |
 //!
 //! Everything that knows that the state is a *counter* stands in [`counter`].
 //! To carry another state, replace that module.
@@ -35,7 +38,10 @@ extern crate std;
 
 pub mod command;
 pub mod counter;
+pub mod exchange;
+pub mod fields;
 pub mod lifecycle;
+pub mod record;
 pub mod schedule;
 
 pub use counter::State;

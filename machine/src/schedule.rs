@@ -50,6 +50,12 @@ impl Period {
         NonZeroU64::new(u64::from(milliseconds).saturating_mul(1_000_000)).map(Self)
     }
 
+    /// A period of `nanoseconds`, 1 to 18,446,744,073,709,551,615; `None` for 0.
+    #[must_use]
+    pub fn from_nanos(nanoseconds: u64) -> Option<Self> {
+        NonZeroU64::new(nanoseconds).map(Self)
+    }
+
     /// The period in nanoseconds.
     #[must_use]
     pub const fn as_nanos(self) -> u64 {
@@ -61,6 +67,8 @@ impl Period {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Schedule {
     deadline: Monotonic,
+    /// The period of the ticks that were missed before this schedule began, until they are taken.
+    missed: Option<Period>,
     period: Period,
 }
 
@@ -68,7 +76,42 @@ impl Schedule {
     /// A schedule whose first tick is due one period after `now`.
     #[must_use]
     pub const fn starting(now: Monotonic, period: Period) -> Self {
-        Self { deadline: Monotonic(now.0.saturating_add(period.as_nanos())), period }
+        let deadline = Monotonic(now.0.saturating_add(period.as_nanos()));
+        Self { deadline, missed: None, period }
+    }
+
+    /// A schedule that goes on at `deadline`.
+    ///
+    /// What is due at `now` was missed and comes at the period of `until_now`; later ticks come at
+    /// `period`.
+    #[must_use]
+    pub const fn resuming(
+        deadline: Monotonic,
+        until_now: Period,
+        now: Monotonic,
+        period: Period,
+    ) -> Self {
+        let missed = if deadline.0 <= now.0 { Some(until_now) } else { None };
+        Self { deadline, missed, period }
+    }
+
+    /// The time between two ticks now.
+    #[must_use]
+    pub const fn period(&self) -> Period {
+        match self.missed {
+            Some(period) => period,
+            None => self.period,
+        }
+    }
+
+    /// How many ticks are due at `now`, each of which [`Schedule::due`] would hand out.
+    #[must_use]
+    pub fn count_due(&self, now: Monotonic) -> u64 {
+        if now.0 < self.deadline.0 {
+            return 0;
+        }
+        let missed = now.nanos_since(self.deadline) / self.period().0;
+        missed.saturating_add(1)
     }
 
     /// When the next tick is due.
@@ -82,18 +125,20 @@ impl Schedule {
     /// Called until it says `None`, it hands out every tick that was missed.
     pub fn due(&mut self, now: Monotonic) -> Option<Monotonic> {
         let deadline = self.deadline;
-        let next = Monotonic(deadline.0.checked_add(self.period.as_nanos())?);
+        let next = Monotonic(deadline.0.checked_add(self.period().as_nanos())?);
         if now < deadline {
             return None;
         }
         self.deadline = next;
+        // With the last one that was missed, the old rhythm ends.
+        self.missed = self.missed.filter(|_| next <= now);
         Some(deadline)
     }
 
     /// Whether a tick with this deadline comes too late at `now`: its successor is due as well.
     #[must_use]
     pub const fn is_late(&self, deadline: Monotonic, now: Monotonic) -> bool {
-        now.nanos_since(deadline) >= self.period.as_nanos()
+        now.nanos_since(deadline) >= self.period().as_nanos()
     }
 }
 
@@ -157,6 +202,22 @@ mod tests {
         assert!(!schedule.is_late(at(100), at(199)));
         assert!(schedule.is_late(at(100), at(200)));
         assert!(!schedule.is_late(at(100), at(50)), "a clock that went back is not late");
+    }
+
+    #[test]
+    fn a_schedule_resumes_without_a_shift_and_counts_what_was_missed() {
+        let period = |ms| Period::from_millis(ms).expect("not zero");
+        let mut same = Schedule::resuming(at(200), period(100), at(450), period(100));
+        assert_eq!(same.count_due(at(450)), 3);
+        assert_eq!(take_all(&mut same, at(450)), [200, 300, 400]);
+        assert_eq!((same.count_due(at(499)), same.count_due(at(500))), (0, 1));
+
+        let mut faster = Schedule::resuming(at(200), period(100), at(450), period(10));
+        assert_eq!(take_all(&mut faster, at(450)), [200, 300, 400]);
+        assert_eq!(take_all(&mut faster, at(525)), [500, 510, 520]);
+
+        let mut not_yet_due = Schedule::resuming(at(200), period(100), at(150), period(10));
+        assert_eq!(take_all(&mut not_yet_due, at(215)), [200, 210]);
     }
 
     #[test]

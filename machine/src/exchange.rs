@@ -1,0 +1,369 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Exchange: what predecessor and successor say to each other.
+//!
+//! Lines of text on a stream socket (S the successor, P the predecessor):
+//!
+//! ```text
+//! S -> P   handoff 1 listener=/run/early-service/early-service.sock
+//! P -> S   state 1 counter=137 deadline_ns=… period_ns=… lock=1 listeners=2 clients=3
+//! P -> S   client input=7 replies=0 ended=0 closing=0        once for each client, and its bytes
+//! P -> S   end
+//! S -> P   prepared
+//! P -> S   commit
+//! S -> P   done
+//! P -> S   logged
+//! ```
+//!
+//! Descriptors travel beside the lines (`SCM_RIGHTS` in unix(7)): first the listeners, then the
+//! clients in the order of their lines, and with `end` the lock's.
+//! How many there must be is said in the text, for the kernel drops some without a word when the
+//! receiver's table is full.
+//! `logged` says that every line of the predecessor's log is written, just before it exits; without
+//! it, the successor names the numbers that may be missing.
+//! Either side may say `abort` with a reason: the predecessor before `commit`, the successor before
+//! `done`.
+//! Who is not the only one to ask reads `busy`; who may not ask, `Permission denied`.
+//!
+//! The successor names the listener that it will serve on, so that the predecessor leaves its file
+//! where it is; other listeners are handed over for those who wait in their backlogs.
+//!
+//! Keys that are not known are ignored, and one that is needed and missing is named in the `abort`:
+//! different releases on the two sides are the normal case, for an update changes the root
+//! filesystem first and the initrd later.
+//!
+//! **Invariant:** every message formats to a line that reads the same.
+
+use core::fmt;
+
+use crate::command::DENIED;
+use crate::counter::{HAND_OVER, Snapshot};
+use crate::fields::{Fields, Lacking, number};
+
+/// The longest line of the exchange, in bytes without its end.
+///
+/// The state's fields are most of it.
+pub const MAX_LINE: usize = 512;
+
+/// The most descriptors beside one message: the kernel takes up to 253 (`SCM_MAX_FD`).
+pub const MAX_DESCRIPTORS: usize = 64;
+
+/// The line with which the successor of the C program's second form asks: the answer is one NUL
+/// byte beside the listener's descriptor, the state as text, and the end of the connection.
+pub const PASS_STATE: &str = "pass_state_and_terminate";
+
+/// How a successor asks for the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request<'a> {
+    /// `handoff 1`: the exchange of this module.
+    Exchange {
+        /// The path of the socket that the successor goes on serving, where it is one of ours.
+        listener: Option<&'a [u8]>,
+    },
+    /// [`PASS_STATE`].
+    ListenerAndState,
+    /// [`HAND_OVER`].
+    State,
+}
+
+impl<'a> Request<'a> {
+    /// Reads one line without its end; `None` where it asks for something else.
+    ///
+    /// A newer version is welcome: the answer says which one we speak.
+    #[must_use]
+    pub fn parse(line: &'a [u8]) -> Option<Self> {
+        if line == HAND_OVER.as_bytes() {
+            return Some(Self::State);
+        }
+        if line == PASS_STATE.as_bytes() {
+            return Some(Self::ListenerAndState);
+        }
+        let rest = line.strip_prefix(b"handoff ")?;
+        let end = rest.iter().position(|byte| *byte == b' ').unwrap_or(rest.len());
+        let (version, rest) = rest.split_at_checked(end)?;
+        number(version).filter(|version| *version > 0)?;
+        Some(Self::Exchange { listener: rest.strip_prefix(LISTENER.as_bytes()) })
+    }
+}
+
+/// A path may hold spaces, so it is the last field and ends with the line.
+const LISTENER: &str = " listener=";
+
+impl fmt::Display for Request<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::State => f.write_str(HAND_OVER),
+            Self::ListenerAndState => f.write_str(PASS_STATE),
+            Self::Exchange { listener: None } => f.write_str("handoff 1"),
+            Self::Exchange { listener: Some(path) } => {
+                let path = core::str::from_utf8(path).map_err(|_| fmt::Error)?;
+                write!(f, "handoff 1{LISTENER}{path}")
+            }
+        }
+    }
+}
+
+/// The first line of the predecessor's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// The state and its rhythm.
+    pub snapshot: Snapshot,
+    /// Whether the lock's descriptor comes with the last line.
+    pub lock: bool,
+    /// How many listeners come along.
+    pub listeners: u64,
+    /// How many clients come along.
+    pub clients: u64,
+}
+
+/// What stands before the bytes of one client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// How many bytes follow that were read and not yet answered.
+    pub input: u64,
+    /// How many bytes of replies follow after those.
+    pub replies: u64,
+    /// Whether the client has ended its input.
+    pub ended: bool,
+    /// Whether the connection is to be closed once the replies are sent.
+    pub closing: bool,
+}
+
+/// A line of the exchange after the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Message<'a> {
+    /// `state 1 …`: what the predecessor offers.
+    State(Offer),
+    /// `client …`: one client, whose bytes follow the line.
+    Client(Client),
+    /// `end`: all has been sent.
+    End,
+    /// `prepared`: all is here.
+    Prepared,
+    /// `commit`: the successor is the owner.
+    Commit,
+    /// `done`: the successor serves.
+    Done,
+    /// `logged`: the predecessor's log is written.
+    Logged,
+    /// `abort`, with a reason for the other side's log.
+    Abort(&'a [u8]),
+    /// `busy`: another process is adopting.
+    Busy,
+    /// [`DENIED`].
+    Denied,
+}
+
+/// A line that is no message of the exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    /// It begins like none of them.
+    Unknown,
+    /// It is one, without something that it needs.
+    Lacking(Lacking),
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown => f.write_str("it is no message of the handoff"),
+            Self::Lacking(lacking) => write!(f, "it has {lacking}"),
+        }
+    }
+}
+
+impl From<Lacking> for Unreadable {
+    fn from(lacking: Lacking) -> Self {
+        Self::Lacking(lacking)
+    }
+}
+
+impl<'a> Message<'a> {
+    /// Reads one line without its end.
+    ///
+    /// # Errors
+    ///
+    /// Says what is wrong with it; nothing is half accepted.
+    pub fn parse(line: &'a [u8]) -> Result<Self, Unreadable> {
+        match line {
+            b"end" => return Ok(Self::End),
+            b"prepared" => return Ok(Self::Prepared),
+            b"commit" => return Ok(Self::Commit),
+            b"done" => return Ok(Self::Done),
+            b"logged" => return Ok(Self::Logged),
+            b"abort" => return Ok(Self::Abort(b"")),
+            b"busy" => return Ok(Self::Busy),
+            denied if denied == DENIED.as_bytes() => return Ok(Self::Denied),
+            _ => {}
+        }
+        if let Some(reason) = line.strip_prefix(b"abort ").filter(|reason| !reason.is_empty()) {
+            return Ok(Self::Abort(reason));
+        }
+        let fields = Fields::new(line);
+        if line.starts_with(b"state 1 ") {
+            return Ok(Self::State(Offer {
+                snapshot: Snapshot::read(fields)?,
+                lock: fields.flag("lock")?,
+                listeners: fields.number("listeners")?,
+                clients: fields.number("clients")?,
+            }));
+        }
+        if line.starts_with(b"client ") {
+            return Ok(Self::Client(Client {
+                input: fields.number("input")?,
+                replies: fields.number("replies")?,
+                ended: fields.flag("ended")?,
+                closing: fields.flag("closing")?,
+            }));
+        }
+        Err(Unreadable::Unknown)
+    }
+}
+
+impl fmt::Display for Message<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::State(Offer { snapshot, lock, listeners, clients }) => {
+                let lock = u8::from(*lock);
+                write!(f, "state 1 {snapshot} lock={lock} listeners={listeners} clients={clients}")
+            }
+            Self::Client(Client { input, replies, ended, closing }) => {
+                let (ended, closing) = (u8::from(*ended), u8::from(*closing));
+                write!(f, "client input={input} replies={replies} ended={ended} closing={closing}")
+            }
+            Self::End => f.write_str("end"),
+            Self::Prepared => f.write_str("prepared"),
+            Self::Commit => f.write_str("commit"),
+            Self::Done => f.write_str("done"),
+            Self::Logged => f.write_str("logged"),
+            Self::Abort(b"") => f.write_str("abort"),
+            Self::Abort(reason) => write!(f, "abort {}", reason.escape_ascii()),
+            Self::Busy => f.write_str("busy"),
+            Self::Denied => f.write_str(DENIED),
+        }
+    }
+}
+
+/// What the bytes read so far begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frame<'a> {
+    /// A whole line, without its end, and how many bytes it takes with its end.
+    Line(&'a [u8], usize),
+    /// Not yet a whole line: read on.
+    Partial,
+    /// More than [`MAX_LINE`] bytes without an end: the other side speaks something else.
+    TooLong,
+}
+
+/// Finds the first line in `bytes`; only `\n` ends it, for a line that was cut may have lost digits.
+#[must_use]
+pub fn frame(bytes: &[u8]) -> Frame<'_> {
+    let window = bytes.get(..MAX_LINE.saturating_add(1)).unwrap_or(bytes);
+    match window.iter().position(|byte| *byte == b'\n').and_then(|at| window.split_at_checked(at)) {
+        Some((line, _)) => {
+            let taken = line.len().saturating_add(1);
+            Frame::Line(line.strip_suffix(b"\r").unwrap_or(line), taken)
+        }
+        None if bytes.len() > MAX_LINE => Frame::TooLong,
+        None => Frame::Partial,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::State;
+    use crate::schedule::{Monotonic, Period};
+    use std::string::ToString;
+
+    const OFFER: &str =
+        "state 1 counter=137 deadline_ns=5 period_ns=7 lock=1 listeners=2 clients=3";
+
+    fn offer() -> Offer {
+        let snapshot = Snapshot {
+            state: State { next: 137 },
+            deadline: Monotonic::from_nanos(5),
+            period: Period::from_nanos(7).expect("not zero"),
+        };
+        Offer { snapshot, lock: true, listeners: 2, clients: 3 }
+    }
+
+    #[test]
+    fn every_message_formats_to_a_line_that_reads_the_same() {
+        let client = Client { input: 7, replies: u64::MAX, ended: true, closing: false };
+        for message in [
+            Message::State(offer()),
+            Message::Client(client),
+            Message::End,
+            Message::Prepared,
+            Message::Commit,
+            Message::Done,
+            Message::Logged,
+            Message::Abort(b""),
+            Message::Abort(b"the state has no valid counter"),
+            Message::Busy,
+            Message::Denied,
+        ] {
+            assert_eq!(Message::parse(message.to_string().as_bytes()), Ok(message), "{message}");
+        }
+        assert_eq!(Message::State(offer()).to_string(), OFFER);
+    }
+
+    #[test]
+    fn a_key_of_another_release_is_ignored_and_one_that_is_missing_is_named() {
+        let newer = OFFER.replace("lock=1", "mood=good lock=1");
+        assert_eq!(Message::parse(newer.as_bytes()), Ok(Message::State(offer())));
+        for key in ["counter", "deadline_ns", "period_ns", "lock", "listeners", "clients"] {
+            let older = OFFER.replace(key, "other");
+            let error = Message::parse(older.as_bytes()).expect_err("a key is missing");
+            assert_eq!(error, Unreadable::Lacking(Lacking(key)));
+        }
+    }
+
+    #[test]
+    fn what_is_no_message_is_refused() {
+        let lock = OFFER.replace("lock=1", "lock=2");
+        let period = OFFER.replace("period_ns=7", "period_ns=0");
+        let client = "client input=-1 replies=0 ended=0 closing=0";
+        for line in ["", "state", "state 2 x", "End", "prepared ", "abort ", &lock, &period, client]
+        {
+            assert!(Message::parse(line.as_bytes()).is_err(), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_is_one_of_three() {
+        let (plain, path) = (None, Some(&b"/run/a b.sock"[..]));
+        for (line, request) in [
+            ("handoff 1", Some(Request::Exchange { listener: plain })),
+            ("handoff 1 listener=/run/a b.sock", Some(Request::Exchange { listener: path })),
+            ("handoff 2 later=1", Some(Request::Exchange { listener: plain })),
+            ("handoff 0", None),
+            ("handoff", None),
+            ("handoff one", None),
+            ("get_counter_and_terminate", Some(Request::State)),
+            ("pass_state_and_terminate", Some(Request::ListenerAndState)),
+            ("get_counter", None),
+        ] {
+            assert_eq!(Request::parse(line.as_bytes()), request, "{line:?}");
+        }
+        for line in ["handoff 1", "handoff 1 listener=/run/a b.sock", PASS_STATE, HAND_OVER] {
+            let request = Request::parse(line.as_bytes()).expect("a request");
+            assert_eq!(request.to_string(), line);
+        }
+    }
+
+    #[test]
+    fn a_line_ends_with_a_newline_and_nothing_else() {
+        let long = [b'x'; MAX_LINE + 1];
+        for (bytes, expected) in [
+            (&b"end\nrest"[..], Frame::Line(b"end", 4)),
+            (b"end\r\n", Frame::Line(b"end", 5)),
+            (b"en", Frame::Partial),
+            (b"", Frame::Partial),
+            (&long[..MAX_LINE], Frame::Partial),
+            (&long, Frame::TooLong),
+        ] {
+            assert_eq!(frame(bytes), expected);
+        }
+    }
+}

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Record: the state as it stands in the state file, for whoever becomes the owner next.
+//!
+//! One line of text of a fixed size, so that one small write replaces the whole of it and the file
+//! never grows:
+//!
+//! ```text
+//! early-service-state 1 boot=… sequence=12 unlogged=1 counter=137 deadline_ns=… period_ns=… crc=…
+//! ```
+//!
+//! The boot id is the kernel's (`/proc/sys/kernel/random/boot_id` in random(4)): deadlines mean
+//! nothing in another boot, and neither does the state.
+//!
+//! **Invariant:** what [`Record::decode`] accepts is what [`Record::encode`] made, whole, in this
+//! boot.
+
+use core::fmt::{self, Write as _};
+
+use crate::counter::{self, Snapshot};
+use crate::fields::{Fields, Lacking};
+
+/// The bytes of a record.
+///
+/// A power of two within a page, so that no write of it is ever split between two.
+pub const SIZE: usize = 256;
+
+/// What every record begins with; the number is that of the format.
+const MAGIC: &str = "early-service-state 1 ";
+
+/// Precedes the checksum of all that stands before it.
+const CHECKSUM: &str = " crc=";
+
+/// Everything but the state at its longest: the record must hold both.
+const FRAME: usize = MAGIC.len()
+    + "boot= sequence= unlogged= deadline_ns= period_ns= crc=\n".len()
+    + BootId::LENGTH
+    + 4 * 20
+    + 8;
+const _: () = assert!(FRAME + counter::MAX_FIELDS <= SIZE, "every state fits the record");
+
+/// The kernel's name for this boot: 36 hexadecimal digits and hyphens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BootId([u8; Self::LENGTH]);
+
+impl BootId {
+    const LENGTH: usize = 36;
+
+    /// Reads what the kernel gives; `None` where that is something else.
+    #[must_use]
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let is_of_one = |byte: &u8| byte.is_ascii_hexdigit() || *byte == b'-';
+        let id = text.try_into().ok()?;
+        text.iter().all(is_of_one).then_some(Self(id))
+    }
+}
+
+impl fmt::Display for BootId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.escape_ascii().fmt(f)
+    }
+}
+
+/// The state at one instant, with what its next owner must know beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// How many records were written before this one, in this boot.
+    pub sequence: u64,
+    /// How many of the last ticks are not known to be in the log.
+    pub unlogged: u64,
+    /// The state and its rhythm.
+    pub snapshot: Snapshot,
+}
+
+/// A file that holds no state of this boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ignored {
+    /// Nothing was ever written, or it was withdrawn.
+    Empty,
+    /// Something else than a state file, or one of another format.
+    Foreign,
+    /// The record is cut off or damaged.
+    Torn,
+    /// It was written in another boot.
+    Stale,
+    /// A field is missing: it was written by another release.
+    Lacking(Lacking),
+}
+
+impl fmt::Display for Ignored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("it is empty"),
+            Self::Foreign => f.write_str("it is not a state file of this program"),
+            Self::Torn => f.write_str("its record is torn"),
+            Self::Stale => f.write_str("it is of another boot"),
+            Self::Lacking(lacking) => write!(f, "its record has {lacking}"),
+        }
+    }
+}
+
+impl Record {
+    /// The bytes for the file.
+    #[must_use]
+    pub fn encode(&self, boot: &BootId) -> [u8; SIZE] {
+        let mut text = Text { bytes: [b' '; SIZE], length: 0 };
+        let Self { sequence, unlogged, snapshot } = self;
+        // It cannot fail: the constants above leave room for the longest.
+        let _ =
+            write!(text, "{MAGIC}boot={boot} sequence={sequence} unlogged={unlogged} {snapshot}");
+        let checksum = crc32(text.written());
+        let _ = write!(text, "{CHECKSUM}{checksum:08x}");
+        if let Some(last) = text.bytes.last_mut() {
+            *last = b'\n';
+        }
+        text.bytes
+    }
+
+    /// Reads the bytes of the file.
+    ///
+    /// # Errors
+    ///
+    /// Says why there is no state of this boot in it.
+    pub fn decode(bytes: &[u8], boot: &BootId) -> Result<Self, Ignored> {
+        if bytes.iter().all(|byte| *byte == 0) {
+            return Err(Ignored::Empty);
+        }
+        if !bytes.starts_with(MAGIC.as_bytes()) {
+            return Err(Ignored::Foreign);
+        }
+        let text = whole(bytes).ok_or(Ignored::Torn)?;
+        let fields = Fields::new(text);
+        if fields.get("boot") != Some(&boot.0) {
+            return Err(Ignored::Stale);
+        }
+        let read = || {
+            Ok(Self {
+                sequence: fields.number("sequence")?,
+                unlogged: fields.number("unlogged")?,
+                snapshot: Snapshot::read(fields)?,
+            })
+        };
+        read().map_err(Ignored::Lacking)
+    }
+}
+
+/// The text before the checksum, where that is right and the padding is as it should be.
+fn whole(bytes: &[u8]) -> Option<&[u8]> {
+    let line = bytes.get(..SIZE).filter(|_| bytes.len() == SIZE)?.strip_suffix(b"\n")?;
+    let (text, checksum) = line.trim_ascii_end().split_at_checked(
+        line.trim_ascii_end().len().checked_sub(CHECKSUM.len().checked_add(8)?)?,
+    )?;
+    let checksum = core::str::from_utf8(checksum.strip_prefix(CHECKSUM.as_bytes())?).ok()?;
+    (u32::from_str_radix(checksum, 16).ok()? == crc32(text)).then_some(text)
+}
+
+/// A text of at most [`SIZE`] bytes.
+struct Text {
+    bytes: [u8; SIZE],
+    length: usize,
+}
+
+impl Text {
+    fn written(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+}
+
+impl fmt::Write for Text {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let end = self.length.checked_add(text.len()).ok_or(fmt::Error)?;
+        let room = self.bytes.get_mut(self.length..end).ok_or(fmt::Error)?;
+        room.copy_from_slice(text.as_bytes());
+        self.length = end;
+        Ok(())
+    }
+}
+
+/// CRC-32 as in IEEE 802.3, a bit at a time: a record is small, and a table would not be.
+fn crc32(bytes: &[u8]) -> u32 {
+    let with_bit = |crc: u32, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
+    let with_byte = |crc: u32, byte: &u8| (0..8).fold(crc ^ u32::from(*byte), with_bit);
+    !bytes.iter().fold(!0, with_byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::State;
+    use crate::schedule::{Monotonic, Period};
+    use std::string::{String, ToString};
+    use std::vec::Vec;
+
+    fn boot(digit: char) -> BootId {
+        let id: String = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx".replace('x', &digit.to_string());
+        BootId::parse(id.as_bytes()).expect("the kernel's form")
+    }
+
+    fn record(number: u64) -> Record {
+        let snapshot = Snapshot {
+            state: State { next: number },
+            deadline: Monotonic::from_nanos(number),
+            period: Period::from_millis(100).expect("not zero"),
+        };
+        Record { sequence: number, unlogged: number, snapshot }
+    }
+
+    #[test]
+    fn a_record_reads_as_it_was_written() {
+        for number in [0, 137, u64::MAX] {
+            let bytes = record(number).encode(&boot('a'));
+            assert_eq!(Record::decode(&bytes, &boot('a')), Ok(record(number)));
+            assert!(bytes.ends_with(b" \n") && bytes.is_ascii());
+        }
+    }
+
+    #[test]
+    fn a_record_is_a_line_that_a_person_can_read() {
+        let bytes = record(137).encode(&boot('a'));
+        let text = String::from_utf8(bytes.to_vec()).expect("text");
+        assert_eq!(
+            text.trim_end(),
+            "early-service-state 1 boot=aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa sequence=137 \
+             unlogged=137 counter=137 deadline_ns=137 period_ns=100000000 crc=dad03f72"
+        );
+    }
+
+    #[test]
+    fn a_file_without_a_state_of_this_boot_is_told_apart() {
+        let good = record(137).encode(&boot('a'));
+        for (case, bytes, why) in [
+            ("nothing", Vec::new(), Ignored::Empty),
+            ("allocated", [0; SIZE].to_vec(), Ignored::Empty),
+            ("text", b"hello".to_vec(), Ignored::Foreign),
+            ("another format", good.map(|byte| byte.wrapping_add(1)).to_vec(), Ignored::Foreign),
+            ("cut off", good[..SIZE - 1].to_vec(), Ignored::Torn),
+            ("too long", [&good[..], b"\n"].concat(), Ignored::Torn),
+            ("another boot", record(137).encode(&boot('b')).to_vec(), Ignored::Stale),
+        ] {
+            assert_eq!(Record::decode(&bytes, &boot('a')), Err(why), "{case}");
+        }
+    }
+
+    #[test]
+    fn no_damaged_bit_goes_unnoticed() {
+        let good = record(137).encode(&boot('a'));
+        let text = good.trim_ascii_end().len();
+        for (at, bit) in (0..text).flat_map(|at| (0..8).map(move |bit| (at, bit))) {
+            let mut bytes = good;
+            *bytes.get_mut(at).expect("within the record") ^= 1 << bit;
+            let decoded = Record::decode(&bytes, &boot('a'));
+            // A digit of the checksum may be written in capitals.
+            assert!(decoded.is_err() || decoded == Ok(record(137)), "bit {bit} of byte {at}");
+        }
+    }
+
+    #[test]
+    fn a_boot_id_is_what_the_kernel_gives() {
+        for (text, good) in [
+            ("0a1b2c3d-0000-4000-8000-0123456789ab", true),
+            ("0a1b2c3d-0000-4000-8000-0123456789ab\n", false),
+            ("0a1b2c3d-0000-4000-8000-0123456789 b", false),
+            ("", false),
+        ] {
+            assert_eq!(BootId::parse(text.as_bytes()).is_some(), good, "{text:?}");
+        }
+    }
+}

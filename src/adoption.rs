@@ -1,0 +1,653 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Adoption: the successor's side of the exchange.
+//!
+//! Asks the predecessor for its state, takes in what it sends, and speaks an older line to one that
+//! knows no other.
+//!
+//! Owns the connection to the predecessor and all that came over it, until it is taken out.
+//! Never decides: what it learns goes out as an event, what it says is an order; after an event it
+//! waits for one.
+//! Ends when the handoff actor drops it.
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::str;
+use std::time::{Duration, Instant};
+
+use early_service_machine::State;
+use early_service_machine::command::{BUSY, DENIED};
+use early_service_machine::counter::Snapshot;
+use early_service_machine::exchange::{Client, Message, Offer, Request};
+use early_service_machine::lifecycle::Event;
+use futures_lite::future;
+use rustix::io::Errno;
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::geteuid;
+use smol::{Async, Timer};
+
+use crate::listener::Listener;
+use crate::peer::{Heard, Peer};
+use crate::server::{SESSIONS, Sockets};
+use crate::session::{INPUT, REPLIES, Session};
+use crate::state_file::StateFile;
+use crate::{listener, systemd};
+
+/// How long to wait before asking a predecessor again.
+///
+/// Longer, and a handoff that another successor gave up comes that much later; shorter, and one
+/// that may not have the state at all keeps both processes at work.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+
+/// How long a predecessor may be silent before that is said; it is waited for all the same.
+const SILENT: Duration = Duration::from_secs(1);
+
+/// How long a predecessor that does not hold the lock may be silent before it is given up: it is an
+/// older program, and no event will tell that it is dead.
+///
+/// Longer than the watchdog of its unit (3 s) takes to end one that hangs; shorter, and a
+/// predecessor that was merely stopped for a moment would be taken for dead; longer, and nobody
+/// serves meanwhile.
+const GIVEN_UP: Duration = Duration::from_secs(5);
+
+/// Where the predecessor is, and what to ask it.
+pub(crate) struct Adoption {
+    path: PathBuf,
+    /// The socket whose place we take, where it is the predecessor's.
+    in_place: Option<PathBuf>,
+    progress: Progress,
+    /// What was received.
+    received: Received,
+    is_committed: bool,
+    /// What was last said about a predecessor that does not hand over; said once.
+    said: Option<String>,
+}
+
+/// All that a predecessor gave.
+#[derive(Default)]
+pub(crate) struct Received {
+    pub(crate) state: Option<Given>,
+    pub(crate) lock: Option<OwnedFd>,
+    pub(crate) sockets: Sockets,
+}
+
+/// The state, as far as it travels over the wire.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Given {
+    /// With its rhythm.
+    Whole(Snapshot),
+    /// By an older line.
+    Alone(State),
+}
+
+enum Progress {
+    /// Waiting for an order; the connection, where there is one, stays open.
+    Idle(Option<Peer>),
+    /// To connect at that time and ask this way.
+    Pausing(Instant, Way),
+    Talking(Talk),
+}
+
+/// The ways to ask, from the one that loses nothing to those that any program knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Exchange,
+    Older(Older),
+    OlderStill(Older),
+}
+
+/// The lines of the older programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Older {
+    State,
+    ListenerAndState,
+}
+
+struct Talk {
+    peer: Peer,
+    way: Way,
+    since: Instant,
+    /// That the predecessor is silent has been said.
+    is_told: bool,
+    expects: Expects,
+}
+
+/// What the next bytes from the predecessor are.
+#[derive(Clone, Copy)]
+enum Expects {
+    /// The answer to the request.
+    Answer,
+    /// The head of the next client, or the end.
+    Client(Offer),
+    /// The bytes of a client.
+    Bytes(Offer, Client),
+    /// The word that we are the owner.
+    Commit,
+    /// The NUL byte beside the listener of an older program.
+    Nul,
+}
+
+/// What became of one step of the talk.
+enum Outcome {
+    GoOn,
+    Event(Event),
+    /// The predecessor does not know this way of asking, as this answer shows.
+    Unknown(Answer),
+    /// What it sent does not add up; why is said to both sides.
+    Mismatch(String),
+}
+
+/// What an older program said to something that it does not know.
+enum Answer {
+    Line(String),
+    Closed,
+}
+
+impl Answer {
+    fn line(line: &[u8]) -> Self {
+        Self::Line(line.escape_ascii().to_string())
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Line(line) => write!(f, "it answered '{line}'"),
+            Self::Closed => f.write_str("it closed the connection before a whole line"),
+        }
+    }
+}
+
+impl Adoption {
+    pub(crate) fn new(path: PathBuf, in_place: Option<PathBuf>) -> Self {
+        let progress = Progress::Idle(None);
+        let received = Received::default();
+        Self { path, in_place, progress, received, is_committed: false, said: None }
+    }
+
+    /// Asks; after a pause, where it was asked before.
+    pub(crate) fn ask(&mut self) {
+        let now = Instant::now();
+        let is_first = self.said.is_none();
+        if is_first {
+            let path = self.path.display();
+            log::info!("Reading starting position from socket {path}");
+            self.said = Some(String::new());
+        }
+        let at = if is_first { now } else { now + ASK_AGAIN };
+        self.progress = Progress::Pausing(at, Way::Exchange);
+    }
+
+    /// Says that all is here, and waits for the word.
+    pub(crate) fn prepare(&mut self) {
+        let Progress::Idle(Some(peer)) =
+            std::mem::replace(&mut self.progress, Progress::Idle(None))
+        else {
+            return;
+        };
+        // Where that fails, the end of the connection says so.
+        let _ = peer.say(&Message::Prepared.to_string());
+        let (since, is_told) = (Instant::now(), false);
+        let expects = Expects::Commit;
+        let talk = Talk { peer, way: Way::Exchange, since, is_told, expects };
+        self.progress = Progress::Talking(talk);
+    }
+
+    /// Drops all that was received; the connection stays open, so that the predecessor cannot know
+    /// before it is so.
+    pub(crate) fn discard(&mut self) {
+        self.received = Received::default();
+        match &mut self.progress {
+            Progress::Idle(Some(peer)) | Progress::Talking(Talk { peer, .. }) => {
+                peer.discard_descriptors();
+            }
+            Progress::Idle(None) | Progress::Pausing(..) => {}
+        }
+    }
+
+    /// Takes the handoff back, and reads nothing more.
+    pub(crate) fn abort(&mut self) {
+        if let Some(peer) = self.take_peer() {
+            let _ = peer.say(&Message::Abort(b"the successor was told to stop").to_string());
+        }
+    }
+
+    /// Whether the lock that came with the state, or our own, keeps everybody else out.
+    pub(crate) fn check_lock(&self, file: Option<&StateFile>, is_ours: bool) -> Result<(), String> {
+        match (&self.received.lock, file) {
+            _ if is_ours => Ok(()),
+            (Some(lock), Some(file)) if !file.is_open_on(lock) => {
+                Err(format!("its lock is not that of {}", file.path().display()))
+            }
+            (Some(_), _) => Ok(()),
+            (None, _) => Err("it does not hold the lock, and we do not either".to_owned()),
+        }
+    }
+
+    /// Drops all that was received, and then tells the predecessor and the log why.
+    pub(crate) fn refuse(&mut self, why: &str) {
+        self.say_once(format!("cannot adopt from {}: {why}", self.path.display()));
+        self.discard();
+        if let Some(peer) = self.take_peer() {
+            let _ = peer.say(&Message::Abort(why.as_bytes()).to_string());
+        }
+    }
+
+    /// Whether the predecessor has said that we are the owner.
+    pub(crate) fn is_committed(&self) -> bool {
+        self.is_committed
+    }
+
+    /// Takes out all that was received, and the connection; what was to be said about it is said.
+    pub(crate) fn finish(self) -> (Received, Option<Peer>) {
+        let Self { path, progress, received, .. } = self;
+        if let Some(given) = &received.state {
+            let clients = received.sockets.sessions.len();
+            log::info!("Adopting {given} and {clients} clients from {}", path.display());
+        }
+        let peer = match progress {
+            Progress::Idle(peer) => peer,
+            Progress::Pausing(..) => None,
+            Progress::Talking(talk) => Some(talk.peer),
+        };
+        (received, peer)
+    }
+
+    fn take_peer(&mut self) -> Option<Peer> {
+        match std::mem::replace(&mut self.progress, Progress::Idle(None)) {
+            Progress::Idle(peer) => peer,
+            Progress::Pausing(..) => None,
+            Progress::Talking(talk) => Some(talk.peer),
+        }
+    }
+
+    /// Waits until there is something to report; may be dropped at any point.
+    ///
+    /// `has_lock` says that the predecessor does not hold the lock.
+    pub(crate) async fn next(&mut self, has_lock: bool) -> Event {
+        loop {
+            match &mut self.progress {
+                Progress::Idle(_) => future::pending().await,
+                Progress::Pausing(until, way) => {
+                    Timer::at(*until).await;
+                    let way = *way;
+                    if let Some(event) = self.connect(way, has_lock) {
+                        return event;
+                    }
+                }
+                Progress::Talking(talk) => {
+                    let silence = silence(talk.since, talk.is_told, has_lock);
+                    let step = talk.step(&mut self.received, self.in_place.as_deref());
+                    match future::or(async { Ok(step.await) }, async { Err(silence.await) }).await {
+                        Ok(outcome) => {
+                            if let Some(event) = self.conclude(outcome, has_lock) {
+                                return event;
+                            }
+                        }
+                        Err(Silence::Long) => {
+                            talk.is_told = true;
+                            let path = self.path.display();
+                            log::warn!("{path} does not answer: waiting for it");
+                            systemd::status(format_args!("adopting: {path} does not answer"));
+                        }
+                        Err(Silence::TooLong) => {
+                            let seconds = GIVEN_UP.as_secs();
+                            self.absent(format_args!("no answer within {seconds} s"), has_lock);
+                            return self.pause_with(Event::PredecessorAbsent);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Connects and asks; an event where that comes to nothing.
+    fn connect(&mut self, way: Way, has_lock: bool) -> Option<Event> {
+        let stream = match listener::connect(&self.path) {
+            Ok(stream) => stream,
+            // The backlog is full, so somebody is there (EAGAIN in unix(7)).
+            Err(Errno::AGAIN) => {
+                self.progress = Progress::Pausing(Instant::now() + ASK_AGAIN, way);
+                return None;
+            }
+            Err(error) => {
+                let error = io::Error::from(error);
+                self.absent(format_args!("cannot connect: {error}"), has_lock);
+                return Some(self.pause_with(Event::PredecessorAbsent));
+            }
+        };
+        if let Err(stranger) = vouch_for(&stream) {
+            self.absent(format_args!("{stranger}"), has_lock);
+            return Some(self.pause_with(Event::PredecessorAbsent));
+        }
+        let peer = match Async::new(stream) {
+            Ok(stream) => Peer::new(stream),
+            Err(error) => {
+                self.say_once(format!("cannot talk to {}: {error}", self.path.display()));
+                return Some(self.pause_with(Event::PredecessorRefused));
+            }
+        };
+        // Where that fails, the end of the connection says so.
+        let _ = peer.say(&self.request(way));
+        let expects = match way.older() {
+            Some(Older::ListenerAndState) => Expects::Nul,
+            Some(Older::State) | None => Expects::Answer,
+        };
+        let (since, is_told) = (Instant::now(), false);
+        self.progress = Progress::Talking(Talk { peer, way, since, is_told, expects });
+        None
+    }
+
+    fn request(&self, way: Way) -> String {
+        let request = match way.older() {
+            None => {
+                let listener = self.in_place.as_deref().and_then(Path::to_str);
+                // A newline in a path would end the line; such a socket is bound anew.
+                let listener = listener.filter(|path| !path.contains('\n')).map(str::as_bytes);
+                Request::Exchange { listener }
+            }
+            Some(Older::ListenerAndState) => Request::ListenerAndState,
+            Some(Older::State) => Request::State,
+        };
+        request.to_string()
+    }
+
+    /// Says what the outcome of a step says, and turns it into an event.
+    fn conclude(&mut self, outcome: Outcome, has_lock: bool) -> Option<Event> {
+        let Progress::Talking(talk) = &self.progress else {
+            return None;
+        };
+        match outcome {
+            Outcome::GoOn => return None,
+            Outcome::Event(event) => {
+                let path = self.path.display();
+                self.is_committed = event == Event::Committed;
+                if event == Event::PredecessorRefused {
+                    self.say_once(format!(
+                        "{path} does not hand over now: asking again until it does or ends"
+                    ));
+                }
+                return Some(self.pause_with(event));
+            }
+            // It dies at this moment, or has died.
+            Outcome::Unknown(Answer::Closed) if !has_lock => {
+                return Some(self.pause_with(Event::PredecessorGone));
+            }
+            Outcome::Unknown(Answer::Line(_)) if !has_lock => {
+                // An older program holds no lock: somebody else does, and owns.
+                self.say_once(format!(
+                    "{} does not know the handoff, and another process holds the lock: waiting",
+                    self.path.display()
+                ));
+                return Some(self.pause_with(Event::PredecessorRefused));
+            }
+            Outcome::Unknown(answer) => match talk.way.next(self.in_place.is_some()) {
+                Some(way) => self.progress = Progress::Pausing(Instant::now(), way),
+                None => {
+                    self.absent(format_args!("{answer}"), has_lock);
+                    return Some(self.pause_with(Event::PredecessorAbsent));
+                }
+            },
+            Outcome::Mismatch(why) => {
+                self.refuse(&why);
+                return Some(Event::PredecessorRefused);
+            }
+        }
+        None
+    }
+
+    /// Waits for an order after this event, with the connection open.
+    fn pause_with(&mut self, event: Event) -> Event {
+        let peer = self.take_peer();
+        self.progress = Progress::Idle(peer);
+        event
+    }
+
+    fn absent(&mut self, cause: fmt::Arguments<'_>, has_lock: bool) {
+        let path = self.path.display();
+        if has_lock {
+            log::warn!("No predecessor at {path}: {cause}; starting at {}", State::default());
+        } else {
+            self.say_once(format!(
+                "No predecessor at {path}: {cause}; another process holds the lock: waiting"
+            ));
+        }
+    }
+
+    fn say_once(&mut self, line: String) {
+        if self.said.as_ref() != Some(&line) {
+            log::warn!("{line}");
+            systemd::status(format_args!("adopting: {line}"));
+            self.said = Some(line);
+        }
+    }
+}
+
+impl Way {
+    const fn older(self) -> Option<Older> {
+        match self {
+            Self::Exchange => None,
+            Self::Older(older) | Self::OlderStill(older) => Some(older),
+        }
+    }
+
+    /// What to try where this one is not known; the listener first, where we take its place.
+    const fn next(self, in_place: bool) -> Option<Self> {
+        match (self, in_place) {
+            (Self::Exchange, true) => Some(Self::Older(Older::ListenerAndState)),
+            (Self::Exchange, false) => Some(Self::Older(Older::State)),
+            (Self::Older(_), true) => Some(Self::OlderStill(Older::State)),
+            (Self::Older(_), false) => Some(Self::OlderStill(Older::ListenerAndState)),
+            (Self::OlderStill(_), _) => None,
+        }
+    }
+}
+
+enum Silence {
+    /// Long enough to be said.
+    Long,
+    /// Longer than an older program that lives would take.
+    TooLong,
+}
+
+/// Waits until a silence that began at `since` is worth a word.
+async fn silence(since: Instant, is_told: bool, has_lock: bool) -> Silence {
+    if !is_told {
+        Timer::at(since + SILENT).await;
+        return Silence::Long;
+    }
+    if !has_lock {
+        future::pending::<()>().await;
+    }
+    Timer::at(since + GIVEN_UP).await;
+    Silence::TooLong
+}
+
+impl Talk {
+    /// Waits for the next thing that the predecessor says, and takes it in.
+    async fn step(&mut self, received: &mut Received, in_place: Option<&Path>) -> Outcome {
+        match self.expects {
+            Expects::Nul => {
+                // Without it comes a line that says why.
+                if self.peer.wait_for(1).await.is_none() {
+                    return Outcome::Unknown(Answer::Closed);
+                }
+                self.expects = Expects::Answer;
+                if !self.peer.take_nul() {
+                    return Outcome::GoOn;
+                }
+                match self.peer.descriptor() {
+                    Some(listener) => take_listener(received, listener, in_place),
+                    None => Outcome::Mismatch("the listener is missing".to_owned()),
+                }
+            }
+            Expects::Bytes(offer, client) => self.take_client(received, offer, client).await,
+            Expects::Answer | Expects::Client(_) | Expects::Commit => {
+                let expects = self.expects;
+                let line = match self.peer.line().await {
+                    Heard::Line(line) => line,
+                    Heard::TooLong => return Outcome::Unknown(Answer::Line("...".to_owned())),
+                    Heard::End => {
+                        return match expects {
+                            Expects::Answer => Outcome::Unknown(Answer::Closed),
+                            _ => Outcome::Event(Event::PredecessorGone),
+                        };
+                    }
+                };
+                if self.way.older().is_some() {
+                    return take_older_answer(received, line);
+                }
+                match (expects, Message::parse(line)) {
+                    (Expects::Answer, Ok(Message::State(offer))) => {
+                        self.take_offer(received, offer, in_place)
+                    }
+                    (Expects::Client(offer), Ok(Message::Client(client))) => {
+                        self.expects = Expects::Bytes(offer, client);
+                        Outcome::GoOn
+                    }
+                    (Expects::Client(offer), Ok(Message::End)) => self.take_end(received, offer),
+                    (Expects::Commit, Ok(Message::Commit)) => Outcome::Event(Event::Committed),
+                    (_, Ok(Message::Abort(_) | Message::Busy | Message::Denied)) => {
+                        Outcome::Event(Event::PredecessorRefused)
+                    }
+                    (Expects::Answer, Err(_)) if !line.starts_with(b"state ") => {
+                        Outcome::Unknown(Answer::line(line))
+                    }
+                    (_, Err(unreadable)) => Outcome::Mismatch(format!(
+                        "cannot understand '{}': {unreadable}",
+                        line.escape_ascii()
+                    )),
+                    (_, Ok(message)) => Outcome::Mismatch(format!("'{message}' comes too early")),
+                }
+            }
+        }
+    }
+
+    fn take_offer(
+        &mut self,
+        received: &mut Received,
+        offer: Offer,
+        in_place: Option<&Path>,
+    ) -> Outcome {
+        if usize::try_from(offer.clients).map_or(true, |clients| clients > SESSIONS) {
+            return Outcome::Mismatch(format!(
+                "it has {} clients, and at most {SESSIONS} can be served",
+                offer.clients
+            ));
+        }
+        for _ in 0..offer.listeners {
+            let Some(listener) = self.peer.descriptor() else {
+                return Outcome::Mismatch("a listener is missing".to_owned());
+            };
+            if let Outcome::Mismatch(why) = take_listener(received, listener, in_place) {
+                return Outcome::Mismatch(why);
+            }
+        }
+        received.state = Some(Given::Whole(offer.snapshot));
+        self.expects = Expects::Client(offer);
+        Outcome::GoOn
+    }
+
+    async fn take_client(
+        &mut self,
+        received: &mut Received,
+        offer: Offer,
+        client: Client,
+    ) -> Outcome {
+        let lengths = usize::try_from(client.input).ok().zip(usize::try_from(client.replies).ok());
+        let Some((input, replies)) =
+            lengths.filter(|(input, replies)| *input <= INPUT && *replies <= REPLIES)
+        else {
+            return Outcome::Mismatch(format!(
+                "a client with {} bytes of input and {} of replies does not fit",
+                client.input, client.replies
+            ));
+        };
+        // Taken at once or not at all, so that nothing is lost where we are dropped in between.
+        if self.peer.wait_for(input + replies).await.is_none() {
+            return Outcome::Event(Event::PredecessorGone);
+        }
+        let stream = self.peer.descriptor().map(|client| Async::new(UnixStream::from(client)));
+        let stream = match stream {
+            Some(Ok(stream)) => stream,
+            Some(Err(error)) => {
+                return Outcome::Mismatch(format!("cannot serve a client: {error}"));
+            }
+            None => return Outcome::Mismatch("the descriptor of a client is missing".to_owned()),
+        };
+        let bytes = self.peer.take(input + replies);
+        let (unread, unsent) = bytes.split_at_checked(input).unwrap_or_default();
+        match Session::adopt(stream, client, unread, unsent) {
+            Some(session) => received.sockets.sessions.push(session),
+            None => return Outcome::Mismatch("a client does not fit".to_owned()),
+        }
+        self.expects = Expects::Client(offer);
+        Outcome::GoOn
+    }
+
+    fn take_end(&mut self, received: &mut Received, offer: Offer) -> Outcome {
+        let clients = u64::try_from(received.sockets.sessions.len()).unwrap_or_default();
+        if clients != offer.clients {
+            return Outcome::Mismatch(format!("{clients} of {} clients came", offer.clients));
+        }
+        if offer.lock {
+            received.lock = self.peer.descriptor();
+            if received.lock.is_none() {
+                return Outcome::Mismatch("the lock is missing".to_owned());
+            }
+        }
+        if !self.peer.has_no_descriptors_left() {
+            return Outcome::Mismatch("descriptors got lost on the way".to_owned());
+        }
+        Outcome::Event(Event::StateReceived)
+    }
+}
+
+fn take_listener(received: &mut Received, listener: OwnedFd, in_place: Option<&Path>) -> Outcome {
+    match Listener::handed_over(listener, in_place) {
+        Ok(listener) => {
+            received.sockets.listeners.push(listener);
+            Outcome::GoOn
+        }
+        Err(error) => Outcome::Mismatch(error.to_string()),
+    }
+}
+
+/// The line of an older program: the state, or that it does not hand over.
+fn take_older_answer(received: &mut Received, line: &[u8]) -> Outcome {
+    if let Some(state) = State::parse(line) {
+        received.state = Some(Given::Alone(state));
+        return Outcome::Event(Event::OlderStateReceived);
+    }
+    // It lives and owns: an owner beside it would be worse than to wait.
+    if [DENIED, BUSY].into_iter().any(|answer| answer.as_bytes() == line) {
+        return Outcome::Event(Event::PredecessorRefused);
+    }
+    Outcome::Unknown(Answer::line(line))
+}
+
+impl fmt::Display for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole(snapshot) => snapshot.state.fmt(f),
+            Self::Alone(state) => state.fmt(f),
+        }
+    }
+}
+
+/// Whether the process behind the socket is one to believe: of root or of our own user.
+///
+/// The kernel vouches for the one that called listen(2) (`SO_PEERCRED` in unix(7)).
+fn vouch_for(stream: &UnixStream) -> Result<(), String> {
+    match socket_peercred(stream) {
+        Ok(peer) if peer.uid.is_root() || peer.uid == geteuid() => Ok(()),
+        Ok(peer) => Err(format!(
+            "process {} of user {} is not to be believed",
+            peer.pid.as_raw_nonzero(),
+            peer.uid.as_raw()
+        )),
+        Err(_) => Err("the kernel does not say whose socket it is".to_owned()),
+    }
+}

@@ -1,0 +1,382 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Offering: the predecessor's side of the exchange.
+//!
+//! Sends the one that asked the state, the clients and a copy of the lock, and hears what it says.
+//!
+//! Owns the connection to the successor; what it sends stays with the handoff actor, for the
+//! successor's death must cost nothing.
+//! Never decides: what it learns goes out as an event, what it says is an order; after an event it
+//! waits for one.
+//! Ends when the handoff actor drops it.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use early_service_machine::counter::Snapshot;
+use early_service_machine::exchange::{MAX_DESCRIPTORS, Message, Offer};
+use early_service_machine::lifecycle::Event;
+use futures_lite::future;
+use rustix::io::Errno;
+use rustix::net::UCred;
+use smol::{Async, Timer};
+
+use crate::peer::{self, Heard, Peer};
+use crate::server::Sockets;
+use crate::session::{Asked, Session};
+use crate::state_file::StateFile;
+use crate::{listener, systemd};
+
+/// How long the successor may take to prepare.
+///
+/// Longer, and clients wait that long on one that hangs; shorter, and one on a busy machine has to
+/// ask again.
+const OFFER: Duration = Duration::from_secs(1);
+
+/// How long the successor may take to serve before that is said; it is waited for all the same,
+/// because it is the owner.
+const SILENT: Duration = Duration::from_secs(1);
+
+/// How long to wait where too many descriptors are on their way (ETOOMANYREFS in unix(7)): the
+/// successor takes them off in far less.
+const IN_FLIGHT: Duration = Duration::from_millis(1);
+
+/// Beyond so many bytes a message takes in no other client.
+///
+/// With the last client and a quarter of the socket's buffer, that is less than half of it (see
+/// [`Peer::send`]).
+const MESSAGE: usize = 16 * 1024;
+
+/// What the successor is offered, and the predecessor keeps in case that one dies.
+#[derive(Clone, Copy)]
+pub(crate) struct Estate<'a> {
+    pub(crate) snapshot: Snapshot,
+    pub(crate) state_file: Option<&'a StateFile>,
+    pub(crate) sockets: &'a Sockets,
+}
+
+/// The one that asked, and how far it has come.
+pub(crate) struct Offering {
+    peer: Peer,
+    successor: UCred,
+    asked: Asked,
+    progress: Progress,
+    since: Instant,
+    /// That the successor is silent has been said.
+    is_told: bool,
+    message: Vec<u8>,
+    /// How much of the message is sent.
+    sent: usize,
+    /// Why the successor did not adopt the state.
+    cause: Option<String>,
+    is_done: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// Waiting for an order.
+    Idle,
+    /// The message is of this part.
+    Sending(Part),
+    /// All is sent, as far as it goes.
+    Offered,
+    Committed,
+}
+
+/// What is sent, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// The state, and the listeners.
+    State,
+    /// The clients from this one up to that one, the latter excluded.
+    Clients(usize, usize),
+    /// The end, and the lock.
+    End,
+}
+
+impl Offering {
+    pub(crate) fn new(stream: Async<UnixStream>, successor: UCred, asked: Asked) -> Self {
+        Self {
+            peer: Peer::new(stream),
+            successor,
+            asked,
+            progress: Progress::Idle,
+            since: Instant::now(),
+            is_told: false,
+            message: Vec::new(),
+            sent: 0,
+            cause: None,
+            is_done: false,
+        }
+    }
+
+    /// The successor's process id.
+    pub(crate) fn pid(&self) -> i32 {
+        self.successor.pid.as_raw_nonzero().get()
+    }
+
+    /// Whether the successor speaks only an older line.
+    pub(crate) fn is_older(&self) -> bool {
+        !matches!(self.asked, Asked::Exchange { .. })
+    }
+
+    /// Whether the successor said that it serves.
+    pub(crate) fn is_done(&self) -> bool {
+        self.is_done
+    }
+
+    /// The answer could not be sent.
+    pub(crate) fn failed(&mut self, error: &io::Error) {
+        self.cause = Some(format!("cannot answer it: {error}"));
+    }
+
+    /// Why it did not adopt the state.
+    pub(crate) fn cause(&self) -> &str {
+        self.cause.as_deref().unwrap_or("its connection ended")
+    }
+
+    /// Whether the successor goes on serving this listener, so that its file is no longer ours.
+    pub(crate) fn takes(&self, listener: &Path) -> bool {
+        match &self.asked {
+            Asked::Exchange { listener: taken } => taken.as_deref() == Some(listener),
+            Asked::ListenerAndState => self.asked_on(listener),
+            Asked::State => false,
+        }
+    }
+
+    /// Whether the successor connected to this listener.
+    fn asked_on(&self, listener: &Path) -> bool {
+        listener::path_of(self.peer.stream()) == listener
+    }
+
+    /// Begins to send.
+    pub(crate) fn offer(&mut self, estate: Estate<'_>) {
+        self.since = Instant::now();
+        self.compose(Part::State, estate);
+    }
+
+    /// Gives an older successor what it asked for, at once: it says nothing more.
+    pub(crate) fn answer(&self, estate: Estate<'_>) -> io::Result<()> {
+        if self.asked == Asked::ListenerAndState {
+            let mut listeners = estate.sockets.listeners.iter();
+            let listener = listeners.find(|listener| self.asked_on(listener.path()));
+            let listener = listener.ok_or(io::ErrorKind::NotFound)?;
+            // Exactly one byte beside the descriptor: that is what the C program reads first.
+            peer::send(self.peer.stream(), b"\0", &[listener.as_fd()])?;
+        }
+        self.peer.say(&estate.snapshot.state.to_string())
+    }
+
+    /// Says that the successor is the owner.
+    pub(crate) fn commit(&mut self) {
+        // Where that fails, the end of the connection says so.
+        let _ = self.peer.say(&Message::Commit.to_string());
+        (self.progress, self.since, self.is_told) = (Progress::Committed, Instant::now(), false);
+    }
+
+    /// Takes the offer back.
+    pub(crate) fn abort(&self) {
+        // There is room for it, and where the successor is gone nobody needs it.
+        let _ = self.peer.say(&Message::Abort(self.cause().as_bytes()).to_string());
+    }
+
+    /// The connection, for a last word on it.
+    pub(crate) fn into_peer(self) -> Peer {
+        self.peer
+    }
+
+    /// Waits until there is something to report; may be dropped at any point.
+    pub(crate) async fn next(&mut self, estate: Option<Estate<'_>>) -> Event {
+        let event = loop {
+            match (self.progress, estate) {
+                (Progress::Idle, _) | (Progress::Sending(_), None) => future::pending().await,
+                (Progress::Sending(part), Some(estate)) => {
+                    let limit = self.since + OFFER;
+                    if !before(limit, self.send(part, estate)).await {
+                        break self.expired();
+                    }
+                }
+                (Progress::Offered, _) => {
+                    let limit = self.since + OFFER;
+                    let heard = async { Some(hear(&mut self.peer).await) };
+                    let too_late = async {
+                        Timer::at(limit).await;
+                        None
+                    };
+                    match future::or(heard, too_late).await {
+                        Some(Word::Prepared) => break Event::SuccessorPrepared,
+                        Some(Word::Gone(cause)) => {
+                            self.cause = cause;
+                            break Event::SuccessorGone;
+                        }
+                        Some(Word::Other | Word::Done) => {
+                            self.cause = Some("it does not keep to the exchange".to_owned());
+                            break Event::OfferExpired;
+                        }
+                        None => break self.expired(),
+                    }
+                }
+                (Progress::Committed, _) => {
+                    if !self.is_told && !before(self.since + SILENT, readable(&mut self.peer)).await
+                    {
+                        self.is_told = true;
+                        let pid = self.pid();
+                        log::warn!(
+                            "Process {pid} owns the state and does not serve: waiting for it"
+                        );
+                        systemd::status(format_args!("draining: process {pid} does not serve yet"));
+                    }
+                    match hear(&mut self.peer).await {
+                        Word::Done => {
+                            self.is_done = true;
+                            break Event::SuccessorDone;
+                        }
+                        Word::Gone(cause) => {
+                            self.cause = cause;
+                            break Event::SuccessorGone;
+                        }
+                        Word::Prepared | Word::Other => {}
+                    }
+                }
+            }
+        };
+        self.progress = Progress::Idle;
+        event
+    }
+
+    fn expired(&mut self) -> Event {
+        self.cause = Some(format!("it did not take it within {} s", OFFER.as_secs()));
+        Event::OfferExpired
+    }
+
+    /// Sends on, and composes the next message when this one is out.
+    async fn send(&mut self, part: Part, estate: Estate<'_>) {
+        let unsent = self.message.get(self.sent..).unwrap_or_default();
+        // They go with the first byte.
+        let descriptors = if self.sent == 0 { part.descriptors(estate) } else { Vec::new() };
+        match self.peer.send(unsent, &descriptors).await {
+            Ok(count) => self.sent += count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::TOOMANYREFS) => {
+                _ = Timer::after(IN_FLIGHT).await;
+            }
+            // That it cannot be sent is not the end of the connection: that is to be read.
+            Err(_) => self.progress = Progress::Offered,
+        }
+        if self.sent == self.message.len() {
+            match part.next(estate) {
+                Some(next) => self.compose(next, estate),
+                None => self.progress = Progress::Offered,
+            }
+        }
+    }
+
+    fn compose(&mut self, part: Part, estate: Estate<'_>) {
+        self.progress = Progress::Sending(part);
+        self.message.clear();
+        self.sent = 0;
+        match part {
+            Part::State => {
+                let Sockets { listeners, sessions } = estate.sockets;
+                push_line(
+                    &mut self.message,
+                    Message::State(Offer {
+                        snapshot: estate.snapshot,
+                        lock: estate.state_file.is_some(),
+                        listeners: u64::try_from(listeners.len()).unwrap_or_default(),
+                        clients: u64::try_from(sessions.len()).unwrap_or_default(),
+                    }),
+                );
+            }
+            Part::Clients(from, to) => {
+                for session in clients(estate, from, to) {
+                    let (client, unread, unsent) = session.parts();
+                    push_line(&mut self.message, Message::Client(client));
+                    self.message.extend_from_slice(unread);
+                    self.message.extend_from_slice(unsent);
+                }
+            }
+            Part::End => push_line(&mut self.message, Message::End),
+        }
+    }
+}
+
+impl Part {
+    /// The descriptors that travel beside this part.
+    fn descriptors(self, estate: Estate<'_>) -> Vec<BorrowedFd<'_>> {
+        match self {
+            Self::State => estate.sockets.listeners.iter().map(AsFd::as_fd).collect(),
+            Self::Clients(from, to) => clients(estate, from, to).iter().map(AsFd::as_fd).collect(),
+            Self::End => estate.state_file.map(AsFd::as_fd).into_iter().collect(),
+        }
+    }
+
+    /// The part after this one.
+    fn next(self, estate: Estate<'_>) -> Option<Self> {
+        let from = match self {
+            Self::State => 0,
+            Self::Clients(_, to) => to,
+            Self::End => return None,
+        };
+        let mut length = 0;
+        let fitting = clients(estate, from, from + MAX_DESCRIPTORS).iter().take_while(|session| {
+            let fits = length < MESSAGE;
+            let (_, unread, unsent) = session.parts();
+            length += unread.len() + unsent.len();
+            fits
+        });
+        let to = from + fitting.count();
+        Some(if to > from { Self::Clients(from, to) } else { Self::End })
+    }
+}
+
+fn clients(estate: Estate<'_>, from: usize, to: usize) -> &[Box<Session>] {
+    let sessions = &estate.sockets.sessions;
+    sessions.get(from..to.min(sessions.len())).unwrap_or_default()
+}
+
+fn push_line(message: &mut Vec<u8>, line: Message<'_>) {
+    message.extend_from_slice(format!("{line}\n").as_bytes());
+}
+
+/// What the successor may say.
+enum Word {
+    Prepared,
+    Done,
+    /// It aborted, for this reason, or its connection ended.
+    Gone(Option<String>),
+    Other,
+}
+
+async fn hear(peer: &mut Peer) -> Word {
+    match peer.line().await {
+        Heard::End => Word::Gone(None),
+        Heard::TooLong => Word::Other,
+        Heard::Line(line) => match Message::parse(line) {
+            Ok(Message::Prepared) => Word::Prepared,
+            Ok(Message::Done) => Word::Done,
+            Ok(Message::Abort(reason)) => Word::Gone(Some(reason.escape_ascii().to_string())),
+            Ok(_) | Err(_) => Word::Other,
+        },
+    }
+}
+
+async fn readable(peer: &mut Peer) {
+    // An error shows where it is read.
+    let _ = peer.stream().readable().await;
+}
+
+/// Whether `work` was done before `limit`.
+async fn before(limit: Instant, work: impl Future<Output = ()>) -> bool {
+    let done = async {
+        work.await;
+        true
+    };
+    let too_late = async {
+        Timer::at(limit).await;
+        false
+    };
+    future::or(done, too_late).await
+}

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Peer: the connection to the other process, over which lines and descriptors travel.
+//!
+//! Descriptors belong to bytes of the stream, but several messages may be read as one, and a plain
+//! read would drop them (unix(7)): so every read here takes both, and descriptors are queued in the
+//! order in which they were sent.
+//! The text says how many there must be.
+//!
+//! Owns the connection, what was read from it and not yet understood, and those descriptors.
+//! Never waits while something else could be done: every `async` function may be dropped at any
+//! point without losing a byte.
+//! Ends by being dropped, which closes what was not taken out.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use early_service_machine::exchange::{Frame, MAX_DESCRIPTORS, frame};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use smol::Async;
+
+/// The most descriptors that the kernel lets travel in one message (`SCM_MAX_FD`): a predecessor of
+/// another release may send more at once than we do, and what has no room is dropped.
+const SCM_MAX_FD: usize = 253;
+
+/// The bytes that wait to be understood: several of the largest clients, and their lines.
+pub(crate) const INPUT: usize = 16 * 1024;
+
+/// The other process.
+pub(crate) struct Peer {
+    stream: Async<UnixStream>,
+    input: Box<[u8; INPUT]>,
+    start: usize,
+    end: usize,
+    /// No more will come.
+    ended: bool,
+    descriptors: VecDeque<OwnedFd>,
+    /// The kernel dropped descriptors that had no room (MSG_CTRUNC in recvmsg(2)).
+    has_lost_descriptors: bool,
+}
+
+/// A line, or why there will be none.
+pub(crate) enum Heard<'a> {
+    Line(&'a [u8]),
+    /// Longer than any of the exchange.
+    TooLong,
+    /// The connection ended, with nothing left to understand.
+    End,
+}
+
+impl Peer {
+    pub(crate) fn new(stream: Async<UnixStream>) -> Self {
+        Self {
+            stream,
+            input: Box::new([0; INPUT]),
+            start: 0,
+            end: 0,
+            ended: false,
+            descriptors: VecDeque::new(),
+            has_lost_descriptors: false,
+        }
+    }
+
+    pub(crate) fn stream(&self) -> &Async<UnixStream> {
+        &self.stream
+    }
+
+    /// Waits for the next line.
+    pub(crate) async fn line(&mut self) -> Heard<'_> {
+        let (from, to) = loop {
+            match frame(self.unread()) {
+                Frame::Line(line, taken) => {
+                    let (from, to) = (self.start, self.start + line.len());
+                    self.start += taken;
+                    break (from, to);
+                }
+                Frame::TooLong => {
+                    self.start = self.end;
+                    return Heard::TooLong;
+                }
+                Frame::Partial if self.ended => return Heard::End,
+                Frame::Partial => self.read().await,
+            }
+        };
+        Heard::Line(self.input.get(from..to).unwrap_or_default())
+    }
+
+    /// Waits until `count` bytes are there; `None` where the connection ends before, or they are more
+    /// than there is room for.
+    pub(crate) async fn wait_for(&mut self, count: usize) -> Option<()> {
+        while self.unread().len() < count {
+            if self.ended || count > INPUT {
+                return None;
+            }
+            self.read().await;
+        }
+        Some(())
+    }
+
+    /// Takes `count` bytes that were waited for.
+    pub(crate) fn take(&mut self, count: usize) -> &[u8] {
+        let from = self.start;
+        self.start = self.end.min(from + count);
+        self.input.get(from..self.start).unwrap_or_default()
+    }
+
+    /// Takes one byte that was waited for, if it is 0.
+    pub(crate) fn take_nul(&mut self) -> bool {
+        let is_nul = self.unread().first() == Some(&0);
+        self.start += usize::from(is_nul);
+        is_nul
+    }
+
+    fn unread(&self) -> &[u8] {
+        self.input.get(self.start..self.end).unwrap_or_default()
+    }
+
+    /// The descriptor that came next.
+    pub(crate) fn descriptor(&mut self) -> Option<OwnedFd> {
+        self.descriptors.pop_front()
+    }
+
+    /// Whether every descriptor that was sent has been taken out.
+    pub(crate) fn has_no_descriptors_left(&self) -> bool {
+        self.descriptors.is_empty() && !self.has_lost_descriptors
+    }
+
+    /// Closes every descriptor that was not taken out.
+    pub(crate) fn discard_descriptors(&mut self) {
+        self.descriptors.clear();
+    }
+
+    /// Reads once; an error is an end too: the kernel says ECONNRESET where the peer left bytes
+    /// unread.
+    async fn read(&mut self) {
+        self.input.copy_within(self.start..self.end, 0);
+        (self.start, self.end) = (0, self.end - self.start);
+        let Self { stream, input, end, descriptors, has_lost_descriptors, .. } = self;
+        let room = input.get_mut(*end..).unwrap_or_default();
+        let read =
+            stream.read_with(|stream| receive(stream, room, descriptors).map_err(io::Error::from));
+        match read.await {
+            Ok((count, is_whole)) => {
+                *end += count;
+                *has_lost_descriptors |= !is_whole;
+                self.ended = count == 0;
+            }
+            Err(_) => self.ended = true,
+        }
+    }
+
+    /// Sends a short line at once.
+    ///
+    /// There is room for it: nothing of ours is unread, or at the most a quarter of the buffer and
+    /// one message (see [`Peer::send`]).
+    pub(crate) fn say(&self, line: &str) -> io::Result<()> {
+        send(&self.stream, format!("{line}\n").as_bytes(), &[]).and_then(|sent| {
+            if sent > line.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+        })
+    }
+
+    /// Waits for room, and sends as much of `bytes` as fits, with all of `descriptors`.
+    ///
+    /// A UNIX socket is writable while at the most a quarter of its buffer is in use
+    /// (`unix_writable` in the kernel's net/unix/af_unix.c).
+    /// As each message is smaller than another quarter, a line to take the offer back always has
+    /// room, however little the other side reads.
+    pub(crate) async fn send(
+        &self,
+        bytes: &[u8],
+        descriptors: &[BorrowedFd<'_>],
+    ) -> io::Result<usize> {
+        let mut socket = [PollFd::new(&self.stream, PollFlags::OUT)];
+        if poll(&mut socket, Some(&Timespec::default()))? == 0 {
+            self.stream.writable().await?;
+        }
+        send(&self.stream, bytes, descriptors)
+    }
+}
+
+/// Receives bytes and descriptors; also says whether none of the latter got lost.
+fn receive(
+    stream: impl AsFd,
+    room: &mut [u8],
+    descriptors: &mut VecDeque<OwnedFd>,
+) -> rustix::io::Result<(usize, bool)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SCM_MAX_FD))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    let received = recvmsg(stream, &mut [IoSliceMut::new(room)], &mut control, flags)?;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = message {
+            descriptors.extend(received);
+        }
+    }
+    Ok((received.bytes, !received.flags.contains(ReturnFlags::CTRUNC)))
+}
+
+/// Sends bytes and descriptors without waiting.
+pub(crate) fn send(
+    stream: impl AsFd,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    Ok(sendmsg(stream, &[IoSlice::new(bytes)], &mut control, flags)?)
+}
