@@ -9,7 +9,7 @@ use crate::random::Random;
 use crate::trial::{Fault, Plan, Side, When};
 use crate::{number_from, seed};
 
-/// For each arrow, side and fault; `FAULTS_TRIES` in the environment is another number.
+/// For each arrow, moment, side and fault; `FAULTS_TRIES` in the environment is another number.
 const TRIES: u64 = 20;
 
 /// Longer than the predecessor's offer lasts: it withdraws it meanwhile.
@@ -19,32 +19,42 @@ const SHORT: std::ops::Range<Duration> = Duration::from_millis(5)..Duration::fro
 /// The time in which the receiver of an arrow gets to the next one.
 const REACTION: Duration = Duration::from_micros(1000);
 
+/// Chooses what happens to a process.
+type Chooses = fn(&mut Random) -> Fault;
+
+/// Who is hit, and by what.
+pub(crate) const KINDS: [(Side, Chooses); 6] = [
+    (Side::Predecessor, |_| Fault::Kill),
+    (Side::Predecessor, |random| Fault::Stop(while_stopped(random))),
+    (Side::Predecessor, |random| Fault::Hang(while_stopped(random))),
+    (Side::Successor, |_| Fault::Kill),
+    (Side::Successor, |random| Fault::Stop(while_stopped(random))),
+    (Side::Successor, |random| Fault::Hang(while_stopped(random))),
+];
+
 /// How long a process stands still: long in one of five.
-pub(crate) fn stop(random: &mut Random) -> Fault {
+fn while_stopped(random: &mut Random) -> Duration {
     let range = if random.one_in(5) { LONG } else { SHORT };
-    Fault::Stop(random.duration(range))
+    random.duration(range)
 }
 
 #[test]
-fn whoever_is_killed_or_stopped_at_whatever_arrow_what_was_promised_holds() {
+fn whoever_is_killed_or_stopped_at_whatever_arrow_what_is_promised_holds() {
     let seed = seed();
     let mut random = Random::new(seed);
     let (mut plans, mut names) = (Vec::new(), Vec::new());
     for arrow in Arrow::ALL {
-        for side in [Side::Predecessor, Side::Successor] {
-            for is_kill in [true, false] {
-                for number in 0..number_from("FAULTS_TRIES", TRIES) {
-                    let (moment, delay) = if number % 2 == 0 {
-                        (Moment::Before, Duration::ZERO)
-                    } else {
-                        (Moment::After, random.duration(Duration::ZERO..REACTION))
-                    };
-                    let when = When::Arrow(arrow, moment, delay);
-                    let fault = if is_kill { Fault::Kill } else { stop(&mut random) };
-                    let (sets, seed) = (number % 4 < 2, random.next());
-                    plans.push(Plan { side, fault, when, sets, seed });
-                    names.push(format!("{arrow:12}  {side:11}  {fault:7}"));
-                }
+        for (side, fault) in KINDS {
+            for number in 0..2 * number_from("FAULTS_TRIES", TRIES) {
+                let (moment, delay) = match number % 2 {
+                    0 => (Moment::Before, Duration::ZERO),
+                    _ => (Moment::After, random.duration(Duration::ZERO..REACTION)),
+                };
+                let fault = fault(&mut random);
+                let when = When::Arrow(arrow, moment, delay);
+                let (sets, seed) = (number % 4 < 2, random.next());
+                plans.push(Plan { side, fault, when, sets, seed });
+                names.push(format!("{arrow:12}  {side:11}  {fault:7}"));
             }
         }
     }

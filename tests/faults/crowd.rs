@@ -58,7 +58,9 @@ struct Row {
     silences: Vec<u64>,
 }
 
-/// A table with a row for each name, in their order; shown whether the test passes or not.
+/// A table with a row for each name; shown whether the test passes or not.
+///
+/// `late` counts the tries in which the successor served before the process was hit.
 pub(crate) fn show(title: &str, names: &[String], results: &[Result]) {
     let mut rows: Vec<(&String, Row)> = Vec::new();
     for (name, result) in names.iter().zip(results) {
@@ -81,7 +83,7 @@ pub(crate) fn show(title: &str, names: &[String], results: &[Result]) {
         }
     }
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
-    let mut table = format!("{title}\n{:width$}  tries  failed  served  ", "");
+    let mut table = format!("{title}\n{:width$}  tries  failed    late  ", "");
     table += "connections  replies  lines lost  lines named  silence: median  longest\n";
     for (name, mut row) in rows {
         row.silences.sort_unstable();

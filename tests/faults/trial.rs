@@ -24,7 +24,7 @@ use crate::random::Random;
 use crate::record::{Record, Rhythm};
 use crate::scratch::Scratch;
 use crate::victim::Victim;
-use crate::{LIMIT, until};
+use crate::{LIMIT, now, until};
 
 /// In milliseconds; small, so that a fault spans ticks and an exchange is seldom without one.
 const PERIOD: &str = "10";
@@ -53,8 +53,17 @@ impl fmt::Display for Side {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     Kill,
-    /// For so long.
+    /// It goes on after so long.
     Stop(Duration),
+    /// It is stopped and, after so long, killed, as by its watchdog.
+    Hang(Duration),
+}
+
+impl Fault {
+    /// Whether the process ends by it.
+    fn is_deadly(self) -> bool {
+        !matches!(self, Self::Stop(_))
+    }
 }
 
 impl fmt::Display for Fault {
@@ -62,6 +71,7 @@ impl fmt::Display for Fault {
         f.pad(match self {
             Self::Kill => "killed",
             Self::Stop(_) => "stopped",
+            Self::Hang(_) => "hung",
         })
     }
 }
@@ -104,12 +114,12 @@ pub(crate) fn make(plan: &Plan) -> Result<Outcome, Vec<String>> {
     let load = stage.clients();
     load.wait_for_answers(1);
     let blow = stage.successor();
-    blow.wait_for_its_end();
-    let is_late = stage.newest_serves();
+    let fell = blow.wait_for_its_end();
     let connection = stage.connection();
     stage.wait_for_the_last_owner();
     load.wait_for_answers(2);
     let evidence = stage.end(load.stop(), connection);
+    let is_late = evidence.lines.iter().any(|line| is_serving(&line.message) && line.time < fell);
     let judged = judge(&evidence);
     judged.map(|loss| Outcome { loss, is_late }).inspect_err(|_| tell(plan, &evidence.lines))
 }
@@ -196,10 +206,6 @@ impl<'a> Stage<'a> {
         self.successors.push(Actor::start(&mut command, &self.scratch));
     }
 
-    fn newest_serves(&self) -> bool {
-        self.successors.last().is_some_and(Actor::serves)
-    }
-
     /// The number of the connection on which the exchange is, where it passes a proxy.
     fn connection(&self) -> Option<usize> {
         self.proxy.as_ref().map(|proxy| proxy.sent().last().map_or(0, |(number, _)| *number))
@@ -208,8 +214,7 @@ impl<'a> Stage<'a> {
     /// Waits until the predecessor has ended and a successor serves; one that was killed is started
     /// again.
     fn wait_for_the_last_owner(&mut self) {
-        let is_killed = (self.plan.side, self.plan.fault) == (Side::Successor, Fault::Kill);
-        if is_killed {
+        if self.plan.side == Side::Successor && self.plan.fault.is_deadly() {
             thread::sleep(self.random.duration(Duration::ZERO..Duration::from_millis(30)));
             self.start_successor();
         }
@@ -224,7 +229,7 @@ impl<'a> Stage<'a> {
     fn end(mut self, told: Told, connection: Option<usize>) -> Evidence {
         let last = self.successors.last_mut().expect("one");
         last.daemon.signal(Signal::TERM);
-        let (side, is_kill) = (self.plan.side, self.plan.fault == Fault::Kill);
+        let (side, is_deadly) = (self.plan.side, self.plan.fault.is_deadly());
         let mut lines = Vec::new();
         let successors = self.successors.iter_mut().map(|actor| (actor, Side::Successor));
         let mut actors: Vec<_> =
@@ -232,7 +237,7 @@ impl<'a> Stage<'a> {
         let owners = actors.iter().map(|(actor, _)| actor.victim.pid()).collect();
         for (place, (actor, role)) in actors.iter_mut().enumerate() {
             let (status, _) = actor.daemon.ended();
-            let may_fail = is_kill && *role == side && place <= 1;
+            let may_fail = is_deadly && *role == side && place <= 1;
             assert!(status.success() || may_fail, "{role}: {status}: {:?}", actor.lines());
             lines.extend(actor.daemon.whole_log());
         }
@@ -243,7 +248,7 @@ impl<'a> Stage<'a> {
         };
         // Who dies takes along the connections that nobody else has; and where nobody watched the
         // exchange, nobody knows.
-        let may_end = is_kill
+        let may_end = is_deadly
             && match side {
                 _ if self.proxy.is_none() => true,
                 Side::Predecessor => !sent(Arrow::End),
@@ -256,7 +261,7 @@ impl<'a> Stage<'a> {
             owners,
             last: Record::read(&self.scratch.join("state")),
             may_end,
-            may_lose_lines: is_kill,
+            may_lose_lines: is_deadly,
         }
     }
 }
@@ -274,8 +279,13 @@ impl Actor {
     }
 
     fn serves(&self) -> bool {
-        self.lines().iter().any(|line| line.ends_with("=> serving"))
+        self.lines().iter().any(|line| is_serving(line))
     }
+}
+
+/// Whether a successor says that it serves.
+fn is_serving(line: &str) -> bool {
+    line == "adopting => serving"
 }
 
 /// What strikes: once, at whom it was aimed.
@@ -286,16 +296,16 @@ struct ArmParts {
     fault: Fault,
     victim: OnceLock<Victim>,
     struck: AtomicBool,
-    over: Mutex<Option<Sender<()>>>,
+    over: Mutex<Option<Sender<u64>>>,
 }
 
 /// That it has struck.
-struct Blow(Receiver<()>);
+struct Blow(Receiver<u64>);
 
 impl Blow {
-    /// Waits until the victim is dead, or goes on.
-    fn wait_for_its_end(&self) {
-        self.0.recv_timeout(LIMIT).expect("the occasion comes");
+    /// Waits until the victim is dead, or goes on, and says when it was hit.
+    fn wait_for_its_end(&self) -> u64 {
+        self.0.recv_timeout(LIMIT).expect("the occasion comes")
     }
 }
 
@@ -345,20 +355,22 @@ impl Arm {
         until("a victim", || self.0.victim.get().is_some());
         let victim = self.0.victim.get().expect("just seen");
         let over = self.0.over.lock().expect("no panic").take().expect("it strikes once");
-        match self.0.fault {
+        let fell = now();
+        let (duration, end): (_, fn(&Victim)) = match self.0.fault {
             Fault::Kill => {
                 victim.kill();
-                let _ = over.send(());
+                let _ = over.send(fell);
+                return;
             }
-            Fault::Stop(duration) => {
-                victim.stop();
-                let victim = victim.clone();
-                thread::spawn(move || {
-                    thread::sleep(duration);
-                    victim.resume();
-                    let _ = over.send(());
-                });
-            }
-        }
+            Fault::Stop(duration) => (duration, Victim::resume),
+            Fault::Hang(duration) => (duration, Victim::kill),
+        };
+        victim.stop();
+        let victim = victim.clone();
+        thread::spawn(move || {
+            thread::sleep(duration);
+            end(&victim);
+            let _ = over.send(fell);
+        });
     }
 }
