@@ -14,7 +14,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::str;
 use std::time::{Duration, Instant};
 
 use early_service_machine::State;
@@ -61,6 +60,8 @@ pub(crate) struct Adoption {
     /// What was received.
     received: Received,
     is_committed: bool,
+    /// What an older program said to a line that it did not know.
+    answer: Option<Answer>,
     /// What was last said about a predecessor that does not hand over; said once.
     said: Option<String>,
 }
@@ -133,6 +134,8 @@ enum Expects {
 enum Outcome {
     GoOn,
     Event(Event),
+    /// The predecessor lives and says that it does not hand over, to us or now.
+    Refused(String),
     /// The predecessor does not know this way of asking, as this answer shows.
     Unknown(Answer),
     /// What it sent does not add up; why is said to both sides.
@@ -164,7 +167,7 @@ impl Adoption {
     pub(crate) fn new(path: PathBuf, in_place: Option<PathBuf>) -> Self {
         let progress = Progress::Idle(None);
         let received = Received::default();
-        Self { path, in_place, progress, received, is_committed: false, said: None }
+        Self { path, in_place, progress, received, is_committed: false, answer: None, said: None }
     }
 
     /// Asks; after a pause, where it was asked before.
@@ -314,7 +317,7 @@ impl Adoption {
             }
             Err(error) => {
                 let error = io::Error::from(error);
-                self.absent(format_args!("cannot connect: {error}"), has_lock);
+                self.absent_as_answered(&format!("cannot connect: {error}"), has_lock);
                 return Some(self.pause_with(Event::PredecessorAbsent));
             }
         };
@@ -345,8 +348,7 @@ impl Adoption {
             None => {
                 let listener = self.in_place.as_deref().and_then(Path::to_str);
                 // A newline in a path would end the line; such a socket is bound anew.
-                let listener = listener.filter(|path| !path.contains('\n')).map(str::as_bytes);
-                Request::Exchange { listener }
+                Request::Exchange { listener: listener.filter(|path| !path.contains('\n')) }
             }
             Some(Older::ListenerAndState) => Request::ListenerAndState,
             Some(Older::State) => Request::State,
@@ -362,14 +364,16 @@ impl Adoption {
         match outcome {
             Outcome::GoOn => return None,
             Outcome::Event(event) => {
-                let path = self.path.display();
                 self.is_committed = event == Event::Committed;
-                if event == Event::PredecessorRefused {
-                    self.say_once(format!(
-                        "{path} does not hand over now: asking again until it does or ends"
-                    ));
-                }
                 return Some(self.pause_with(event));
+            }
+            Outcome::Refused(answer) => {
+                // It owns: an owner beside it would be worse than to wait.
+                self.say_once(format!(
+                    "{} answers '{answer}': asking again until it hands over or ends",
+                    self.path.display()
+                ));
+                return Some(self.pause_with(Event::PredecessorRefused));
             }
             // It dies at this moment, or has died.
             Outcome::Unknown(Answer::Closed) if !has_lock => {
@@ -383,13 +387,19 @@ impl Adoption {
                 ));
                 return Some(self.pause_with(Event::PredecessorRefused));
             }
-            Outcome::Unknown(answer) => match talk.way.next(self.in_place.is_some()) {
-                Some(way) => self.progress = Progress::Pausing(Instant::now(), way),
-                None => {
-                    self.absent(format_args!("{answer}"), has_lock);
-                    return Some(self.pause_with(Event::PredecessorAbsent));
+            Outcome::Unknown(answer) => {
+                let next = talk.way.next(self.in_place.is_some());
+                // The handoff is what no older program knows; what it says to its own line counts,
+                // and the first time most.
+                if talk.way.older().is_some() && !matches!(self.answer, Some(Answer::Line(_))) {
+                    self.answer = Some(answer);
                 }
-            },
+                let Some(way) = next else {
+                    self.absent_as_answered("it knows no way to hand over", has_lock);
+                    return Some(self.pause_with(Event::PredecessorAbsent));
+                };
+                self.progress = Progress::Pausing(Instant::now(), way);
+            }
             Outcome::Mismatch(why) => {
                 self.refuse(&why);
                 return Some(Event::PredecessorRefused);
@@ -403,6 +413,15 @@ impl Adoption {
         let peer = self.take_peer();
         self.progress = Progress::Idle(peer);
         event
+    }
+
+    /// The same for one that may have been an older program: what it said before it went says more
+    /// than `otherwise`.
+    fn absent_as_answered(&mut self, otherwise: &str, has_lock: bool) {
+        match self.answer.take() {
+            Some(answer) => self.absent(format_args!("{answer}"), has_lock),
+            None => self.absent(format_args!("{otherwise}"), has_lock),
+        }
     }
 
     fn absent(&mut self, cause: fmt::Arguments<'_>, has_lock: bool) {
@@ -488,7 +507,7 @@ impl Talk {
                 let expects = self.expects;
                 let line = match self.peer.line().await {
                     Heard::Line(line) => line,
-                    Heard::TooLong => return Outcome::Unknown(Answer::Line("...".to_owned())),
+                    Heard::TooLong(line) => return Outcome::Unknown(Answer::line(line)),
                     Heard::End => {
                         return match expects {
                             Expects::Answer => Outcome::Unknown(Answer::Closed),
@@ -510,7 +529,7 @@ impl Talk {
                     (Expects::Client(offer), Ok(Message::End)) => self.take_end(received, offer),
                     (Expects::Commit, Ok(Message::Commit)) => Outcome::Event(Event::Committed),
                     (_, Ok(Message::Abort(_) | Message::Busy | Message::Denied)) => {
-                        Outcome::Event(Event::PredecessorRefused)
+                        Outcome::Refused(line.escape_ascii().to_string())
                     }
                     (Expects::Answer, Err(_)) if !line.starts_with(b"state ") => {
                         Outcome::Unknown(Answer::line(line))
@@ -621,9 +640,8 @@ fn take_older_answer(received: &mut Received, line: &[u8]) -> Outcome {
         received.state = Some(Given::Alone(state));
         return Outcome::Event(Event::OlderStateReceived);
     }
-    // It lives and owns: an owner beside it would be worse than to wait.
-    if [DENIED, BUSY].into_iter().any(|answer| answer.as_bytes() == line) {
-        return Outcome::Event(Event::PredecessorRefused);
+    if let Some(answer) = [DENIED, BUSY].into_iter().find(|answer| answer.as_bytes() == line) {
+        return Outcome::Refused(answer.to_owned());
     }
     Outcome::Unknown(Answer::line(line))
 }

@@ -402,7 +402,7 @@ impl Leaving {
         loop {
             match self.peer.line().await {
                 Heard::Line(line) if Line::parse(line) == Ok(Line::Logged) => return true,
-                Heard::Line(_) | Heard::TooLong => {}
+                Heard::Line(_) | Heard::TooLong(_) => {}
                 Heard::End => return false,
             }
         }

@@ -353,7 +353,7 @@ enum Word {
 async fn hear(peer: &mut Peer) -> Word {
     match peer.line().await {
         Heard::End => Word::Gone(None),
-        Heard::TooLong => Word::Other,
+        Heard::TooLong(_) => Word::Other,
         Heard::Line(line) => match Message::parse(line) {
             Ok(Message::Prepared) => Word::Prepared,
             Ok(Message::Done) => Word::Done,

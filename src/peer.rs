@@ -32,6 +32,9 @@ const SCM_MAX_FD: usize = 253;
 /// The bytes that wait to be understood: several of the largest clients, and their lines.
 pub(crate) const INPUT: usize = 16 * 1024;
 
+/// How many bytes of a line that is none are shown: enough to recognise it.
+const SHOWN: usize = 64;
+
 /// The other process.
 pub(crate) struct Peer {
     stream: Async<UnixStream>,
@@ -48,8 +51,8 @@ pub(crate) struct Peer {
 /// A line, or why there will be none.
 pub(crate) enum Heard<'a> {
     Line(&'a [u8]),
-    /// Longer than any of the exchange.
-    TooLong,
+    /// Longer than any of the exchange; this is how it begins.
+    TooLong(&'a [u8]),
     /// The connection ended, with nothing left to understand.
     End,
 }
@@ -81,8 +84,8 @@ impl Peer {
                     break (from, to);
                 }
                 Frame::TooLong => {
-                    self.start = self.end;
-                    return Heard::TooLong;
+                    let from = std::mem::replace(&mut self.start, self.end);
+                    return Heard::TooLong(self.input.get(from..from + SHOWN).unwrap_or_default());
                 }
                 Frame::Partial if self.ended => return Heard::End,
                 Frame::Partial => self.read().await,

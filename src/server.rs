@@ -58,6 +58,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Default)]
 pub(crate) struct Sockets {
     pub(crate) listeners: Vec<Listener>,
+    #[allow(clippy::vec_box, reason = "they move on into slots, a kilobyte each without the box")]
     pub(crate) sessions: Vec<Box<Session>>,
 }
 

@@ -9,11 +9,9 @@
 //! **Invariant:** commands are carried out, and replies sent, in the order in which they were
 //! written.
 
-use std::ffi::OsStr;
 use std::fmt::{self, Write as _};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -191,7 +189,7 @@ impl From<Request<'_>> for Asked {
     fn from(request: Request<'_>) -> Self {
         match request {
             Request::Exchange { listener } => {
-                Self::Exchange { listener: listener.map(|path| OsStr::from_bytes(path).into()) }
+                Self::Exchange { listener: listener.map(PathBuf::from) }
             }
             Request::ListenerAndState => Self::ListenerAndState,
             Request::State => Self::State,

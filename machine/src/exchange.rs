@@ -33,7 +33,7 @@
 //!
 //! **Invariant:** every message formats to a line that reads the same.
 
-use core::fmt;
+use core::{fmt, str};
 
 use crate::command::DENIED;
 use crate::counter::{HAND_OVER, Snapshot};
@@ -57,7 +57,7 @@ pub enum Request<'a> {
     /// `handoff 1`: the exchange of this module.
     Exchange {
         /// The path of the socket that the successor goes on serving, where it is one of ours.
-        listener: Option<&'a [u8]>,
+        listener: Option<&'a str>,
     },
     /// [`PASS_STATE`].
     ListenerAndState,
@@ -81,7 +81,8 @@ impl<'a> Request<'a> {
         let end = rest.iter().position(|byte| *byte == b' ').unwrap_or(rest.len());
         let (version, rest) = rest.split_at_checked(end)?;
         number(version).filter(|version| *version > 0)?;
-        Some(Self::Exchange { listener: rest.strip_prefix(LISTENER.as_bytes()) })
+        let listener = rest.strip_prefix(LISTENER.as_bytes());
+        Some(Self::Exchange { listener: listener.and_then(|path| str::from_utf8(path).ok()) })
     }
 }
 
@@ -94,10 +95,7 @@ impl fmt::Display for Request<'_> {
             Self::State => f.write_str(HAND_OVER),
             Self::ListenerAndState => f.write_str(PASS_STATE),
             Self::Exchange { listener: None } => f.write_str("handoff 1"),
-            Self::Exchange { listener: Some(path) } => {
-                let path = core::str::from_utf8(path).map_err(|_| fmt::Error)?;
-                write!(f, "handoff 1{LISTENER}{path}")
-            }
+            Self::Exchange { listener: Some(path) } => write!(f, "handoff 1{LISTENER}{path}"),
         }
     }
 }
@@ -332,11 +330,12 @@ mod tests {
 
     #[test]
     fn a_request_is_one_of_three() {
-        let (plain, path) = (None, Some(&b"/run/a b.sock"[..]));
+        let (plain, path) = (None, Some("/run/a b.sock"));
         for (line, request) in [
             ("handoff 1", Some(Request::Exchange { listener: plain })),
             ("handoff 1 listener=/run/a b.sock", Some(Request::Exchange { listener: path })),
             ("handoff 2 later=1", Some(Request::Exchange { listener: plain })),
+            ("handoff 1 listener", Some(Request::Exchange { listener: plain })),
             ("handoff 0", None),
             ("handoff", None),
             ("handoff one", None),
