@@ -278,6 +278,10 @@ impl Handoff {
             }
             (None, Some(Given::Whole(snapshot))) => {
                 let (state, unlogged) = (snapshot.state, Unlogged::default());
+                // Before the predecessor hears that it may leave: it has no file of its own.
+                if let Some(file) = &mut file {
+                    file.store(snapshot, unlogged);
+                }
                 self.leaving = peer.map(|peer| Leaving { peer, state, unlogged });
                 Start::After(snapshot)
             }
