@@ -3,6 +3,8 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
@@ -44,6 +46,16 @@ pub(crate) fn program() -> Command {
     let mut program = Command::new(env!("CARGO_BIN_EXE_early-service"));
     detach(&mut program);
     program
+}
+
+/// The program as a `.socket` unit starts it: `socket` is descriptor 3.
+pub(crate) fn started_with(socket: &UnixListener) -> Command {
+    let mut command = Command::new("sh");
+    detach(&mut command);
+    let script = r#"exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@""#;
+    command.args(["-c", script, env!("CARGO_BIN_EXE_early-service")]);
+    command.stdin(OwnedFd::from(socket.try_clone().expect("a descriptor")));
+    command
 }
 
 /// Takes away what belongs to the process that runs the tests.

@@ -3,22 +3,11 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener};
-use std::process::Command;
 
 use crate::client::{Client, get_counter, nc};
-use crate::daemon::{Daemon, STILL, detach};
+use crate::daemon::{Daemon, STILL, started_with};
 use crate::scratch::Scratch;
 use crate::{LIMIT, until};
-
-/// The program as a `.socket` unit starts it: `socket` is descriptor 3.
-fn started_with(socket: &UnixListener) -> Command {
-    let mut command = Command::new("sh");
-    detach(&mut command);
-    let script = r#"exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@""#;
-    command.args(["-c", script, env!("CARGO_BIN_EXE_early-service")]);
-    command.stdin(OwnedFd::from(socket.try_clone().expect("a descriptor")));
-    command
-}
 
 #[test]
 fn a_passed_socket_is_served_and_its_file_left_to_systemd() {
