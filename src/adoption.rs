@@ -29,7 +29,7 @@ use smol::{Async, Timer};
 
 use crate::listener::Listener;
 use crate::peer::{Heard, Peer};
-use crate::server::{SESSIONS, Sockets};
+use crate::server::{RESERVE, SESSIONS, Sockets};
 use crate::session::{INPUT, REPLIES, Session};
 use crate::state_file::StateFile;
 use crate::{listener, systemd};
@@ -561,11 +561,10 @@ impl Talk {
         offer: Offer,
         in_place: Option<&Path>,
     ) -> Outcome {
-        if usize::try_from(offer.clients).map_or(true, |clients| clients > SESSIONS) {
-            return Outcome::Mismatch(format!(
-                "it has {} clients, and at most {SESSIONS} can be served",
-                offer.clients
-            ));
+        const MOST: usize = SESSIONS + RESERVE;
+        if usize::try_from(offer.clients).map_or(true, |clients| clients > MOST) {
+            let clients = offer.clients;
+            return Outcome::Mismatch(format!("it has {clients} clients, and we serve {MOST}"));
         }
         for _ in 0..offer.listeners {
             let Some(listener) = self.peer.descriptor() else {

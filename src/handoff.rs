@@ -25,6 +25,7 @@ use early_service_machine::command::{BUSY, DENIED};
 use early_service_machine::counter::Snapshot;
 use early_service_machine::exchange::Message as Line;
 use early_service_machine::lifecycle::{Effect, Event};
+use early_service_machine::record::Unlogged;
 use early_service_machine::schedule::Monotonic;
 use futures_lite::future;
 use rustix::net::UCred;
@@ -95,7 +96,7 @@ pub(crate) struct Handoff {
 pub(crate) struct Leaving {
     peer: Peer,
     state: State,
-    unlogged: u64,
+    unlogged: Unlogged,
 }
 
 enum Wake {
@@ -277,7 +278,7 @@ impl Handoff {
                 Start::AfterDeath { snapshot: record.snapshot, unlogged: record.unlogged }
             }
             (None, Some(Given::Whole(snapshot))) => {
-                let (state, unlogged) = (snapshot.state, 0);
+                let (state, unlogged) = (snapshot.state, Unlogged::default());
                 self.leaving = peer.map(|peer| Leaving { peer, state, unlogged });
                 Start::After(snapshot)
             }

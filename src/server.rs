@@ -35,6 +35,10 @@ use crate::{clock, counter, handoff, journal};
 /// The most clients at once, 4.5 kB each; one more, and the longest idle one goes.
 pub(crate) const SESSIONS: usize = 1000;
 
+/// Places beyond those: whoever comes in first says what it wants, for a successor that asks for the
+/// state must not cost a client its place.
+pub(crate) const RESERVE: usize = 4;
+
 /// The most batches with the counter at once; it answers within microseconds, so a few suffice.
 pub(crate) const UNDER_WAY: usize = 16;
 
@@ -166,7 +170,7 @@ impl Server {
         handoff: Sender<handoff::Message>,
         stage: Stage,
     ) -> Self {
-        let (ready_from_session, ready) = async_channel::bounded(SESSIONS);
+        let (ready_from_session, ready) = async_channel::bounded(SESSIONS + RESERVE);
         Self {
             mailbox,
             ready,
@@ -326,13 +330,25 @@ impl Server {
         };
         match session.advance() {
             Next::Wait => {}
-            Next::CarryOut(batch) => self.carry_out(slot, batch),
+            Next::CarryOut(batch) => {
+                self.make_room(slot);
+                self.carry_out(slot, batch);
+            }
             Next::Status(mut batch) => {
+                self.make_room(slot);
                 self.write_status(&mut batch);
                 self.carry_out(slot, batch);
             }
             Next::HandOver(asked) => self.hand_over(slot, asked),
             Next::Close => self.close(slot),
+        }
+    }
+
+    /// Has the longest idle client go for one beyond [`SESSIONS`], now that it is known to be one.
+    fn make_room(&mut self, slot: usize) {
+        let session = self.session(slot);
+        if session.is_some_and(|session| std::mem::take(&mut session.is_beyond)) {
+            self.close_longest_idle();
         }
     }
 
@@ -408,7 +424,7 @@ impl Server {
             Ok(stream) => stream,
             Err(error) => return log::warn!("cannot serve a client: {error}"),
         };
-        if self.clients == SESSIONS && !self.close_longest_idle() {
+        if self.clients == SESSIONS + RESERVE && !self.close_longest_idle() {
             return log::warn!("cannot serve a client: all {SESSIONS} others are busy");
         }
         let slot = self.place(Session::new(stream));
@@ -425,6 +441,7 @@ impl Server {
         let slot = self.free_slot();
         if let Some(place) = self.slots.get_mut(slot) {
             session.settle(Waker::from(Arc::clone(&place.waker)));
+            session.is_beyond = self.clients >= SESSIONS;
             place.session = Some(session);
             self.clients += 1;
         }

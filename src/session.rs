@@ -207,6 +207,8 @@ pub(crate) struct Session {
     active: Monotonic,
     /// To be closed as soon as the replies are sent.
     closing: bool,
+    /// One of more clients than there are places for, and not yet known to be a client.
+    pub(crate) is_beyond: bool,
     waker: Waker,
 }
 
@@ -216,7 +218,15 @@ impl Session {
         let waker = Waker::noop().clone();
         let input = Input { bytes: [0; INPUT], start: 0, end: 0, ended: false };
         let batch = Some(Batch::new());
-        Box::new(Self { stream, input, batch, active: clock::now(), closing: false, waker })
+        Box::new(Self {
+            stream,
+            input,
+            batch,
+            active: clock::now(),
+            closing: false,
+            is_beyond: false,
+            waker,
+        })
     }
 
     /// Goes on with a client of the predecessor, where its half-read line and its unsent replies

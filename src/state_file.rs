@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use early_service_machine::counter::Snapshot;
-use early_service_machine::record::{BootId, Ignored, Record, SIZE};
+use early_service_machine::record::{BootId, Ignored, Record, SIZE, Unlogged};
 use rustix::fs::{
     CWD, FallocateFlags, FileType, FlockOperation, Mode, OFlags, fallocate, flock, fstat, openat,
     stat,
@@ -157,7 +157,7 @@ impl StateFile {
     }
 
     /// Writes a record; one that cannot be written is said in the log, and the ticks go on.
-    pub(crate) fn store(&mut self, snapshot: Snapshot, unlogged: u64) {
+    pub(crate) fn store(&mut self, snapshot: Snapshot, unlogged: Unlogged) {
         let record = Record { sequence: self.sequence, unlogged, snapshot };
         self.sequence = self.sequence.wrapping_add(1);
         let result = write(&self.file, &record.encode(&self.boot));

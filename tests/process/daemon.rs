@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -29,6 +30,8 @@ pub(crate) struct Daemon {
 struct Log {
     lines: Mutex<Vec<Line>>,
     grown: Condvar,
+    /// Nobody is left who could write another line.
+    is_whole: AtomicBool,
 }
 
 /// One line of standard error: `[   12.345678] early-service[323]: Listening on …`.
@@ -191,10 +194,15 @@ impl Daemon {
         lines.iter().map(|line| line.message.clone()).collect()
     }
 
+    /// Every line of a process that has ended, in whatever way.
+    pub(crate) fn whole_log(&self) -> Vec<Line> {
+        let is_whole = || self.log.is_whole.load(Ordering::Acquire);
+        self.wait_until("the end of the log", |lines| is_whole().then(|| lines.to_vec()))
+    }
+
     /// Every number that a process that has ended logged.
     pub(crate) fn all_ticks(&self) -> Vec<u64> {
-        self.wait_for("=> ended");
-        numbers(&self.log.lines.lock().expect("the log"))
+        numbers(&self.whole_log())
     }
 }
 
@@ -215,14 +223,19 @@ impl Drop for Daemon {
 impl Log {
     fn read(&self, stderr: ChildStderr) {
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-            let line = Line::parse(&line).unwrap_or_else(|| Line::foreign(&line));
-            self.lines.lock().expect("the log").push(line);
+            self.lines.lock().expect("the log").push(Line::read(&line));
             self.grown.notify_all();
         }
+        self.is_whole.store(true, Ordering::Release);
+        self.grown.notify_all();
     }
 }
 
 impl Line {
+    pub(crate) fn read(line: &str) -> Self {
+        Self::parse(line).unwrap_or_else(|| Self::foreign(line))
+    }
+
     fn parse(line: &str) -> Option<Self> {
         let (time, rest) = line.strip_prefix('[')?.split_once("] ")?;
         let (seconds, microseconds) = time.trim_start().split_once('.')?;
