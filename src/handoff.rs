@@ -15,6 +15,7 @@
 //! **Invariant:** what was lent to a successor is given back or let go, never both.
 
 use std::fmt;
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -446,6 +447,9 @@ impl Refusals {
 }
 
 /// Tells a peer why it does not get the state; if it does not listen, that is just as well.
+///
+/// Shut down, because a predecessor that has not left yet may hold a copy of the connection.
 fn answer_and_close(stream: &Async<UnixStream>, answer: &str) {
     let _ = peer::send(stream, format!("{answer}\n").as_bytes(), &[]);
+    let _ = stream.get_ref().shutdown(Shutdown::Both);
 }

@@ -129,9 +129,9 @@ impl Peer {
         self.descriptors.pop_front()
     }
 
-    /// Whether every descriptor that was sent has been taken out.
-    pub(crate) fn has_no_descriptors_left(&self) -> bool {
-        self.descriptors.is_empty() && !self.has_lost_descriptors
+    /// Whether the kernel dropped descriptors that were sent.
+    pub(crate) fn has_lost_descriptors(&self) -> bool {
+        self.has_lost_descriptors
     }
 
     /// Closes every descriptor that was not taken out.
