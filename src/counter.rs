@@ -300,19 +300,16 @@ impl Counter {
 
 /// Says which numbers before `state` may be missing from the log.
 fn say_unlogged(state: State, Unlogged { ticks, unbroken }: Unlogged) {
+    const WHY: &str = "may be missing from the log: queued in a process that died";
     let (first, last) = (state.next.wrapping_sub(unbroken), state.next.wrapping_sub(1));
-    let why = "from the log: queued in a process that died";
-    match (unbroken, ticks.saturating_sub(unbroken)) {
-        (0, 0) => {}
-        (0, before) => {
-            log::warn!("{before} ticks before the counter was set may be missing {why}");
-        }
-        (1, 0) => log::warn!("Number {last} may be missing {why}"),
-        (_, 0) => log::warn!("Numbers {first} to {last} may be missing {why}"),
-        (_, before) => log::warn!(
-            "Numbers {first} to {last}, and {before} ticks before the counter was set, may be \
-             missing {why}"
-        ),
+    match ticks.saturating_sub(unbroken) {
+        0 => {}
+        before => log::warn!("The last {before} before the counter was set to {first} {WHY}"),
+    }
+    match unbroken {
+        0 => {}
+        1 => log::warn!("Number {last} {WHY}"),
+        _ => log::warn!("Numbers {first} to {last} {WHY}"),
     }
 }
 
