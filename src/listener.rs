@@ -39,6 +39,7 @@ pub(crate) enum Error {
     NotASocket(PathBuf),
     Bind(PathBuf, io::Error),
     Passed(&'static str),
+    HandedOver(&'static str),
 }
 
 impl fmt::Display for Error {
@@ -52,6 +53,9 @@ impl fmt::Display for Error {
             }
             Self::Bind(path, error) => write!(f, "cannot bind {}: {error}", path.display()),
             Self::Passed(cause) => write!(f, "cannot serve a socket of $LISTEN_FDS: {cause}"),
+            Self::HandedOver(cause) => {
+                write!(f, "cannot serve a socket of the predecessor: {cause}")
+            }
         }
     }
 }
@@ -118,12 +122,11 @@ impl Listener {
 
     /// Takes a socket that systemd passed.
     pub(crate) fn passed(socket: OwnedFd) -> Result<Self, Error> {
-        if socket_domain(&socket) != Ok(AddressFamily::UNIX) {
-            return Err(Error::Passed("it is not a UNIX socket"));
-        }
-        if socket_acceptconn(&socket) != Ok(true) {
-            return Err(Error::Passed("it does not listen"));
-        }
+        check(&socket).map_err(Error::Passed)?;
+        Self::of(socket)
+    }
+
+    fn of(socket: OwnedFd) -> Result<Self, Error> {
         let socket = UnixListener::from(socket);
         let path = named(socket.local_addr());
         let socket = Async::new(socket).map_err(|error| Error::Bind(path.clone(), error))?;
@@ -132,7 +135,8 @@ impl Listener {
 
     /// Takes a socket that the predecessor handed over; the file of `in_place` becomes ours.
     pub(crate) fn handed_over(socket: OwnedFd, in_place: Option<&Path>) -> Result<Self, Error> {
-        let mut listener = Self::passed(socket)?;
+        check(&socket).map_err(Error::HandedOver)?;
+        let mut listener = Self::of(socket)?;
         let is_in_place = in_place == Some(&listener.path);
         listener.origin = if is_in_place { Origin::Adopted } else { Origin::Inherited };
         Ok(listener)
@@ -191,14 +195,9 @@ impl Listener {
         }
     }
 
-    /// Leaves the file to the successor, or takes it back.
-    pub(crate) fn lend(&mut self, is_lent: bool) {
-        match self.origin {
-            Origin::Bound | Origin::Adopted => {
-                self.file = if is_lent { None } else { identity(&self.path) };
-            }
-            Origin::BoundBeside | Origin::Passed | Origin::Inherited => {}
-        }
+    /// Leaves the file to the successor.
+    pub(crate) fn leave_file(&mut self) {
+        self.file = None;
     }
 }
 
@@ -220,6 +219,17 @@ impl Drop for Listener {
             remove(&named);
         }
     }
+}
+
+/// Whether clients could be accepted from this.
+fn check(socket: &OwnedFd) -> Result<(), &'static str> {
+    if socket_domain(socket) != Ok(AddressFamily::UNIX) {
+        return Err("it is not a UNIX socket");
+    }
+    if socket_acceptconn(socket) != Ok(true) {
+        return Err("it does not listen");
+    }
+    Ok(())
 }
 
 /// The name of a socket that waits to take the place of the one at `path`.
