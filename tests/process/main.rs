@@ -27,8 +27,11 @@ mod exchange;
 mod handoff;
 mod logging;
 mod options;
+mod ownership;
+mod recovery;
 mod signals;
 mod sockets;
+mod state_file;
 mod systemd;
 mod ticks;
 
