@@ -29,6 +29,7 @@ mod logging;
 mod options;
 mod ownership;
 mod recovery;
+mod sessions;
 mod signals;
 mod sockets;
 mod state_file;
