@@ -12,7 +12,7 @@
 //!
 //! **Invariant:** one asker at a time; another is told so and turned away.
 //!
-//! **Invariant:** what was lent to a successor is given back or let go, never both.
+//! **Invariant:** what was offered to a successor is taken back or let go, never both.
 
 use std::fmt;
 use std::net::Shutdown;
@@ -240,11 +240,6 @@ impl Handoff {
     fn take_back(&mut self, offering: &Offering) -> (Start, Option<StateFile>) {
         let (pid, cause) = (offering.pid(), offering.cause());
         log::warn!("Process {pid} did not adopt the state: {cause}; serving on");
-        for listener in &mut self.sockets.listeners {
-            if offering.takes(listener.path()) {
-                listener.lend(false);
-            }
-        }
         let (snapshot, mut file) = self.frozen.take().unzip();
         let file_state = file.as_mut().and_then(Option::as_mut).map(StateFile::load);
         let start = match (file_state, snapshot) {
@@ -378,7 +373,7 @@ impl Handoff {
             // What the successor took along is not ours to remove.
             for listener in &mut self.sockets.listeners {
                 if offering.takes(listener.path()) {
-                    listener.lend(true);
+                    listener.leave_file();
                 }
             }
             drop(self.sockets);
