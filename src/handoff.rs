@@ -112,12 +112,7 @@ impl Handoff {
     pub(crate) async fn run(mut self) {
         while let Some(wake) = self.next_event().await {
             match wake {
-                Wake::Message(Message::Order(Effect::Leave)) => {
-                    // Who has not heard of it yet may still send.
-                    let _mailbox = self.mailbox.clone();
-                    self.leave();
-                    return future::pending().await;
-                }
+                Wake::Message(Message::Order(Effect::Leave)) => return self.leave(),
                 Wake::Message(Message::Order(order)) => self.carry_out(order),
                 Wake::Message(Message::Asked(stream, asked)) => self.asked(stream, asked),
                 Wake::Message(Message::Sockets(sockets)) => self.sockets = sockets,
