@@ -77,7 +77,7 @@ pub(crate) struct Counter {
     handoff: Sender<handoff::Message>,
     supervisor: Sender<Event>,
     /// Closed when the actor has left.
-    alive: Option<Sender<()>>,
+    alive: Sender<()>,
     period: Period,
     timer: Timer,
     /// What the timer is set to, while the counter ticks.
@@ -110,7 +110,7 @@ impl Counter {
             server,
             handoff,
             supervisor,
-            alive: Some(alive),
+            alive,
             period,
             timer: Timer::never(),
             armed: None,

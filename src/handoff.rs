@@ -74,7 +74,7 @@ pub(crate) struct Handoff {
     /// Takes the connection on which a last word is due when the log is written.
     pub(crate) farewell: Sender<Peer>,
     /// Closed when the actor has left.
-    pub(crate) alive: Option<Sender<()>>,
+    pub(crate) alive: Sender<()>,
     /// A user who may have the state, beside root and our own.
     pub(crate) successor: Option<String>,
     /// The state file until it is locked and loaded.
@@ -378,7 +378,7 @@ impl Handoff {
                 let _ = self.farewell.try_send(offering.into_peer());
             }
         }
-        drop(self.alive.take());
+        drop(self.alive);
     }
 
     fn report(&self, event: Event) {

@@ -14,7 +14,7 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Signal, geteuid};
 
 use crate::client::{get_counter, nc, until_served};
-use crate::daemon::{Daemon, STILL, detach, program};
+use crate::daemon::{Daemon, STILL, detach};
 use crate::scratch::Scratch;
 use crate::stage::{is_locked, read, record, serve, state_file};
 use crate::until;
@@ -138,7 +138,7 @@ fn a_file_that_may_not_be_opened_or_made_is_named() {
         fs::create_dir(scratch.join("open")).expect("a directory");
         fs::set_permissions(scratch.join("open"), Permissions::from_mode(0o777)).expect("our own");
         let copy = scratch.join("early-service");
-        fs::copy(program().get_program(), &copy).expect("room for a copy");
+        crate::daemon::copy_program(&copy);
         if is_there {
             fs::write(state_file(&scratch), "").expect("room");
             let nobody = Permissions::from_mode(0o600);
