@@ -13,7 +13,7 @@ use std::time::Instant;
 use rustix::process::{Signal, geteuid};
 
 use crate::client::{Client, get_counter, nc, nc_as, status};
-use crate::daemon::{Daemon, STILL, program};
+use crate::daemon::{Daemon, STILL};
 use crate::scratch::Scratch;
 use crate::{AT_ONCE, LIMIT, until};
 
