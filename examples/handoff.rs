@@ -3,15 +3,14 @@
 //!
 //! `cargo run --example handoff` needs neither root nor a virtual machine.
 //! It builds the daemon, starts the initrd stage in a scratch directory, talks to it, starts the
-//! root stage, which adopts the count, and reads everything that it reports off the log lines that
-//! it has just shown.
+//! root stage, which adopts the count, talks to that one on the same connection, and reads
+//! everything that it reports off the log lines that it has just shown.
 #![allow(clippy::print_stdout, reason = "an example is there to show something")]
 
 use std::env;
 use std::error::Error;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::Shutdown;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -34,6 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let daemon = build()?;
     let scratch = Scratch::new()?;
     let (initrd_socket, root_socket) = (scratch.join("initrd.sock"), scratch.join("root.sock"));
+    let state_file = scratch.join("state");
     let (lines, log) = channel();
     let mut log = Log { lines: log, held: Vec::new(), shown: Vec::new() };
 
@@ -42,12 +42,15 @@ fn main() -> Result<(), Box<dyn Error>> {
         Command::new(&daemon)
             .arg("--server-socket-path")
             .arg(&initrd_socket)
+            .arg("--state-file")
+            .arg(&state_file)
             .arg("--survive-systemd-kill-signal"),
         &lines,
     )?;
     log.show_for(WATCHED / 2)?;
+    let mut client = Client::connect(&initrd_socket)?;
     for command in ["get_counter", &format!("set_counter {SET_TO}"), "status"] {
-        log.say(command, &ask(&initrd_socket, command)?)?;
+        log.say(command, &client.ask(command)?)?;
     }
     log.show_for(WATCHED / 2)?;
 
@@ -57,13 +60,17 @@ fn main() -> Result<(), Box<dyn Error>> {
             .arg("--server-socket-path")
             .arg(&root_socket)
             .arg("--client-socket-path")
-            .arg(&initrd_socket),
+            .arg(&initrd_socket)
+            .arg("--state-file")
+            .arg(&state_file),
         &lines,
     )?;
     drop(lines);
     let first_ended = initrd.wait(&mut log)?;
     log.show_for(WATCHED)?;
-    log.say("get_counter", &ask(&root_socket, "get_counter")?)?;
+    for command in ["get_counter", "status"] {
+        log.say(command, &client.ask(command)?)?;
+    }
     root.stop()?;
     let second_ended = root.wait(&mut log)?;
     log.show_rest()?;
@@ -82,7 +89,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let Proof { before, after } = proof;
     println!(
         "proved: {before} ticks before the handoff, {after} after it, none missing, none twice; \
-         both processes ended with success and removed their sockets"
+         one connection served by both; both processes ended with success and removed their sockets"
     );
     Ok(())
 }
@@ -250,14 +257,22 @@ impl Log {
     }
 }
 
-/// Sends one command as `nc -N` does: write, close that direction, read to the end.
-fn ask(socket: &Path, command: &str) -> std::io::Result<String> {
-    let mut stream = UnixStream::connect(socket)?;
-    writeln!(stream, "{command}")?;
-    stream.shutdown(Shutdown::Write)?;
-    let mut reply = String::new();
-    stream.read_to_string(&mut reply)?;
-    Ok(reply)
+/// One connection, as somebody holds it who sits at `nc`.
+struct Client(BufReader<UnixStream>);
+
+impl Client {
+    fn connect(socket: &Path) -> std::io::Result<Self> {
+        UnixStream::connect(socket).map(BufReader::new).map(Self)
+    }
+
+    fn ask(&mut self, command: &str) -> Result<String, Box<dyn Error>> {
+        writeln!(self.0.get_mut(), "{command}")?;
+        let mut reply = String::new();
+        if self.0.read_line(&mut reply)? == 0 {
+            return Err(format!("the connection ended before the reply to {command}").into());
+        }
+        Ok(reply)
+    }
 }
 
 /// What the lines say about the ticks.

@@ -14,13 +14,12 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::str;
 use std::time::{Duration, Instant};
 
 use early_service_machine::State;
 use early_service_machine::command::{BUSY, DENIED};
 use early_service_machine::counter::Snapshot;
-use early_service_machine::exchange::{Client, Message, Offer, Request};
+use early_service_machine::exchange::{Client, Message, Offer, Printable, Request};
 use early_service_machine::lifecycle::Event;
 use futures_lite::future;
 use rustix::io::Errno;
@@ -30,7 +29,7 @@ use smol::{Async, Timer};
 
 use crate::listener::Listener;
 use crate::peer::{Heard, Peer};
-use crate::server::{SESSIONS, Sockets};
+use crate::server::{RESERVE, SESSIONS, Sockets};
 use crate::session::{INPUT, REPLIES, Session};
 use crate::state_file::StateFile;
 use crate::{listener, systemd};
@@ -61,6 +60,10 @@ pub(crate) struct Adoption {
     /// What was received.
     received: Received,
     is_committed: bool,
+    /// Since when there has been no room in the predecessor's backlog.
+    crowded: Option<Instant>,
+    /// What an older program said to a line that it did not know.
+    answer: Option<Answer>,
     /// What was last said about a predecessor that does not hand over; said once.
     said: Option<String>,
 }
@@ -133,6 +136,8 @@ enum Expects {
 enum Outcome {
     GoOn,
     Event(Event),
+    /// The predecessor lives and says that it does not hand over, to us or now.
+    Refused(String),
     /// The predecessor does not know this way of asking, as this answer shows.
     Unknown(Answer),
     /// What it sent does not add up; why is said to both sides.
@@ -147,7 +152,7 @@ enum Answer {
 
 impl Answer {
     fn line(line: &[u8]) -> Self {
-        Self::Line(line.escape_ascii().to_string())
+        Self::Line(Printable(line).to_string())
     }
 }
 
@@ -162,9 +167,16 @@ impl fmt::Display for Answer {
 
 impl Adoption {
     pub(crate) fn new(path: PathBuf, in_place: Option<PathBuf>) -> Self {
-        let progress = Progress::Idle(None);
-        let received = Received::default();
-        Self { path, in_place, progress, received, is_committed: false, said: None }
+        Self {
+            path,
+            in_place,
+            progress: Progress::Idle(None),
+            received: Received::default(),
+            is_committed: false,
+            crowded: None,
+            answer: None,
+            said: None,
+        }
     }
 
     /// Asks; after a pause, where it was asked before.
@@ -278,7 +290,8 @@ impl Adoption {
                     }
                 }
                 Progress::Talking(talk) => {
-                    let silence = silence(talk.since, talk.is_told, has_lock);
+                    let silence =
+                        silence(talk.since, talk.is_told, has_lock && talk.is_unanswered());
                     let step = talk.step(&mut self.received, self.in_place.as_deref());
                     match future::or(async { Ok(step.await) }, async { Err(silence.await) }).await {
                         Ok(outcome) => {
@@ -308,16 +321,14 @@ impl Adoption {
         let stream = match listener::connect(&self.path) {
             Ok(stream) => stream,
             // The backlog is full, so somebody is there (EAGAIN in unix(7)).
-            Err(Errno::AGAIN) => {
-                self.progress = Progress::Pausing(Instant::now() + ASK_AGAIN, way);
-                return None;
-            }
+            Err(Errno::AGAIN) => return self.wait_for_room(way, has_lock),
             Err(error) => {
                 let error = io::Error::from(error);
-                self.absent(format_args!("cannot connect: {error}"), has_lock);
+                self.absent_as_answered(&format!("cannot connect: {error}"), has_lock);
                 return Some(self.pause_with(Event::PredecessorAbsent));
             }
         };
+        self.crowded = None;
         if let Err(stranger) = vouch_for(&stream) {
             self.absent(format_args!("{stranger}"), has_lock);
             return Some(self.pause_with(Event::PredecessorAbsent));
@@ -340,13 +351,29 @@ impl Adoption {
         None
     }
 
+    /// Waits for room in a full backlog, as long as for an answer.
+    fn wait_for_room(&mut self, way: Way, has_lock: bool) -> Option<Event> {
+        let now = Instant::now();
+        let waiting = now - *self.crowded.get_or_insert(now);
+        if has_lock && waiting >= GIVEN_UP {
+            let seconds = GIVEN_UP.as_secs();
+            self.absent(format_args!("no room in its backlog within {seconds} s"), has_lock);
+            return Some(self.pause_with(Event::PredecessorAbsent));
+        }
+        if waiting >= SILENT {
+            let path = self.path.display();
+            self.say_once(format!("{path} has no room in its backlog: waiting for it"));
+        }
+        self.progress = Progress::Pausing(now + ASK_AGAIN, way);
+        None
+    }
+
     fn request(&self, way: Way) -> String {
         let request = match way.older() {
             None => {
                 let listener = self.in_place.as_deref().and_then(Path::to_str);
                 // A newline in a path would end the line; such a socket is bound anew.
-                let listener = listener.filter(|path| !path.contains('\n')).map(str::as_bytes);
-                Request::Exchange { listener }
+                Request::Exchange { listener: listener.filter(|path| !path.contains('\n')) }
             }
             Some(Older::ListenerAndState) => Request::ListenerAndState,
             Some(Older::State) => Request::State,
@@ -362,14 +389,16 @@ impl Adoption {
         match outcome {
             Outcome::GoOn => return None,
             Outcome::Event(event) => {
-                let path = self.path.display();
                 self.is_committed = event == Event::Committed;
-                if event == Event::PredecessorRefused {
-                    self.say_once(format!(
-                        "{path} does not hand over now: asking again until it does or ends"
-                    ));
-                }
                 return Some(self.pause_with(event));
+            }
+            Outcome::Refused(answer) => {
+                // It owns: an owner beside it would be worse than to wait.
+                self.say_once(format!(
+                    "{} answers '{answer}': asking again until it hands over or ends",
+                    self.path.display()
+                ));
+                return Some(self.pause_with(Event::PredecessorRefused));
             }
             // It dies at this moment, or has died.
             Outcome::Unknown(Answer::Closed) if !has_lock => {
@@ -383,13 +412,19 @@ impl Adoption {
                 ));
                 return Some(self.pause_with(Event::PredecessorRefused));
             }
-            Outcome::Unknown(answer) => match talk.way.next(self.in_place.is_some()) {
-                Some(way) => self.progress = Progress::Pausing(Instant::now(), way),
-                None => {
-                    self.absent(format_args!("{answer}"), has_lock);
-                    return Some(self.pause_with(Event::PredecessorAbsent));
+            Outcome::Unknown(answer) => {
+                let next = talk.way.next(self.in_place.is_some());
+                // The handoff is what no older program knows; what it says to its own line counts,
+                // and the first time most.
+                if talk.way.older().is_some() && !matches!(self.answer, Some(Answer::Line(_))) {
+                    self.answer = Some(answer);
                 }
-            },
+                let Some(way) = next else {
+                    self.absent_as_answered("it knows no way to hand over", has_lock);
+                    return Some(self.pause_with(Event::PredecessorAbsent));
+                };
+                self.progress = Progress::Pausing(Instant::now(), way);
+            }
             Outcome::Mismatch(why) => {
                 self.refuse(&why);
                 return Some(Event::PredecessorRefused);
@@ -403,6 +438,15 @@ impl Adoption {
         let peer = self.take_peer();
         self.progress = Progress::Idle(peer);
         event
+    }
+
+    /// The same for one that may have been an older program: what it said before it went says more
+    /// than `otherwise`.
+    fn absent_as_answered(&mut self, otherwise: &str, has_lock: bool) {
+        match self.answer.take() {
+            Some(answer) => self.absent(format_args!("{answer}"), has_lock),
+            None => self.absent(format_args!("{otherwise}"), has_lock),
+        }
     }
 
     fn absent(&mut self, cause: fmt::Arguments<'_>, has_lock: bool) {
@@ -453,19 +497,32 @@ enum Silence {
 }
 
 /// Waits until a silence that began at `since` is worth a word.
-async fn silence(since: Instant, is_told: bool, has_lock: bool) -> Silence {
+async fn silence(since: Instant, is_told: bool, may_be_dead: bool) -> Silence {
     if !is_told {
         Timer::at(since + SILENT).await;
         return Silence::Long;
     }
-    if !has_lock {
+    if !may_be_dead {
         future::pending::<()>().await;
     }
     Timer::at(since + GIVEN_UP).await;
     Silence::TooLong
 }
 
+impl Expects {
+    /// Whether an older program may have said this.
+    fn may_be_older(self, line: &[u8]) -> bool {
+        matches!(self, Self::Answer) && !line.starts_with(b"state ")
+    }
+}
+
 impl Talk {
+    /// Whether the predecessor may be an older program; one that has begun to answer is none, so it
+    /// owns until it commits, and its end is seen.
+    fn is_unanswered(&self) -> bool {
+        matches!(self.expects, Expects::Answer | Expects::Nul)
+    }
+
     /// Waits for the next thing that the predecessor says, and takes it in.
     async fn step(&mut self, received: &mut Received, in_place: Option<&Path>) -> Outcome {
         match self.expects {
@@ -488,7 +545,13 @@ impl Talk {
                 let expects = self.expects;
                 let line = match self.peer.line().await {
                     Heard::Line(line) => line,
-                    Heard::TooLong => return Outcome::Unknown(Answer::Line("...".to_owned())),
+                    Heard::TooLong(line) if expects.may_be_older(line) => {
+                        return Outcome::Unknown(Answer::line(line));
+                    }
+                    Heard::TooLong(line) => {
+                        let line = Printable(line);
+                        return Outcome::Mismatch(format!("'{line}...' is too long"));
+                    }
                     Heard::End => {
                         return match expects {
                             Expects::Answer => Outcome::Unknown(Answer::Closed),
@@ -504,20 +567,24 @@ impl Talk {
                         self.take_offer(received, offer, in_place)
                     }
                     (Expects::Client(offer), Ok(Message::Client(client))) => {
+                        if count(&received.sockets.sessions) == offer.clients {
+                            let told = offer.clients;
+                            return Outcome::Mismatch(format!("more than {told} clients came"));
+                        }
                         self.expects = Expects::Bytes(offer, client);
                         Outcome::GoOn
                     }
                     (Expects::Client(offer), Ok(Message::End)) => self.take_end(received, offer),
                     (Expects::Commit, Ok(Message::Commit)) => Outcome::Event(Event::Committed),
                     (_, Ok(Message::Abort(_) | Message::Busy | Message::Denied)) => {
-                        Outcome::Event(Event::PredecessorRefused)
+                        Outcome::Refused(Printable(line).to_string())
                     }
-                    (Expects::Answer, Err(_)) if !line.starts_with(b"state ") => {
+                    (_, Err(_)) if expects.may_be_older(line) => {
                         Outcome::Unknown(Answer::line(line))
                     }
                     (_, Err(unreadable)) => Outcome::Mismatch(format!(
                         "cannot understand '{}': {unreadable}",
-                        line.escape_ascii()
+                        Printable(line)
                     )),
                     (_, Ok(message)) => Outcome::Mismatch(format!("'{message}' comes too early")),
                 }
@@ -531,11 +598,10 @@ impl Talk {
         offer: Offer,
         in_place: Option<&Path>,
     ) -> Outcome {
-        if usize::try_from(offer.clients).map_or(true, |clients| clients > SESSIONS) {
-            return Outcome::Mismatch(format!(
-                "it has {} clients, and at most {SESSIONS} can be served",
-                offer.clients
-            ));
+        const MOST: usize = SESSIONS + RESERVE;
+        if usize::try_from(offer.clients).map_or(true, |clients| clients > MOST) {
+            let clients = offer.clients;
+            return Outcome::Mismatch(format!("it has {clients} clients, and we serve {MOST}"));
         }
         for _ in 0..offer.listeners {
             let Some(listener) = self.peer.descriptor() else {
@@ -588,7 +654,7 @@ impl Talk {
     }
 
     fn take_end(&mut self, received: &mut Received, offer: Offer) -> Outcome {
-        let clients = u64::try_from(received.sockets.sessions.len()).unwrap_or_default();
+        let clients = count(&received.sockets.sessions);
         if clients != offer.clients {
             return Outcome::Mismatch(format!("{clients} of {} clients came", offer.clients));
         }
@@ -598,11 +664,18 @@ impl Talk {
                 return Outcome::Mismatch("the lock is missing".to_owned());
             }
         }
-        if !self.peer.has_no_descriptors_left() {
+        if self.peer.has_lost_descriptors() {
             return Outcome::Mismatch("descriptors got lost on the way".to_owned());
+        }
+        if self.peer.descriptor().is_some() {
+            return Outcome::Mismatch("more descriptors came than were told of".to_owned());
         }
         Outcome::Event(Event::StateReceived)
     }
+}
+
+fn count(sessions: &[Box<Session>]) -> u64 {
+    u64::try_from(sessions.len()).unwrap_or_default()
 }
 
 fn take_listener(received: &mut Received, listener: OwnedFd, in_place: Option<&Path>) -> Outcome {
@@ -621,9 +694,8 @@ fn take_older_answer(received: &mut Received, line: &[u8]) -> Outcome {
         received.state = Some(Given::Alone(state));
         return Outcome::Event(Event::OlderStateReceived);
     }
-    // It lives and owns: an owner beside it would be worse than to wait.
-    if [DENIED, BUSY].into_iter().any(|answer| answer.as_bytes() == line) {
-        return Outcome::Event(Event::PredecessorRefused);
+    if let Some(answer) = [DENIED, BUSY].into_iter().find(|answer| answer.as_bytes() == line) {
+        return Outcome::Refused(answer.to_owned());
     }
     Outcome::Unknown(Answer::line(line))
 }

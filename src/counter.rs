@@ -23,6 +23,7 @@ use async_channel::{Receiver, Sender};
 use early_service_machine::State;
 use early_service_machine::counter::{Command, Counter as Running, Reply, Snapshot};
 use early_service_machine::lifecycle::Event;
+use early_service_machine::record::Unlogged;
 use early_service_machine::schedule::{Monotonic, Period};
 use futures_lite::future;
 use smol::Timer;
@@ -41,9 +42,9 @@ pub(crate) enum Message {
     /// From the server, after the last batch: stop ticking, give the state and its file to the
     /// handoff, and tell the supervisor.
     Freeze,
-    /// From the handoff: the predecessor died with so many of its last ticks, up to this state, not
-    /// known to be in the log.
-    Unlogged(State, u64),
+    /// From the handoff: the predecessor died with its last ticks, up to this state, not known to be
+    /// in the log.
+    Unlogged(State, Unlogged),
     /// From the supervisor: stop ticking for good, and confirm it.
     Leave,
 }
@@ -55,8 +56,8 @@ pub(crate) enum Start {
     Anew(State),
     /// Where a living owner stopped.
     After(Snapshot),
-    /// Where an owner died, with so many of its last ticks not known to be in the log.
-    AfterDeath { snapshot: Snapshot, unlogged: u64 },
+    /// Where an owner died, with its last ticks not known to be in the log.
+    AfterDeath { snapshot: Snapshot, unlogged: Unlogged },
 }
 
 /// The most ticks that are caught up at once, before the log's writer is given a chance.
@@ -76,7 +77,7 @@ pub(crate) struct Counter {
     handoff: Sender<handoff::Message>,
     supervisor: Sender<Event>,
     /// Closed when the actor has left.
-    alive: Option<Sender<()>>,
+    alive: Sender<()>,
     period: Period,
     timer: Timer,
     /// What the timer is set to, while the counter ticks.
@@ -86,6 +87,8 @@ pub(crate) struct Counter {
     state_file: Option<StateFile>,
     /// What `set_counter` replaced since the last tick, to be logged with the next one.
     replaced: Option<u64>,
+    /// How many ticks came since a command last changed the state; more than any where none has.
+    since_change: u64,
 }
 
 enum Wake {
@@ -107,13 +110,14 @@ impl Counter {
             server,
             handoff,
             supervisor,
-            alive: Some(alive),
+            alive,
             period,
             timer: Timer::never(),
             armed: None,
             running: None,
             state_file: None,
             replaced: None,
+            since_change: u64::MAX,
         }
     }
 
@@ -176,7 +180,7 @@ impl Counter {
     }
 
     /// Says where the count goes on.
-    fn say_recovered(&self, counter: &Running, unlogged: u64, now: Monotonic) {
+    fn say_recovered(&self, counter: &Running, unlogged: Unlogged, now: Monotonic) {
         let (next, due) = (counter.state().next, counter.due(now));
         let file = self.state_file.as_ref().map(|file| file.path().display().to_string());
         let file = file.as_deref().unwrap_or("the predecessor");
@@ -207,13 +211,16 @@ impl Counter {
             }
             self.store(0);
         }
-        drop(self.alive.take());
+        drop(self.state_file);
+        drop(self.alive);
     }
 
     /// Writes the state to its file, before `to_be_logged` ticks are.
     fn store(&mut self, to_be_logged: u64) {
         if let (Some(file), Some(counter)) = (&mut self.state_file, &self.running) {
-            file.store(counter.snapshot(), journal::unlogged().saturating_add(to_be_logged));
+            let ticks = journal::unlogged().saturating_add(to_be_logged);
+            let unlogged = Unlogged { ticks, unbroken: ticks.min(self.since_change) };
+            file.store(counter.snapshot(), unlogged);
         }
     }
 
@@ -245,7 +252,9 @@ impl Counter {
         if taken == 0 {
             return 0;
         }
-        self.store(u64::try_from(taken).unwrap_or_default());
+        let count = u64::try_from(taken).unwrap_or_default();
+        self.since_change = self.since_change.saturating_add(count);
+        self.store(count);
         for tick in std::iter::from_fn(|| uncounted.tick(now)).take(taken) {
             if let Some(previous) = self.replaced.take() {
                 log_set(tick.number, previous);
@@ -280,23 +289,24 @@ impl Counter {
             debug_assert!(written.is_ok(), "the session made sure of room");
         }
         if has_changed {
+            self.since_change = 0;
             self.store(0);
         }
     }
 }
 
 /// Says which numbers before `state` may be missing from the log.
-fn say_unlogged(state: State, count: u64) {
-    let (first, last) = (state.next.wrapping_sub(count), state.next.wrapping_sub(1));
-    match count {
+fn say_unlogged(state: State, Unlogged { ticks, unbroken }: Unlogged) {
+    const WHY: &str = "may be missing from the log: queued in a process that died";
+    let (first, last) = (state.next.wrapping_sub(unbroken), state.next.wrapping_sub(1));
+    match ticks.saturating_sub(unbroken) {
         0 => {}
-        1 => log::warn!(
-            "Number {last} may be missing from the log: its line was queued in a process that died"
-        ),
-        _ => log::warn!(
-            "Numbers {first} to {last} may be missing from the log: their lines were queued in a \
-             process that died"
-        ),
+        before => log::warn!("The last {before} before the counter was set to {first} {WHY}"),
+    }
+    match unbroken {
+        0 => {}
+        1 => log::warn!("Number {last} {WHY}"),
+        _ => log::warn!("Numbers {first} to {last} {WHY}"),
     }
 }
 

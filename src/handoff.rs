@@ -12,9 +12,10 @@
 //!
 //! **Invariant:** one asker at a time; another is told so and turned away.
 //!
-//! **Invariant:** what was lent to a successor is given back or let go, never both.
+//! **Invariant:** what was offered to a successor is taken back or let go, never both.
 
 use std::fmt;
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use early_service_machine::command::{BUSY, DENIED};
 use early_service_machine::counter::Snapshot;
 use early_service_machine::exchange::Message as Line;
 use early_service_machine::lifecycle::{Effect, Event};
+use early_service_machine::record::Unlogged;
 use early_service_machine::schedule::Monotonic;
 use futures_lite::future;
 use rustix::net::UCred;
@@ -72,7 +74,7 @@ pub(crate) struct Handoff {
     /// Takes the connection on which a last word is due when the log is written.
     pub(crate) farewell: Sender<Peer>,
     /// Closed when the actor has left.
-    pub(crate) alive: Option<Sender<()>>,
+    pub(crate) alive: Sender<()>,
     /// A user who may have the state, beside root and our own.
     pub(crate) successor: Option<String>,
     /// The state file until it is locked and loaded.
@@ -94,7 +96,7 @@ pub(crate) struct Handoff {
 pub(crate) struct Leaving {
     peer: Peer,
     state: State,
-    unlogged: u64,
+    unlogged: Unlogged,
 }
 
 enum Wake {
@@ -233,11 +235,6 @@ impl Handoff {
     fn take_back(&mut self, offering: &Offering) -> (Start, Option<StateFile>) {
         let (pid, cause) = (offering.pid(), offering.cause());
         log::warn!("Process {pid} did not adopt the state: {cause}; serving on");
-        for listener in &mut self.sockets.listeners {
-            if offering.takes(listener.path()) {
-                listener.lend(false);
-            }
-        }
         let (snapshot, mut file) = self.frozen.take().unzip();
         let file_state = file.as_mut().and_then(Option::as_mut).map(StateFile::load);
         let start = match (file_state, snapshot) {
@@ -276,7 +273,11 @@ impl Handoff {
                 Start::AfterDeath { snapshot: record.snapshot, unlogged: record.unlogged }
             }
             (None, Some(Given::Whole(snapshot))) => {
-                let (state, unlogged) = (snapshot.state, 0);
+                let (state, unlogged) = (snapshot.state, Unlogged::default());
+                // Before the predecessor hears that it may leave: it has no file of its own.
+                if let Some(file) = &mut file {
+                    file.store(snapshot, unlogged);
+                }
                 self.leaving = peer.map(|peer| Leaving { peer, state, unlogged });
                 Start::After(snapshot)
             }
@@ -367,7 +368,7 @@ impl Handoff {
             // What the successor took along is not ours to remove.
             for listener in &mut self.sockets.listeners {
                 if offering.takes(listener.path()) {
-                    listener.lend(true);
+                    listener.leave_file();
                 }
             }
             drop(self.sockets);
@@ -377,7 +378,7 @@ impl Handoff {
                 let _ = self.farewell.try_send(offering.into_peer());
             }
         }
-        drop(self.alive.take());
+        drop(self.alive);
     }
 
     fn report(&self, event: Event) {
@@ -402,7 +403,7 @@ impl Leaving {
         loop {
             match self.peer.line().await {
                 Heard::Line(line) if Line::parse(line) == Ok(Line::Logged) => return true,
-                Heard::Line(_) | Heard::TooLong => {}
+                Heard::Line(_) | Heard::TooLong(_) => {}
                 Heard::End => return false,
             }
         }
@@ -441,6 +442,9 @@ impl Refusals {
 }
 
 /// Tells a peer why it does not get the state; if it does not listen, that is just as well.
+///
+/// Shut down, because a predecessor that has not left yet may hold a copy of the connection.
 fn answer_and_close(stream: &Async<UnixStream>, answer: &str) {
     let _ = peer::send(stream, format!("{answer}\n").as_bytes(), &[]);
+    let _ = stream.get_ref().shutdown(Shutdown::Both);
 }

@@ -155,7 +155,11 @@ fn listen(
         Some(path) if options.predecessor == Predecessor::OnServerSocket => {
             let (listener, is_served) = Listener::take_over(path)?;
             listeners.push(listener);
-            adoption = is_served.then(|| Adoption::new(path.clone(), Some(path.clone())));
+            if is_served {
+                adoption = Some(Adoption::new(path.clone(), Some(path.clone())));
+            } else {
+                log::info!("Nobody serves {}: there is nothing to take over", path.display());
+            }
         }
         Some(path) => listeners.push(Listener::bind(path)?),
         None => {}
@@ -218,7 +222,7 @@ fn serve(
         counter: to_counter.clone(),
         server: to_server.clone(),
         farewell,
-        alive: Some(alive),
+        alive,
         successor: options.successor,
         locking: Locking::new(state_file),
         adoption,

@@ -10,13 +10,14 @@
 //! Ends when the handoff actor drops it.
 
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use early_service_machine::counter::Snapshot;
-use early_service_machine::exchange::{MAX_DESCRIPTORS, Message, Offer};
+use early_service_machine::exchange::{MAX_DESCRIPTORS, Message, Offer, Printable};
 use early_service_machine::lifecycle::Event;
 use futures_lite::future;
 use rustix::io::Errno;
@@ -157,7 +158,8 @@ impl Offering {
         self.compose(Part::State, estate);
     }
 
-    /// Gives an older successor what it asked for, at once: it says nothing more.
+    /// Gives an older successor what it asked for, at once: it says nothing more, and reads to the
+    /// end.
     pub(crate) fn answer(&self, estate: Estate<'_>) -> io::Result<()> {
         if self.asked == Asked::ListenerAndState {
             let mut listeners = estate.sockets.listeners.iter();
@@ -166,7 +168,10 @@ impl Offering {
             // Exactly one byte beside the descriptor: that is what the C program reads first.
             peer::send(self.peer.stream(), b"\0", &[listener.as_fd()])?;
         }
-        self.peer.say(&estate.snapshot.state.to_string())
+        self.peer.say(&estate.snapshot.state.to_string())?;
+        // A predecessor of ours that has not left yet may hold a copy of the connection.
+        let _ = self.peer.stream().get_ref().shutdown(Shutdown::Write);
+        Ok(())
     }
 
     /// Says that the successor is the owner.
@@ -215,7 +220,10 @@ impl Offering {
                             self.cause = Some("it does not keep to the exchange".to_owned());
                             break Event::OfferExpired;
                         }
-                        None => break self.expired(),
+                        None if self.peer.has_room() => break self.expired(),
+                        // It holds the whole offer, and must not see the end of it without a word:
+                        // it would take that for our death.
+                        None => self.since = Instant::now(),
                     }
                 }
                 (Progress::Committed, _) => {
@@ -353,11 +361,12 @@ enum Word {
 async fn hear(peer: &mut Peer) -> Word {
     match peer.line().await {
         Heard::End => Word::Gone(None),
-        Heard::TooLong => Word::Other,
+        Heard::TooLong(_) => Word::Other,
         Heard::Line(line) => match Message::parse(line) {
             Ok(Message::Prepared) => Word::Prepared,
             Ok(Message::Done) => Word::Done,
-            Ok(Message::Abort(reason)) => Word::Gone(Some(reason.escape_ascii().to_string())),
+            Ok(Message::Abort(b"")) => Word::Gone(Some("it aborted".to_owned())),
+            Ok(Message::Abort(reason)) => Word::Gone(Some(Printable(reason).to_string())),
             Ok(_) | Err(_) => Word::Other,
         },
     }

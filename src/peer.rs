@@ -32,6 +32,9 @@ const SCM_MAX_FD: usize = 253;
 /// The bytes that wait to be understood: several of the largest clients, and their lines.
 pub(crate) const INPUT: usize = 16 * 1024;
 
+/// How many bytes of a line that is none are shown: enough to recognise it.
+const SHOWN: usize = 64;
+
 /// The other process.
 pub(crate) struct Peer {
     stream: Async<UnixStream>,
@@ -48,8 +51,8 @@ pub(crate) struct Peer {
 /// A line, or why there will be none.
 pub(crate) enum Heard<'a> {
     Line(&'a [u8]),
-    /// Longer than any of the exchange.
-    TooLong,
+    /// Longer than any of the exchange; this is how it begins.
+    TooLong(&'a [u8]),
     /// The connection ended, with nothing left to understand.
     End,
 }
@@ -81,8 +84,8 @@ impl Peer {
                     break (from, to);
                 }
                 Frame::TooLong => {
-                    self.start = self.end;
-                    return Heard::TooLong;
+                    let from = std::mem::replace(&mut self.start, self.end);
+                    return Heard::TooLong(self.input.get(from..from + SHOWN).unwrap_or_default());
                 }
                 Frame::Partial if self.ended => return Heard::End,
                 Frame::Partial => self.read().await,
@@ -126,9 +129,9 @@ impl Peer {
         self.descriptors.pop_front()
     }
 
-    /// Whether every descriptor that was sent has been taken out.
-    pub(crate) fn has_no_descriptors_left(&self) -> bool {
-        self.descriptors.is_empty() && !self.has_lost_descriptors
+    /// Whether the kernel dropped descriptors that were sent.
+    pub(crate) fn has_lost_descriptors(&self) -> bool {
+        self.has_lost_descriptors
     }
 
     /// Closes every descriptor that was not taken out.
@@ -155,6 +158,12 @@ impl Peer {
         }
     }
 
+    /// Whether a line would go at once.
+    pub(crate) fn has_room(&self) -> bool {
+        let mut socket = [PollFd::new(&self.stream, PollFlags::OUT)];
+        poll(&mut socket, Some(&Timespec::default())) != Ok(0)
+    }
+
     /// Sends a short line at once.
     ///
     /// There is room for it: nothing of ours is unread, or at the most a quarter of the buffer and
@@ -176,8 +185,7 @@ impl Peer {
         bytes: &[u8],
         descriptors: &[BorrowedFd<'_>],
     ) -> io::Result<usize> {
-        let mut socket = [PollFd::new(&self.stream, PollFlags::OUT)];
-        if poll(&mut socket, Some(&Timespec::default()))? == 0 {
+        if !self.has_room() {
             self.stream.writable().await?;
         }
         send(&self.stream, bytes, descriptors)

@@ -35,6 +35,10 @@ use crate::{clock, counter, handoff, journal};
 /// The most clients at once, 4.5 kB each; one more, and the longest idle one goes.
 pub(crate) const SESSIONS: usize = 1000;
 
+/// Places beyond those: whoever comes in first says what it wants, for a successor that asks for the
+/// state must not cost a client its place.
+pub(crate) const RESERVE: usize = 4;
+
 /// The most batches with the counter at once; it answers within microseconds, so a few suffice.
 pub(crate) const UNDER_WAY: usize = 16;
 
@@ -58,6 +62,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Default)]
 pub(crate) struct Sockets {
     pub(crate) listeners: Vec<Listener>,
+    #[allow(clippy::vec_box, reason = "they move on into slots, a kilobyte each without the box")]
     pub(crate) sessions: Vec<Box<Session>>,
 }
 
@@ -117,7 +122,8 @@ pub(crate) struct Server {
     slots: Vec<Slot>,
     clients: usize,
     under_way: usize,
-    /// Which of a new client and a ready session goes first; they take turns.
+    /// Which of a new client and a ready session goes first: they take turns, whatever else comes in
+    /// between.
     accept_first: bool,
     sweep: Timer,
     accept_again: Timer,
@@ -165,7 +171,7 @@ impl Server {
         handoff: Sender<handoff::Message>,
         stage: Stage,
     ) -> Self {
-        let (ready_from_session, ready) = async_channel::bounded(SESSIONS);
+        let (ready_from_session, ready) = async_channel::bounded(SESSIONS + RESERVE);
         Self {
             mailbox,
             ready,
@@ -224,7 +230,6 @@ impl Server {
             };
             future::or(sweep, accept_again).await
         };
-        self.accept_first = !self.accept_first;
         let clients = async {
             if self.accept_first {
                 future::or(connection, ready).await
@@ -251,8 +256,12 @@ impl Server {
                 self.advance(slot);
                 self.freeze_when_quiet();
             }
-            Occasion::Connection(listener) => self.accept(listener),
+            Occasion::Connection(listener) => {
+                self.accept_first = false;
+                self.accept(listener);
+            }
             Occasion::Ready(slot) => {
+                self.accept_first = true;
                 if let Some(slot) = self.slots.get(slot) {
                     slot.waker.queued.store(false, Ordering::Release);
                 }
@@ -325,13 +334,25 @@ impl Server {
         };
         match session.advance() {
             Next::Wait => {}
-            Next::CarryOut(batch) => self.carry_out(slot, batch),
+            Next::CarryOut(batch) => {
+                self.make_room(slot);
+                self.carry_out(slot, batch);
+            }
             Next::Status(mut batch) => {
+                self.make_room(slot);
                 self.write_status(&mut batch);
                 self.carry_out(slot, batch);
             }
             Next::HandOver(asked) => self.hand_over(slot, asked),
             Next::Close => self.close(slot),
+        }
+    }
+
+    /// Has the longest idle client go for one beyond [`SESSIONS`], now that it is known to be one.
+    fn make_room(&mut self, slot: usize) {
+        let session = self.session(slot);
+        if session.is_some_and(|session| std::mem::take(&mut session.is_beyond)) {
+            self.close_longest_idle();
         }
     }
 
@@ -407,7 +428,7 @@ impl Server {
             Ok(stream) => stream,
             Err(error) => return log::warn!("cannot serve a client: {error}"),
         };
-        if self.clients == SESSIONS && !self.close_longest_idle() {
+        if self.clients == SESSIONS + RESERVE && !self.close_longest_idle() {
             return log::warn!("cannot serve a client: all {SESSIONS} others are busy");
         }
         let slot = self.place(Session::new(stream));
@@ -424,6 +445,7 @@ impl Server {
         let slot = self.free_slot();
         if let Some(place) = self.slots.get_mut(slot) {
             session.settle(Waker::from(Arc::clone(&place.waker)));
+            session.is_beyond = self.clients >= SESSIONS;
             place.session = Some(session);
             self.clients += 1;
         }

@@ -9,11 +9,9 @@
 //! **Invariant:** commands are carried out, and replies sent, in the order in which they were
 //! written.
 
-use std::ffi::OsStr;
 use std::fmt::{self, Write as _};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -191,7 +189,7 @@ impl From<Request<'_>> for Asked {
     fn from(request: Request<'_>) -> Self {
         match request {
             Request::Exchange { listener } => {
-                Self::Exchange { listener: listener.map(|path| OsStr::from_bytes(path).into()) }
+                Self::Exchange { listener: listener.map(PathBuf::from) }
             }
             Request::ListenerAndState => Self::ListenerAndState,
             Request::State => Self::State,
@@ -209,6 +207,8 @@ pub(crate) struct Session {
     active: Monotonic,
     /// To be closed as soon as the replies are sent.
     closing: bool,
+    /// One of more clients than there are places for, and not yet known to be a client.
+    pub(crate) is_beyond: bool,
     waker: Waker,
 }
 
@@ -218,7 +218,15 @@ impl Session {
         let waker = Waker::noop().clone();
         let input = Input { bytes: [0; INPUT], start: 0, end: 0, ended: false };
         let batch = Some(Batch::new());
-        Box::new(Self { stream, input, batch, active: clock::now(), closing: false, waker })
+        Box::new(Self {
+            stream,
+            input,
+            batch,
+            active: clock::now(),
+            closing: false,
+            is_beyond: false,
+            waker,
+        })
     }
 
     /// Goes on with a client of the predecessor, where its half-read line and its unsent replies

@@ -194,7 +194,7 @@ mod tests {
             Command::State(counter::Command::Get),
             Command::State(counter::Command::Set(5)),
             Command::HandOver(Request::State),
-            Command::HandOver(Request::Exchange { listener: Some(b"/run/a") }),
+            Command::HandOver(Request::Exchange { listener: Some("/run/a") }),
             Command::Status,
         ] {
             assert_eq!(Command::parse(command.to_string().as_bytes()), Ok(command));

@@ -33,7 +33,8 @@
 //!
 //! **Invariant:** every message formats to a line that reads the same.
 
-use core::fmt;
+use core::fmt::{self, Write as _};
+use core::str;
 
 use crate::command::DENIED;
 use crate::counter::{HAND_OVER, Snapshot};
@@ -57,7 +58,7 @@ pub enum Request<'a> {
     /// `handoff 1`: the exchange of this module.
     Exchange {
         /// The path of the socket that the successor goes on serving, where it is one of ours.
-        listener: Option<&'a [u8]>,
+        listener: Option<&'a str>,
     },
     /// [`PASS_STATE`].
     ListenerAndState,
@@ -81,7 +82,8 @@ impl<'a> Request<'a> {
         let end = rest.iter().position(|byte| *byte == b' ').unwrap_or(rest.len());
         let (version, rest) = rest.split_at_checked(end)?;
         number(version).filter(|version| *version > 0)?;
-        Some(Self::Exchange { listener: rest.strip_prefix(LISTENER.as_bytes()) })
+        let listener = rest.strip_prefix(LISTENER.as_bytes());
+        Some(Self::Exchange { listener: listener.and_then(|path| str::from_utf8(path).ok()) })
     }
 }
 
@@ -94,10 +96,7 @@ impl fmt::Display for Request<'_> {
             Self::State => f.write_str(HAND_OVER),
             Self::ListenerAndState => f.write_str(PASS_STATE),
             Self::Exchange { listener: None } => f.write_str("handoff 1"),
-            Self::Exchange { listener: Some(path) } => {
-                let path = core::str::from_utf8(path).map_err(|_| fmt::Error)?;
-                write!(f, "handoff 1{LISTENER}{path}")
-            }
+            Self::Exchange { listener: Some(path) } => write!(f, "handoff 1{LISTENER}{path}"),
         }
     }
 }
@@ -236,10 +235,26 @@ impl fmt::Display for Message<'_> {
             Self::Done => f.write_str("done"),
             Self::Logged => f.write_str("logged"),
             Self::Abort(b"") => f.write_str("abort"),
-            Self::Abort(reason) => write!(f, "abort {}", reason.escape_ascii()),
+            Self::Abort(reason) => write!(f, "abort {}", Printable(reason)),
             Self::Busy => f.write_str("busy"),
             Self::Denied => f.write_str(DENIED),
         }
+    }
+}
+
+/// What the other side said, fit for one line of a log: what is not printable ASCII is escaped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Printable<'a>(pub &'a [u8]);
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for byte in self.0 {
+            match byte {
+                b' '..=b'~' => f.write_char(char::from(*byte))?,
+                _ => byte.escape_ascii().fmt(f)?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -300,12 +315,19 @@ mod tests {
             Message::Logged,
             Message::Abort(b""),
             Message::Abort(b"the state has no valid counter"),
+            Message::Abort(b"cannot understand 'state 1\\x00'"),
             Message::Busy,
             Message::Denied,
         ] {
             assert_eq!(Message::parse(message.to_string().as_bytes()), Ok(message), "{message}");
         }
         assert_eq!(Message::State(offer()).to_string(), OFFER);
+    }
+
+    #[test]
+    fn what_cannot_be_printed_is_escaped_and_nothing_else() {
+        let said = Printable(b"it's \"5\" \x1b[31m\xff\n").to_string();
+        assert_eq!(said, "it's \"5\" \\x1b[31m\\xff\\n");
     }
 
     #[test]
@@ -332,11 +354,12 @@ mod tests {
 
     #[test]
     fn a_request_is_one_of_three() {
-        let (plain, path) = (None, Some(&b"/run/a b.sock"[..]));
+        let (plain, path) = (None, Some("/run/a b.sock"));
         for (line, request) in [
             ("handoff 1", Some(Request::Exchange { listener: plain })),
             ("handoff 1 listener=/run/a b.sock", Some(Request::Exchange { listener: path })),
             ("handoff 2 later=1", Some(Request::Exchange { listener: plain })),
+            ("handoff 1 listener", Some(Request::Exchange { listener: plain })),
             ("handoff 0", None),
             ("handoff", None),
             ("handoff one", None),

@@ -5,7 +5,7 @@
 //! never grows:
 //!
 //! ```text
-//! early-service-state 1 boot=… sequence=12 unlogged=1 counter=137 deadline_ns=… period_ns=… crc=…
+//! early-service-state 1 boot=… sequence=12 unlogged=1 unbroken=1 counter=137 deadline_ns=… …
 //! ```
 //!
 //! The boot id is the kernel's (`/proc/sys/kernel/random/boot_id` in random(4)): deadlines mean
@@ -22,7 +22,7 @@ use crate::fields::{Fields, Lacking};
 /// The bytes of a record.
 ///
 /// A power of two within a page, so that no write of it is ever split between two.
-pub const SIZE: usize = 256;
+pub const SIZE: usize = 512;
 
 /// What every record begins with; the number is that of the format.
 const MAGIC: &str = "early-service-state 1 ";
@@ -32,9 +32,9 @@ const CHECKSUM: &str = " crc=";
 
 /// Everything but the state at its longest: the record must hold both.
 const FRAME: usize = MAGIC.len()
-    + "boot= sequence= unlogged= deadline_ns= period_ns= crc=\n".len()
+    + "boot= sequence= unlogged= unbroken= deadline_ns= period_ns= crc=\n".len()
     + BootId::LENGTH
-    + 4 * 20
+    + 5 * 20
     + 8;
 const _: () = assert!(FRAME + counter::MAX_FIELDS <= SIZE, "every state fits the record");
 
@@ -65,10 +65,19 @@ impl fmt::Display for BootId {
 pub struct Record {
     /// How many records were written before this one, in this boot.
     pub sequence: u64,
-    /// How many of the last ticks are not known to be in the log.
-    pub unlogged: u64,
+    /// What the log may lack.
+    pub unlogged: Unlogged,
     /// The state and its rhythm.
     pub snapshot: Snapshot,
+}
+
+/// The last ticks that are not known to be in the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unlogged {
+    /// How many.
+    pub ticks: u64,
+    /// How many of them, the last ones, follow each other: no command came in between.
+    pub unbroken: u64,
 }
 
 /// A file that holds no state of this boot.
@@ -103,10 +112,10 @@ impl Record {
     #[must_use]
     pub fn encode(&self, boot: &BootId) -> [u8; SIZE] {
         let mut text = Text { bytes: [b' '; SIZE], length: 0 };
-        let Self { sequence, unlogged, snapshot } = self;
+        let Self { sequence, unlogged: Unlogged { ticks, unbroken }, snapshot } = self;
         // It cannot fail: the constants above leave room for the longest.
-        let _ =
-            write!(text, "{MAGIC}boot={boot} sequence={sequence} unlogged={unlogged} {snapshot}");
+        let _ = write!(text, "{MAGIC}boot={boot} sequence={sequence}");
+        let _ = write!(text, " unlogged={ticks} unbroken={unbroken} {snapshot}");
         let checksum = crc32(text.written());
         let _ = write!(text, "{CHECKSUM}{checksum:08x}");
         if let Some(last) = text.bytes.last_mut() {
@@ -135,7 +144,10 @@ impl Record {
         let read = || {
             Ok(Self {
                 sequence: fields.number("sequence")?,
-                unlogged: fields.number("unlogged")?,
+                unlogged: Unlogged {
+                    ticks: fields.number("unlogged")?,
+                    unbroken: fields.number("unbroken")?,
+                },
                 snapshot: Snapshot::read(fields)?,
             })
         };
@@ -201,7 +213,8 @@ mod tests {
             deadline: Monotonic::from_nanos(number),
             period: Period::from_millis(100).expect("not zero"),
         };
-        Record { sequence: number, unlogged: number, snapshot }
+        let unlogged = Unlogged { ticks: number, unbroken: number };
+        Record { sequence: number, unlogged, snapshot }
     }
 
     #[test]
@@ -220,7 +233,8 @@ mod tests {
         assert_eq!(
             text.trim_end(),
             "early-service-state 1 boot=aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa sequence=137 \
-             unlogged=137 counter=137 deadline_ns=137 period_ns=100000000 crc=dad03f72"
+             unlogged=137 unbroken=137 counter=137 deadline_ns=137 period_ns=100000000 \
+             crc=329195bd"
         );
     }
 

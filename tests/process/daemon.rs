@@ -3,9 +3,12 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,6 +30,8 @@ pub(crate) struct Daemon {
 struct Log {
     lines: Mutex<Vec<Line>>,
     grown: Condvar,
+    /// Nobody is left who could write another line.
+    is_whole: AtomicBool,
 }
 
 /// One line of standard error: `[   12.345678] early-service[323]: Listening on …`.
@@ -44,6 +49,26 @@ pub(crate) fn program() -> Command {
     let mut program = Command::new(env!("CARGO_BIN_EXE_early-service"));
     detach(&mut program);
     program
+}
+
+/// The program as a `.socket` unit starts it: `socket` is descriptor 3.
+pub(crate) fn started_with(socket: &UnixListener) -> Command {
+    let mut command = Command::new("sh");
+    detach(&mut command);
+    let script = r#"exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@""#;
+    command.args(["-c", script, env!("CARGO_BIN_EXE_early-service")]);
+    command.stdin(OwnedFd::from(socket.try_clone().expect("a descriptor")));
+    command
+}
+
+/// Copies the program to where any user can start it.
+///
+/// By a process of its own: while this one has the copy open for writing, another test that forks
+/// would keep it open, and then it cannot be started (ETXTBSY).
+#[allow(dead_code, reason = "not every ring starts it as somebody else")]
+pub(crate) fn copy_program(to: &Path) {
+    let status = Command::new("cp").arg(env!("CARGO_BIN_EXE_early-service")).arg(to).status();
+    assert!(status.is_ok_and(|status| status.success()), "room for a copy");
 }
 
 /// Takes away what belongs to the process that runs the tests.
@@ -174,14 +199,20 @@ impl Daemon {
 
     /// What was logged up to now.
     pub(crate) fn messages(&self) -> Vec<String> {
-        let lines = self.log.lines.lock().expect("the log");
+        // Also after a test that gave up waiting, for whoever reads why.
+        let lines = self.log.lines.lock().unwrap_or_else(PoisonError::into_inner);
         lines.iter().map(|line| line.message.clone()).collect()
+    }
+
+    /// Every line of a process that has ended, in whatever way.
+    pub(crate) fn whole_log(&self) -> Vec<Line> {
+        let is_whole = || self.log.is_whole.load(Ordering::Acquire);
+        self.wait_until("the end of the log", |lines| is_whole().then(|| lines.to_vec()))
     }
 
     /// Every number that a process that has ended logged.
     pub(crate) fn all_ticks(&self) -> Vec<u64> {
-        self.wait_for("=> ended");
-        numbers(&self.log.lines.lock().expect("the log"))
+        numbers(&self.whole_log())
     }
 }
 
@@ -202,14 +233,19 @@ impl Drop for Daemon {
 impl Log {
     fn read(&self, stderr: ChildStderr) {
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-            let line = Line::parse(&line).unwrap_or_else(|| Line::foreign(&line));
-            self.lines.lock().expect("the log").push(line);
+            self.lines.lock().expect("the log").push(Line::read(&line));
             self.grown.notify_all();
         }
+        self.is_whole.store(true, Ordering::Release);
+        self.grown.notify_all();
     }
 }
 
 impl Line {
+    pub(crate) fn read(line: &str) -> Self {
+        Self::parse(line).unwrap_or_else(|| Self::foreign(line))
+    }
+
     fn parse(line: &str) -> Option<Self> {
         let (time, rest) = line.strip_prefix('[')?.split_once("] ")?;
         let (seconds, microseconds) = time.trim_start().split_once('.')?;

@@ -2,7 +2,7 @@
 //! Handoff: one process goes on where the other one stopped.
 
 use std::fs::{self, Permissions};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -13,7 +13,7 @@ use std::time::Instant;
 use rustix::process::{Signal, geteuid};
 
 use crate::client::{Client, get_counter, nc, nc_as, status};
-use crate::daemon::{Daemon, STILL, program};
+use crate::daemon::{Daemon, STILL};
 use crate::scratch::Scratch;
 use crate::{AT_ONCE, LIMIT, until};
 
@@ -56,12 +56,12 @@ fn the_second_stage_goes_on_with_the_number_that_the_first_one_had_next() {
     let last = *before.last().expect("ticks");
     let expected: Vec<u64> = (last + 1..).take(after.len()).collect();
     assert_eq!(after, expected, "after {last}");
-    first.wait_for(RETURNING);
     first.wait_for(&format!("Handing over to process {} of user", second.pid()));
     first.wait_for("serving => draining");
     first.wait_for("draining => ended");
+    first.wait_for(&format!("Process {} has adopted the state", second.pid()));
     second.wait_for(&format!("Reading starting position from socket {}", first.socket.display()));
-    second.wait_for(&format!("Adopting {} from", last + 1));
+    second.wait_for(&format!("Adopting {} and 0 clients from", last + 1));
     second.wait_for("adopting => serving");
     assert_eq!(crate::client::status(&second.socket, "phase"), "serving");
     assert!(second.is_running());
@@ -101,36 +101,45 @@ fn where_nobody_was_the_count_starts_at_0_and_the_log_says_so() {
     }
 }
 
-/// What a predecessor that is not ours does once it has read the request.
+/// What a predecessor that is not ours does once it has read the older request.
 type Answer = fn(UnixStream);
 
-/// Reads the request of the next one that connects, and answers.
-fn answer_next(listener: &UnixListener, answer: &str) {
+const OLDER: &str = "get_counter_and_terminate\n";
+
+/// A predecessor that knows nothing but the older line: the next connection on which that comes.
+fn asked_the_older_line(listener: &UnixListener) -> UnixStream {
     listener.set_nonblocking(true).expect("a descriptor");
-    let mut next = None;
-    until("a successor", || {
-        next = listener.accept().ok();
-        next.is_some()
+    let mut asked = None;
+    until("a successor that asks", || {
+        let Ok((mut stream, _)) = listener.accept() else { return false };
+        stream.set_nonblocking(false).expect("a socket");
+        let mut request = String::new();
+        BufReader::new(&stream).read_line(&mut request).expect("a request");
+        if request == OLDER {
+            asked = Some(stream);
+        } else {
+            assert_eq!(request, "handoff 1\n", "the better way is asked first");
+            writeln!(stream, "Invalid command: {request}").expect("a successor");
+        }
+        asked.is_some()
     });
-    let (mut stream, _) = next.expect("a successor");
-    stream.read_exact(&mut [0; "get_counter_and_terminate\n".len()]).expect("a request");
-    writeln!(stream, "{answer}").expect("a successor");
+    asked.expect("waited for")
 }
 
-/// Starts a successor of such a predecessor; also says what the request was.
-fn fake_predecessor(scratch: &Scratch, answer: Answer) -> (Daemon, String) {
+/// Answers the next one that asks.
+fn answer_next(listener: &UnixListener, answer: &str) {
+    writeln!(asked_the_older_line(listener), "{answer}").expect("a successor");
+}
+
+/// Starts a successor of such a predecessor.
+fn fake_predecessor(scratch: &Scratch, answer: Answer) -> Daemon {
     let path = scratch.join("fake");
     let listener = UnixListener::bind(&path).expect("a socket");
-    let fake = thread::spawn(move || {
-        let (mut stream, _) = listener.accept().expect("a successor");
-        let mut request = [0; "get_counter_and_terminate\n".len()];
-        stream.read_exact(&mut request).expect("a request");
-        answer(stream);
-        String::from_utf8(request.to_vec()).expect("text")
-    });
+    let fake = thread::spawn(move || answer(asked_the_older_line(&listener)));
     let path = path.to_str().expect("text");
     let daemon = Daemon::serve(scratch.join("root"), &[&STILL[..], &["-c", path]].concat());
-    (daemon, fake.join().expect("no panic"))
+    fake.join().expect("no panic");
+    daemon
 }
 
 #[test]
@@ -142,8 +151,7 @@ fn an_answer_is_adopted_however_it_is_cut_and_ended() {
     ];
     for answer in answers {
         let scratch = Scratch::new();
-        let (daemon, request) = fake_predecessor(&scratch, answer);
-        assert_eq!(request, "get_counter_and_terminate\n");
+        let daemon = fake_predecessor(&scratch, answer);
         assert_eq!(get_counter(&daemon.socket), 137);
     }
 }
@@ -173,7 +181,7 @@ fn a_predecessor_that_answers_something_else_is_none() {
     ];
     for (answer, said) in answers {
         let scratch = Scratch::new();
-        let (daemon, _) = fake_predecessor(&scratch, answer);
+        let daemon = fake_predecessor(&scratch, answer);
         let line = daemon.wait_for("No predecessor at");
         assert!(line.message.contains(said), "{line:?}");
         assert_eq!(get_counter(&daemon.socket), 0);
@@ -346,9 +354,8 @@ fn the_service_s_own_user_and_root_may_ask_and_another_user_may_not() {
         let socket = scratch.join("sock");
         // The binary may lie where only root can go: it is opened before the user changes.
         let mut command = std::process::Command::new("setpriv");
-        let program = program();
         let copy = scratch.join("early-service");
-        fs::copy(program.get_program(), &copy).expect("room for a copy");
+        crate::daemon::copy_program(&copy);
         crate::daemon::detach(&mut command);
         command.args(&NOBODY[1..]).arg(&copy).arg("-s").arg(&socket).args(STILL);
         let mut daemon = Daemon::spawn(&mut command);
@@ -379,7 +386,7 @@ fn a_predecessor_whose_successor_went_away_serves_on() {
     successor.send("get_counter_and_terminate\n");
     drop(successor);
     daemon.signal(Signal::CONT);
-    daemon.wait_for("went away before it had the state");
+    daemon.wait_for(" did not adopt the state: ");
     daemon.wait_for("draining => serving");
     let count: u64 = witness.ask("get_counter").parse().expect("a number");
     let ticks = daemon.ticks(usize::try_from(count).expect("few") + 5);
@@ -443,7 +450,7 @@ fn a_socket_is_taken_over_without_a_moment_at_which_clients_find_none() {
 fn there_may_be_nobody_to_take_over_from() {
     let scratch = Scratch::new();
     let daemon = Daemon::serve(scratch.join("sock"), &["--takeover-existing-socket"]);
-    daemon.wait_for("starting at 0");
+    daemon.wait_for("there is nothing to take over");
     assert_eq!(daemon.ticks(1)[0], 0);
     assert_eq!(scratch.names(), ["sock"]);
 }

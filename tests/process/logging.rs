@@ -65,7 +65,7 @@ fn the_journal_gets_every_field() {
         (&*format!("Listening on UNIX socket {predecessor}"), "initrd", "serving"),
         ("2", "initrd", "serving"),
         (&*format!("Reading starting position from socket {predecessor}"), "root", "adopting"),
-        ("Returning counter to client and terminating the process", "initrd", "draining"),
+        ("serving => draining", "initrd", "draining"),
         (&*format!("Listening on UNIX socket {}", successor.socket.display()), "root", "serving"),
     ] {
         let entry = find(message);

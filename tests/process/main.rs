@@ -21,27 +21,33 @@
 //! What is missing fails a test and is named.
 #![allow(clippy::print_stderr, reason = "a test that fails shows what the daemon logged")]
 
+mod adopting;
 mod commands;
+mod exchange;
 mod handoff;
 mod logging;
 mod options;
+mod ownership;
+mod recovery;
+mod sessions;
 mod signals;
 mod sockets;
+mod state_file;
 mod systemd;
 mod ticks;
 
 mod client;
 mod daemon;
 mod journald;
+mod manager;
 mod scratch;
+mod stage;
+mod waiting;
+mod wire;
 
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
-
-/// How long a condition may take on the busiest machine: only a test that fails waits so long.
-const LIMIT: Duration = Duration::from_secs(30);
+use waiting::{LIMIT, now, until};
 
 /// How long something may take on a busy machine that takes microseconds on an idle one, and for
 /// ever where it waits for what it must not wait for.
@@ -49,20 +55,3 @@ const AT_ONCE: Duration = Duration::from_secs(3);
 
 /// How long the end in order may take: so much is promised to whoever powers off.
 const END: Duration = Duration::from_secs(1);
-
-/// Waits until `condition` holds.
-#[track_caller]
-fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < LIMIT, "still waiting: {what}");
-        thread::sleep(Duration::from_millis(2));
-    }
-}
-
-/// `CLOCK_MONOTONIC` in nanoseconds: the clock that the daemon logs.
-fn now() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    let nanoseconds = now.tv_sec * 1_000_000_000 + now.tv_nsec;
-    nanoseconds.try_into().expect("a clock that began at boot")
-}

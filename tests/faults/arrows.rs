@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Arrows: either side is killed or stopped at each arrow of the exchange.
+
+use std::time::Duration;
+
+use crate::crowd::{assert_sound, make_all, show};
+use crate::proxy::{Arrow, Moment};
+use crate::random::Random;
+use crate::trial::{Fault, Plan, Side, When};
+use crate::{number_from, seed};
+
+/// For each arrow, moment, side and fault; `FAULTS_TRIES` in the environment is another number.
+const TRIES: u64 = 20;
+
+/// Longer than the predecessor's offer lasts: it withdraws it meanwhile.
+const LONG: std::ops::Range<Duration> = Duration::from_millis(1100)..Duration::from_millis(1400);
+const SHORT: std::ops::Range<Duration> = Duration::from_millis(5)..Duration::from_millis(300);
+
+/// The time in which the receiver of an arrow gets to the next one.
+const REACTION: Duration = Duration::from_micros(1000);
+
+/// Chooses what happens to a process.
+type Chooses = fn(&mut Random) -> Fault;
+
+/// Who is hit, and by what.
+pub(crate) const KINDS: [(Side, Chooses); 6] = [
+    (Side::Predecessor, |_| Fault::Kill),
+    (Side::Predecessor, |random| Fault::Stop(while_stopped(random))),
+    (Side::Predecessor, |random| Fault::Hang(while_stopped(random))),
+    (Side::Successor, |_| Fault::Kill),
+    (Side::Successor, |random| Fault::Stop(while_stopped(random))),
+    (Side::Successor, |random| Fault::Hang(while_stopped(random))),
+];
+
+/// How long a process stands still: long in one of five.
+fn while_stopped(random: &mut Random) -> Duration {
+    let range = if random.one_in(5) { LONG } else { SHORT };
+    random.duration(range)
+}
+
+#[test]
+fn whoever_is_killed_or_stopped_at_whatever_arrow_what_is_promised_holds() {
+    let seed = seed();
+    let mut random = Random::new(seed);
+    let (mut plans, mut names) = (Vec::new(), Vec::new());
+    for arrow in Arrow::ALL {
+        for (side, fault) in KINDS {
+            for number in 0..2 * number_from("FAULTS_TRIES", TRIES) {
+                let (moment, delay) = match number % 2 {
+                    0 => (Moment::Before, Duration::ZERO),
+                    _ => (Moment::After, random.duration(Duration::ZERO..REACTION)),
+                };
+                let fault = fault(&mut random);
+                let when = When::Arrow(arrow, moment, delay);
+                let (sets, seed) = (number % 4 < 2, random.next());
+                plans.push(Plan { side, fault, when, sets, seed });
+                names.push(format!("{arrow:12}  {side:11}  {fault:7}"));
+            }
+        }
+    }
+    let results = make_all(&plans);
+    show(&format!("at each arrow (FAULTS_SEED={seed})"), &names, &results);
+    assert_sound(&plans, &results);
+}

@@ -1,0 +1,390 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Judge: whether what clients were told, what processes logged and what the state file says in the
+//! end is what one counter that nobody disturbed would have made of it.
+//!
+//! Ticks have an index beside their number: the count of ticks since the first owner's start, which
+//! is what the clock implies, for the rhythm never shifts.
+//! `set_counter` begins a new range of numbers at some index; each reply, each logged tick and the
+//! final record narrow down at which, and must all agree.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::daemon::Line;
+use crate::load::{RANGE, Said, Told};
+use crate::order;
+use crate::record::{Record, Rhythm};
+
+/// All that is known of one try.
+pub(crate) struct Evidence {
+    pub(crate) rhythm: Rhythm,
+    pub(crate) told: Told,
+    /// The lines of all processes, in the order of their times.
+    pub(crate) lines: Vec<Line>,
+    /// The process ids of those that may have owned the counter, in this order.
+    pub(crate) owners: Vec<u32>,
+    /// What the last owner left.
+    pub(crate) last: Record,
+    /// Whether an owner was killed together with the connections of its clients.
+    pub(crate) may_end: bool,
+    /// Whether a process was killed, and with it the lines that it had not written yet.
+    pub(crate) may_lose_lines: bool,
+}
+
+/// What was lost by right.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Loss {
+    /// Connections that ended with their owner.
+    pub(crate) connections: usize,
+    /// Commands on them without a reply.
+    pub(crate) replies: usize,
+    /// Lines of ticks that died with their process, and were named.
+    pub(crate) lines: usize,
+    /// Ticks of which an owner said that they may be missing, in the log or not.
+    pub(crate) named: usize,
+    /// The longest time without any reply to any client.
+    pub(crate) silence: u64,
+    pub(crate) ticks: u64,
+}
+
+/// Says what was lost by right, or everything that is wrong.
+pub(crate) fn judge(evidence: &Evidence) -> Result<Loss, Vec<String>> {
+    let Evidence { rhythm, told, lines, owners, last, .. } = evidence;
+    let mut wrong = told.wrong.clone();
+    if told.refused > 0 {
+        wrong.push(format!("{} connections were refused", told.refused));
+    }
+    if told.ended > 0 && !evidence.may_end {
+        wrong.push(format!("{} connections ended and their owner lives", told.ended));
+    }
+    wrong.extend(order::contradictions(told));
+    wrong.extend(order::owners_out_of_order(told, owners));
+
+    let mut bases = Bases::new(*rhythm);
+    bases.learn_from_answers(told);
+    bases.learn_from_log(lines);
+    let ticks = rhythm.before(last.deadline);
+    match ticks {
+        None => wrong.push(format!("the rhythm has shifted: {last:?}, {rhythm:?}")),
+        Some(ticks) => bases.narrow(last.counter, ticks, ticks, "the state file"),
+    }
+    bases.propagate();
+    let log = Log::read(lines, &bases);
+    wrong.append(&mut bases.wrong);
+    wrong.extend(log.wrong.iter().cloned());
+    let missing = log.missing(ticks.unwrap_or_default());
+    if !missing.is_empty() && !evidence.may_lose_lines {
+        wrong.push(format!("ticks {missing:?} were not logged, and nobody was killed"));
+    }
+    let unnamed: Vec<_> = missing.difference(&log.named).collect();
+    if !unnamed.is_empty() {
+        wrong.push(format!("ticks {unnamed:?} are missing from the log, and nobody says so"));
+    }
+    if !wrong.is_empty() {
+        return Err(wrong);
+    }
+    Ok(Loss {
+        connections: told.ended,
+        replies: told.unanswered.len(),
+        lines: missing.len(),
+        named: log.named.len(),
+        silence: longest_silence(told),
+        ticks: ticks.unwrap_or_default(),
+    })
+}
+
+/// The longest time between two replies, whoever got them.
+pub(crate) fn longest_silence(told: &Told) -> u64 {
+    let mut times: Vec<_> = told.answers.iter().map(|answer| answer.received).collect();
+    times.sort_unstable();
+    times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+}
+
+/// At which index each range of numbers begins, as far as it is known.
+struct Bases {
+    rhythm: Rhythm,
+    /// The least and the greatest possible index of a range's first number.
+    bounds: BTreeMap<u64, (u64, u64)>,
+    /// This range began when the other stood at this offset.
+    links: BTreeSet<(u64, u64, u64)>,
+    wrong: Vec<String>,
+}
+
+/// Larger than any index.
+const UNKNOWN: u64 = u64::MAX / 4;
+
+impl Bases {
+    fn new(rhythm: Rhythm) -> Self {
+        let bounds = BTreeMap::from([(0, (0, 0))]);
+        Self { rhythm, bounds, links: BTreeSet::new(), wrong: Vec::new() }
+    }
+
+    fn learn_from_answers(&mut self, told: &Told) {
+        for answer in &told.answers {
+            let number = match answer.said {
+                Said::Next(number) | Said::Status { next: number, .. } => number,
+                Said::Replaced { previous, by } => {
+                    self.links.insert((by / RANGE, previous / RANGE, previous % RANGE));
+                    previous
+                }
+                Said::Echo => continue,
+            };
+            let (least, most) =
+                (self.rhythm.due_by(answer.sent), self.rhythm.due_by(answer.received));
+            self.narrow(number, least, most, &format!("{answer:?}"));
+        }
+    }
+
+    fn learn_from_log(&mut self, lines: &[Line]) {
+        for line in lines {
+            if let Some(number) = tick(line) {
+                // It was due when it was logged, to the microsecond that the log shows.
+                match self.rhythm.due_by(line.time + 1000).checked_sub(1) {
+                    Some(most) => self.narrow(number, 0, most, &format!("{line:?}")),
+                    None => self.wrong.push(format!("a tick before its time: {line:?}")),
+                }
+            } else if let Some((number, previous)) = setting(line) {
+                self.links.insert((number / RANGE, previous / RANGE, previous % RANGE));
+            }
+        }
+    }
+
+    /// `number` has an index within these bounds.
+    fn narrow(&mut self, number: u64, least: u64, most: u64, why: &str) {
+        let (range, offset) = (number / RANGE, number % RANGE);
+        let (low, high) = self.bounds.entry(range).or_insert((0, UNKNOWN));
+        let (least, most) = (least.saturating_sub(offset), most.checked_sub(offset));
+        *low = (*low).max(least);
+        *high = (*high).min(most.unwrap_or_default());
+        if most.is_none() || low > high {
+            self.wrong.push(format!("{number} is not what the clock implies, by {why}"));
+            // Said once is enough.
+            (*low, *high) = (0, UNKNOWN);
+        }
+    }
+
+    /// Lets ranges that are linked agree.
+    fn propagate(&mut self) {
+        let mut changes = true;
+        while changes {
+            changes = false;
+            for (range, previous, offset) in &self.links {
+                let before = *self.bounds.get(previous).unwrap_or(&(0, UNKNOWN));
+                let after = *self.bounds.get(range).unwrap_or(&(0, UNKNOWN));
+                let low = after.0.max(before.0 + offset);
+                let high = after.1.min(before.1 + offset);
+                if low > high || high < *offset {
+                    self.wrong.push(format!(
+                        "{range} followed {previous} (times {RANGE}) + {offset}, \
+                         which the clock does not allow: {before:?}, {after:?}"
+                    ));
+                    return;
+                }
+                let now = [(*range, (low, high)), (*previous, (low - offset, high - offset))];
+                for (range, bounds) in now {
+                    changes |= self.bounds.insert(range, bounds) != Some(bounds);
+                }
+            }
+        }
+    }
+
+    /// The index of a number, where it is certain.
+    fn index(&self, number: u64) -> Option<u64> {
+        let (low, high) = self.bounds.get(&(number / RANGE))?;
+        (low == high).then_some(low + number % RANGE)
+    }
+}
+
+/// What the log says.
+#[derive(Default)]
+struct Log {
+    /// Indices of the ticks.
+    logged: BTreeSet<u64>,
+    /// Indices of ticks that may be missing.
+    named: BTreeSet<u64>,
+    wrong: Vec<String>,
+}
+
+impl Log {
+    fn read(lines: &[Line], bases: &Bases) -> Self {
+        let (mut log, mut numbers, mut last) = (Self::default(), BTreeSet::new(), None);
+        for line in lines {
+            if let Some(number) = tick(line) {
+                if !numbers.insert(number) {
+                    log.wrong.push(format!("logged twice: {line:?}"));
+                }
+                let Some(index) = bases.index(number) else {
+                    log.wrong.push(format!("nobody can tell which tick this is: {line:?}"));
+                    continue;
+                };
+                if last.is_some_and(|last| index <= last) {
+                    log.wrong.push(format!("after tick {last:?} came {index}: {line:?}"));
+                }
+                last = Some(index);
+                log.logged.insert(index);
+            }
+            if let Some((count, next)) = may_be_missing(line) {
+                let end = bases.index(next).unwrap_or_default();
+                log.named.extend(end.saturating_sub(count)..end);
+            }
+        }
+        log
+    }
+
+    /// Which of the first `ticks` ticks the log lacks.
+    fn missing(&self, ticks: u64) -> BTreeSet<u64> {
+        (0..ticks).filter(|index| !self.logged.contains(index)).collect()
+    }
+}
+
+/// The number, where the line is a tick.
+pub(crate) fn tick(line: &Line) -> Option<u64> {
+    line.message.parse().ok()
+}
+
+/// `Setting the counter to 5, previous value 3`.
+fn setting(line: &Line) -> Option<(u64, u64)> {
+    let numbers = line.message.strip_prefix("Setting the counter to ")?;
+    let (number, previous) = numbers.split_once(", previous value ")?;
+    Some((number.parse().ok()?, previous.parse().ok()?))
+}
+
+/// How many ticks before which number: `Numbers 135 to 136 may be missing …`, `Number 136 may be
+/// missing …`, or `The last 2 before the counter was set to 137 may be missing …`.
+fn may_be_missing(line: &Line) -> Option<(u64, u64)> {
+    let message = line.message.strip_prefix("warning: ").unwrap_or(&line.message);
+    let (named, _) = message.split_once(" may be missing")?;
+    if let Some(rest) = named.strip_prefix("The last ") {
+        let (count, next) = rest.split_once(" before the counter was set to ")?;
+        return Some((count.parse().ok()?, next.parse().ok()?));
+    }
+    let (first, last) = match named.strip_prefix("Number ") {
+        Some(number) => (number, number),
+        None => named.strip_prefix("Numbers ")?.split_once(" to ")?,
+    };
+    let (first, last) = (first.parse::<u64>().ok()?, last.parse::<u64>().ok()?);
+    Some((last - first + 1, last + 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::{Answer, Command};
+
+    const RHYTHM: Rhythm = Rhythm { start: 10_000_000, period: 10_000_000 };
+
+    fn line(ms: u64, message: &str) -> Line {
+        let (identifier, message) = (String::new(), message.to_owned());
+        Line { time: ms * 1_000_000, identifier, pid: 1, message }
+    }
+
+    fn answer(sent_ms: u64, received_ms: u64, said: Said) -> Answer {
+        Answer { sent: sent_ms * 1_000_000, received: received_ms * 1_000_000, said }
+    }
+
+    /// Five ticks, of which the third and later ones are in another range.
+    fn sound() -> Evidence {
+        let set = Said::Replaced { previous: 2, by: RANGE };
+        let lines = [
+            line(10, "0"),
+            line(20, "1"),
+            line(30, &format!("Setting the counter to {RANGE}, previous value 2")),
+            line(30, &RANGE.to_string()),
+            line(40, &(RANGE + 1).to_string()),
+            line(50, &(RANGE + 2).to_string()),
+        ];
+        let answers = vec![
+            answer(11, 12, Said::Next(1)),
+            answer(25, 26, set),
+            answer(55, 56, Said::Next(RANGE + 3)),
+        ];
+        Evidence {
+            rhythm: RHYTHM,
+            told: Told { answers, ..Told::default() },
+            lines: lines.to_vec(),
+            owners: vec![1],
+            last: Record { counter: RANGE + 3, deadline: 60_000_000, period: 10_000_000 },
+            may_end: false,
+            may_lose_lines: false,
+        }
+    }
+
+    #[track_caller]
+    fn assert_found(evidence: &Evidence, what: &str) {
+        let wrong = judge(evidence).expect_err(what);
+        assert!(wrong.iter().any(|wrong| wrong.contains(what)), "{what}: {wrong:#?}");
+    }
+
+    #[test]
+    fn what_is_sound_is_found_sound() {
+        let loss = judge(&sound()).unwrap_or_else(|wrong| panic!("{wrong:#?}"));
+        assert_eq!((loss.ticks, loss.lines, loss.connections), (5, 0, 0));
+    }
+
+    #[test]
+    fn a_number_that_is_logged_twice_is_found() {
+        let mut evidence = sound();
+        evidence.lines.insert(2, line(21, "1"));
+        assert_found(&evidence, "logged twice");
+    }
+
+    #[test]
+    fn a_tick_before_its_time_is_found() {
+        let mut evidence = sound();
+        evidence.lines[1].time = 19_000_000;
+        assert_found(&evidence, "not what the clock implies");
+    }
+
+    #[test]
+    fn a_missing_line_is_found_unless_its_process_was_killed_and_the_next_names_it() {
+        let mut evidence = sound();
+        evidence.lines.remove(1);
+        assert_found(&evidence, "nobody was killed");
+        evidence.may_lose_lines = true;
+        assert_found(&evidence, "nobody says so");
+        evidence.lines.insert(1, line(29, "Number 1 may be missing from the log: its line was …"));
+        assert_eq!(judge(&evidence).map(|loss| loss.lines), Ok(1));
+    }
+
+    #[test]
+    fn a_reply_that_lags_behind_the_clock_is_found() {
+        let mut evidence = sound();
+        evidence.told.answers[0] = answer(21, 22, Said::Next(1));
+        assert_found(&evidence, "not what the clock implies");
+        // As is one in a range whose beginning only other replies tell.
+        let mut evidence = sound();
+        evidence.told.answers[2] = answer(55, 56, Said::Next(RANGE + 2));
+        assert_found(&evidence, "not what the clock implies");
+    }
+
+    #[test]
+    fn a_rhythm_that_shifts_is_found() {
+        let mut evidence = sound();
+        evidence.last.deadline += 1;
+        assert_found(&evidence, "the rhythm has shifted");
+    }
+
+    #[test]
+    fn an_acknowledged_command_that_did_not_last_is_found() {
+        let mut evidence = sound();
+        evidence.told.answers[2] = answer(55, 56, Said::Next(5));
+        assert_found(&evidence, "were there at once");
+    }
+
+    #[test]
+    fn ticks_of_two_owners_that_interleave_are_found() {
+        let mut evidence = sound();
+        evidence.lines.insert(5, line(40, &(RANGE + 2).to_string()));
+        evidence.lines[6] = line(50, &(RANGE + 1).to_string());
+        assert_found(&evidence, "after tick");
+    }
+
+    #[test]
+    fn an_unanswered_command_without_an_end_is_found() {
+        let mut evidence = sound();
+        evidence.told.ended = 1;
+        evidence.told.unanswered.push((0, Command::Get));
+        assert_found(&evidence, "their owner lives");
+        evidence.may_end = true;
+        assert_eq!(judge(&evidence).map(|loss| loss.replies), Ok(1));
+    }
+}

@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Load: clients at work, and what each of them was told.
+//!
+//! Each is a thread that asks, reads the replies and notes both times, until it is told to stop.
+//! Some keep one connection, some connect anew each time; some send one command, some a batch, in
+//! one write or in two that cut a line.
+//!
+//! A number that a client sets begins a [`RANGE`] of its own, never used before: so no number can
+//! come twice by right, and a number tells which `set_counter` it goes back to.
+
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::random::Random;
+use crate::{LIMIT, now, until};
+
+/// The numbers that follow one that was set: more than any test lasts.
+pub(crate) const RANGE: u64 = 1_000_000_000;
+
+/// What a client asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    Get,
+    /// To the first number of a range.
+    Set(u64),
+    Status,
+    /// An invalid line, which comes back with the complaint: no other reply has this number.
+    Echo(u64),
+}
+
+/// What the reply says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    Next(u64),
+    Replaced { previous: u64, by: u64 },
+    Status { pid: u32, next: u64 },
+    Echo,
+}
+
+impl Command {
+    fn line(self) -> String {
+        match self {
+            Self::Get => "get_counter\n".to_owned(),
+            Self::Set(to) => format!("set_counter {to}\n"),
+            Self::Status => "status\n".to_owned(),
+            Self::Echo(number) => format!("echo-{number}\n"),
+        }
+    }
+
+    /// Reads the reply; `None` where it is the reply to something else.
+    fn understand(self, reply: &str) -> Option<Said> {
+        match self {
+            Self::Get => reply.parse().ok().map(Said::Next),
+            Self::Set(by) => {
+                let previous = reply.strip_prefix("previous value ")?.parse().ok()?;
+                Some(Said::Replaced { previous, by })
+            }
+            Self::Status => {
+                let value = |key: &str| {
+                    let mut pairs = reply.split(' ').filter_map(|pair| pair.split_once('='));
+                    pairs.find(|(name, _)| *name == key).map(|(_, value)| value)
+                };
+                let pid = value("pid")?.parse().ok()?;
+                Some(Said::Status { pid, next: value("counter")?.parse().ok()? })
+            }
+            Self::Echo(number) => {
+                let complaint = format!("Invalid command: echo-{number};");
+                reply.starts_with(&complaint).then_some(Said::Echo)
+            }
+        }
+    }
+}
+
+/// A reply, with the time before its request was sent and the time after it was read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Answer {
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+    pub(crate) said: Said,
+}
+
+/// What a client saw.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    pub(crate) answers: Vec<Answer>,
+    /// What was sent, and when, on a connection that ended before the reply.
+    pub(crate) unanswered: Vec<(u64, Command)>,
+    /// Connections that the server ended.
+    pub(crate) ended: usize,
+    /// Connections that were not made.
+    pub(crate) refused: usize,
+    /// What must not be: another reply than the one that is due, one too many, none.
+    pub(crate) wrong: Vec<String>,
+}
+
+impl Told {
+    fn take(&mut self, other: Self) {
+        self.answers.extend(other.answers);
+        self.unanswered.extend(other.unanswered);
+        self.ended += other.ended;
+        self.refused += other.refused;
+        self.wrong.extend(other.wrong);
+    }
+}
+
+/// What a client asks again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asks {
+    Get,
+    Set,
+    Status,
+    /// A mixture, pipelined.
+    Batch,
+    /// The same without setting the counter.
+    Many,
+}
+
+/// How a client behaves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Habit {
+    pub(crate) asks: Asks,
+    /// It keeps its connection, else it connects anew each time.
+    pub(crate) stays: bool,
+    /// The longest time between a reply and the next request.
+    pub(crate) pause: Duration,
+}
+
+/// The ten clients of a try.
+pub(crate) fn ten(pause: Duration) -> Vec<Habit> {
+    let kinds = [
+        (Asks::Get, true),
+        (Asks::Get, true),
+        (Asks::Get, false),
+        (Asks::Get, false),
+        (Asks::Set, true),
+        (Asks::Set, false),
+        (Asks::Status, true),
+        (Asks::Batch, true),
+        (Asks::Batch, true),
+        (Asks::Batch, false),
+    ];
+    kinds.into_iter().map(|(asks, stays)| Habit { asks, stays, pause }).collect()
+}
+
+/// Clients at work.
+pub(crate) struct Load {
+    is_over: Arc<AtomicBool>,
+    clients: Vec<(Arc<AtomicU64>, JoinHandle<Told>)>,
+}
+
+impl Load {
+    /// Lets clients of these habits work at `socket`.
+    ///
+    /// With `ranges`, the next of which is the first to be used, some of them set the counter;
+    /// without, they only ask for it.
+    pub(crate) fn start(
+        socket: &Path,
+        habits: &[Habit],
+        ranges: Option<&Arc<AtomicU64>>,
+        seed: u64,
+    ) -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let client = |(habit, seed): (&Habit, u64)| {
+            let rounds = Arc::new(AtomicU64::new(0));
+            let client = Client {
+                socket: socket.to_owned(),
+                habit: *habit,
+                ranges: ranges.cloned(),
+                random: Random::new(seed),
+                connection: None,
+                told: Told::default(),
+                is_over: Arc::clone(&is_over),
+                rounds: Arc::clone(&rounds),
+            };
+            (rounds, thread::spawn(move || client.run()))
+        };
+        let mut random = Random::new(seed);
+        let clients = habits.iter().zip(std::iter::repeat_with(|| random.next())).map(client);
+        let clients = clients.collect();
+        Self { is_over, clients }
+    }
+
+    /// Waits until every client was answered `times` times more.
+    pub(crate) fn wait_for_answers(&self, times: u64) {
+        let rounds = || self.clients.iter().map(|(rounds, _)| rounds.load(Ordering::Relaxed));
+        let before: Vec<_> = rounds().collect();
+        until("answers to every client", || {
+            rounds().zip(&before).all(|(now, before)| now >= before + times)
+        });
+    }
+
+    /// Ends it, and says what all were told.
+    pub(crate) fn stop(mut self) -> Told {
+        self.is_over.store(true, Ordering::Relaxed);
+        let mut told = Told::default();
+        for (_, client) in self.clients.drain(..) {
+            told.take(client.join().expect("a client does not panic"));
+        }
+        told
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+    }
+}
+
+/// One client.
+struct Client {
+    socket: PathBuf,
+    habit: Habit,
+    ranges: Option<Arc<AtomicU64>>,
+    random: Random,
+    connection: Option<BufReader<UnixStream>>,
+    told: Told,
+    is_over: Arc<AtomicBool>,
+    /// How often it was answered.
+    rounds: Arc<AtomicU64>,
+}
+
+impl Client {
+    fn run(mut self) -> Told {
+        while !self.is_over.load(Ordering::Relaxed) && self.told.wrong.is_empty() {
+            self.ask();
+            if !self.habit.pause.is_zero() {
+                thread::sleep(self.random.duration(Duration::ZERO..self.habit.pause));
+            }
+        }
+        if let Some(connection) = self.connection.take() {
+            self.finish(connection);
+        }
+        self.told
+    }
+
+    /// One request, or one batch of them, and the replies.
+    fn ask(&mut self) {
+        let Some(mut connection) = self.connection.take().or_else(|| self.connect()) else {
+            return;
+        };
+        let commands = self.commands();
+        let lines: String = commands.iter().map(|command| command.line()).collect();
+        let sent = now();
+        if !self.write(connection.get_mut(), lines.as_bytes()) {
+            return self.ended(sent, &commands);
+        }
+        for (number, command) in commands.iter().enumerate() {
+            let mut reply = String::new();
+            match connection.read_line(&mut reply) {
+                Ok(_) if reply.ends_with('\n') => {}
+                Ok(_) => return self.ended(sent, &commands[number..]),
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => {
+                    return self.ended(sent, &commands[number..]);
+                }
+                Err(error) => {
+                    return self.told.wrong.push(format!("no reply to {command:?}: {error}"));
+                }
+            }
+            let reply = reply.trim_end();
+            let Some(said) = command.understand(reply) else {
+                return self.told.wrong.push(format!("{command:?} is answered with {reply:?}"));
+            };
+            self.told.answers.push(Answer { sent, received: now(), said });
+        }
+        self.rounds.fetch_add(1, Ordering::Relaxed);
+        if self.habit.stays {
+            self.connection = Some(connection);
+        } else if self.random.one_in(2) {
+            self.finish(connection);
+        }
+    }
+
+    fn connect(&mut self) -> Option<BufReader<UnixStream>> {
+        let Ok(stream) = UnixStream::connect(&self.socket) else {
+            self.told.refused += 1;
+            return None;
+        };
+        stream.set_read_timeout(Some(LIMIT)).expect("not zero");
+        Some(BufReader::new(stream))
+    }
+
+    fn commands(&mut self) -> Vec<Command> {
+        match self.habit.asks {
+            Asks::Get => vec![Command::Get],
+            Asks::Set => vec![self.set()],
+            Asks::Status => vec![Command::Status],
+            Asks::Batch | Asks::Many => {
+                (0..self.random.number(2..12)).map(|_| self.any()).collect()
+            }
+        }
+    }
+
+    fn set(&mut self) -> Command {
+        match &self.ranges {
+            Some(ranges) => Command::Set(ranges.fetch_add(1, Ordering::Relaxed) * RANGE),
+            None => Command::Get,
+        }
+    }
+
+    fn any(&mut self) -> Command {
+        match self.random.number(0..6) {
+            0 if self.habit.asks == Asks::Batch => self.set(),
+            1 => Command::Status,
+            2 | 3 => Command::Echo(self.random.next()),
+            _ => Command::Get,
+        }
+    }
+
+    /// Writes in one piece, or in two; false when the connection has ended.
+    fn write(&mut self, stream: &mut UnixStream, bytes: &[u8]) -> bool {
+        if self.habit.pause.is_zero() || !self.random.one_in(4) {
+            return stream.write_all(bytes).is_ok();
+        }
+        let cut = usize::try_from(self.random.number(1..bytes.len() as u64)).expect("small");
+        let (first, second) = bytes.split_at(cut);
+        let is_written = stream.write_all(first).is_ok();
+        thread::sleep(self.random.duration(Duration::ZERO..self.habit.pause));
+        is_written && stream.write_all(second).is_ok()
+    }
+
+    fn ended(&mut self, sent: u64, unanswered: &[Command]) {
+        self.told.ended += 1;
+        self.told.unanswered.extend(unanswered.iter().map(|command| (sent, *command)));
+    }
+
+    /// Says that it will ask no more; the server owes it nothing, and closes.
+    fn finish(&mut self, mut connection: BufReader<UnixStream>) {
+        let _ = connection.get_mut().shutdown(Shutdown::Write);
+        let mut rest = String::new();
+        match connection.read_to_string(&mut rest) {
+            Ok(0) => {}
+            Ok(_) => self.told.wrong.push(format!("{rest:?}, which nobody asked for")),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => self.told.ended += 1,
+            Err(error) => self.told.wrong.push(format!("the connection is not closed: {error}")),
+        }
+    }
+}

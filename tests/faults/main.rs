@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Faults: a handoff between two processes under load, and what may happen to either.
+//!
+//! Each try is a whole handoff with ten clients at work, one process killed or stopped, and all
+//! that anybody saw held against what one undisturbed counter would have done.
+//!
+//! | file | is |
+//! | --- | --- |
+//! | [`arrows`] | faults at each arrow of the exchange |
+//! | [`instants`] | faults at random times |
+//! | [`relay`] | a thousand handoffs in a row without a fault, and how long they take |
+//! | [`trial`] | one try |
+//! | [`proxy`] | stands between the processes, to stop the exchange at an arrow |
+//! | [`load`] | the clients |
+//! | [`judge`], [`order`] | what is right and what is not |
+//!
+//! `FAULTS_TRIES` (20 before and 20 after each arrow, for each side and fault), `FAULTS_INSTANTS`
+//! (1000) and `FAULTS_HANDOFFS` in the environment ask for more, `FAULTS_SEED` for the same tries
+//! again.
+//! A table says how many tries each fault had, and what was lost by right.
+#![allow(clippy::print_stderr, reason = "a test that fails shows what the daemon logged")]
+
+mod arrows;
+mod instants;
+mod relay;
+
+mod crowd;
+#[allow(dead_code, reason = "the process tests use all of it")]
+#[path = "../process/daemon.rs"]
+mod daemon;
+mod judge;
+mod load;
+mod order;
+mod proxy;
+mod random;
+mod record;
+#[allow(dead_code, reason = "the process tests use all of it")]
+#[path = "../process/scratch.rs"]
+mod scratch;
+mod trial;
+mod victim;
+#[path = "../process/waiting.rs"]
+mod waiting;
+
+use waiting::{LIMIT, now, until};
+
+/// A number from the environment, or this one.
+fn number_from(variable: &str, otherwise: u64) -> u64 {
+    match std::env::var(variable) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")),
+        Err(_) => otherwise,
+    }
+}
+
+/// What decides the random numbers of a test; another one each time, unless `FAULTS_SEED` is one.
+fn seed() -> u64 {
+    number_from("FAULTS_SEED", now())
+}

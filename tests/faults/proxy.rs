@@ -1,0 +1,452 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Proxy: stands between successor and predecessor and can stop the exchange at any arrow.
+//!
+//! The successor connects to the proxy's path, the proxy to the predecessor's.
+//! Lines, the bytes of clients and descriptors pass in both directions, all and in order; at each
+//! arrow somebody may look on, before and after it is delivered, and nothing else moves meanwhile.
+//!
+//! Owns what is under way, and a thread.
+//! Never keeps a copy of a descriptor that it has passed on: the lock's would keep the lock.
+//! Ends by being dropped.
+
+use std::fmt;
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+
+/// One step of the exchange, in its order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Arrow {
+    /// `handoff 1`, from the successor.
+    Handoff,
+    /// `state …`, the first line of the predecessor's answer.
+    State,
+    /// The clients and `end`, with the last descriptors.
+    End,
+    /// `prepared`, from the successor.
+    Prepared,
+    /// `commit`, from the predecessor.
+    Commit,
+    /// `done`, from the successor.
+    Done,
+}
+
+impl Arrow {
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Handoff, Self::State, Self::End, Self::Prepared, Self::Commit, Self::Done];
+
+    /// The arrow that a line is, if it is one.
+    fn of(line: &[u8]) -> Option<Self> {
+        match line.split(|byte| *byte == b' ').next()? {
+            b"handoff" => Some(Self::Handoff),
+            b"state" => Some(Self::State),
+            b"end" => Some(Self::End),
+            b"prepared" => Some(Self::Prepared),
+            b"commit" => Some(Self::Commit),
+            b"done" => Some(Self::Done),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Arrow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Handoff => "handoff",
+            Self::State => "state",
+            Self::End => "clients, end",
+            Self::Prepared => "prepared",
+            Self::Commit => "commit",
+            Self::Done => "done",
+        })
+    }
+}
+
+/// When somebody looks on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moment {
+    /// The arrow has left its sender and is in the proxy's hand.
+    Before,
+    /// It lies in the receiver's socket.
+    After,
+}
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Before => "before",
+            Self::After => "after",
+        })
+    }
+}
+
+/// Told of each arrow, in the proxy's thread.
+pub(crate) type Onlooker = Box<dyn FnMut(Arrow, Moment) + Send>;
+
+/// An arrow that was sent, on the connection of that number.
+pub(crate) type Sent = (usize, Arrow);
+
+/// The proxy.
+pub(crate) struct Proxy {
+    path: PathBuf,
+    sent: Arc<Mutex<Vec<Sent>>>,
+    /// Its far end tells the thread to end.
+    quit: Option<UnixStream>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Proxy {
+    /// Listens on `path` for successors of the predecessor at `predecessor`.
+    pub(crate) fn between(path: PathBuf, predecessor: &Path, onlooker: Onlooker) -> Self {
+        let listener = UnixListener::bind(&path).expect("a path of our own");
+        let (quit, told) = UnixStream::pair().expect("a socket pair");
+        let sent = Arc::new(Mutex::new(Vec::new()));
+        let middle = Middle {
+            told,
+            listener: Some(listener),
+            predecessor: predecessor.to_owned(),
+            links: Vec::new(),
+            connections: 0,
+            onlooker,
+            sent: Arc::clone(&sent),
+        };
+        let thread = thread::spawn(move || middle.run());
+        Self { path, sent, quit: Some(quit), thread: Some(thread) }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The arrows that were sent so far.
+    pub(crate) fn sent(&self) -> Vec<Sent> {
+        self.sent.lock().expect("no panic").clone()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        drop(self.quit.take());
+        let ended = self.thread.take().map(JoinHandle::join);
+        if !thread::panicking() {
+            assert!(matches!(ended, Some(Ok(()))), "the proxy has failed");
+        }
+    }
+}
+
+/// The thread.
+struct Middle {
+    told: UnixStream,
+    /// Absent once there is no predecessor any more: who asks then is refused, as it would be.
+    listener: Option<UnixListener>,
+    predecessor: PathBuf,
+    links: Vec<Link>,
+    connections: usize,
+    onlooker: Onlooker,
+    sent: Arc<Mutex<Vec<Sent>>>,
+}
+
+/// A successor's connection and the one that the proxy made for it.
+struct Link {
+    number: usize,
+    /// The successor's and the predecessor's end, in the order of [`SIDES`].
+    ends: [UnixStream; 2],
+    /// What came from each of them and is not yet delivered to the other.
+    flows: [Flow; 2],
+}
+
+/// Indices of the two ends of a [`Link`].
+const SIDES: [usize; 2] = [0, 1];
+
+impl Middle {
+    fn run(mut self) {
+        loop {
+            let ready = self.wait();
+            // The last first: a link that goes away leaves the numbers of those before it alone.
+            for (number, side) in ready.iter().rev().filter_map(|source| match source {
+                Source::Link(number, side) => Some((*number, *side)),
+                Source::Told | Source::Listener => None,
+            }) {
+                if self.links.get(number).is_some() && !self.pump(number, side) {
+                    self.links.remove(number);
+                }
+            }
+            if ready.contains(&Source::Told) {
+                return;
+            }
+            if ready.contains(&Source::Listener) {
+                self.accept();
+            }
+        }
+    }
+
+    /// Waits until something can be read, and says where.
+    fn wait(&self) -> Vec<Source> {
+        let mut sources = vec![(Source::Told, self.told.as_fd())];
+        sources.extend(self.listener.iter().map(|socket| (Source::Listener, socket.as_fd())));
+        for (number, link) in self.links.iter().enumerate() {
+            sources.extend(SIDES.map(|side| (Source::Link(number, side), link.ends[side].as_fd())));
+        }
+        let mut polled: Vec<_> =
+            sources.iter().map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+        while poll(&mut polled, None) == Err(Errno::INTR) {}
+        let ready = sources.iter().zip(&polled).filter(|(_, fd)| !fd.revents().is_empty());
+        ready.map(|((source, _), _)| *source).collect()
+    }
+
+    fn accept(&mut self) {
+        let Some((successor, _)) = self.listener.as_ref().and_then(|socket| socket.accept().ok())
+        else {
+            return;
+        };
+        match UnixStream::connect(&self.predecessor) {
+            Ok(predecessor) => {
+                let (number, ends) = (self.connections, [successor, predecessor]);
+                self.connections += 1;
+                self.links.push(Link { number, ends, flows: Default::default() });
+            }
+            Err(_) => self.listener = None,
+        }
+    }
+
+    /// Reads once from one side and delivers to the other; false when that side has ended.
+    fn pump(&mut self, number: usize, side: usize) -> bool {
+        let link = &mut self.links[number];
+        let goes_on = link.flows[side].read(&link.ends[side]);
+        while let Some(piece) = self.links[number].flows[side].next_piece(!goes_on) {
+            let link = &self.links[number];
+            let other = &link.ends[1 - side];
+            let Some(arrow) = piece.arrow else {
+                piece.deliver(other);
+                continue;
+            };
+            self.sent.lock().expect("no panic").push((link.number, arrow));
+            (self.onlooker)(arrow, Moment::Before);
+            piece.deliver(other);
+            (self.onlooker)(arrow, Moment::After);
+        }
+        if !goes_on {
+            // What it has not read yet, it still can.
+            let _ = self.links[number].ends[1 - side].shutdown(Shutdown::Both);
+        }
+        goes_on
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Told,
+    Listener,
+    Link(usize, usize),
+}
+
+/// What comes from one side.
+#[derive(Default)]
+struct Flow {
+    bytes: Vec<u8>,
+    descriptors: Vec<OwnedFd>,
+    /// How many of the bytes to come are a client's and no lines.
+    raw: usize,
+}
+
+/// What is delivered at once.
+struct Piece {
+    bytes: Vec<u8>,
+    descriptors: Vec<OwnedFd>,
+    /// What its last line is.
+    arrow: Option<Arrow>,
+}
+
+/// The most descriptors that the kernel puts into one message (`SCM_MAX_FD`, unix(7)).
+const MOST: usize = 253;
+
+impl Flow {
+    /// Reads once; false at the end.
+    fn read(&mut self, from: &UnixStream) -> bool {
+        let mut bytes = [0; 64 * 1024];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let received = recvmsg(
+            from,
+            &mut [IoSliceMut::new(&mut bytes)],
+            &mut ancillary,
+            RecvFlags::CMSG_CLOEXEC,
+        );
+        let count = match received {
+            Ok(message) => {
+                assert!(!message.flags.contains(ReturnFlags::CTRUNC), "a descriptor was lost");
+                message.bytes
+            }
+            Err(Errno::INTR) => return true,
+            Err(Errno::CONNRESET) => return false,
+            Err(error) => panic!("cannot read: {error}"),
+        };
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                self.descriptors.extend(descriptors);
+            }
+        }
+        self.bytes.extend_from_slice(&bytes[..count]);
+        count > 0
+    }
+
+    /// Takes all up to the end of the next arrow's line; without one, all that is whole lines or a
+    /// client's, and at the end the rest as well.
+    ///
+    /// The descriptors go with the last piece, so that none is there before its line.
+    fn next_piece(&mut self, is_end: bool) -> Option<Piece> {
+        let (mut whole, mut arrow) = (0, None);
+        while arrow.is_none() && whole < self.bytes.len() {
+            let rest = &self.bytes[whole..];
+            if self.raw > 0 {
+                let taken = self.raw.min(rest.len());
+                self.raw -= taken;
+                whole += taken;
+                continue;
+            }
+            let Some(end) = rest.iter().position(|byte| *byte == b'\n') else { break };
+            arrow = Arrow::of(&rest[..end]);
+            self.raw = raw_bytes(&rest[..end]);
+            whole += end + 1;
+        }
+        if is_end && arrow.is_none() {
+            whole = self.bytes.len();
+        }
+        if whole == 0 {
+            return None;
+        }
+        let rest = self.bytes.split_off(whole);
+        let bytes = std::mem::replace(&mut self.bytes, rest);
+        let is_last = !self.bytes.contains(&b'\n');
+        let descriptors = if is_last { std::mem::take(&mut self.descriptors) } else { Vec::new() };
+        Some(Piece { bytes, descriptors, arrow })
+    }
+}
+
+/// How many bytes that are no lines follow a line: `client input=7 replies=0 …`.
+fn raw_bytes(line: &[u8]) -> usize {
+    let line = String::from_utf8_lossy(line);
+    let Some(pairs) = line.strip_prefix("client ") else { return 0 };
+    let counts = pairs.split(' ').filter_map(|pair| pair.split_once('='));
+    let counts = counts.filter(|(key, _)| matches!(*key, "input" | "replies"));
+    counts.map(|(_, count)| count.parse::<usize>().expect("a number of bytes")).sum()
+}
+
+impl Piece {
+    /// Sends all of it, and lets go of the descriptors; nobody may be there to take it.
+    fn deliver(self, to: &UnixStream) {
+        let descriptors: Vec<_> = self.descriptors.iter().map(AsFd::as_fd).collect();
+        let (mut left, mut with) = (&*self.bytes, &*descriptors);
+        while !left.is_empty() {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
+            let mut ancillary = SendAncillaryBuffer::new(&mut space);
+            if !with.is_empty() {
+                assert!(ancillary.push(SendAncillaryMessage::ScmRights(with)), "too many");
+            }
+            match sendmsg(to, &[IoSlice::new(left)], &mut ancillary, SendFlags::NOSIGNAL) {
+                Ok(count) => (left, with) = (&left[count..], &[]),
+                Err(Errno::INTR) => {}
+                Err(Errno::PIPE | Errno::CONNRESET) => return,
+                Err(error) => panic!("cannot deliver: {error}"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scratch::Scratch;
+    use std::io::{Read, Write};
+
+    /// A predecessor and a successor with the proxy between them.
+    fn connected(scratch: &Scratch, onlooker: Onlooker) -> (Proxy, UnixStream, UnixStream) {
+        let listener = UnixListener::bind(scratch.join("predecessor")).expect("a socket");
+        let proxy = Proxy::between(scratch.join("proxy"), &scratch.join("predecessor"), onlooker);
+        let successor = UnixStream::connect(proxy.path()).expect("the proxy");
+        let (predecessor, _) = listener.accept().expect("the proxy");
+        (proxy, successor, predecessor)
+    }
+
+    fn send(to: &UnixStream, text: &[u8], descriptors: Vec<OwnedFd>) {
+        Piece { bytes: text.to_vec(), descriptors, arrow: None }.deliver(to);
+    }
+
+    #[test]
+    fn what_one_side_sends_reaches_the_other_whole_and_in_order() {
+        let scratch = Scratch::new();
+        let (told, arrows) = std::sync::mpsc::channel();
+        let onlooker = Box::new(move |arrow, moment| told.send((arrow, moment)).expect("us"));
+        let (proxy, mut successor, mut predecessor) = connected(&scratch, onlooker);
+        successor.write_all(b"handoff 1\n").expect("the proxy");
+        let mut line = [0; 10];
+        predecessor.read_exact(&mut line).expect("a line");
+        assert_eq!(&line, b"handoff 1\n");
+
+        // Bytes of a client that read like an arrow are none.
+        let pipes: Vec<_> = (0..130).map(|_| std::io::pipe().expect("a pipe")).collect();
+        let (mut readers, writers): (Vec<_>, Vec<_>) = pipes.into_iter().unzip();
+        let mut writers = writers.into_iter().map(OwnedFd::from);
+        send(&predecessor, b"state 1 counter=137\n", writers.by_ref().take(64).collect());
+        let client = b"client input=4 replies=7 ended=0 closing=0\nend\nstate \n";
+        send(&predecessor, client, writers.by_ref().take(64).collect());
+        send(&predecessor, b"end\n", writers.collect());
+        let all = [b"state 1 counter=137\n", &client[..], b"end\n"].concat();
+        let mut flow = Flow::default();
+        while flow.bytes.len() < all.len() {
+            assert!(flow.read(&successor));
+        }
+        assert_eq!(flow.bytes, all);
+        assert_eq!(flow.descriptors.len(), 130);
+        for (reader, writer) in readers.iter_mut().zip(flow.descriptors) {
+            std::io::PipeWriter::from(writer).write_all(b"x").expect("a reader");
+            // An end behind it says that the proxy holds no copy.
+            let mut read = String::new();
+            reader.read_to_string(&mut read).expect("a pipe");
+            assert_eq!(read, "x");
+        }
+
+        successor.write_all(b"prepared\n").expect("the proxy");
+        predecessor.read_exact(&mut line[..9]).expect("a line");
+        let expected = [Arrow::Handoff, Arrow::State, Arrow::End, Arrow::Prepared];
+        assert_eq!(proxy.sent(), expected.map(|arrow| (0, arrow)));
+        drop(proxy);
+        let both = |arrow| [(arrow, Moment::Before), (arrow, Moment::After)];
+        assert!(arrows.iter().eq(expected.into_iter().flat_map(both)));
+    }
+
+    #[test]
+    fn the_end_of_one_side_reaches_the_other_behind_what_was_sent() {
+        let scratch = Scratch::new();
+        let (_proxy, mut successor, predecessor) = connected(&scratch, Box::new(|_, _| ()));
+        // Unread at its end, as with one that is killed.
+        successor.write_all(b"handoff 1\n").expect("the proxy");
+        send(&predecessor, b"state 1 counter=137\nclie", Vec::new());
+        drop(predecessor);
+        let mut all = String::new();
+        successor.read_to_string(&mut all).expect("text");
+        assert_eq!(all, "state 1 counter=137\nclie");
+    }
+
+    #[test]
+    fn without_a_predecessor_the_successor_is_turned_away() {
+        let scratch = Scratch::new();
+        let absent = scratch.join("absent");
+        let proxy = Proxy::between(scratch.join("proxy"), &absent, Box::new(|_, _| ()));
+        let mut first = UnixStream::connect(proxy.path()).expect("it listens");
+        assert_eq!(first.read(&mut [0]).expect("an end"), 0);
+        crate::until("refused", || UnixStream::connect(proxy.path()).is_err());
+    }
+}

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Random: numbers that a seed decides (splitmix64), so that a try can be made again.
+
+use std::ops::Range;
+use std::time::Duration;
+
+/// The numbers that follow from one seed.
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    pub(crate) fn number(&mut self, range: Range<u64>) -> u64 {
+        range.start + self.next() % (range.end - range.start)
+    }
+
+    /// True once in so many times.
+    pub(crate) fn one_in(&mut self, times: u64) -> bool {
+        self.next() % times == 0
+    }
+
+    pub(crate) fn duration(&mut self, range: Range<Duration>) -> Duration {
+        let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).expect("short");
+        Duration::from_nanos(self.number(nanos(range.start)..nanos(range.end)))
+    }
+}

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Record: what the state file says, and the rhythm that follows from it.
+
+use std::fs;
+use std::path::Path;
+
+use crate::until;
+
+/// The part of the state file that the tests stand on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    /// The next number to be logged.
+    pub(crate) counter: u64,
+    /// When it is due.
+    pub(crate) deadline: u64,
+    pub(crate) period: u64,
+}
+
+impl Record {
+    /// Reads the file once there is a record in it.
+    pub(crate) fn read(path: &Path) -> Self {
+        let mut record = None;
+        until("a record in the state file", || {
+            // Read twice, for the owner may be writing.
+            let [one, other] = [(); 2].map(|()| fs::read_to_string(path).unwrap_or_default());
+            record = (one == other).then(|| Self::parse(&one)).flatten();
+            record.is_some()
+        });
+        record.expect("just read")
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let line = line.strip_prefix("early-service-state 1 ")?;
+        let value = |key: &str| {
+            let mut pairs = line.split_whitespace().filter_map(|pair| pair.split_once('='));
+            pairs.find(|(name, _)| *name == key)?.1.parse().ok()
+        };
+        let (counter, deadline) = (value("counter")?, value("deadline_ns")?);
+        Some(Self { counter, deadline, period: value("period_ns")? })
+    }
+
+    /// The rhythm of a count that started at 0 and that nobody has set yet.
+    pub(crate) fn rhythm(self) -> Rhythm {
+        Rhythm { start: self.deadline - self.counter * self.period, period: self.period }
+    }
+}
+
+/// When ticks are due: exactly a period apart for ever, whoever owns the counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rhythm {
+    /// When the very first tick was due.
+    pub(crate) start: u64,
+    pub(crate) period: u64,
+}
+
+impl Rhythm {
+    /// How many ticks are due by `time`.
+    pub(crate) fn due_by(self, time: u64) -> u64 {
+        if time < self.start { 0 } else { (time - self.start) / self.period + 1 }
+    }
+
+    /// How many ticks lie before `deadline`; `None` where the rhythm has shifted.
+    pub(crate) fn before(self, deadline: u64) -> Option<u64> {
+        let since = deadline.checked_sub(self.start)?;
+        (since % self.period == 0).then_some(since / self.period)
+    }
+}

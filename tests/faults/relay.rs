@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Relay: many handoffs in a row under load, each process the successor of the one before.
+//!
+//! `cargo test --release --test faults -- --ignored --nocapture` measures the release build: a
+//! thousand handoffs, and how long one takes with up to a thousand idle clients.
+//!
+//! All processes log to one file, each line in one write, which nobody reads before the end.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+use crate::daemon::{Line, started_with};
+use crate::judge::{Evidence, judge};
+use crate::load::{Asks, Habit, Load, Told};
+use crate::record::{Record, Rhythm};
+use crate::scratch::Scratch;
+use crate::victim::Victim;
+use crate::{LIMIT, now, number_from, seed};
+
+/// How long a process owns the counter: two ticks, so that each has some.
+const TURN: Duration = Duration::from_millis(20);
+
+/// In milliseconds.
+const PERIOD: &str = "10";
+
+/// Processes that hand one public socket on.
+struct Relay {
+    scratch: Scratch,
+    public: UnixListener,
+    log: File,
+    pids: Vec<u32>,
+    owner: Runner,
+}
+
+/// One of them; killed, should the test end before it.
+struct Runner {
+    child: Child,
+    victim: Victim,
+    private: PathBuf,
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Runner {
+    fn start(
+        scratch: &Scratch,
+        public: &UnixListener,
+        log: &File,
+        predecessor: Option<&Self>,
+        number: usize,
+    ) -> Self {
+        let private = scratch.join(format!("{number}"));
+        let mut command = started_with(public);
+        command.arg("--server-socket-path").arg(&private);
+        command.arg("--state-file").arg(scratch.join("state")).args(["--timer-delay-ms", PERIOD]);
+        if let Some(predecessor) = predecessor {
+            command.arg("--client-socket-path").arg(&predecessor.private);
+        }
+        command.stderr(Stdio::from(log.try_clone().expect("a descriptor")));
+        let child = command.spawn().expect("the program starts");
+        let victim = Victim::new(child.id());
+        Self { child, victim, private }
+    }
+
+    #[track_caller]
+    fn assert_success(mut self) {
+        let status = self.child.wait().expect("our own child");
+        assert!(status.success(), "process {}: {status}", self.victim.pid());
+    }
+}
+
+impl Relay {
+    fn start() -> Self {
+        let scratch = Scratch::new();
+        let public = UnixListener::bind(scratch.join("public")).expect("a socket");
+        let log = OpenOptions::new().create_new(true).append(true).open(scratch.join("log"));
+        let log = log.expect("a new file");
+        let owner = Runner::start(&scratch, &public, &log, None, 0);
+        assert!(is_answered(&mut connect(&scratch)), "it serves");
+        Self { scratch, public, log, pids: vec![owner.victim.pid()], owner }
+    }
+
+    /// Hands over to a new process, and waits until the old one has ended.
+    fn hand_over(&mut self) {
+        let number = self.pids.len();
+        let Self { scratch, public, log, owner, .. } = self;
+        let next = Runner::start(scratch, public, log, Some(owner), number);
+        self.pids.push(next.victim.pid());
+        let last = std::mem::replace(&mut self.owner, next);
+        last.victim.wait_for_end();
+        last.assert_success();
+    }
+
+    fn rhythm(&self) -> Rhythm {
+        Record::read(&self.scratch.join("state")).rhythm()
+    }
+
+    /// Ends the last process, and says what is known.
+    fn end(self, rhythm: Rhythm, told: Told) -> Evidence {
+        self.owner.victim.end();
+        self.owner.assert_success();
+        let log = fs::read_to_string(self.scratch.join("log")).expect("text");
+        let mut lines: Vec<_> = log.lines().map(Line::read).collect();
+        // Stable: the lines of one process stay in their order.
+        lines.sort_by_key(|line| line.time);
+        let last = Record::read(&self.scratch.join("state"));
+        let (owners, may_end, may_lose_lines) = (self.pids, false, false);
+        Evidence { rhythm, told, lines, owners, last, may_end, may_lose_lines }
+    }
+}
+
+fn connect(scratch: &Scratch) -> UnixStream {
+    let client = UnixStream::connect(scratch.join("public")).expect("nobody is refused");
+    client.set_read_timeout(Some(LIMIT)).expect("not zero");
+    client
+}
+
+/// Asks, and says whether there is a reply.
+fn is_answered(client: &mut UnixStream) -> bool {
+    let mut reply = [0; 32];
+    client.write_all(b"get_counter\n").is_ok() && client.read(&mut reply).is_ok_and(|n| n > 0)
+}
+
+/// From the request to the moment at which the successor serves, by the lines of both.
+fn exchanges(lines: &[Line]) -> Vec<(u64, u64)> {
+    let times = |text: &'static str| {
+        lines.iter().filter(move |line| line.message.contains(text)).map(|line| line.time)
+    };
+    times("Handing over to process").zip(times("adopting => serving")).collect()
+}
+
+/// The longest time without a reply to anybody that touches each of these.
+fn holes(told: &Told, during: &[(u64, u64)]) -> Vec<u64> {
+    let mut replies: Vec<_> = told.answers.iter().map(|answer| answer.received).collect();
+    replies.sort_unstable();
+    let hole = |(start, end): &(u64, u64)| {
+        // From the last reply before it to the first one after it.
+        let first = replies.partition_point(|time| time < start).saturating_sub(1);
+        let last = replies.partition_point(|time| time <= end).min(replies.len() - 1);
+        let gaps = replies[first..=last].windows(2).map(|pair| pair[1] - pair[0]);
+        gaps.max().unwrap_or_default()
+    };
+    during.iter().map(hole).collect()
+}
+
+/// The longest that any client waited for a reply at each of these times.
+fn waits(told: &Told, during: &[(u64, u64)]) -> Vec<u64> {
+    let mut answers: Vec<_> =
+        told.answers.iter().map(|answer| (answer.received, answer.sent)).collect();
+    answers.sort_unstable();
+    let wait = |(start, end): &(u64, u64)| {
+        let first = answers.partition_point(|(received, _)| received < start);
+        // Whoever asked before the end has its reply long before a second is over.
+        let asked = answers[first..].iter().take_while(|(received, _)| *received < end + SECOND);
+        let asked = asked.filter(|(_, sent)| sent <= end);
+        asked.map(|(received, sent)| received - sent).max().unwrap_or_default()
+    };
+    during.iter().map(wait).collect()
+}
+
+const SECOND: u64 = 1_000_000_000;
+
+/// `median 0.41 ms, longest 2.03 ms`.
+fn summary(mut times: Vec<u64>) -> String {
+    times.sort_unstable();
+    let ms = |time: Option<&u64>| time.map_or(0.0, |time| *time as f64 / 1e6);
+    let (median, longest) = (ms(times.get(times.len() / 2)), ms(times.last()));
+    let most = ms(times.get(times.len() * 99 / 100));
+    format!("median {median:.2} ms, 99 % within {most:.2} ms, longest {longest:.2} ms")
+}
+
+/// Ten, of which one only sets the counter: each number set makes a range to be judged.
+fn clients() -> Vec<Habit> {
+    let habit = |asks, stays| Habit { asks, stays, pause: Duration::ZERO };
+    let mut clients = vec![habit(Asks::Get, true); 5];
+    clients.extend([habit(Asks::Get, false), habit(Asks::Get, false)]);
+    clients.extend([habit(Asks::Status, true), habit(Asks::Many, true)]);
+    clients.push(Habit { asks: Asks::Set, stays: true, pause: Duration::from_millis(30) });
+    clients
+}
+
+/// So many handoffs under load; shows figures with `--nocapture`.
+#[allow(clippy::print_stdout, reason = "the figures are for people to read")]
+fn run(handoffs: u64) {
+    let mut relay = Relay::start();
+    let rhythm = relay.rhythm();
+    let ranges = Arc::new(AtomicU64::new(1));
+    let load = Load::start(&relay.scratch.join("public"), &clients(), Some(&ranges), seed());
+    load.wait_for_answers(1);
+    let started = now();
+    for _ in 0..handoffs {
+        thread::sleep(TURN);
+        relay.hand_over();
+    }
+    let lasted = now() - started;
+    load.wait_for_answers(1);
+    let evidence = relay.end(rhythm, load.stop());
+    let told = &evidence.told;
+
+    let judged = judge(&evidence);
+    let during = exchanges(&evidence.lines);
+    // As long, and half a turn later: what the machine does to replies when nothing happens.
+    let half = TURN.as_nanos() as u64 / 2;
+    let between: Vec<_> = during.iter().map(|(start, end)| (start + half, end + half)).collect();
+    let (refused, wrong, missing) = (told.refused, told.wrong.len(), told.unanswered.len());
+    println!(
+        "{} handoffs in {:.1} s, {} replies: {refused} refused, {wrong} wrong, {missing} missing, \
+         {} connections ended",
+        during.len(),
+        lasted as f64 / 1e9,
+        told.answers.len(),
+        told.ended,
+    );
+    match &judged {
+        Ok(loss) => println!(
+            "{} ticks, {} missing from the log, none twice; the rhythm has not shifted",
+            loss.ticks, loss.lines
+        ),
+        Err(wrong) => println!("{} things are wrong", wrong.len()),
+    }
+    let length = during.iter().map(|(start, end)| end - start).collect();
+    println!("a handoff:                      {}", summary(length));
+    println!("longest hole in replies at one: {}", summary(holes(told, &during)));
+    println!("the same between handoffs:      {}", summary(holes(told, &between)));
+    println!("longest wait of one client:     {}", summary(waits(told, &during)));
+    println!("the same between handoffs:      {}", summary(waits(told, &between)));
+    assert_eq!(during.len() as u64, handoffs);
+    if let Err(wrong) = judged {
+        panic!("{} things are wrong: {:#?}", wrong.len(), &wrong[..wrong.len().min(10)]);
+    }
+}
+
+#[test]
+fn many_handoffs_in_a_row_lose_nothing() {
+    run(number_from("FAULTS_HANDOFFS", 100));
+}
+
+#[test]
+#[ignore = "a measurement, of the release build: it takes a minute and the machine for itself"]
+fn a_thousand_handoffs_in_a_row_lose_nothing() {
+    run(number_from("FAULTS_HANDOFFS", 1000));
+}
+
+#[test]
+#[ignore = "a measurement, of the release build: it takes the machine for itself"]
+#[allow(clippy::print_stdout, reason = "the figures are for people to read")]
+fn idle_clients_are_handed_over_and_cost_little() {
+    const HANDOFFS: usize = 50;
+    // A thousand clients need as many descriptors, here and in the processes.
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).expect("up to the maximum");
+    for idle in [0, 60, 500, 1000] {
+        let mut relay = Relay::start();
+        let rhythm = relay.rhythm();
+        let mut clients: Vec<_> = (0..idle).map(|_| connect(&relay.scratch)).collect();
+        assert!(clients.iter_mut().all(is_answered));
+        for _ in 0..HANDOFFS {
+            thread::sleep(TURN);
+            relay.hand_over();
+        }
+        let answered: usize =
+            clients.iter_mut().map(|client| usize::from(is_answered(client))).sum();
+        let evidence = relay.end(rhythm, Told::default());
+        let during = exchanges(&evidence.lines);
+        let length = during.iter().map(|(start, end)| end - start).collect();
+        println!("a handoff with {idle:4} idle clients: {}", summary(length));
+        assert_eq!(during.len(), HANDOFFS);
+        judge(&evidence).unwrap_or_else(|wrong| panic!("{wrong:#?}"));
+        assert_eq!(answered, idle, "connections that outlived {HANDOFFS} handoffs");
+    }
+}

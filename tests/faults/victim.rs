@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Victim: a process to be killed or stopped, whenever it suits.
+//!
+//! Held by a descriptor of the process, because it may have ended and its number be another's.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use crate::{LIMIT, until};
+
+/// The process; clones are the same one.
+#[derive(Clone)]
+pub(crate) struct Victim {
+    process: Arc<OwnedFd>,
+    pid: u32,
+}
+
+impl Victim {
+    /// A child that nobody has waited for yet.
+    pub(crate) fn new(pid: u32) -> Self {
+        let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
+        let process = pidfd_open(raw, PidfdFlags::empty()).expect("a child not waited for");
+        Self { process: Arc::new(process), pid }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Ends it, and waits until all that it held is closed.
+    pub(crate) fn kill(&self) {
+        self.signal(Signal::KILL);
+        until("killed", || self.has_ended());
+    }
+
+    /// Stops it, and waits until it stands still; it may have ended.
+    pub(crate) fn stop(&self) {
+        self.signal(Signal::STOP);
+        until("stopped", || self.has_ended() || self.state() == Some('T'));
+    }
+
+    pub(crate) fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Ends it as systemd does.
+    pub(crate) fn end(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Waits without looking again and again.
+    pub(crate) fn wait_for_end(&self) {
+        let mut process = [PollFd::new(&*self.process, PollFlags::IN)];
+        let limit = Timespec::try_from(LIMIT).expect("some seconds");
+        let ended = poll(&mut process, Some(&limit));
+        assert_eq!(ended, Ok(1), "process {} has not ended", self.pid);
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        let mut process = [PollFd::new(&*self.process, PollFlags::IN)];
+        poll(&mut process, Some(&Timespec::default())).is_ok_and(|ended| ended > 0)
+    }
+
+    fn signal(&self, signal: Signal) {
+        match pidfd_send_signal(&*self.process, signal) {
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(error) => panic!("cannot signal process {}: {error}", self.pid),
+        }
+    }
+
+    /// As in proc(5); absent where the process was waited for already.
+    fn state(&self) -> Option<char> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
+        stat.rsplit_once(") ")?.1.chars().next()
+    }
+}
