@@ -13,8 +13,9 @@ use std::time::Instant;
 use rustix::process::{Signal, geteuid};
 
 use crate::client::{Client, get_counter, nc, nc_as, status};
-use crate::daemon::{Daemon, STILL, program};
+use crate::daemon::{Daemon, STILL};
 use crate::scratch::Scratch;
+use crate::stage::for_everybody;
 use crate::{AT_ONCE, LIMIT, until};
 
 /// The user `nobody`: neither root nor the user of any service.
@@ -350,13 +351,9 @@ fn the_service_s_own_user_and_root_may_ask_and_another_user_may_not() {
     assert!(geteuid().is_root(), "this test needs root, to be somebody else than the service");
     for (asker, is_allowed) in [("0", true), ("65534", true), ("65533", false)] {
         let scratch = Scratch::new();
-        fs::set_permissions(scratch.join(""), Permissions::from_mode(0o777)).expect("our own");
         let socket = scratch.join("sock");
-        // The binary may lie where only root can go: it is opened before the user changes.
         let mut command = std::process::Command::new("setpriv");
-        let program = program();
-        let copy = scratch.join("early-service");
-        fs::copy(program.get_program(), &copy).expect("room for a copy");
+        let copy = for_everybody(&scratch);
         crate::daemon::detach(&mut command);
         command.args(&NOBODY[1..]).arg(&copy).arg("-s").arg(&socket).args(STILL);
         let mut daemon = Daemon::spawn(&mut command);
