@@ -77,7 +77,7 @@ pub(crate) struct Counter {
     handoff: Sender<handoff::Message>,
     supervisor: Sender<Event>,
     /// Closed when the actor has left.
-    alive: Option<Sender<()>>,
+    alive: Sender<()>,
     period: Period,
     timer: Timer,
     /// What the timer is set to, while the counter ticks.
@@ -110,7 +110,7 @@ impl Counter {
             server,
             handoff,
             supervisor,
-            alive: Some(alive),
+            alive,
             period,
             timer: Timer::never(),
             armed: None,
@@ -211,7 +211,8 @@ impl Counter {
             }
             self.store(0);
         }
-        drop(self.alive.take());
+        drop(self.state_file);
+        drop(self.alive);
     }
 
     /// Writes the state to its file, before `to_be_logged` ticks are.
@@ -296,19 +297,16 @@ impl Counter {
 
 /// Says which numbers before `state` may be missing from the log.
 fn say_unlogged(state: State, Unlogged { ticks, unbroken }: Unlogged) {
+    const WHY: &str = "may be missing from the log: queued in a process that died";
     let (first, last) = (state.next.wrapping_sub(unbroken), state.next.wrapping_sub(1));
-    let why = "from the log: queued in a process that died";
-    match (unbroken, ticks.saturating_sub(unbroken)) {
-        (0, 0) => {}
-        (0, before) => {
-            log::warn!("{before} ticks before the counter was set may be missing {why}");
-        }
-        (1, 0) => log::warn!("Number {last} may be missing {why}"),
-        (_, 0) => log::warn!("Numbers {first} to {last} may be missing {why}"),
-        (_, before) => log::warn!(
-            "Numbers {first} to {last}, and {before} ticks before the counter was set, may be \
-             missing {why}"
-        ),
+    match ticks.saturating_sub(unbroken) {
+        0 => {}
+        before => log::warn!("The last {before} before the counter was set to {first} {WHY}"),
+    }
+    match unbroken {
+        0 => {}
+        1 => log::warn!("Number {last} {WHY}"),
+        _ => log::warn!("Numbers {first} to {last} {WHY}"),
     }
 }
 

@@ -74,7 +74,7 @@ pub(crate) struct Handoff {
     /// Takes the connection on which a last word is due when the log is written.
     pub(crate) farewell: Sender<Peer>,
     /// Closed when the actor has left.
-    pub(crate) alive: Option<Sender<()>>,
+    pub(crate) alive: Sender<()>,
     /// A user who may have the state, beside root and our own.
     pub(crate) successor: Option<String>,
     /// The state file until it is locked and loaded.
@@ -274,6 +274,10 @@ impl Handoff {
             }
             (None, Some(Given::Whole(snapshot))) => {
                 let (state, unlogged) = (snapshot.state, Unlogged::default());
+                // Before the predecessor hears that it may leave: it has no file of its own.
+                if let Some(file) = &mut file {
+                    file.store(snapshot, unlogged);
+                }
                 self.leaving = peer.map(|peer| Leaving { peer, state, unlogged });
                 Start::After(snapshot)
             }
@@ -374,7 +378,7 @@ impl Handoff {
                 let _ = self.farewell.try_send(offering.into_peer());
             }
         }
-        drop(self.alive.take());
+        drop(self.alive);
     }
 
     fn report(&self, event: Event) {

@@ -220,7 +220,10 @@ impl Offering {
                             self.cause = Some("it does not keep to the exchange".to_owned());
                             break Event::OfferExpired;
                         }
-                        None => break self.expired(),
+                        None if self.peer.has_room() => break self.expired(),
+                        // It holds the whole offer, and must not see the end of it without a word:
+                        // it would take that for our death.
+                        None => self.since = Instant::now(),
                     }
                 }
                 (Progress::Committed, _) => {

@@ -158,6 +158,12 @@ impl Peer {
         }
     }
 
+    /// Whether a line would go at once.
+    pub(crate) fn has_room(&self) -> bool {
+        let mut socket = [PollFd::new(&self.stream, PollFlags::OUT)];
+        poll(&mut socket, Some(&Timespec::default())) != Ok(0)
+    }
+
     /// Sends a short line at once.
     ///
     /// There is room for it: nothing of ours is unread, or at the most a quarter of the buffer and
@@ -179,8 +185,7 @@ impl Peer {
         bytes: &[u8],
         descriptors: &[BorrowedFd<'_>],
     ) -> io::Result<usize> {
-        let mut socket = [PollFd::new(&self.stream, PollFlags::OUT)];
-        if poll(&mut socket, Some(&Timespec::default()))? == 0 {
+        if !self.has_room() {
             self.stream.writable().await?;
         }
         send(&self.stream, bytes, descriptors)

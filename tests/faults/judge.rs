@@ -222,10 +222,9 @@ impl Log {
                 last = Some(index);
                 log.logged.insert(index);
             }
-            if let Some((first, last)) = may_be_missing(line) {
-                // Counted back from the next number: before it may lie a `set_counter`.
-                let end = bases.index(last.wrapping_add(1)).unwrap_or_default();
-                log.named.extend(end.saturating_sub(last - first + 1)..end);
+            if let Some((count, next)) = may_be_missing(line) {
+                let end = bases.index(next).unwrap_or_default();
+                log.named.extend(end.saturating_sub(count)..end);
             }
         }
         log
@@ -249,15 +248,21 @@ fn setting(line: &Line) -> Option<(u64, u64)> {
     Some((number.parse().ok()?, previous.parse().ok()?))
 }
 
-/// `Numbers 135 to 136 may be missing …` or `Number 136 may be missing …`.
+/// How many ticks before which number: `Numbers 135 to 136 may be missing …`, `Number 136 may be
+/// missing …`, or `The last 2 before the counter was set to 137 may be missing …`.
 fn may_be_missing(line: &Line) -> Option<(u64, u64)> {
     let message = line.message.strip_prefix("warning: ").unwrap_or(&line.message);
-    let (numbers, _) = message.split_once(" may be missing")?;
-    let (first, last) = match numbers.strip_prefix("Number ") {
+    let (named, _) = message.split_once(" may be missing")?;
+    if let Some(rest) = named.strip_prefix("The last ") {
+        let (count, next) = rest.split_once(" before the counter was set to ")?;
+        return Some((count.parse().ok()?, next.parse().ok()?));
+    }
+    let (first, last) = match named.strip_prefix("Number ") {
         Some(number) => (number, number),
-        None => numbers.strip_prefix("Numbers ")?.split_once(" to ")?,
+        None => named.strip_prefix("Numbers ")?.split_once(" to ")?,
     };
-    Some((first.parse().ok()?, last.parse().ok()?))
+    let (first, last) = (first.parse::<u64>().ok()?, last.parse::<u64>().ok()?);
+    Some((last - first + 1, last + 1))
 }
 
 #[cfg(test)]

@@ -5,12 +5,11 @@ use std::fs::{self, File, Permissions};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use early_service_machine::record::{BootId, Ignored, Record};
 use rustix::fs::{FlockOperation, flock};
 
-use crate::daemon::{Daemon, program};
+use crate::daemon::{Daemon, copy_program, program};
 use crate::manager::Manager;
 use crate::scratch::Scratch;
 use crate::until;
@@ -57,15 +56,10 @@ pub(crate) fn start_under(manager: &Manager, socket: PathBuf, options: &[&str]) 
 }
 
 /// A copy of the program where every user can run it; ours may lie where only root can go.
-///
-/// Made by another process: a descriptor of ours on it, inherited by what another test starts at
-/// this moment, would keep it from being run (ETXTBSY in execve(2)).
 pub(crate) fn for_everybody(scratch: &Scratch) -> PathBuf {
     fs::set_permissions(scratch.join(""), Permissions::from_mode(0o777)).expect("our own");
     let copy = scratch.join("early-service");
-    let mut cp = Command::new("cp");
-    let status = cp.arg(program().get_program()).arg(&copy).status();
-    assert!(status.expect("cp (coreutils) runs").success());
+    copy_program(&copy);
     copy
 }
 
