@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use early_service_machine::State;
 use early_service_machine::command::{BUSY, DENIED};
 use early_service_machine::counter::Snapshot;
-use early_service_machine::exchange::{Client, Message, Offer, Request};
+use early_service_machine::exchange::{Client, Message, Offer, Printable, Request};
 use early_service_machine::lifecycle::Event;
 use futures_lite::future;
 use rustix::io::Errno;
@@ -150,7 +150,7 @@ enum Answer {
 
 impl Answer {
     fn line(line: &[u8]) -> Self {
-        Self::Line(line.escape_ascii().to_string())
+        Self::Line(Printable(line).to_string())
     }
 }
 
@@ -281,7 +281,8 @@ impl Adoption {
                     }
                 }
                 Progress::Talking(talk) => {
-                    let silence = silence(talk.since, talk.is_told, has_lock);
+                    let silence =
+                        silence(talk.since, talk.is_told, has_lock && talk.is_unanswered());
                     let step = talk.step(&mut self.received, self.in_place.as_deref());
                     match future::or(async { Ok(step.await) }, async { Err(silence.await) }).await {
                         Ok(outcome) => {
@@ -472,12 +473,12 @@ enum Silence {
 }
 
 /// Waits until a silence that began at `since` is worth a word.
-async fn silence(since: Instant, is_told: bool, has_lock: bool) -> Silence {
+async fn silence(since: Instant, is_told: bool, may_be_dead: bool) -> Silence {
     if !is_told {
         Timer::at(since + SILENT).await;
         return Silence::Long;
     }
-    if !has_lock {
+    if !may_be_dead {
         future::pending::<()>().await;
     }
     Timer::at(since + GIVEN_UP).await;
@@ -485,6 +486,12 @@ async fn silence(since: Instant, is_told: bool, has_lock: bool) -> Silence {
 }
 
 impl Talk {
+    /// Whether the predecessor may be an older program; one that has begun to answer is none, so it
+    /// owns until it commits, and its end is seen.
+    fn is_unanswered(&self) -> bool {
+        matches!(self.expects, Expects::Answer | Expects::Nul)
+    }
+
     /// Waits for the next thing that the predecessor says, and takes it in.
     async fn step(&mut self, received: &mut Received, in_place: Option<&Path>) -> Outcome {
         match self.expects {
@@ -523,20 +530,24 @@ impl Talk {
                         self.take_offer(received, offer, in_place)
                     }
                     (Expects::Client(offer), Ok(Message::Client(client))) => {
+                        if count(&received.sockets.sessions) == offer.clients {
+                            let told = offer.clients;
+                            return Outcome::Mismatch(format!("more than {told} clients came"));
+                        }
                         self.expects = Expects::Bytes(offer, client);
                         Outcome::GoOn
                     }
                     (Expects::Client(offer), Ok(Message::End)) => self.take_end(received, offer),
                     (Expects::Commit, Ok(Message::Commit)) => Outcome::Event(Event::Committed),
                     (_, Ok(Message::Abort(_) | Message::Busy | Message::Denied)) => {
-                        Outcome::Refused(line.escape_ascii().to_string())
+                        Outcome::Refused(Printable(line).to_string())
                     }
                     (Expects::Answer, Err(_)) if !line.starts_with(b"state ") => {
                         Outcome::Unknown(Answer::line(line))
                     }
                     (_, Err(unreadable)) => Outcome::Mismatch(format!(
                         "cannot understand '{}': {unreadable}",
-                        line.escape_ascii()
+                        Printable(line)
                     )),
                     (_, Ok(message)) => Outcome::Mismatch(format!("'{message}' comes too early")),
                 }
@@ -606,7 +617,7 @@ impl Talk {
     }
 
     fn take_end(&mut self, received: &mut Received, offer: Offer) -> Outcome {
-        let clients = u64::try_from(received.sockets.sessions.len()).unwrap_or_default();
+        let clients = count(&received.sockets.sessions);
         if clients != offer.clients {
             return Outcome::Mismatch(format!("{clients} of {} clients came", offer.clients));
         }
@@ -616,11 +627,18 @@ impl Talk {
                 return Outcome::Mismatch("the lock is missing".to_owned());
             }
         }
-        if !self.peer.has_no_descriptors_left() {
+        if self.peer.has_lost_descriptors() {
             return Outcome::Mismatch("descriptors got lost on the way".to_owned());
+        }
+        if self.peer.descriptor().is_some() {
+            return Outcome::Mismatch("more descriptors came than were told of".to_owned());
         }
         Outcome::Event(Event::StateReceived)
     }
+}
+
+fn count(sessions: &[Box<Session>]) -> u64 {
+    u64::try_from(sessions.len()).unwrap_or_default()
 }
 
 fn take_listener(received: &mut Received, listener: OwnedFd, in_place: Option<&Path>) -> Outcome {

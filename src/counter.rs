@@ -128,7 +128,9 @@ impl Counter {
                 patience.wait_for_room(PORTION).await;
             }
             if let Wake::Message(Message::Leave) = wake {
-                return self.leave().await;
+                self.leave().await;
+                // Who has not heard of it yet may still send.
+                future::pending::<()>().await;
             }
             self.handle(wake, clock::now());
         }
@@ -202,7 +204,7 @@ impl Counter {
     }
 
     /// Ticks no more; the state is left in its file with what of it is in the log by now.
-    async fn leave(mut self) {
+    async fn leave(&mut self) {
         if self.state_file.is_some() {
             let start = clock::now();
             let waited = || Duration::from_nanos(clock::now().nanos_since(start));
@@ -211,7 +213,9 @@ impl Counter {
             }
             self.store(0);
         }
-        drop(self.alive.take());
+        self.running = None;
+        self.state_file = None;
+        self.alive = None;
     }
 
     /// Writes the state to its file, before `to_be_logged` ticks are.

@@ -15,6 +15,7 @@
 //! **Invariant:** what was lent to a successor is given back or let go, never both.
 
 use std::fmt;
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -111,7 +112,12 @@ impl Handoff {
     pub(crate) async fn run(mut self) {
         while let Some(wake) = self.next_event().await {
             match wake {
-                Wake::Message(Message::Order(Effect::Leave)) => return self.leave(),
+                Wake::Message(Message::Order(Effect::Leave)) => {
+                    // Who has not heard of it yet may still send.
+                    let _mailbox = self.mailbox.clone();
+                    self.leave();
+                    return future::pending().await;
+                }
                 Wake::Message(Message::Order(order)) => self.carry_out(order),
                 Wake::Message(Message::Asked(stream, asked)) => self.asked(stream, asked),
                 Wake::Message(Message::Sockets(sockets)) => self.sockets = sockets,
@@ -278,6 +284,10 @@ impl Handoff {
             }
             (None, Some(Given::Whole(snapshot))) => {
                 let (state, unlogged) = (snapshot.state, Unlogged::default());
+                // Before the predecessor hears that it may leave: it has no file of its own.
+                if let Some(file) = &mut file {
+                    file.store(snapshot, unlogged);
+                }
                 self.leaving = peer.map(|peer| Leaving { peer, state, unlogged });
                 Start::After(snapshot)
             }
@@ -442,6 +452,9 @@ impl Refusals {
 }
 
 /// Tells a peer why it does not get the state; if it does not listen, that is just as well.
+///
+/// Shut down, because a predecessor that has not left yet may hold a copy of the connection.
 fn answer_and_close(stream: &Async<UnixStream>, answer: &str) {
     let _ = peer::send(stream, format!("{answer}\n").as_bytes(), &[]);
+    let _ = stream.get_ref().shutdown(Shutdown::Both);
 }

@@ -16,7 +16,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use early_service_machine::counter::Snapshot;
-use early_service_machine::exchange::{MAX_DESCRIPTORS, Message, Offer};
+use early_service_machine::exchange::{MAX_DESCRIPTORS, Message, Offer, Printable};
 use early_service_machine::lifecycle::Event;
 use futures_lite::future;
 use rustix::io::Errno;
@@ -157,7 +157,8 @@ impl Offering {
         self.compose(Part::State, estate);
     }
 
-    /// Gives an older successor what it asked for, at once: it says nothing more.
+    /// Gives an older successor what it asked for, at once: it says nothing more, and reads to the
+    /// end.
     pub(crate) fn answer(&self, estate: Estate<'_>) -> io::Result<()> {
         if self.asked == Asked::ListenerAndState {
             let mut listeners = estate.sockets.listeners.iter();
@@ -215,7 +216,10 @@ impl Offering {
                             self.cause = Some("it does not keep to the exchange".to_owned());
                             break Event::OfferExpired;
                         }
-                        None => break self.expired(),
+                        None if self.peer.has_room() => break self.expired(),
+                        // It holds the whole offer, and must not see the end of it without a word:
+                        // it would take that for our death.
+                        None => self.since = Instant::now(),
                     }
                 }
                 (Progress::Committed, _) => {
@@ -357,7 +361,8 @@ async fn hear(peer: &mut Peer) -> Word {
         Heard::Line(line) => match Message::parse(line) {
             Ok(Message::Prepared) => Word::Prepared,
             Ok(Message::Done) => Word::Done,
-            Ok(Message::Abort(reason)) => Word::Gone(Some(reason.escape_ascii().to_string())),
+            Ok(Message::Abort(b"")) => Word::Gone(Some("it aborted".to_owned())),
+            Ok(Message::Abort(reason)) => Word::Gone(Some(Printable(reason).to_string())),
             Ok(_) | Err(_) => Word::Other,
         },
     }

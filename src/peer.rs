@@ -129,9 +129,9 @@ impl Peer {
         self.descriptors.pop_front()
     }
 
-    /// Whether every descriptor that was sent has been taken out.
-    pub(crate) fn has_no_descriptors_left(&self) -> bool {
-        self.descriptors.is_empty() && !self.has_lost_descriptors
+    /// Whether the kernel dropped descriptors that were sent.
+    pub(crate) fn has_lost_descriptors(&self) -> bool {
+        self.has_lost_descriptors
     }
 
     /// Closes every descriptor that was not taken out.
@@ -158,6 +158,12 @@ impl Peer {
         }
     }
 
+    /// Whether a line would go at once.
+    pub(crate) fn has_room(&self) -> bool {
+        let mut socket = [PollFd::new(&self.stream, PollFlags::OUT)];
+        poll(&mut socket, Some(&Timespec::default())) != Ok(0)
+    }
+
     /// Sends a short line at once.
     ///
     /// There is room for it: nothing of ours is unread, or at the most a quarter of the buffer and
@@ -179,8 +185,7 @@ impl Peer {
         bytes: &[u8],
         descriptors: &[BorrowedFd<'_>],
     ) -> io::Result<usize> {
-        let mut socket = [PollFd::new(&self.stream, PollFlags::OUT)];
-        if poll(&mut socket, Some(&Timespec::default()))? == 0 {
+        if !self.has_room() {
             self.stream.writable().await?;
         }
         send(&self.stream, bytes, descriptors)

@@ -122,7 +122,8 @@ pub(crate) struct Server {
     slots: Vec<Slot>,
     clients: usize,
     under_way: usize,
-    /// Which of a new client and a ready session goes first; they take turns.
+    /// Which of a new client and a ready session goes first: they take turns, whatever else comes in
+    /// between.
     accept_first: bool,
     sweep: Timer,
     accept_again: Timer,
@@ -229,7 +230,6 @@ impl Server {
             };
             future::or(sweep, accept_again).await
         };
-        self.accept_first = !self.accept_first;
         let clients = async {
             if self.accept_first {
                 future::or(connection, ready).await
@@ -256,8 +256,12 @@ impl Server {
                 self.advance(slot);
                 self.freeze_when_quiet();
             }
-            Occasion::Connection(listener) => self.accept(listener),
+            Occasion::Connection(listener) => {
+                self.accept_first = false;
+                self.accept(listener);
+            }
             Occasion::Ready(slot) => {
+                self.accept_first = true;
                 if let Some(slot) = self.slots.get(slot) {
                     slot.waker.queued.store(false, Ordering::Release);
                 }

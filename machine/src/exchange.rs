@@ -33,7 +33,8 @@
 //!
 //! **Invariant:** every message formats to a line that reads the same.
 
-use core::{fmt, str};
+use core::fmt::{self, Write as _};
+use core::str;
 
 use crate::command::DENIED;
 use crate::counter::{HAND_OVER, Snapshot};
@@ -234,10 +235,26 @@ impl fmt::Display for Message<'_> {
             Self::Done => f.write_str("done"),
             Self::Logged => f.write_str("logged"),
             Self::Abort(b"") => f.write_str("abort"),
-            Self::Abort(reason) => write!(f, "abort {}", reason.escape_ascii()),
+            Self::Abort(reason) => write!(f, "abort {}", Printable(reason)),
             Self::Busy => f.write_str("busy"),
             Self::Denied => f.write_str(DENIED),
         }
+    }
+}
+
+/// What the other side said, fit for one line of a log: what is not printable ASCII is escaped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Printable<'a>(pub &'a [u8]);
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for byte in self.0 {
+            match byte {
+                b' '..=b'~' => f.write_char(char::from(*byte))?,
+                _ => byte.escape_ascii().fmt(f)?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -298,12 +315,19 @@ mod tests {
             Message::Logged,
             Message::Abort(b""),
             Message::Abort(b"the state has no valid counter"),
+            Message::Abort(b"cannot understand 'state 1\\x00'"),
             Message::Busy,
             Message::Denied,
         ] {
             assert_eq!(Message::parse(message.to_string().as_bytes()), Ok(message), "{message}");
         }
         assert_eq!(Message::State(offer()).to_string(), OFFER);
+    }
+
+    #[test]
+    fn what_cannot_be_printed_is_escaped_and_nothing_else() {
+        let said = Printable(b"it's \"5\" \x1b[31m\xff\n").to_string();
+        assert_eq!(said, "it's \"5\" \\x1b[31m\\xff\\n");
     }
 
     #[test]

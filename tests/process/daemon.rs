@@ -8,7 +8,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -189,7 +189,8 @@ impl Daemon {
 
     /// What was logged up to now.
     pub(crate) fn messages(&self) -> Vec<String> {
-        let lines = self.log.lines.lock().expect("the log");
+        // Also after a test that gave up waiting, for whoever reads why.
+        let lines = self.log.lines.lock().unwrap_or_else(PoisonError::into_inner);
         lines.iter().map(|line| line.message.clone()).collect()
     }
 

@@ -21,7 +21,9 @@
 //! What is missing fails a test and is named.
 #![allow(clippy::print_stderr, reason = "a test that fails shows what the daemon logged")]
 
+mod adopting;
 mod commands;
+mod exchange;
 mod handoff;
 mod logging;
 mod options;
@@ -33,8 +35,11 @@ mod ticks;
 mod client;
 mod daemon;
 mod journald;
+mod manager;
 mod scratch;
+mod stage;
 mod waiting;
+mod wire;
 
 use std::time::Duration;
 

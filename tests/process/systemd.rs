@@ -6,8 +6,9 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 
 use crate::client::{Client, get_counter, nc};
 use crate::daemon::{Daemon, STILL, started_with};
+use crate::manager::Manager;
 use crate::scratch::Scratch;
-use crate::{LIMIT, until};
+use crate::until;
 
 #[test]
 fn a_passed_socket_is_served_and_its_file_left_to_systemd() {
@@ -73,25 +74,6 @@ fn something_else_than_a_listening_unix_socket_is_refused_by_name() {
     }
 }
 
-/// A socket in PID 1's place.
-struct Manager {
-    socket: UnixDatagram,
-    said: Vec<String>,
-}
-
-impl Manager {
-    /// Reads until the daemon has said `what`.
-    fn wait_for(&mut self, what: &str) {
-        let mut message = [0; 1024];
-        while !self.said.iter().any(|said| said == what) {
-            let count = self.socket.recv(&mut message);
-            let count = count.unwrap_or_else(|_| panic!("no {what} in {:?}", self.said));
-            let message = String::from_utf8_lossy(&message[..count]).into_owned();
-            self.said.extend(message.lines().map(str::to_owned));
-        }
-    }
-}
-
 #[test]
 fn a_manager_that_does_not_read_does_not_stop_the_ticks() {
     let scratch = Scratch::new();
@@ -112,14 +94,12 @@ fn a_manager_that_does_not_read_does_not_stop_the_ticks() {
 #[test]
 fn systemd_is_told_the_phase_and_that_the_process_lives() {
     let scratch = Scratch::new();
-    let socket = UnixDatagram::bind(scratch.join("notify")).expect("a socket");
-    socket.set_read_timeout(Some(LIMIT)).expect("not zero");
-    let mut manager = Manager { socket, said: Vec::new() };
+    let mut manager = Manager::new(&scratch);
     let mute = UnixListener::bind(scratch.join("mute")).expect("a socket");
     let mut command = crate::daemon::program();
     command.arg("--server-socket-path").arg(scratch.join("sock"));
     command.arg("--client-socket-path").arg(scratch.join("mute"));
-    command.env("NOTIFY_SOCKET", scratch.join("notify")).env("WATCHDOG_USEC", "300000");
+    command.env("NOTIFY_SOCKET", &manager.path).env("WATCHDOG_USEC", "300000");
     let mut daemon = Daemon::spawn(&mut command);
 
     manager.wait_for("STATUS=adopting");

@@ -1,0 +1,361 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Adopting: the daemon as the successor of a predecessor that the test plays.
+
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use rustix::process::Signal;
+
+use crate::client::get_counter;
+use crate::daemon::{Daemon, STILL};
+use crate::manager::Manager;
+use crate::scratch::Scratch;
+use crate::stage::{is_locked, lock, start_under, state_file, succeed};
+use crate::wire::{Predecessor, Wire, borrowed, state};
+use crate::{LIMIT, until};
+
+/// A predecessor with the lock, and one that adopts from it.
+struct Pair {
+    scratch: Scratch,
+    predecessor: Predecessor,
+    lock: OwnedFd,
+    successor: Daemon,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let scratch = Scratch::new();
+        let predecessor = Predecessor::new(&scratch);
+        let lock = lock(&state_file(&scratch));
+        let successor = succeed(&scratch, "root", &predecessor.path, &STILL);
+        Self { scratch, predecessor, lock, successor }
+    }
+
+    /// Sends all but the last line, with no clients.
+    fn offer_nothing_but_the_state(&self) -> Wire {
+        let mut wire = self.predecessor.asked_for_the_exchange();
+        wire.say(&state(137, true, 0, 0));
+        wire
+    }
+
+    fn end(&self, wire: &mut Wire) {
+        wire.send("end\n", &[self.lock.as_fd()]);
+    }
+
+    /// Hands over to whoever asks next.
+    #[track_caller]
+    fn hand_over(self) -> (Scratch, Daemon) {
+        let mut wire = self.offer_nothing_but_the_state();
+        self.end(&mut wire);
+        assert_eq!(wire.line(), "prepared");
+        wire.say("commit");
+        assert_eq!(wire.line(), "done");
+        drop(self.lock);
+        assert_eq!(get_counter(&self.successor.socket), 137);
+        assert!(is_locked(&state_file(&self.scratch)), "the lock is with the successor");
+        (self.scratch, self.successor)
+    }
+}
+
+/// Two ends of a connection: the client's, and the one that is handed over.
+fn client() -> (UnixStream, OwnedFd) {
+    let (client, served) = UnixStream::pair().expect("a pair");
+    client.set_read_timeout(Some(LIMIT)).expect("not zero");
+    (client, served.into())
+}
+
+#[track_caller]
+fn line(client: &mut UnixStream) -> String {
+    Wire::new(client.try_clone().expect("a descriptor")).line()
+}
+
+#[test]
+fn a_client_goes_on_in_the_middle_of_its_line_after_the_replies_that_it_had_not_got() {
+    let pair = Pair::new();
+    let mut wire = pair.predecessor.asked_for_the_exchange();
+    wire.say(&state(137, true, 0, 2));
+    let (mut first, served_first) = client();
+    let (mut second, served_second) = client();
+    let message = "client input=8 replies=14 ended=0 closing=0\nget_counprevious value\
+                   client mood=good input=0 replies=4 ended=1 closing=1\nbye\n";
+    wire.send(message, &borrowed(&[served_first, served_second]));
+    pair.end(&mut wire);
+    assert_eq!(wire.line(), "prepared");
+    wire.say("commit");
+    assert_eq!(wire.line(), "done");
+    first.write_all(b" 5\nter\n").expect("a connection");
+    let mut replies = String::new();
+    second.read_to_string(&mut replies).expect("its end");
+    assert_eq!(replies, "bye\n", "what was to be closed is closed");
+    assert!(line(&mut first).starts_with("previous value"), "the unsent reply comes first");
+}
+
+#[test]
+fn keys_of_another_release_are_ignored() {
+    let pair = Pair::new();
+    let mut wire = pair.predecessor.asked_for_the_exchange();
+    wire.say(&format!("{} mood=good", state(137, true, 0, 0)));
+    pair.end(&mut wire);
+    assert_eq!(wire.line(), "prepared");
+    drop(wire);
+    let _kept = pair.successor.wait_for("=> serving");
+}
+
+#[test]
+fn what_does_not_add_up_is_refused_with_its_reason_and_asked_for_again() {
+    type Send = fn(&Pair, &mut Wire);
+    const NO_CLIENT: &str = "client input=0 replies=0 ended=0 closing=0\n";
+    let cases: [(&str, Send); 14] = [
+        (
+            "cannot understand 'state 1 counter=137 deadline_ns=5': it has no valid period_ns",
+            |_, wire| {
+                wire.say("state 1 counter=137 deadline_ns=5");
+            },
+        ),
+        ("cannot understand 'state 1 counter=x'", |_, wire| wire.say("state 1 counter=x")),
+        ("cannot understand 'state 2 counter=137'", |_, wire| wire.say("state 2 counter=137")),
+        ("a listener is missing", |_, wire| wire.say(&state(137, true, 1, 0))),
+        ("it is not a UNIX socket", |pair, wire| {
+            let line = format!("{}\n", state(137, true, 1, 0));
+            wire.send(line, &[pair.lock.as_fd()]);
+        }),
+        ("it does not listen", |_, wire| {
+            wire.send(format!("{}\n", state(137, true, 1, 0)), &borrowed(&[client().1]));
+        }),
+        ("the descriptor of a client is missing", |_, wire| {
+            wire.say(&state(137, true, 0, 1));
+            wire.send(NO_CLIENT, &[]);
+        }),
+        ("0 of 1 clients came", |pair, wire| {
+            wire.say(&state(137, true, 0, 1));
+            pair.end(wire);
+        }),
+        ("more than 0 clients came", |_, wire| {
+            wire.say(&state(137, true, 0, 0));
+            wire.send(NO_CLIENT, &borrowed(&[client().1]));
+        }),
+        ("the lock is missing", |_, wire| {
+            wire.say(&state(137, true, 0, 0));
+            wire.say("end");
+        }),
+        ("more descriptors came than were told of", |pair, wire| {
+            wire.say(&state(137, true, 0, 0));
+            wire.send("end\n", &[pair.lock.as_fd(), pair.lock.as_fd()]);
+        }),
+        ("a client with 5000 bytes of input and 0 of replies does not fit", |_, wire| {
+            wire.say(&state(137, true, 0, 1));
+            wire.send("client input=5000 replies=0 ended=0 closing=0\n", &borrowed(&[client().1]));
+        }),
+        ("it has 1001 clients, and at most 1000 can be served", |_, wire| {
+            wire.say(&state(137, true, 0, 1001));
+        }),
+        ("it does not hold the lock, and we do not either", |_, wire| {
+            wire.say(&state(137, false, 0, 0));
+            wire.say("end");
+        }),
+    ];
+    let pair = Pair::new();
+    for (why, send) in cases {
+        let mut wire = pair.predecessor.asked_for_the_exchange();
+        send(&pair, &mut wire);
+        let said = wire.line();
+        assert!(said.starts_with("abort ") && said.contains(why), "{why}: {said:?}");
+        wire.end();
+        pair.successor.wait_for(why);
+    }
+    pair.hand_over();
+}
+
+#[test]
+fn something_else_than_the_exchange_after_the_state_is_refused() {
+    let endless = "x".repeat(1000);
+    let pair = Pair::new();
+    for (word, why) in [
+        ("nonsense", "cannot understand 'nonsense'"),
+        ("prepared", "'prepared' comes too early"),
+        ("commit", "'commit' comes too early"),
+        (&endless, "cannot understand 'xxxx"),
+    ] {
+        let mut wire = pair.offer_nothing_but_the_state();
+        wire.say(word);
+        let said = wire.line();
+        assert!(said.starts_with("abort ") && said.contains(why), "{why}: {said:?}");
+        wire.end();
+    }
+    pair.hand_over();
+}
+
+#[test]
+fn who_does_not_know_the_handoff_and_has_not_got_the_lock_is_none_to_adopt_from() {
+    for answer in ["Invalid command: handoff 1", &"x".repeat(1000)] {
+        let pair = Pair::new();
+        let (mut wire, _) = pair.predecessor.asked();
+        wire.say(answer);
+        let said = "does not know the handoff, and another process holds the lock: waiting";
+        pair.successor.wait_for(said);
+        pair.hand_over();
+    }
+}
+
+#[test]
+fn a_predecessor_that_is_busy_or_takes_it_back_is_asked_again() {
+    let pair = Pair::new();
+    for word in ["busy", "Permission denied", "abort not now"] {
+        pair.predecessor.asked_for_the_exchange().say(word);
+        let said = format!("answers '{word}': asking again until it hands over or ends");
+        pair.successor.wait_for(&said);
+    }
+    // In the middle, and when all is prepared.
+    pair.offer_nothing_but_the_state().say("abort in the middle");
+    pair.successor.wait_for("answers 'abort in the middle'");
+    let mut wire = pair.offer_nothing_but_the_state();
+    pair.end(&mut wire);
+    assert_eq!(wire.line(), "prepared");
+    wire.say("abort at the end");
+    pair.successor.wait_for("answers 'abort at the end'");
+    wire.end();
+    pair.hand_over();
+}
+
+#[test]
+fn a_predecessor_that_dies_before_all_is_here_is_followed_by_whoever_gets_the_lock() {
+    type Act = fn(&Pair, &mut Wire);
+    let acts: [Act; 4] = [
+        |_, _| {},
+        |_, wire| wire.send("state 1 coun", &[]),
+        |_, wire| wire.say(&state(137, true, 0, 0)),
+        |_, wire| {
+            wire.say(&state(137, true, 0, 1));
+            wire.send("client input=8 replies=0 ended=0 closing=0\nget_", &borrowed(&[client().1]));
+        },
+    ];
+    for act in acts {
+        let pair = Pair::new();
+        let mut wire = pair.predecessor.asked_for_the_exchange();
+        act(&pair, &mut wire);
+        // It lives in another process's connection, and is asked again; then it is gone.
+        drop(wire);
+        let wire = pair.predecessor.asked_for_the_exchange();
+        drop((wire, pair.predecessor));
+        assert!(!pair.successor.messages().contains(&"adopting => serving".to_owned()));
+        drop(pair.lock);
+        pair.successor.wait_for("adopting => serving");
+        assert_eq!(get_counter(&pair.successor.socket), 0, "nobody wrote a state");
+    }
+}
+
+#[test]
+fn a_predecessor_that_dies_once_all_is_here_leaves_it_to_the_successor() {
+    for last_word in [None, Some("commit")] {
+        let pair = Pair::new();
+        let mut wire = pair.predecessor.asked_for_the_exchange();
+        wire.say(&state(137, true, 0, 1));
+        let (mut connection, served) = client();
+        wire.send("client input=8 replies=0 ended=0 closing=0\nget_coun", &borrowed(&[served]));
+        pair.end(&mut wire);
+        assert_eq!(wire.line(), "prepared");
+        if let Some(word) = last_word {
+            wire.say(word);
+        }
+        drop((wire, pair.predecessor, pair.lock));
+        connection.write_all(b"ter\n").expect("a connection");
+        assert_eq!(line(&mut connection), "137", "{last_word:?}");
+        assert!(is_locked(&state_file(&pair.scratch)));
+    }
+}
+
+#[test]
+fn a_predecessor_that_says_nothing_is_waited_for_and_that_is_said() {
+    let scratch = Scratch::new();
+    let predecessor = Predecessor::new(&scratch);
+    let lock = lock(&state_file(&scratch));
+    let mut manager = Manager::new(&scratch);
+    let (path, file) = (predecessor.path.clone(), state_file(&scratch));
+    let [path, file] = [&path, &file].map(|path| path.to_str().expect("text"));
+    let options = [&STILL[..], &["-c", path, "--state-file", file]].concat();
+    let daemon = start_under(&manager, scratch.join("root"), &options);
+    let mut wire = predecessor.asked_for_the_exchange();
+    daemon.wait_for(&format!("{path} does not answer: waiting for it"));
+    manager.wait_for(&format!("STATUS=adopting: {path} does not answer"));
+    // Each of them is a second.
+    let extended = |said: &[String]| {
+        said.iter().filter(|said| said.starts_with("EXTEND_TIMEOUT_USEC=5000000")).count()
+    };
+    manager.wait_until("more time", |said| extended(said) > 6);
+    assert!(!manager.said.contains(&"READY=1".to_owned()));
+    wire.say(&state(137, true, 0, 0));
+    wire.send("end\n", &[lock.as_fd()]);
+    assert_eq!(wire.line(), "prepared");
+    wire.say("commit");
+    assert_eq!(wire.line(), "done");
+    manager.wait_for("READY=1");
+}
+
+#[test]
+fn a_predecessor_without_a_lock_that_says_nothing_once_all_is_here_is_waited_for() {
+    let scratch = Scratch::new();
+    let predecessor = Predecessor::new(&scratch);
+    let mut manager = Manager::new(&scratch);
+    let path = predecessor.path.to_str().expect("text");
+    let options = [&STILL[..], &["-c", path]].concat();
+    let daemon = start_under(&manager, scratch.join("root"), &options);
+    let mut wire = predecessor.asked_for_the_exchange();
+    wire.say(&state(137, false, 0, 0));
+    wire.say("end");
+    assert_eq!(wire.line(), "prepared");
+    daemon.wait_for(&format!("{path} does not answer: waiting for it"));
+    let extended = manager.said.len();
+    // Each of them is a second; an older program is given up after 5.
+    manager.wait_until("more time", |said| {
+        said.iter().skip(extended).filter(|said| said.starts_with("EXTEND_TIMEOUT")).count() > 7
+    });
+    assert!(!manager.said.contains(&"READY=1".to_owned()));
+    wire.say("commit");
+    assert_eq!(wire.line(), "done");
+    assert_eq!(get_counter(&daemon.socket), 137);
+}
+
+#[test]
+fn a_successor_that_is_told_to_stop_gives_everything_back_before_it_says_so() {
+    let pair = Pair::new();
+    let mut wire = pair.offer_nothing_but_the_state();
+    pair.end(&mut wire);
+    assert_eq!(wire.line(), "prepared");
+    let mut successor = pair.successor;
+    successor.signal(Signal::TERM);
+    assert_eq!(wire.line(), "abort the successor was told to stop");
+    drop(pair.lock);
+    assert!(!is_locked(&state_file(&pair.scratch)), "its copy of the lock went before");
+    wire.end();
+    assert!(successor.ended().0.success());
+    assert_eq!(pair.scratch.names(), ["predecessor", "state"]);
+}
+
+#[test]
+fn a_client_that_the_successor_closes_sees_the_end_while_the_predecessor_holds_a_copy() {
+    let pair = Pair::new();
+    let mut wire = pair.predecessor.asked_for_the_exchange();
+    wire.say(&state(137, true, 0, 3));
+    let (mut clients, served): (Vec<_>, Vec<_>) = (0..3).map(|_| client()).unzip();
+    let head = "client input=0 replies=0 ended=0 closing=0\n".repeat(3);
+    wire.send(head, &borrowed(&served));
+    pair.end(&mut wire);
+    assert_eq!(wire.line(), "prepared");
+    wire.say("commit");
+    assert_eq!(wire.line(), "done");
+    clients[0].write_all(&[b'x'; 200]).expect("a connection");
+    clients[1].shutdown(std::net::Shutdown::Write).expect("a connection");
+    clients[2].write_all(b"get_counter_and_terminate\n").expect("a connection");
+    let mut replies = clients.iter_mut().map(|client| {
+        let mut replies = String::new();
+        client.read_to_string(&mut replies).expect("an end");
+        replies
+    });
+    assert!(replies.next().expect("three").contains("too long"));
+    assert_eq!(replies.next().expect("three"), "");
+    assert_eq!(replies.next().expect("three"), "137\n");
+    let mut successor = pair.successor;
+    until("ended", || !successor.is_running());
+    drop(served);
+}

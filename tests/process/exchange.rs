@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Exchange: the daemon as the predecessor of a successor that the test plays.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+
+use early_service_machine::State;
+use early_service_machine::record::BootId;
+use rustix::process::Signal;
+
+use crate::client::{Client, get_counter, nc, status};
+use crate::daemon::{Daemon, STILL};
+use crate::manager::Manager;
+use crate::scratch::Scratch;
+use crate::stage::{is_locked, record, serve, start_under, state_file};
+use crate::until;
+use crate::wire::{Wire, number};
+
+/// A predecessor at 137 that stands still, and a client with half a line.
+fn predecessor(scratch: &Scratch) -> (Daemon, Client) {
+    let daemon = serve(scratch, "sock", &STILL);
+    let mut client = Client::connect(&daemon.socket);
+    assert_eq!(client.ask("set_counter 137"), "previous value 0");
+    client.send("get_coun");
+    (daemon, client)
+}
+
+/// The predecessor has gone back to serving, because of this, and nothing is lost.
+#[track_caller]
+fn serves_on(daemon: &Daemon, client: &mut Client, because: &str) {
+    daemon.wait_for(&format!(" did not adopt the state: {because}; serving on"));
+    client.send("ter\n");
+    assert_eq!(client.line(), "137", "{because}");
+    assert_eq!(nc(&daemon.socket, "set_counter 138\n"), "previous value 137\n", "{because}");
+    assert_eq!(status(&daemon.socket, "phase"), "serving", "{because}");
+}
+
+#[test]
+fn a_successor_gets_the_state_the_sockets_and_the_lock_and_the_predecessor_leaves() {
+    let scratch = Scratch::new();
+    let (mut daemon, mut client) = predecessor(&scratch);
+    let mut successor = Wire::ask(&daemon.socket, "handoff 1");
+    let offer = successor.offer();
+    assert_eq!(number::<u64>(&offer.state, "counter"), 137);
+    assert_eq!((offer.listeners.len(), offer.clients.len()), (1, 1));
+    assert_eq!(offer.clients[0].head, "client input=8 replies=0 ended=0 closing=0");
+    assert_eq!(offer.clients[0].bytes, b"get_coun");
+    let recorded = record(&state_file(&scratch)).snapshot;
+    assert!(offer.state.contains(&recorded.to_string()), "{} is not {recorded}", offer.state);
+    successor.say("prepared");
+    assert_eq!(successor.line(), "commit");
+    assert!(daemon.is_running(), "it keeps everything until the successor serves");
+    successor.say("done");
+    assert_eq!(successor.line(), "logged");
+    assert!(daemon.ended().0.success());
+    successor.end();
+    assert_eq!(scratch.names(), ["state"], "the socket of its own is gone");
+    assert!(is_locked(&state_file(&scratch)), "the lock came along");
+    drop(offer.lock);
+    assert!(!is_locked(&state_file(&scratch)), "and nobody else has it");
+    drop(offer.clients);
+    assert_eq!(client.rest(), "", "nor the client");
+}
+
+#[test]
+fn the_file_of_a_listener_that_the_successor_serves_is_left_to_it() {
+    let scratch = Scratch::new();
+    let (mut daemon, _client) = predecessor(&scratch);
+    let request = format!("handoff 1 listener={}", daemon.socket.display());
+    let mut successor = Wire::ask(&daemon.socket, &request);
+    let _offer = successor.offer();
+    successor.say("prepared");
+    assert_eq!(successor.line(), "commit");
+    successor.say("done");
+    assert!(daemon.ended().0.success());
+    assert_eq!(scratch.names(), ["sock", "state"]);
+}
+
+#[test]
+fn a_request_of_a_newer_version_is_answered_in_ours() {
+    let scratch = Scratch::new();
+    let (daemon, mut client) = predecessor(&scratch);
+    let mut successor = Wire::ask(&daemon.socket, "handoff 2 mood=good");
+    assert_eq!(number::<u64>(&successor.offer().state, "counter"), 137);
+    successor.say("abort this is not my version");
+    serves_on(&daemon, &mut client, "this is not my version");
+}
+
+#[test]
+fn a_successor_that_aborts_or_dies_at_any_point_costs_nothing() {
+    const GONE: &str = "its connection ended";
+    type Act = fn(&mut Wire);
+    let read_state: Act = |wire| assert!(wire.line().starts_with("state 1"));
+    let prepare: Act = |wire| {
+        wire.offer();
+        wire.say("prepared");
+    };
+    let see_commit: Act = |wire| {
+        wire.offer();
+        wire.say("prepared");
+        assert_eq!(wire.line(), "commit");
+    };
+    let points: [(&str, Act); 5] = [
+        ("asked", |_| {}),
+        ("read the state", read_state),
+        ("read all", |wire| drop(wire.offer())),
+        ("prepared", prepare),
+        ("owns", see_commit),
+    ];
+    for (point, act) in points {
+        for last_word in [None, Some("abort I have changed my mind"), Some("abort")] {
+            let scratch = Scratch::new();
+            let (daemon, mut client) = predecessor(&scratch);
+            let mut successor = Wire::ask(&daemon.socket, "handoff 1");
+            act(&mut successor);
+            if let Some(word) = last_word {
+                successor.say(word);
+            }
+            drop(successor);
+            // A word that comes with the end may be lost with it, where ours is unread (unix(7)).
+            let why = daemon.wait_for(" did not adopt the state: ").message;
+            let said = last_word.map(|word| word.strip_prefix("abort ").unwrap_or("it aborted"));
+            let because = said.filter(|said| why.contains(said)).unwrap_or(GONE);
+            assert!(why.contains(because), "{point}: {why}");
+            serves_on(&daemon, &mut client, because);
+        }
+    }
+}
+
+#[test]
+fn an_abort_that_is_read_is_named_in_the_log_without_what_would_break_it() {
+    let scratch = Scratch::new();
+    let (daemon, mut client) = predecessor(&scratch);
+    let mut successor = Wire::ask(&daemon.socket, "handoff 1");
+    drop(successor.offer());
+    successor.send(b"abort the \x1b[31mred\xff one\n", &[]);
+    serves_on(&daemon, &mut client, "the \\x1b[31mred\\xff one");
+    successor.end();
+}
+
+#[test]
+fn a_second_one_that_asks_is_told_that_it_came_second() {
+    let scratch = Scratch::new();
+    let (daemon, mut client) = predecessor(&scratch);
+    // They are connected, and have asked, before it freezes.
+    daemon.stop();
+    let mut first = Wire::ask(&daemon.socket, "handoff 1");
+    let mut seconds = ["handoff 1", "pass_state_and_terminate", "get_counter_and_terminate"]
+        .map(|request| Wire::ask(&daemon.socket, request));
+    daemon.signal(Signal::CONT);
+    let older = "Busy: another process is adopting";
+    assert_eq!(seconds.each_mut().map(Wire::line), ["busy", older, older]);
+    seconds.iter_mut().for_each(Wire::end);
+    drop(first.offer());
+    first.say("abort");
+    serves_on(&daemon, &mut client, "it aborted");
+}
+
+#[test]
+fn a_successor_that_does_not_keep_to_the_exchange_is_told_so_and_costs_nothing() {
+    let endless = "x".repeat(100_000);
+    let words = ["commit", "done", "nonsense", "prepared?", "\0", "state 1", &endless];
+    for word in words {
+        let scratch = Scratch::new();
+        let (daemon, mut client) = predecessor(&scratch);
+        let mut successor = Wire::ask(&daemon.socket, "handoff 1");
+        drop(successor.offer());
+        // It may close before it has read all of an endless one.
+        let _ = std::io::Write::write_all(&mut successor.stream, format!("{word}\n").as_bytes());
+        assert_eq!(successor.line(), "abort it does not keep to the exchange", "{word:.20}");
+        serves_on(&daemon, &mut client, "it does not keep to the exchange");
+        successor.end();
+    }
+}
+
+#[test]
+fn an_offer_that_nobody_takes_is_taken_back_for_good() {
+    let scratch = Scratch::new();
+    let (daemon, mut client) = predecessor(&scratch);
+    let mut successor = Wire::ask(&daemon.socket, "handoff 1");
+    serves_on(&daemon, &mut client, "it did not take it within 1 s");
+    // What it says now is not heard any more.
+    let _ = std::io::Write::write_all(&mut successor.stream, b"prepared\ndone\n");
+    drop(successor.offer());
+    assert_eq!(successor.line(), "abort it did not take it within 1 s");
+    successor.end();
+    assert_eq!(get_counter(&daemon.socket), 138);
+}
+
+#[test]
+fn a_successor_that_owns_and_does_not_serve_is_waited_for_and_that_is_said() {
+    let scratch = Scratch::new();
+    let mut manager = Manager::new(&scratch);
+    let mut daemon = start_under(&manager, scratch.join("sock"), &STILL);
+    manager.wait_for("READY=1");
+    let mut successor = Wire::ask(&daemon.socket, "handoff 1");
+    drop(successor.offer());
+    successor.say("prepared");
+    assert_eq!(successor.line(), "commit");
+    let pid = std::process::id();
+    daemon.wait_for(&format!("Process {pid} owns the state and does not serve: waiting for it"));
+    manager.wait_for(&format!("STATUS=draining: process {pid} does not serve yet"));
+    // Far longer than an offer that is not prepared.
+    let lives = manager.said.iter().filter(|said| *said == "WATCHDOG=1").count();
+    manager.wait_until("signs of life", |said| {
+        said.iter().filter(|said| *said == "WATCHDOG=1").count() > lives + 3
+    });
+    assert!(daemon.is_running() && !daemon.messages().contains(&"draining => serving".to_owned()));
+    successor.say("done");
+    assert_eq!(successor.line(), "logged");
+    assert!(daemon.ended().0.success());
+}
+
+#[test]
+fn an_owner_that_dies_before_it_serves_leaves_what_it_wrote_to_the_predecessor() {
+    let scratch = Scratch::new();
+    let (daemon, mut client) = predecessor(&scratch);
+    let mut successor = Wire::ask(&daemon.socket, "handoff 1");
+    drop(successor.offer());
+    successor.say("prepared");
+    assert_eq!(successor.line(), "commit");
+    write_as_owner(&scratch, 500);
+    drop(successor);
+    daemon.wait_for("Recovering at 500 from ");
+    client.send("ter\n");
+    assert_eq!(client.line(), "500");
+    assert_eq!(record(&state_file(&scratch)).snapshot.state, State { next: 500 });
+}
+
+#[test]
+fn a_predecessor_that_is_told_to_stop_saves_as_long_as_it_is_the_owner_and_not_afterwards() {
+    for (is_committed, expected) in [(false, 137), (true, 500)] {
+        let scratch = Scratch::new();
+        let (mut daemon, _client) = predecessor(&scratch);
+        let mut successor = Wire::ask(&daemon.socket, "handoff 1");
+        let offer = successor.offer();
+        if is_committed {
+            successor.say("prepared");
+            assert_eq!(successor.line(), "commit");
+            write_as_owner(&scratch, 500);
+        }
+        daemon.signal(Signal::TERM);
+        assert!(daemon.ended().0.success());
+        successor.end();
+        assert_eq!(record(&state_file(&scratch)).snapshot.state, State { next: expected });
+        assert!(is_locked(&state_file(&scratch)), "the successor has the lock");
+        drop(offer);
+    }
+}
+
+#[test]
+fn the_word_that_it_serves_counts_even_if_the_successor_dies_with_it() {
+    let scratch = Scratch::new();
+    let (mut daemon, _client) = predecessor(&scratch);
+    let mut successor = Wire::ask(&daemon.socket, "handoff 1");
+    drop(successor.offer());
+    successor.say("prepared");
+    assert_eq!(successor.line(), "commit");
+    daemon.stop();
+    successor.say("done");
+    drop(successor);
+    daemon.signal(Signal::CONT);
+    assert!(daemon.ended().0.success());
+    daemon.wait_for("has adopted the state");
+}
+
+/// Writes a record, as the owner does.
+fn write_as_owner(scratch: &Scratch, counter: u64) {
+    let path = state_file(scratch);
+    let mut record = record(&path);
+    record.snapshot.state = State { next: counter };
+    record.sequence += 1;
+    let boot = fs::read("/proc/sys/kernel/random/boot_id").expect("Linux");
+    let boot = BootId::parse(boot.trim_ascii_end()).expect("a boot id");
+    let file = fs::File::options().write(true).open(path).expect("a state file");
+    file.write_all_at(&record.encode(&boot), 0).expect("room");
+    until("written", || crate::stage::record(&state_file(scratch)) == record);
+}

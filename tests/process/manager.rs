@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Manager: a socket in PID 1's place, to which the daemon says how it is (sd_notify(3)).
+
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+
+use crate::LIMIT;
+use crate::scratch::Scratch;
+
+/// The socket, and all that was said.
+pub(crate) struct Manager {
+    socket: UnixDatagram,
+    pub(crate) path: PathBuf,
+    pub(crate) said: Vec<String>,
+}
+
+impl Manager {
+    pub(crate) fn new(scratch: &Scratch) -> Self {
+        let path = scratch.join("notify");
+        let socket = UnixDatagram::bind(&path).expect("a socket");
+        socket.set_read_timeout(Some(LIMIT)).expect("not zero");
+        Self { socket, path, said: Vec::new() }
+    }
+
+    /// Reads until the daemon has said `what`.
+    #[track_caller]
+    pub(crate) fn wait_for(&mut self, what: &str) {
+        self.wait_until(what, |said| said.iter().any(|said| said == what));
+    }
+
+    /// Reads until what was said has in it what is looked for.
+    #[track_caller]
+    pub(crate) fn wait_until(&mut self, what: &str, look: impl Fn(&[String]) -> bool) {
+        let mut message = [0; 1024];
+        while !look(&self.said) {
+            let count = self.socket.recv(&mut message);
+            let count = count.unwrap_or_else(|_| panic!("no {what} in {:?}", self.said));
+            let message = String::from_utf8_lossy(&message[..count]).into_owned();
+            self.said.extend(message.lines().map(str::to_owned));
+        }
+    }
+}

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Stage: a daemon that keeps its state in the one file of a test, as both stages of a boot do.
+
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use early_service_machine::record::{BootId, Ignored, Record};
+use rustix::fs::{FlockOperation, flock};
+
+use crate::daemon::{Daemon, program};
+use crate::manager::Manager;
+use crate::scratch::Scratch;
+use crate::until;
+
+/// The path of the state file.
+pub(crate) fn state_file(scratch: &Scratch) -> PathBuf {
+    scratch.join("state")
+}
+
+/// Starts the program on a socket of that name with the state file.
+pub(crate) fn start(scratch: &Scratch, socket: &str, options: &[&str]) -> Daemon {
+    let file = state_file(scratch);
+    let file = ["--state-file", file.to_str().expect("text")];
+    Daemon::start(scratch.join(socket), &[&file, options].concat())
+}
+
+/// The same, and waits until it serves.
+pub(crate) fn serve(scratch: &Scratch, socket: &str, options: &[&str]) -> Daemon {
+    let daemon = start(scratch, socket, options);
+    daemon.wait_for("=> serving");
+    daemon.wait_for("Listening on UNIX socket");
+    daemon
+}
+
+/// Starts a successor of whoever serves `predecessor`.
+pub(crate) fn succeed(
+    scratch: &Scratch,
+    socket: &str,
+    predecessor: &Path,
+    options: &[&str],
+) -> Daemon {
+    let predecessor = ["--client-socket-path", predecessor.to_str().expect("text")];
+    start(scratch, socket, &[&predecessor, options].concat())
+}
+
+/// Starts the program under `manager`, with a watchdog that wants a sign of life every second.
+pub(crate) fn start_under(manager: &Manager, socket: PathBuf, options: &[&str]) -> Daemon {
+    let mut command = program();
+    command.arg("--server-socket-path").arg(&socket).args(options);
+    command.env("NOTIFY_SOCKET", &manager.path).env("WATCHDOG_USEC", "3000000");
+    let mut daemon = Daemon::spawn(&mut command);
+    daemon.socket = socket;
+    daemon
+}
+
+/// What the file says.
+pub(crate) fn read(path: &Path) -> Result<Record, Ignored> {
+    let boot = fs::read("/proc/sys/kernel/random/boot_id").expect("Linux");
+    let boot = BootId::parse(boot.trim_ascii_end()).expect("a boot id");
+    Record::decode(&fs::read(path).expect("a state file"), &boot)
+}
+
+/// The record in the file; one that is being written at this moment is read again.
+#[track_caller]
+pub(crate) fn record(path: &Path) -> Record {
+    let mut record = None;
+    until("a record", || {
+        record = read(path).ok();
+        record.is_some()
+    });
+    record.expect("waited for")
+}
+
+/// Waits for the lock of the file, and takes it.
+#[track_caller]
+pub(crate) fn lock(path: &Path) -> OwnedFd {
+    let file = File::options().read(true).write(true).create(true).truncate(false).open(path);
+    let file = OwnedFd::from(file.expect("a state file"));
+    until("the lock", || flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok());
+    file
+}
+
+/// Whether a process holds the lock of the file.
+pub(crate) fn is_locked(path: &Path) -> bool {
+    let file = File::open(path).expect("a state file");
+    flock(file, FlockOperation::NonBlockingLockExclusive).is_err()
+}
