@@ -60,6 +60,8 @@ pub(crate) struct Adoption {
     /// What was received.
     received: Received,
     is_committed: bool,
+    /// Since when there has been no room in the predecessor's backlog.
+    crowded: Option<Instant>,
     /// What an older program said to a line that it did not know.
     answer: Option<Answer>,
     /// What was last said about a predecessor that does not hand over; said once.
@@ -165,9 +167,16 @@ impl fmt::Display for Answer {
 
 impl Adoption {
     pub(crate) fn new(path: PathBuf, in_place: Option<PathBuf>) -> Self {
-        let progress = Progress::Idle(None);
-        let received = Received::default();
-        Self { path, in_place, progress, received, is_committed: false, answer: None, said: None }
+        Self {
+            path,
+            in_place,
+            progress: Progress::Idle(None),
+            received: Received::default(),
+            is_committed: false,
+            crowded: None,
+            answer: None,
+            said: None,
+        }
     }
 
     /// Asks; after a pause, where it was asked before.
@@ -312,16 +321,14 @@ impl Adoption {
         let stream = match listener::connect(&self.path) {
             Ok(stream) => stream,
             // The backlog is full, so somebody is there (EAGAIN in unix(7)).
-            Err(Errno::AGAIN) => {
-                self.progress = Progress::Pausing(Instant::now() + ASK_AGAIN, way);
-                return None;
-            }
+            Err(Errno::AGAIN) => return self.wait_for_room(way, has_lock),
             Err(error) => {
                 let error = io::Error::from(error);
                 self.absent_as_answered(&format!("cannot connect: {error}"), has_lock);
                 return Some(self.pause_with(Event::PredecessorAbsent));
             }
         };
+        self.crowded = None;
         if let Err(stranger) = vouch_for(&stream) {
             self.absent(format_args!("{stranger}"), has_lock);
             return Some(self.pause_with(Event::PredecessorAbsent));
@@ -341,6 +348,23 @@ impl Adoption {
         };
         let (since, is_told) = (Instant::now(), false);
         self.progress = Progress::Talking(Talk { peer, way, since, is_told, expects });
+        None
+    }
+
+    /// Waits for room in a full backlog, as long as for an answer.
+    fn wait_for_room(&mut self, way: Way, has_lock: bool) -> Option<Event> {
+        let now = Instant::now();
+        let waiting = now - *self.crowded.get_or_insert(now);
+        if has_lock && waiting >= GIVEN_UP {
+            let seconds = GIVEN_UP.as_secs();
+            self.absent(format_args!("no room in its backlog within {seconds} s"), has_lock);
+            return Some(self.pause_with(Event::PredecessorAbsent));
+        }
+        if waiting >= SILENT {
+            let path = self.path.display();
+            self.say_once(format!("{path} has no room in its backlog: waiting for it"));
+        }
+        self.progress = Progress::Pausing(now + ASK_AGAIN, way);
         None
     }
 
@@ -485,6 +509,13 @@ async fn silence(since: Instant, is_told: bool, may_be_dead: bool) -> Silence {
     Silence::TooLong
 }
 
+impl Expects {
+    /// Whether an older program may have said this.
+    fn may_be_older(self, line: &[u8]) -> bool {
+        matches!(self, Self::Answer) && !line.starts_with(b"state ")
+    }
+}
+
 impl Talk {
     /// Whether the predecessor may be an older program; one that has begun to answer is none, so it
     /// owns until it commits, and its end is seen.
@@ -514,7 +545,13 @@ impl Talk {
                 let expects = self.expects;
                 let line = match self.peer.line().await {
                     Heard::Line(line) => line,
-                    Heard::TooLong(line) => return Outcome::Unknown(Answer::line(line)),
+                    Heard::TooLong(line) if expects.may_be_older(line) => {
+                        return Outcome::Unknown(Answer::line(line));
+                    }
+                    Heard::TooLong(line) => {
+                        let line = Printable(line);
+                        return Outcome::Mismatch(format!("'{line}...' is too long"));
+                    }
                     Heard::End => {
                         return match expects {
                             Expects::Answer => Outcome::Unknown(Answer::Closed),
@@ -542,7 +579,7 @@ impl Talk {
                     (_, Ok(Message::Abort(_) | Message::Busy | Message::Denied)) => {
                         Outcome::Refused(Printable(line).to_string())
                     }
-                    (Expects::Answer, Err(_)) if !line.starts_with(b"state ") => {
+                    (_, Err(_)) if expects.may_be_older(line) => {
                         Outcome::Unknown(Answer::line(line))
                     }
                     (_, Err(unreadable)) => Outcome::Mismatch(format!(

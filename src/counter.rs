@@ -77,7 +77,7 @@ pub(crate) struct Counter {
     handoff: Sender<handoff::Message>,
     supervisor: Sender<Event>,
     /// Closed when the actor has left.
-    alive: Option<Sender<()>>,
+    alive: Sender<()>,
     period: Period,
     timer: Timer,
     /// What the timer is set to, while the counter ticks.
@@ -110,7 +110,7 @@ impl Counter {
             server,
             handoff,
             supervisor,
-            alive: Some(alive),
+            alive,
             period,
             timer: Timer::never(),
             armed: None,
@@ -128,9 +128,7 @@ impl Counter {
                 patience.wait_for_room(PORTION).await;
             }
             if let Wake::Message(Message::Leave) = wake {
-                self.leave().await;
-                // Who has not heard of it yet may still send.
-                future::pending::<()>().await;
+                return self.leave().await;
             }
             self.handle(wake, clock::now());
         }
@@ -204,7 +202,7 @@ impl Counter {
     }
 
     /// Ticks no more; the state is left in its file with what of it is in the log by now.
-    async fn leave(&mut self) {
+    async fn leave(mut self) {
         if self.state_file.is_some() {
             let start = clock::now();
             let waited = || Duration::from_nanos(clock::now().nanos_since(start));
@@ -213,9 +211,8 @@ impl Counter {
             }
             self.store(0);
         }
-        self.running = None;
-        self.state_file = None;
-        self.alive = None;
+        drop(self.state_file);
+        drop(self.alive);
     }
 
     /// Writes the state to its file, before `to_be_logged` ticks are.
@@ -300,19 +297,16 @@ impl Counter {
 
 /// Says which numbers before `state` may be missing from the log.
 fn say_unlogged(state: State, Unlogged { ticks, unbroken }: Unlogged) {
+    const WHY: &str = "may be missing from the log: queued in a process that died";
     let (first, last) = (state.next.wrapping_sub(unbroken), state.next.wrapping_sub(1));
-    let why = "from the log: queued in a process that died";
-    match (unbroken, ticks.saturating_sub(unbroken)) {
-        (0, 0) => {}
-        (0, before) => {
-            log::warn!("{before} ticks before the counter was set may be missing {why}");
-        }
-        (1, 0) => log::warn!("Number {last} may be missing {why}"),
-        (_, 0) => log::warn!("Numbers {first} to {last} may be missing {why}"),
-        (_, before) => log::warn!(
-            "Numbers {first} to {last}, and {before} ticks before the counter was set, may be \
-             missing {why}"
-        ),
+    match ticks.saturating_sub(unbroken) {
+        0 => {}
+        before => log::warn!("The last {before} before the counter was set to {first} {WHY}"),
+    }
+    match unbroken {
+        0 => {}
+        1 => log::warn!("Number {last} {WHY}"),
+        _ => log::warn!("Numbers {first} to {last} {WHY}"),
     }
 }
 

@@ -12,7 +12,7 @@
 //!
 //! **Invariant:** one asker at a time; another is told so and turned away.
 //!
-//! **Invariant:** what was lent to a successor is given back or let go, never both.
+//! **Invariant:** what was offered to a successor is taken back or let go, never both.
 
 use std::fmt;
 use std::net::Shutdown;
@@ -74,7 +74,7 @@ pub(crate) struct Handoff {
     /// Takes the connection on which a last word is due when the log is written.
     pub(crate) farewell: Sender<Peer>,
     /// Closed when the actor has left.
-    pub(crate) alive: Option<Sender<()>>,
+    pub(crate) alive: Sender<()>,
     /// A user who may have the state, beside root and our own.
     pub(crate) successor: Option<String>,
     /// The state file until it is locked and loaded.
@@ -112,12 +112,7 @@ impl Handoff {
     pub(crate) async fn run(mut self) {
         while let Some(wake) = self.next_event().await {
             match wake {
-                Wake::Message(Message::Order(Effect::Leave)) => {
-                    // Who has not heard of it yet may still send.
-                    let _mailbox = self.mailbox.clone();
-                    self.leave();
-                    return future::pending().await;
-                }
+                Wake::Message(Message::Order(Effect::Leave)) => return self.leave(),
                 Wake::Message(Message::Order(order)) => self.carry_out(order),
                 Wake::Message(Message::Asked(stream, asked)) => self.asked(stream, asked),
                 Wake::Message(Message::Sockets(sockets)) => self.sockets = sockets,
@@ -240,11 +235,6 @@ impl Handoff {
     fn take_back(&mut self, offering: &Offering) -> (Start, Option<StateFile>) {
         let (pid, cause) = (offering.pid(), offering.cause());
         log::warn!("Process {pid} did not adopt the state: {cause}; serving on");
-        for listener in &mut self.sockets.listeners {
-            if offering.takes(listener.path()) {
-                listener.lend(false);
-            }
-        }
         let (snapshot, mut file) = self.frozen.take().unzip();
         let file_state = file.as_mut().and_then(Option::as_mut).map(StateFile::load);
         let start = match (file_state, snapshot) {
@@ -378,7 +368,7 @@ impl Handoff {
             // What the successor took along is not ours to remove.
             for listener in &mut self.sockets.listeners {
                 if offering.takes(listener.path()) {
-                    listener.lend(true);
+                    listener.leave_file();
                 }
             }
             drop(self.sockets);
@@ -388,7 +378,7 @@ impl Handoff {
                 let _ = self.farewell.try_send(offering.into_peer());
             }
         }
-        drop(self.alive.take());
+        drop(self.alive);
     }
 
     fn report(&self, event: Event) {

@@ -39,6 +39,7 @@ pub(crate) enum Error {
     NotASocket(PathBuf),
     Bind(PathBuf, io::Error),
     Passed(&'static str),
+    HandedOver(&'static str),
 }
 
 impl fmt::Display for Error {
@@ -52,6 +53,9 @@ impl fmt::Display for Error {
             }
             Self::Bind(path, error) => write!(f, "cannot bind {}: {error}", path.display()),
             Self::Passed(cause) => write!(f, "cannot serve a socket of $LISTEN_FDS: {cause}"),
+            Self::HandedOver(cause) => {
+                write!(f, "cannot serve a socket of the predecessor: {cause}")
+            }
         }
     }
 }
@@ -61,6 +65,8 @@ pub(crate) struct Listener {
     socket: Async<UnixListener>,
     path: PathBuf,
     origin: Origin,
+    /// Where its file is: at `path`, or beside it.
+    name: PathBuf,
     /// Device and inode of the file, by which it is known to be ours.
     file: Option<(u64, u64)>,
 }
@@ -96,8 +102,8 @@ impl Listener {
             bound => bound.map_err(fails)?,
         };
         let socket = Async::new(socket).map_err(fails)?;
-        let (path, file) = (path.to_owned(), identity(path));
-        Ok(Self { socket, path, origin: Origin::Bound, file })
+        let (path, name, file) = (path.to_owned(), path.to_owned(), identity(path));
+        Ok(Self { socket, path, origin: Origin::Bound, name, file })
     }
 
     /// Binds a socket for `path`, which a predecessor may still serve; also says whether one does.
@@ -110,29 +116,41 @@ impl Listener {
         if !is_live(path) {
             return Ok((Self::bind_alone(path)?, false));
         }
-        let mut listener = Self::bind_alone(&beside(path))?;
+        let mut listener = Self::bind_beside(path)?;
         path.clone_into(&mut listener.path);
         listener.origin = Origin::BoundBeside;
         Ok((listener, true))
     }
 
+    /// Binds the first name beside `path` under which no other successor waits.
+    fn bind_beside(path: &Path) -> Result<Self, Error> {
+        let mut others = 0;
+        loop {
+            match Self::bind_alone(&beside(path, others)) {
+                Err(Error::InUse(_)) if others < BESIDES => others += 1,
+                bound => return bound,
+            }
+        }
+    }
+
     /// Takes a socket that systemd passed.
     pub(crate) fn passed(socket: OwnedFd) -> Result<Self, Error> {
-        if socket_domain(&socket) != Ok(AddressFamily::UNIX) {
-            return Err(Error::Passed("it is not a UNIX socket"));
-        }
-        if socket_acceptconn(&socket) != Ok(true) {
-            return Err(Error::Passed("it does not listen"));
-        }
+        check(&socket).map_err(Error::Passed)?;
+        Self::of(socket)
+    }
+
+    fn of(socket: OwnedFd) -> Result<Self, Error> {
         let socket = UnixListener::from(socket);
         let path = named(socket.local_addr());
         let socket = Async::new(socket).map_err(|error| Error::Bind(path.clone(), error))?;
-        Ok(Self { socket, path, origin: Origin::Passed, file: None })
+        let name = path.clone();
+        Ok(Self { socket, path, origin: Origin::Passed, name, file: None })
     }
 
     /// Takes a socket that the predecessor handed over; the file of `in_place` becomes ours.
     pub(crate) fn handed_over(socket: OwnedFd, in_place: Option<&Path>) -> Result<Self, Error> {
-        let mut listener = Self::passed(socket)?;
+        check(&socket).map_err(Error::HandedOver)?;
+        let mut listener = Self::of(socket)?;
         let is_in_place = in_place == Some(&listener.path);
         listener.origin = if is_in_place { Origin::Adopted } else { Origin::Inherited };
         Ok(listener)
@@ -174,8 +192,11 @@ impl Listener {
     pub(crate) fn settle(&mut self) {
         match self.origin {
             Origin::Bound => {}
-            Origin::BoundBeside => match fs::rename(beside(&self.path), &self.path) {
-                Ok(()) => self.origin = Origin::Bound,
+            Origin::BoundBeside => match fs::rename(&self.name, &self.path) {
+                Ok(()) => {
+                    self.origin = Origin::Bound;
+                    self.path.clone_into(&mut self.name);
+                }
                 Err(error) => log::error!("cannot take over {}: {error}", self.path.display()),
             },
             // SO_PEERCRED shows a client whoever called listen(2) last: PID 1, or the predecessor.
@@ -191,14 +212,9 @@ impl Listener {
         }
     }
 
-    /// Leaves the file to the successor, or takes it back.
-    pub(crate) fn lend(&mut self, is_lent: bool) {
-        match self.origin {
-            Origin::Bound | Origin::Adopted => {
-                self.file = if is_lent { None } else { identity(&self.path) };
-            }
-            Origin::BoundBeside | Origin::Passed | Origin::Inherited => {}
-        }
+    /// Leaves the file to the successor.
+    pub(crate) fn leave_file(&mut self) {
+        self.file = None;
     }
 }
 
@@ -210,22 +226,30 @@ impl AsFd for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        let named = match self.origin {
-            Origin::BoundBeside => beside(&self.path),
-            Origin::Bound | Origin::Passed | Origin::Adopted | Origin::Inherited => {
-                self.path.clone()
-            }
-        };
-        if self.file.is_some() && identity(&named) == self.file {
-            remove(&named);
+        if self.file.is_some() && identity(&self.name) == self.file {
+            remove(&self.name);
         }
     }
 }
 
-/// The name of a socket that waits to take the place of the one at `path`.
-fn beside(path: &Path) -> PathBuf {
+/// Whether clients could be accepted from this.
+fn check(socket: &OwnedFd) -> Result<(), &'static str> {
+    if socket_domain(socket) != Ok(AddressFamily::UNIX) {
+        return Err("it is not a UNIX socket");
+    }
+    if socket_acceptconn(socket) != Ok(true) {
+        return Err("it does not listen");
+    }
+    Ok(())
+}
+
+/// The name of a socket that waits, as so many others do, to take the place of the one at `path`.
+fn beside(path: &Path, others: u32) -> PathBuf {
     let mut beside = OsString::from(path);
     beside.push(BESIDE);
+    if others > 0 {
+        beside.push(others.to_string());
+    }
     beside.into()
 }
 
@@ -246,11 +270,16 @@ fn named(address: io::Result<SocketAddr>) -> PathBuf {
 /// The name whose place [`beside`] this one is; any other is its own.
 fn in_place_of(path: &Path) -> PathBuf {
     let bytes = path.as_os_str().as_bytes();
-    let in_place = bytes.strip_suffix(BESIDE.as_bytes()).unwrap_or(bytes);
+    let digits = bytes.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+    let named = bytes.get(..bytes.len() - digits).unwrap_or(bytes);
+    let in_place = named.strip_suffix(BESIDE.as_bytes()).unwrap_or(bytes);
     Path::new(OsStr::from_bytes(in_place)).to_owned()
 }
 
 const BESIDE: &str = ".successor";
+
+/// How many others may wait beside the same socket: more are a mistake in somebody's unit.
+const BESIDES: u32 = 9;
 
 /// Keeps others who bind in the same directory out, until the lock is dropped.
 ///

@@ -12,7 +12,7 @@ use futures_lite::future;
 use rustix::io::Errno;
 use smol::Timer;
 
-use crate::state_file::StateFile;
+use crate::state_file::{Error, StateFile};
 use crate::systemd;
 
 /// How often the lock is tried.
@@ -109,12 +109,10 @@ impl Locking {
             None => true,
             Some(Ok(is_ours)) => is_ours,
             // Around the switch of root the file cannot be named for a moment.
-            Some(Err(Errno::NOENT)) => false,
+            Some(Err(Error::BootId(_) | Error::Open(_, Errno::NOENT))) => false,
             Some(Err(error)) => {
-                if let Some(file) = self.file.take() {
-                    let path = file.path().display();
-                    log::error!("cannot lock {path}: {error}; the state will not outlive us");
-                }
+                log::error!("{error}; the state will not outlive us");
+                self.file = None;
                 true
             }
         }

@@ -241,7 +241,7 @@ fn serve(
         counter: to_counter.clone(),
         server: to_server.clone(),
         farewell,
-        alive: Some(alive),
+        alive,
         successor: options.successor,
         locking: Locking::new(state_file),
         adoption,

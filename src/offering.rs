@@ -10,6 +10,7 @@
 //! Ends when the handoff actor drops it.
 
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -167,7 +168,10 @@ impl Offering {
             // Exactly one byte beside the descriptor: that is what the C program reads first.
             peer::send(self.peer.stream(), b"\0", &[listener.as_fd()])?;
         }
-        self.peer.say(&estate.snapshot.state.to_string())
+        self.peer.say(&estate.snapshot.state.to_string())?;
+        // A predecessor of ours that has not left yet may hold a copy of the connection.
+        let _ = self.peer.stream().get_ref().shutdown(Shutdown::Write);
+        Ok(())
     }
 
     /// Says that the successor is the owner.

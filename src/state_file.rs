@@ -32,6 +32,7 @@ pub(crate) enum Error {
     Open(PathBuf, Errno),
     NotAFile(PathBuf),
     Allocate(PathBuf, Errno),
+    Lock(PathBuf, Errno),
 }
 
 impl fmt::Display for Error {
@@ -47,6 +48,7 @@ impl fmt::Display for Error {
             Self::Allocate(path, error) => {
                 write!(f, "cannot allocate {SIZE} bytes for {}: {error}", path.display())
             }
+            Self::Lock(path, error) => write!(f, "cannot lock {}: {error}", path.display()),
         }
     }
 }
@@ -81,8 +83,8 @@ impl StateFile {
         if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
             return Err(Error::NotAFile(path.to_owned()));
         }
-        if status.st_size == 0 {
-            let length = u64::try_from(SIZE).unwrap_or_default();
+        let length = u64::try_from(SIZE).unwrap_or_default();
+        if u64::try_from(status.st_size).unwrap_or_default() < length {
             fallocate(&file, FallocateFlags::empty(), 0, length)
                 .map_err(|error| Error::Allocate(path.to_owned(), error))?;
         }
@@ -101,23 +103,26 @@ impl StateFile {
     /// Tries to lock the file; false while another process holds the lock.
     ///
     /// The path must still name this file: a lock on one that was replaced would keep nobody out.
-    pub(crate) fn try_lock(&mut self) -> Result<bool, Errno> {
+    pub(crate) fn try_lock(&mut self) -> Result<bool, Error> {
         if !self.is_the_file_of_its_path()? {
-            self.file = open(&self.path, OFlags::CREATE)?;
+            let Self { file, is_new, .. } = Self::open(&self.path)?;
+            (self.file, self.is_new) = (file, is_new);
             return Ok(false);
         }
         match flock(&self.file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => self.is_the_file_of_its_path(),
             Err(Errno::WOULDBLOCK) => Ok(false),
-            Err(error) => Err(error),
+            Err(error) => Err(Error::Lock(self.path.clone(), error)),
         }
     }
 
-    fn is_the_file_of_its_path(&self) -> Result<bool, Errno> {
-        match (fstat(&self.file)?, stat(&self.path)) {
-            (ours, Ok(theirs)) => Ok((ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino)),
-            (_, Err(Errno::NOENT)) => Ok(false),
-            (_, Err(error)) => Err(error),
+    fn is_the_file_of_its_path(&self) -> Result<bool, Error> {
+        match (fstat(&self.file), stat(&self.path)) {
+            (Ok(ours), Ok(theirs)) => {
+                Ok((ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino))
+            }
+            (Ok(_), Err(Errno::NOENT)) => Ok(false),
+            (Err(error), _) | (_, Err(error)) => Err(Error::Lock(self.path.clone(), error)),
         }
     }
 

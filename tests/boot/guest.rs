@@ -3,6 +3,7 @@
 //! installed by dpkg and three initrds built by the guest's own dracut.
 
 use crate::cache::{self, Inputs, SOURCE};
+use crate::older::Older;
 use crate::package;
 use crate::tools::output;
 use std::fmt;
@@ -56,12 +57,13 @@ pub(crate) struct Parts {
     /// What the package was made of.
     contents: Inputs,
     probe: PathBuf,
+    older: Older,
 }
 
 impl Parts {
     pub(crate) fn build() -> Result<Self, String> {
         let (package, contents) = package::build()?;
-        Ok(Self { package, contents, probe: probe()? })
+        Ok(Self { package, contents, probe: probe()?, older: Older::build()? })
     }
 }
 
@@ -69,6 +71,8 @@ impl Parts {
 #[derive(Clone)]
 pub(crate) struct Image {
     pub(crate) guest: Guest,
+    /// What a plan may put in the place of the package's.
+    pub(crate) older: Older,
     directory: PathBuf,
 }
 
@@ -82,7 +86,7 @@ const DISK: &str = "640M";
 impl Image {
     /// Builds the guest, or takes it from the cache.
     pub(crate) fn build(guest: Guest, parts: &Parts) -> Result<Self, String> {
-        let Parts { package, contents, probe } = parts;
+        let Parts { package, contents, probe, older } = parts;
         let base = base(guest)?;
         let additions = Path::new(SOURCE).join("tests/boot/guest");
         let inputs = contents
@@ -103,7 +107,7 @@ impl Image {
             disk.args(["-q", "-t", "ext4", "-d"]).arg(&tree).arg(to.join("disk")).arg(DISK);
             output("mke2fs", &mut disk).map(drop)
         })?;
-        Ok(Self { guest, directory })
+        Ok(Self { guest, older: older.clone(), directory })
     }
 
     pub(crate) fn kernel(&self) -> PathBuf {

@@ -108,7 +108,7 @@ impl Qemu {
         // QEMU 7.2 computes the zero flag of cmpxchg16b wrongly now and then: kernel 6.12 dies of it.
         qemu.args(["-display", "none", "-cpu", "qemu64,-cx16"]);
         // The guest's clock counts its instructions, two nanoseconds each: what else the host has to
-        // do makes a boot longer, but no tick late.
+        // do makes a boot longer, but no tick late, unless the guest was idle just then.
         qemu.args(["-icount", "shift=1"]);
         for port in serial {
             qemu.arg("-serial").arg(format!("file:{}", port.display()));

@@ -10,11 +10,12 @@
 use crate::claims::Claims;
 use crate::guest::{Guest, Image, Initrd, Parts};
 use crate::machine::{self, Boot, Setting};
+use crate::older;
 use crate::tools;
 use std::collections::VecDeque;
 use std::fmt::Write;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,8 @@ pub(crate) struct Plan {
     pub(crate) off_disk: &'static [&'static str],
     /// Files in the initrd.
     pub(crate) over_initrd: &'static [(&'static str, &'static str)],
+    /// The stage that is not the package's, but an older build.
+    pub(crate) older: Option<older::Stage>,
     pub(crate) cmdline: &'static str,
     /// One machine id in both stages, and with it one journal that outlives power-off.
     pub(crate) shared_machine_id: bool,
@@ -70,9 +73,10 @@ impl Plan {
         over_disk: &[],
         off_disk: &[],
         over_initrd: &[],
+        older: None,
         cmdline: "",
         shared_machine_id: true,
-        patience: Duration::from_secs(150),
+        patience: Duration::from_secs(300),
         rows: &[],
     };
 
@@ -91,6 +95,13 @@ impl Plan {
             off_disk: self.off_disk.iter().map(|&path| path.to_owned()).collect(),
             patience: self.patience,
         };
+        match self.older {
+            Some(stage @ older::Stage::Initrd) => {
+                setting.over_initrd.extend(image.older.files(stage))
+            }
+            Some(stage @ older::Stage::Root) => setting.over_disk.extend(image.older.files(stage)),
+            None => {}
+        }
         let script = |text: &str| [b"# scenario\n", text.as_bytes(), b"\n"].concat();
         setting.over_disk.push(("/boot-test/in-root.sh".to_owned(), script(self.in_root)));
         let mut wanted = Vec::new();
@@ -112,10 +123,13 @@ impl Plan {
             setting.over_initrd.push(("/usr/bin/boot-probe".to_owned(), probe));
         }
         for client in self.clients {
-            let unit = format!("{client}.service");
-            let path = format!("/etc/systemd/system/{unit}");
-            setting.over_initrd.push((path, from_guest(&unit)));
-            wanted.push(unit);
+            for unit in [format!("{client}.service"), format!("{client}.socket")] {
+                if in_guest(&unit).exists() {
+                    let path = format!("/etc/systemd/system/{unit}");
+                    setting.over_initrd.push((path, from_guest(&unit)));
+                }
+            }
+            wanted.push(format!("{client}.service"));
         }
         // By file: rd.systemd.wants= takes a generator that the lean initrd does not have.
         let wants = format!("[Unit]\nWants={}\n", wanted.join(" "));
@@ -125,9 +139,13 @@ impl Plan {
     }
 }
 
-/// A file of `tests/boot/guest`.
+/// Where a file of `tests/boot/guest` lies.
+fn in_guest(name: &str) -> PathBuf {
+    Path::new(crate::cache::SOURCE).join("tests/boot/guest").join(name)
+}
+
 fn from_guest(name: &str) -> Vec<u8> {
-    let local = Path::new(crate::cache::SOURCE).join("tests/boot/guest").join(name);
+    let local = in_guest(name);
     fs::read(&local).unwrap_or_else(|error| panic!("cannot read {}: {error}", local.display()))
 }
 

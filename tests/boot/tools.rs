@@ -11,6 +11,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("chroot", "coreutils"),
     ("cpio", "cpio"),
     ("debugfs", "e2fsprogs"),
+    ("git", "git"),
     ("gzip", "gzip"),
     ("journalctl", "systemd"),
     ("mke2fs", "e2fsprogs"),

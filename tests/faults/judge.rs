@@ -201,8 +201,6 @@ struct Log {
     logged: BTreeSet<u64>,
     /// Indices of ticks that may be missing.
     named: BTreeSet<u64>,
-    /// With which number each process began.
-    began: BTreeMap<u32, u64>,
     wrong: Vec<String>,
 }
 
@@ -224,29 +222,16 @@ impl Log {
                 last = Some(index);
                 log.logged.insert(index);
             }
-            log.learn_what_is_missing(line, bases);
-        }
-        log
-    }
-
-    /// Takes in a line that says what may be missing: it counts back from where its process began.
-    fn learn_what_is_missing(&mut self, line: &Line, bases: &Bases) {
-        if let Some(began) = began_at(line) {
-            self.began.insert(line.pid, began);
-        }
-        let Some(missing) = Missing::read(line) else { return };
-        let began = self.began.get(&line.pid).and_then(|number| bases.index(*number));
-        let Some(end) = began else {
-            return self.wrong.push(format!("nobody can tell which ticks these are: {line:?}"));
-        };
-        let named = missing.numbers.map_or(0, |(first, last)| last - first + 1);
-        if let Some((first, last)) = missing.numbers {
-            let indices = (bases.index(first), bases.index(last));
-            if indices != (Some(end - named), Some(end - 1)) {
-                self.wrong.push(format!("these are not the last ticks before {end}: {line:?}"));
+            if let Some((first, count, next)) = may_be_missing(line) {
+                let end = bases.index(next).unwrap_or_default();
+                let named = end.saturating_sub(count)..end;
+                if first.is_some_and(|first| bases.index(first) != Some(named.start)) {
+                    log.wrong.push(format!("not all of these numbers ever were: {line:?}"));
+                }
+                log.named.extend(named);
             }
         }
-        self.named.extend(end.saturating_sub(named + missing.before)..end);
+        log
     }
 
     /// Which of the first `ticks` ticks the log lacks.
@@ -267,42 +252,22 @@ fn setting(line: &Line) -> Option<(u64, u64)> {
     Some((number.parse().ok()?, previous.parse().ok()?))
 }
 
-/// `Recovering at 137 from …` or `Adopting 137 and …`.
-fn began_at(line: &Line) -> Option<u64> {
-    let texts = ["Recovering at ", "Adopting "];
-    let rest = texts.iter().find_map(|text| line.message.strip_prefix(text))?;
-    rest.split(' ').next()?.parse().ok()
-}
-
-/// What may be missing from the log, as a process says that goes on where another died.
-#[derive(Debug, PartialEq, Eq)]
-struct Missing {
-    /// `Number 136 may be missing …` or `Numbers 135 to 136 may be missing …`.
-    numbers: Option<(u64, u64)>,
-    /// `3 ticks before the counter was set may be missing …`, beside numbers or alone.
-    before: u64,
-}
-
-impl Missing {
-    fn read(line: &Line) -> Option<Self> {
-        let message = line.message.strip_prefix("warning: ").unwrap_or(&line.message);
-        let (what, _) = message.split_once(" may be missing")?;
-        let ticks = |text: &str| text.split(' ').next()?.parse().ok();
-        let (numbers, before) = match what.split_once(", and ") {
-            Some((numbers, before)) => (numbers, ticks(before)?),
-            None if what.ends_with("was set") => ("", ticks(what)?),
-            None => (what, 0),
-        };
-        let numbers = if let Some(number) = numbers.strip_prefix("Number ") {
-            Some((number.parse().ok()?, number.parse().ok()?))
-        } else if let Some(numbers) = numbers.strip_prefix("Numbers ") {
-            let (first, last) = numbers.split_once(" to ")?;
-            Some((first.parse().ok()?, last.parse().ok()?))
-        } else {
-            None
-        };
-        Some(Self { numbers, before })
+/// The first number, how many, and the number after them: `Numbers 135 to 136 may be missing …`,
+/// `Number 136 may be missing …`, or, where the first is not said, `The last 2 before the counter
+/// was set to 137 may be missing …`.
+fn may_be_missing(line: &Line) -> Option<(Option<u64>, u64, u64)> {
+    let message = line.message.strip_prefix("warning: ").unwrap_or(&line.message);
+    let (named, _) = message.split_once(" may be missing")?;
+    if let Some(rest) = named.strip_prefix("The last ") {
+        let (count, next) = rest.split_once(" before the counter was set to ")?;
+        return Some((None, count.parse().ok()?, next.parse().ok()?));
     }
+    let (first, last) = match named.strip_prefix("Number ") {
+        Some(number) => (number, number),
+        None => named.strip_prefix("Numbers ")?.split_once(" to ")?,
+    };
+    let (first, last) = (first.parse::<u64>().ok()?, last.parse::<u64>().ok()?);
+    Some((Some(first), last - first + 1, last + 1))
 }
 
 #[cfg(test)]
@@ -381,35 +346,26 @@ mod tests {
         assert_found(&evidence, "nobody was killed");
         evidence.may_lose_lines = true;
         assert_found(&evidence, "nobody says so");
-        let named = [
-            line(29, "Recovering at 2 from the state file: 1 ticks are due since it was written"),
-            line(
-                29,
-                "warning: Number 1 may be missing from the log: queued in a process that died",
-            ),
-        ];
-        evidence.lines.splice(1..1, named);
+        evidence.lines.insert(1, line(29, "warning: Number 1 may be missing from the log: …"));
         assert_eq!(judge(&evidence).map(|loss| loss.lines), Ok(1));
-        evidence.lines[2] = line(29, "warning: Number 0 may be missing from the log: …");
-        assert_found(&evidence, "not the last ticks");
+        let wrong = format!("Numbers {} to {} may be missing …", RANGE - 1, RANGE);
+        evidence.lines[1] = line(41, &wrong);
+        assert_found(&evidence, "ever were");
     }
 
     #[test]
     fn every_way_to_say_what_is_missing_is_understood() {
-        let read = |message| Missing::read(&line(0, message));
-        for (message, numbers, before) in [
-            ("warning: Number 136 may be missing from the log: …", Some((136, 136)), 0),
-            ("warning: Numbers 135 to 136 may be missing from the log: …", Some((135, 136)), 0),
-            ("warning: 3 ticks before the counter was set may be missing from …", None, 3),
+        for (message, understood) in [
+            ("warning: Number 136 may be missing from the log: …", Some((Some(136), 1, 137))),
+            ("warning: Numbers 135 to 136 may be missing from …", Some((Some(135), 2, 137))),
             (
-                "warning: Numbers 5 to 6, and 3 ticks before the counter was set, may be missing …",
-                Some((5, 6)),
-                3,
+                "warning: The last 3 before the counter was set to 7 may be missing from …",
+                Some((None, 3, 7)),
             ),
+            ("Adopting 137 and 3 clients from …", None),
         ] {
-            assert_eq!(read(message), Some(Missing { numbers, before }), "{message}");
+            assert_eq!(may_be_missing(&line(0, message)), understood, "{message}");
         }
-        assert_eq!(read("Adopting 137 and 3 clients from …"), None);
     }
 
     #[test]

@@ -61,6 +61,16 @@ pub(crate) fn started_with(socket: &UnixListener) -> Command {
     command
 }
 
+/// Copies the program to where any user can start it.
+///
+/// By a process of its own: while this one has the copy open for writing, another test that forks
+/// would keep it open, and then it cannot be started (ETXTBSY).
+#[allow(dead_code, reason = "not every ring starts it as somebody else")]
+pub(crate) fn copy_program(to: &Path) {
+    let status = Command::new("cp").arg(env!("CARGO_BIN_EXE_early-service")).arg(to).status();
+    assert!(status.is_ok_and(|status| status.success()), "room for a copy");
+}
+
 /// Takes away what belongs to the process that runs the tests.
 pub(crate) fn detach(command: &mut Command) {
     for variable in [

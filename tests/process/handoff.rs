@@ -13,7 +13,7 @@ use std::time::Instant;
 use rustix::process::{Signal, geteuid};
 
 use crate::client::{Client, get_counter, nc, nc_as, status};
-use crate::daemon::{Daemon, STILL, program};
+use crate::daemon::{Daemon, STILL};
 use crate::scratch::Scratch;
 use crate::{AT_ONCE, LIMIT, until};
 
@@ -354,9 +354,8 @@ fn the_service_s_own_user_and_root_may_ask_and_another_user_may_not() {
         let socket = scratch.join("sock");
         // The binary may lie where only root can go: it is opened before the user changes.
         let mut command = std::process::Command::new("setpriv");
-        let program = program();
         let copy = scratch.join("early-service");
-        fs::copy(program.get_program(), &copy).expect("room for a copy");
+        crate::daemon::copy_program(&copy);
         crate::daemon::detach(&mut command);
         command.args(&NOBODY[1..]).arg(&copy).arg("-s").arg(&socket).args(STILL);
         let mut daemon = Daemon::spawn(&mut command);

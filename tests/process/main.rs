@@ -27,8 +27,12 @@ mod exchange;
 mod handoff;
 mod logging;
 mod options;
+mod ownership;
+mod recovery;
+mod sessions;
 mod signals;
 mod sockets;
+mod state_file;
 mod systemd;
 mod ticks;
 

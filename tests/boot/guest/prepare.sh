@@ -8,7 +8,7 @@ cd /boot-test
 
 cp guest.conf /etc/dracut.conf.d/
 cp -r 50systemd-initrd-lean /usr/lib/dracut/modules.d/
-cp ./*.service /etc/systemd/system/
+cp ./*.service ./*.socket /etc/systemd/system/
 systemctl -q enable boot-test.service
 echo guest > /etc/hostname
 # A file system to write to, and a journal that is still there after power-off.

@@ -8,9 +8,11 @@
 //!
 //! It never judges: it counts, and the host asserts.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{BufRead, BufReader, ErrorKind, Write};
-use std::os::unix::net::UnixStream;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -28,7 +30,8 @@ fn main() {
         Some("storm") => storm(&mut reports()),
         Some("sit") => sit(&mut reports()),
         Some("busy") => busy(),
-        other => panic!("unknown role {other:?}: storm, sit or busy"),
+        Some("kill") => kill(&mut reports(), &std::env::args().skip(2).collect::<Vec<_>>()),
+        other => panic!("unknown role {other:?}: storm, sit, busy or kill"),
     }
 }
 
@@ -41,6 +44,8 @@ struct Tally {
     backwards: u64,
     last: Option<u64>,
     slowest: Duration,
+    /// The longest that it woke up after its time: so long the machine stood still.
+    standstill: Duration,
 }
 
 impl Tally {
@@ -51,13 +56,21 @@ impl Tally {
         self.slowest = self.slowest.max(took);
     }
 
+    /// Sleeps for what is left of [`PAUSE`] since `start`.
+    fn pause(&mut self, start: Instant) {
+        let left = PAUSE.saturating_sub(start.elapsed());
+        let asleep = Instant::now();
+        sleep(left);
+        self.standstill = self.standstill.max(asleep.elapsed().saturating_sub(left));
+    }
+
     fn report(&self, name: &str, to: &mut File) {
-        let Self { answered, refused, lost, backwards, slowest, .. } = self;
-        let slowest = slowest.as_millis();
+        let Self { answered, refused, lost, backwards, slowest, standstill, .. } = self;
+        let (slowest, standstill) = (slowest.as_millis(), standstill.as_millis());
         // One write, so that lines of several clients do not mix. A full port is no reason to stop.
         let line = format!(
             "{name}\tanswered={answered} refused={refused} lost={lost} \
-             backwards={backwards} slowest_ms={slowest}\n"
+             backwards={backwards} slowest_ms={slowest} standstill_ms={standstill}\n"
         );
         drop(to.write_all(line.as_bytes()));
     }
@@ -88,7 +101,7 @@ fn storm(to: &mut File) {
             tally.report("storm", to);
             reported = Instant::now();
         }
-        sleep(PAUSE.saturating_sub(start.elapsed()));
+        tally.pause(start);
     }
 }
 
@@ -116,7 +129,7 @@ fn sit(to: &mut File) {
                 tally.report("sit", to);
                 reported = Instant::now();
             }
-            sleep(PAUSE.saturating_sub(start.elapsed()));
+            tally.pause(start);
         }
     }
 }
@@ -137,6 +150,91 @@ fn busy() {
     loop {
         sum = std::hint::black_box(sum.wrapping_mul(31).wrapping_add(7));
     }
+}
+
+/// Where successors that the probe starts find the predecessor that they are killed for.
+const PREDECESSOR: &str = "/run/early-service-initrd/early-service.sock";
+/// In the place of the predecessor, to find out when a successor comes to ask.
+const DECOY: &str = "/run/boot-probe.sock";
+/// A successor that is stopped hangs for so long: longer than its predecessor waits for it.
+const STOPPED: Duration = Duration::from_millis(1300);
+
+/// Successors, one after another, each killed a little later than the one before, from just before
+/// it asks to some time after; every eighth is stopped first.
+///
+/// The words are the successor's command; `PREDECESSOR` among them stands for the socket to adopt
+/// from. It ends when a successor was left enough time to adopt, and the predecessor is gone.
+fn kill(to: &mut File, words: &[String]) {
+    const TRIES: u32 = 80;
+    const EARLIER: Duration = Duration::from_micros(500);
+    const STEP: Duration = Duration::from_micros(50);
+    let start = |predecessor: &str| -> Child {
+        let words = words.iter().map(|word| if word == "PREDECESSOR" { predecessor } else { word });
+        let mut words = words.map(str::to_owned);
+        let program = words.next().expect("the successor's command follows the role");
+        Command::new(program).args(words).spawn().expect("the successor starts")
+    };
+    // What sleeps here wakes up on time.
+    drop(fs::write("/proc/self/timerslack_ns", "1"));
+    let asks_after = (0..3).map(|_| time_to_ask(&start)).min().unwrap_or_default();
+    for number in 0..TRIES {
+        let stops = (number % 8 == 7).then(Stopper::ready);
+        let started = Instant::now();
+        let mut successor = start(PREDECESSOR);
+        let moment = asks_after.saturating_sub(EARLIER) + number * STEP;
+        sleep(moment.saturating_sub(started.elapsed()));
+        if let Some(stopper) = stops {
+            stopper.stop(&successor);
+            sleep(STOPPED);
+        }
+        drop(successor.kill());
+        drop(successor.wait());
+        let answer = UnixStream::connect(PREDECESSOR)
+            .map_err(|error| error.to_string())
+            .and_then(|connection| ask(&mut BufReader::new(connection)));
+        if let Err(error) = answer {
+            return say(to, "kill-over", &format!("after={number} predecessor: {error}"));
+        }
+    }
+    say(to, "kill-over", &format!("after={TRIES} asks_after={asks_after:?}"));
+}
+
+/// A shell that stands by to stop a process: to start one at the moment would take too long, and to
+/// send a signal from here takes more than the standard library.
+struct Stopper(Child);
+
+impl Stopper {
+    fn ready() -> Self {
+        let shell = Command::new("sh")
+            .args(["-c", r#"read -r pid && kill -STOP "$pid""#])
+            .stdin(Stdio::piped())
+            .spawn();
+        let stopper = Self(shell.expect("the shell starts"));
+        // It is waiting by then.
+        sleep(Duration::from_millis(20));
+        stopper
+    }
+
+    fn stop(mut self, process: &Child) {
+        let input = self.0.stdin.as_mut().expect("the input is a pipe");
+        drop(writeln!(input, "{}", process.id()));
+        drop(self.0.wait());
+    }
+}
+
+/// From a successor's start until it asks for the state.
+fn time_to_ask(start: &impl Fn(&str) -> Child) -> Duration {
+    drop(fs::remove_file(DECOY));
+    let decoy = UnixListener::bind(DECOY).expect("/run can be written");
+    fs::set_permissions(DECOY, Permissions::from_mode(0o666)).expect("the file is ours");
+    let started = Instant::now();
+    let mut successor = start(DECOY);
+    let (asker, _) = decoy.accept().expect("somebody connects");
+    drop(BufReader::new(asker).read_line(&mut String::new()));
+    let took = started.elapsed();
+    drop(successor.kill());
+    drop(successor.wait());
+    took
 }
 
 fn ask(connection: &mut BufReader<UnixStream>) -> Result<u64, String> {

@@ -6,6 +6,7 @@
 
 PUBLIC=/run/early-service/early-service.sock
 FIRST=/run/early-service-initrd/early-service.sock
+STATE=/run/early-service/state
 
 say() {
     printf '%s\t%s\n' "$1" "$2" > /dev/ttyS1
@@ -16,6 +17,18 @@ tell() {
     while IFS= read -r line || [ -n "$line" ]; do
         say "$1" "$line"
     done
+}
+
+# Types a line, or a part of one, into the nc that sits through the whole boot.
+type_into_nc() {
+    printf '%b' "$1" > /run/boot-nc/in
+}
+
+# Whether that nc has been answered so many lines.
+nc_shows() {
+    shown=0
+    while IFS= read -r line; do shown=$((shown + 1)); done < /run/boot-nc/out
+    [ "$shown" -ge "$1" ]
 }
 
 # Says under a key what each thread of a process is permitted to do, and does.

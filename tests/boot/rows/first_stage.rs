@@ -5,8 +5,10 @@ use crate::claims::Claims;
 use crate::guest::Initrd;
 use crate::machine::Boot;
 use crate::plan::{Plan, Row};
+use crate::recovery;
 use crate::story;
-use crate::ticks::{self, ticks};
+use crate::ticks::{self, PERIOD, Tick, ticks};
+use std::time::Duration;
 
 /// Has the root stage run a script, with all rights, before its own start; the port that it speaks
 /// through is a device, which the sandbox keeps even from such a script.
@@ -17,18 +19,12 @@ const BEFORE_START: (&str, &str) = (
 
 pub(super) const PLANS: &[Plan] = &[
     Plan {
-        name: "first-killed-before",
+        name: "first-killed",
         clients: &["boot-storm"],
         in_initrd: r#"
             killed=$(first_pid) && kill -9 "$killed"
             another() { [ "$(first_pid)" != 0 ] && [ "$(first_pid)" != "$killed" ]; }
-            wait_until another"#,
-        rows: &[Row { name: "first stage killed before the switch", holds: killed_before }],
-        ..Plan::ORDINARY
-    },
-    Plan {
-        name: "first-killed-after",
-        clients: &["boot-storm"],
+            wait_until another && sleep 1"#,
         over_disk: &[
             BEFORE_START,
             (
@@ -36,7 +32,10 @@ pub(super) const PLANS: &[Plan] = &[
                 "#!/bin/sh\n. /boot-test/words.sh\nkill -9 \"$(first_pid)\"\n",
             ),
         ],
-        rows: &[Row { name: "first stage killed after the switch", holds: killed_after }],
+        rows: &[
+            Row { name: "first stage killed, before the switch and after", holds: killed },
+            Row { name: "first stage killed: no client is refused", holds: killed_refuses_nobody },
+        ],
         ..Plan::ORDINARY
     },
     Plan {
@@ -63,10 +62,23 @@ kill -STOP "$(first_pid)"
         ..Plan::ORDINARY
     },
     Plan {
+        name: "unit-missing",
+        clients: &["boot-storm", "boot-sit"],
+        in_initrd: r#"kill -TERM "$(first_pid)""#,
+        off_disk: &["/usr/lib/systemd/system/early-service-initrd.service"],
+        rows: &[Row {
+            name: "first stage's unit missing on the root filesystem: hands over",
+            holds: unit_missing,
+        }],
+        ..Plan::ORDINARY
+    },
+    Plan {
         name: "no-root",
         clients: &["boot-storm"],
         // The file system is ext4: mounting it fails at once, as a missing one does after a minute.
-        cmdline: "rootfstype=vfat",
+        // The initrd's journal ends with it: what PID 1 says at the end is on the console, with the
+        // kernel's time.
+        cmdline: "rootfstype=vfat loglevel=7 systemd.log_target=kmsg printk.devkmsg=on",
         over_initrd: &[
             (
                 "/etc/systemd/system/emergency.service",
@@ -84,43 +96,75 @@ systemctl poweroff
 "#,
             ),
         ],
-        rows: &[Row { name: "switch of root fails: serves on in emergency mode", holds: no_root }],
+        rows: &[
+            Row { name: "switch of root fails: serves on in emergency mode", holds: no_root },
+            Row { name: "switch of root fails: power-off within a second", holds: off_in_initrd },
+        ],
         ..Plan::ORDINARY
     },
     Plan {
         name: "no-module",
         initrd: Initrd::Without,
+        over_disk: &[
+            BEFORE_START,
+            // A process of ours that is shown another boot's id, and killed: what it leaves behind
+            // is what a boot before this one could have left.
+            (
+                "/boot-test/before-start",
+                r#"#!/bin/sh
+set -e
+. /boot-test/words.sh
+umask 022
+echo 0b0070f0-0000-4000-8000-000000000000 > /run/other-boot
+mkdir /run/early-service-initrd
+chown early-service: /run/early-service-initrd
+unshare --mount sh -euc '
+    mount --bind /run/other-boot /proc/sys/kernel/random/boot_id
+    exec setpriv --reuid early-service --regid early-service --clear-groups \
+        early-service --server-socket-path "$1" --state-file "$2"' sh "$FIRST" "$STATE" &
+written() { [ -s "$STATE" ]; }
+wait_until written && sleep 0.5
+kill -9 $!
+tell stale < "$STATE"
+"#,
+            ),
+        ],
         in_root: "wait_until root_serves && sleep 2",
-        rows: &[Row { name: "no module in the initrd: serves from 0", holds: no_module }],
+        rows: &[
+            Row { name: "no module in the initrd: serves from 0", holds: no_module },
+            Row { name: "files that another boot has left: serves from 0, at once", holds: stale },
+        ],
         ..Plan::ORDINARY
     },
 ];
 
-/// Until there is a state file, the first stage begins again at 0.
-fn killed_before(boot: &Boot, claims: &mut Claims) {
+/// Where it dies in the initrd, systemd starts it again; where it dies after the switch, it is the
+/// root stage that goes on. Either says from which number.
+fn killed(boot: &Boot, claims: &mut Claims) {
     let restarts = story::of_unit(boot, story::FIRST, "Scheduled restart").len();
-    claims.that("systemd starts the first stage again", restarts == 1, restarts);
+    claims.that("systemd starts it again in the initrd and not after", restarts == 1, restarts);
     let ticks = ticks(boot);
-    let runs = ticks::runs(&ticks);
-    claims.that("one owner after another", runs.len() == 2, format!("{} runs", runs.len()));
-    for run in runs {
-        ticks::each_once_from(0, run, claims);
-    }
-    story::storm_is_never_refused(boot, 2, claims);
+    ticks::owned_by(&["initrd", "initrd", "root"], &ticks, claims);
+    recovery::told(&["early-service-initrd", "early-service"], boot, &ticks, claims);
+    recovery::each_once_but_named(boot, &ticks, claims);
+    ticks::in_rhythm(&ticks, claims);
 }
 
-/// Until there is a state file, the root stage begins again at 0.
-fn killed_after(boot: &Boot, claims: &mut Claims) {
-    let again = story::of_unit(boot, story::FIRST, "Scheduled restart").len();
-    claims.that("the first stage does not come back", again == 0, again);
-    begins_again_in_root(boot, claims);
-    story::storm_is_never_refused(boot, 1, claims);
+fn killed_refuses_nobody(boot: &Boot, claims: &mut Claims) {
+    // One with each that was killed.
+    story::storm_is_never_refused(boot, 2, claims);
 }
 
 fn stopped(boot: &Boot, claims: &mut Claims) {
     let watchdog = story::of_unit(boot, story::FIRST, "Watchdog timeout").len();
     claims.that("the first stage's watchdog ends it", watchdog == 1, watchdog);
-    begins_again_in_root(boot, claims);
+    let waits = story::of_stage(boot, "early-service", "does not answer: waiting for it").len();
+    claims.that("its successor says that it waits", waits == 1, waits);
+    let ticks = ticks(boot);
+    ticks::owned_by(&["initrd", "root"], &ticks, claims);
+    recovery::told(&["early-service"], boot, &ticks, claims);
+    recovery::each_once_but_named(boot, &ticks, claims);
+    ticks::in_rhythm(&ticks, claims);
     story::storm_is_never_refused(boot, 1, claims);
 }
 
@@ -149,14 +193,18 @@ fn rights(boot: &Boot, key: &str) -> Vec<(u64, u64)> {
     boot.lines(key).map(|line| parse(line).unwrap_or((u64::MAX, u64::MAX))).collect()
 }
 
-fn begins_again_in_root(boot: &Boot, claims: &mut Claims) {
+/// systemd then tells the first stage to end, by SIGTERM, when its successor starts.
+fn unit_missing(boot: &Boot, claims: &mut Claims) {
+    let heard = story::of_stage(boot, "early-service-initrd", "SIGTERM").len();
+    claims.that("SIGTERM is heard, and no more", heard >= 1, heard);
+    let handed_over = story::of_stage(boot, "early-service-initrd", story::ADOPTED).len();
+    claims.that("the first stage hands over", handed_over == 1, handed_over);
     let ticks = ticks(boot);
-    let runs = ticks::runs(&ticks);
-    claims.that("one owner after another", runs.len() == 2, format!("{} runs", runs.len()));
-    for (run, stage) in runs.iter().zip(["initrd", "root"]) {
-        ticks::each_once_from(0, run, claims);
-        claims.that(&format!("{stage} has its turn"), run[0].stage == stage, &run[0].stage);
-    }
+    ticks::unbroken(&ticks, claims);
+    ticks::in_rhythm(&ticks, claims);
+    ticks::on_time(boot, &ticks, claims);
+    story::storm_is_never_refused(boot, 0, claims);
+    story::sitter_loses_nothing(boot, claims);
 }
 
 fn no_root(boot: &Boot, claims: &mut Claims) {
@@ -176,10 +224,50 @@ fn no_root(boot: &Boot, claims: &mut Claims) {
     story::storm_is_never_refused(boot, 0, claims);
 }
 
+fn off_in_initrd(boot: &Boot, claims: &mut Claims) {
+    let said = |words: &str| {
+        let line = boot.console.lines().find(|line| line.contains(words))?;
+        let (_, rest) = line.split_once('[')?;
+        Duration::try_from_secs_f64(rest.split_once(']')?.0.trim().parse().ok()?).ok()
+    };
+    let (stopping, stopped) = (
+        said("Stopping early-service-initrd.service"),
+        said("Stopped early-service-initrd.service"),
+    );
+    let took = stopped.zip(stopping).map(|(stopped, stopping)| stopped.saturating_sub(stopping));
+    let holds = took.is_some_and(|took| took < Duration::from_secs(1));
+    claims.that("the first stage stops within a second", holds, format!("{took:?}"));
+}
+
 fn no_module(boot: &Boot, claims: &mut Claims) {
-    let ticks = ticks(boot);
+    let ticks = of_the_service(boot);
     ticks::each_once_from(0, &ticks, claims);
+    ticks::in_rhythm(&ticks, claims);
     claims.that("only the root stage ticks", ticks::count(&ticks, "initrd") == 0, "");
     story::fails_never(boot, story::ROOT, claims);
     story::stops_within_a_second(boot, story::ROOT, claims);
+}
+
+fn stale(boot: &Boot, claims: &mut Claims) {
+    let left = boot.lines("stale").next().unwrap_or_default();
+    claims.that("there is a state file", left.starts_with("early-service-state "), left);
+    let ignored = story::of_stage(boot, "early-service", "/state: it is of another boot").len();
+    claims.that("the root stage says that it is of another boot", ignored == 1, ignored);
+    let nobody = story::of_stage(boot, "early-service", "No predecessor at ").len();
+    claims.that("and that nobody is at the old socket", nobody == 1, nobody);
+    let made = |words| story::of_stage(boot, "early-service", words).last().map(|r| r.made());
+    let took = made("=> serving").zip(made("booting =>")).map(|(to, from)| to.saturating_sub(from));
+    claims.that(
+        "it serves at once",
+        took.is_some_and(|took| took < 2 * PERIOD),
+        format!("{took:?}"),
+    );
+}
+
+/// Without those of the process that stood for another boot.
+fn of_the_service(boot: &Boot) -> Vec<Tick> {
+    let mut ticks = ticks(boot);
+    let last = ticks.last().map(|tick| tick.pid);
+    ticks.retain(|tick| Some(tick.pid) == last);
+    ticks
 }

@@ -3,6 +3,7 @@
 
 mod commands;
 mod first_stage;
+mod older;
 pub(crate) mod ordinary;
 mod package;
 mod root_stage;
@@ -12,8 +13,15 @@ use crate::plan::{Plan, TreeRow};
 
 /// Every boot of the suite.
 pub(crate) fn plans() -> Vec<Plan> {
-    [ordinary::PLANS, commands::PLANS, root_stage::PLANS, first_stage::PLANS, surroundings::PLANS]
-        .concat()
+    [
+        ordinary::PLANS,
+        commands::PLANS,
+        root_stage::PLANS,
+        first_stage::PLANS,
+        older::PLANS,
+        surroundings::PLANS,
+    ]
+    .concat()
 }
 
 /// What is proved in a guest's tree, without a boot.

@@ -5,7 +5,7 @@ use crate::claims::Claims;
 use crate::machine::Boot;
 use crate::plan::{Plan, Row};
 use crate::story;
-use crate::ticks::{self, PERIOD, ticks};
+use crate::ticks::{self, ticks};
 
 pub(crate) const NUMBERS: &str = "ordinary boot: every number once, on its time";
 pub(crate) const ENDS_WELL: &str = "ordinary boot: the first stage ends well";
@@ -19,9 +19,16 @@ pub(super) const PLANS: &[Plan] = &[ORDINARY];
 /// Also what [`crate::sabotage`] boots.
 pub(crate) const ORDINARY: Plan = Plan {
     clients: &["boot-storm", "boot-sit", "boot-nc"],
-    in_initrd: "tell account-initrd < /etc/passwd; tell account-initrd < /etc/group",
+    in_initrd: r#"
+        tell account-initrd < /etc/passwd; tell account-initrd < /etc/group
+        stat -c '%U:%G %a' "$STATE" | tell state
+        stat -c %i "$STATE" | tell state-inode
+        type_into_nc 'status\nget_cou'; wait_until nc_shows 1"#,
     in_root: r#"
         wait_until root_serves && wait_until first_is_gone && sleep 2
+        type_into_nc 'nter\nstatus\n'; wait_until nc_shows 3; tell nc < /run/boot-nc/out
+        stat -c '%U:%G %a' "$STATE" | tell state
+        stat -c %i "$STATE" | tell state-inode
         tell account-root < /etc/passwd; tell account-root < /etc/group
         ls -d /run/early-service-initrd 2> /dev/null | tell left-behind
         stat -c '%U:%G %a' /run/early-service /run/early-service/early-service.sock | tell owner
@@ -36,7 +43,9 @@ pub(crate) const ORDINARY: Plan = Plan {
         Row { name: NUMBERS, holds: numbers },
         Row { name: SPARED, holds: spared },
         Row { name: ENDS_WELL, holds: first_stage_ends_well },
-        Row { name: "ordinary boot: no client is refused", holds: clients },
+        Row { name: "ordinary boot: no client is refused, none loses an answer", holds: clients },
+        Row { name: "ordinary boot: nc sits through it all, half a line typed", holds: nc },
+        Row { name: "ordinary boot: one state file, for both stages to write", holds: state_file },
         Row { name: "ordinary boot: nothing of the initrd is held", holds: nothing_held },
         Row { name: "ordinary boot: one account in both stages", holds: one_account },
         Row { name: "ordinary boot: power-off within a second", holds: power_off },
@@ -47,7 +56,8 @@ pub(crate) const ORDINARY: Plan = Plan {
 fn numbers(boot: &Boot, claims: &mut Claims) {
     let ticks = ticks(boot);
     ticks::unbroken(&ticks, claims);
-    ticks::on_time(PERIOD, &ticks, claims);
+    ticks::in_rhythm(&ticks, claims);
+    ticks::on_time(boot, &ticks, claims);
     if let Some(last) = ticks.last() {
         story::ticks_to_the_end(boot, last.actual, story::ROOT, claims);
     }
@@ -64,22 +74,50 @@ fn spared(boot: &Boot, claims: &mut Claims) {
 }
 
 fn first_stage_ends_well(boot: &Boot, claims: &mut Claims) {
-    story::first_stage_ends_well(boot, claims);
+    story::first_stage_ends_well(boot, story::ADOPTED, claims);
     story::fails_never(boot, story::ROOT, claims);
     let left: Vec<_> = boot.lines("left-behind").collect();
     claims.that("the first stage leaves nothing behind", left.is_empty(), left.join(", "));
 }
 
 fn clients(boot: &Boot, claims: &mut Claims) {
-    // The handoff of the first kind closes what is connected; the lossless one will not.
-    story::storm_is_never_refused(boot, 1, claims);
-    let sessions = boot.lines("sit-connected").count();
-    claims.that("who sits connected is cut off once, at the handoff", sessions == 2, sessions);
-    let in_nc = story::of_unit(boot, "boot-nc.service", "Deactivated successfully").len();
-    claims.that("nc is closed in order, not reset", in_nc == 1, in_nc);
+    story::storm_is_never_refused(boot, 0, claims);
+    story::sitter_loses_nothing(boot, claims);
     let owners: Vec<_> = boot.lines("owner").collect();
     let expected = ["early-service:early-service 755", "early-service:early-service 660"];
     claims.that("the socket ends up with its owner", owners == expected, owners.join(", "));
+}
+
+/// One connection, a question before the switch of root, half of one across it and the handoff, and
+/// one afterwards.
+fn nc(boot: &Boot, claims: &mut Claims) {
+    let shown: Vec<_> = boot.lines("nc").collect();
+    let [before, counter, after] = shown[..] else {
+        return claims.that("three questions, three answers", false, shown.join(" | "));
+    };
+    let first = before.contains("stage=initrd") && before.contains("phase=serving");
+    claims.that("the first stage answers", first, before);
+    let root = after.contains("stage=root") && after.contains("phase=serving");
+    claims.that("on the same connection the root stage answers", root, after);
+    let number = |line: &str| {
+        line.split(' ').find_map(|word| word.strip_prefix("counter="))?.parse::<u64>().ok()
+    };
+    let (asked, answered) = (counter.parse().ok(), number(after));
+    let goes_on = asked.is_some() && number(before) < asked && asked <= answered;
+    claims.that("half a line is kept, and its other half awaited", goes_on, shown.join(" | "));
+    let ended = story::of_unit(boot, "boot-nc.service", "Deactivated successfully");
+    let stopped = story::of_unit(boot, "boot-nc.service", "Stopping ");
+    let sat = ended.len() == 1 && stopped.len() == 1 && stopped[0].at() <= ended[0].at();
+    claims.that("nc ends at power-off, when it is told to", sat, ended.len());
+}
+
+fn state_file(boot: &Boot, claims: &mut Claims) {
+    let owners: Vec<_> = boot.lines("state").collect();
+    let expected = ["root:early-service 660", "early-service:early-service 660"];
+    claims.that("its owner and its mode, in each stage", owners == expected, owners.join(", "));
+    let inodes: Vec<_> = boot.lines("state-inode").collect();
+    let same = inodes.len() == 2 && inodes[0] == inodes[1];
+    claims.that("it is never replaced", same, inodes.join(", "));
 }
 
 fn nothing_held(boot: &Boot, claims: &mut Claims) {

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Sessions: what clients notice of a handoff, which is nothing.
+
+use std::io::{Read, Write};
+use std::process::Command;
+
+use early_service_machine::counter::Reply;
+use rustix::process::Signal;
+
+use crate::client::{Client, get_counter, status, until_status};
+use crate::daemon::{Daemon, STILL};
+use crate::scratch::Scratch;
+use crate::stage::{serve, start, succeed};
+use crate::until;
+
+/// Hands over to another process, on a socket of its own, and waits until that serves alone.
+#[track_caller]
+fn hand_over(scratch: &Scratch, mut first: Daemon) -> Daemon {
+    let second = succeed(scratch, "second", &first.socket, &STILL);
+    second.wait_for("=> serving");
+    assert!(first.ended().0.success());
+    second
+}
+
+#[test]
+fn a_client_in_any_state_goes_on_and_each_command_is_answered_once_and_in_order() {
+    let scratch = Scratch::new();
+    let first = serve(&scratch, "first", &STILL);
+    let connect = || Client::connect(&first.socket);
+    let (mut idle, mut half, mut return_only, mut ended) =
+        (connect(), connect(), connect(), connect());
+    let (mut nothing, mut status_half) = (connect(), connect());
+    assert_eq!(idle.ask("set_counter 137"), "previous value 0");
+    half.send("get_counter\nset_cou");
+    assert_eq!(half.line(), "137");
+    return_only.send("get_counter\r\nget_counter\r");
+    assert_eq!(return_only.line(), "137");
+    status_half.send("stat");
+    ended.send("get_counter\nget_counter");
+    assert_eq!(ended.line(), "137");
+    // All that was sent is with the server, or in the socket: either must do.
+    let second = hand_over(&scratch, first);
+    assert_eq!(status(&second.socket, "clients"), "7");
+    assert_eq!(idle.ask("get_counter"), "137");
+    return_only.send("\nget_counter\r\n");
+    assert_eq!((return_only.line(), return_only.line()), ("137".to_owned(), "137".to_owned()));
+    ended.finish();
+    assert_eq!(ended.rest(), "137\n", "the end of input ends the last line");
+    status_half.send("us\n");
+    assert!(status_half.line().contains(&format!("pid={} ", second.pid())));
+    half.send("nter 7\nget_counter\n");
+    assert_eq!((half.line(), half.line()), ("previous value 137".to_owned(), "7".to_owned()));
+    nothing.finish();
+    assert_eq!(nothing.rest(), "");
+}
+
+#[test]
+fn a_client_that_has_ended_its_input_gets_what_it_has_not_read_yet_and_the_end() {
+    let scratch = Scratch::new();
+    let first = serve(&scratch, "first", &STILL);
+    let mut client = Client::connect(&first.socket);
+    // More replies than its socket takes, so that some are unsent when it is handed over.
+    let commands = unread(&mut client);
+    client.finish();
+    let _second = hand_over(&scratch, first);
+    assert_eq!(client.rest().lines().count(), commands);
+}
+
+/// Sends commands until the server takes no more, because their replies are not read.
+fn unread(client: &mut Client) -> usize {
+    const COMMAND: &[u8] = b"set_counter 18446744073709551615\n";
+    client.stream().set_nonblocking(true).expect("a socket");
+    let (mut sent, mut stuck) = (0, 0);
+    // A command that was sent in part goes on with the rest.
+    while stuck < 50 {
+        match client.stream().write(&COMMAND[sent % COMMAND.len()..]) {
+            Ok(count) => (sent, stuck) = (sent + count, 0),
+            Err(_) => {
+                stuck += 1;
+                std::thread::yield_now();
+                let full = crate::now() + 4_000_000;
+                until("a moment", || crate::now() > full);
+            }
+        }
+    }
+    client.stream().set_nonblocking(false).expect("a socket");
+    assert!(sent > 50_000, "{sent} bytes are no test");
+    sent.div_ceil(COMMAND.len())
+}
+
+#[test]
+fn a_client_that_does_not_read_loses_no_reply() {
+    let scratch = Scratch::new();
+    let first = serve(&scratch, "first", &STILL);
+    let mut client = Client::connect(&first.socket);
+    let commands = unread(&mut client);
+    assert_eq!(get_counter(&first.socket), u64::MAX, "nobody else waits");
+    let second = hand_over(&scratch, first);
+    assert_eq!(client.line(), Reply::Previous(0).to_string());
+    for number in 2..commands {
+        assert_eq!(client.line(), Reply::Previous(u64::MAX).to_string(), "{number} of {commands}");
+    }
+    assert_eq!(get_counter(&second.socket), u64::MAX);
+}
+
+#[test]
+fn a_thousand_commands_in_one_write_are_answered_by_two_processes_as_by_one() {
+    let scratch = Scratch::new();
+    let first = serve(&scratch, "first", &STILL);
+    let mut clients: Vec<_> = (0..8).map(|_| Client::connect(&first.socket)).collect();
+    first.stop();
+    let commands: String = (1..=1000).map(|number| format!("set_counter {number}\n")).collect();
+    let mut client = clients.pop().expect("eight");
+    client.send(&commands);
+    let gets = "get_counter\n".repeat(1000);
+    clients.iter_mut().for_each(|client| client.send(&gets));
+    // It finds the commands and the request for the handoff together.
+    let second = succeed(&scratch, "second", &first.socket, &STILL);
+    second.wait_for("Reading starting position");
+    first.signal(Signal::CONT);
+    for number in 0..1000 {
+        assert_eq!(client.line(), format!("previous value {number}"));
+    }
+    for client in &mut clients {
+        let mut last = 0;
+        for _ in 0..1000 {
+            let number = client.line().parse().expect("a number");
+            assert!(number >= last, "{number} after {last}");
+            last = number;
+        }
+    }
+    second.wait_for("=> serving");
+    assert_eq!(get_counter(&second.socket), 1000);
+}
+
+#[test]
+fn as_many_clients_as_there_are_places_for_go_on() {
+    for count in [60, 1000] {
+        let scratch = Scratch::new();
+        let first = serve(&scratch, "first", &STILL);
+        allow_descriptors(first.pid(), "4096");
+        let mut clients: Vec<_> = (0..count).map(|_| Client::connect(&first.socket)).collect();
+        for client in &mut clients {
+            client.send("set_counter 137\nget_coun");
+        }
+        for client in &mut clients {
+            assert!(client.line().starts_with("previous value"));
+        }
+        let mut first = first;
+        let second = succeed(&scratch, "second", &first.socket, &STILL);
+        allow_descriptors(second.pid(), "4096");
+        second.wait_for(&format!("Adopting 137 and {count} clients"));
+        assert!(first.ended().0.success());
+        for client in &mut clients {
+            client.send("ter\nget_counter\n");
+        }
+        for client in &mut clients {
+            assert_eq!((client.line(), client.line()), ("137".to_owned(), "137".to_owned()));
+        }
+    }
+}
+
+/// The limit of open descriptors of a process.
+fn allow_descriptors(pid: u32, limit: &str) {
+    let mut command = Command::new("prlimit");
+    command.args(["--pid", &pid.to_string(), &format!("--nofile={limit}:4096")]);
+    assert!(command.status().expect("prlimit (util-linux)").success());
+}
+
+#[test]
+fn a_successor_without_room_for_the_descriptors_costs_no_client_and_adopts_when_it_has_room() {
+    let scratch = Scratch::new();
+    let mut first = serve(&scratch, "first", &STILL);
+    let mut clients: Vec<_> = (0..100).map(|_| Client::connect(&first.socket)).collect();
+    for client in &mut clients {
+        client.send("set_counter 137\nget_coun");
+    }
+    for client in &mut clients {
+        assert!(client.line().starts_with("previous value"));
+    }
+    first.stop();
+    let second = succeed(&scratch, "second", &first.socket, &STILL);
+    second.wait_for("Reading starting position");
+    allow_descriptors(second.pid(), "40");
+    first.signal(Signal::CONT);
+    let refusal = second.wait_for("cannot adopt from").message;
+    assert!(refusal.contains("is missing"), "{refusal}");
+    first.wait_for(" did not adopt the state: ");
+    until("serving", || status(&first.socket, "phase") == "serving");
+    for client in &mut clients {
+        assert_eq!(client.ask("ter"), "137");
+    }
+    allow_descriptors(second.pid(), "4096");
+    second.wait_for("Adopting 137 and 100 clients");
+    assert!(first.ended().0.success());
+    for client in &mut clients {
+        assert_eq!(client.ask("get_counter"), "137");
+    }
+}
+
+#[test]
+fn a_client_sits_through_three_handoffs_of_the_same_socket() {
+    let scratch = Scratch::new();
+    let mut server = serve(&scratch, "sock", &STILL);
+    let path = server.socket.clone();
+    let mut old = Client::connect(&path);
+    assert_eq!(old.ask("set_counter 137"), "previous value 0");
+    for round in 0..3 {
+        old.send("get_");
+        let mut new = Client::connect(&path);
+        let options = [&STILL[..], &["--takeover-existing-socket"]].concat();
+        let next = start(&scratch, "sock", &options);
+        next.wait_for("=> serving");
+        assert!(server.ended().0.success());
+        assert_eq!(old.ask("counter"), "137", "round {round}");
+        assert_eq!(new.ask("get_counter"), "137", "round {round}");
+        assert_eq!(scratch.names(), ["sock", "state"], "round {round}");
+        server = next;
+    }
+    drop(old);
+    until_status(&path, "clients", |clients| clients == 1);
+    server.signal(Signal::TERM);
+    assert!(server.ended().0.success());
+    assert_eq!(scratch.names(), ["state"]);
+}
+
+#[test]
+fn clients_that_come_and_go_while_the_process_ends_do_not_keep_it_from_ending_well() {
+    for _ in 0..20 {
+        let scratch = Scratch::new();
+        let mut daemon = serve(&scratch, "sock", &["--timer-delay-ms", "1"]);
+        let mut clients: Vec<_> = (0..30).map(|_| Client::connect(&daemon.socket)).collect();
+        clients.iter_mut().for_each(|client| client.send("get_counter\n".repeat(500)));
+        daemon.signal(Signal::TERM);
+        for client in &mut clients {
+            let _ = client.stream().write_all(b"get_counter\nhandoff 1\n");
+        }
+        let (status, _) = daemon.ended();
+        assert!(status.success(), "{status}: {:?}", daemon.messages().last());
+        for client in &mut clients {
+            let _ = client.stream().read(&mut [0; 100_000]);
+        }
+    }
+}

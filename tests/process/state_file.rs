@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+//! State file: what is found in its place, and what becomes of it.
+
+use std::ffi::OsStr;
+use std::fs::{self, File, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::process::Command;
+
+use early_service_machine::State;
+use early_service_machine::record::{BootId, SIZE};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::process::{Signal, geteuid};
+
+use crate::client::{get_counter, nc, until_served};
+use crate::daemon::{Daemon, STILL, detach};
+use crate::scratch::Scratch;
+use crate::stage::{is_locked, read, record, serve, state_file};
+use crate::until;
+
+/// The record of a process that died, at 137.
+fn left_behind(scratch: &Scratch) -> Vec<u8> {
+    let mut dead = serve(scratch, "dead", &STILL);
+    nc(&dead.socket, "set_counter 137\n");
+    dead.signal(Signal::KILL);
+    dead.ended();
+    fs::read(state_file(scratch)).expect("a state file")
+}
+
+/// Lines that name the state file, but for the one that tells where the count goes on.
+fn said_of(daemon: &Daemon, path: &Path) -> Vec<String> {
+    let path = path.to_str().expect("text");
+    daemon.messages().into_iter().filter(|line| line.contains(path)).collect()
+}
+
+#[test]
+fn what_is_no_state_of_this_boot_is_ignored_in_one_line_and_written_over() {
+    let scratch = Scratch::new();
+    let good = left_behind(&scratch);
+    let stale = {
+        let other = BootId::parse(b"00000000-0000-4000-8000-000000000000").expect("its form");
+        read(&state_file(&scratch)).expect("a record").encode(&other).to_vec()
+    };
+    let damaged: Vec<u8> =
+        good.iter().map(|byte| if *byte == b'7' { b'8' } else { *byte }).collect();
+    let long_text = b"years of work\n".repeat(100);
+    for (case, content, why) in [
+        ("stale", &stale[..], "it is of another boot"),
+        ("foreign", b"years of work\n", "it is not a state file of this program"),
+        ("long", &long_text, "it is not a state file of this program"),
+        ("damaged", &damaged, "its record is torn"),
+        ("cut off", &good[..100], "its record is torn"),
+        ("empty", b"", "it is empty"),
+        ("zeros", &[0; SIZE], "it is empty"),
+    ] {
+        let scratch = Scratch::new();
+        let path = state_file(&scratch);
+        fs::write(&path, content).expect("room");
+        let mut daemon = serve(&scratch, "sock", &STILL);
+        assert_eq!(get_counter(&daemon.socket), 0, "{case}");
+        let said = said_of(&daemon, &path);
+        assert_eq!(said, [format!("warning: Ignoring {}: {why}", path.display())], "{case}");
+        nc(&daemon.socket, "set_counter 5\n");
+        assert!(is_locked(&path), "{case}");
+        daemon.signal(Signal::KILL);
+        daemon.ended();
+        let next = serve(&scratch, "sock", &STILL);
+        assert_eq!(get_counter(&next.socket), 5, "{case}");
+    }
+}
+
+#[test]
+fn what_stands_behind_the_record_does_not_matter() {
+    let scratch = Scratch::new();
+    let good = left_behind(&scratch);
+    fs::write(state_file(&scratch), [&good[..], b"and more\n"].concat()).expect("room");
+    let daemon = serve(&scratch, "sock", &STILL);
+    assert_eq!(get_counter(&daemon.socket), 137);
+}
+
+#[test]
+fn a_new_file_is_no_news_and_has_room_for_the_record() {
+    let scratch = Scratch::new();
+    let path = state_file(&scratch);
+    let daemon = serve(&scratch, "sock", &STILL);
+    assert_eq!(said_of(&daemon, &path), [""; 0]);
+    let file = fs::metadata(&path).expect("a state file");
+    assert_eq!(usize::try_from(file.len()), Ok(SIZE));
+    assert_eq!(file.permissions().mode() & 0o7, 0, "who can lock it can keep us from starting");
+}
+
+#[test]
+fn what_is_no_file_is_named_and_left_alone_and_the_service_serves() {
+    type Make = fn(&Path);
+    let makes: [(&str, Make); 6] = [
+        ("it is not a regular file", |path| {
+            mknodat(CWD, path, FileType::Fifo, Mode::RWXU, 0).expect("a pipe");
+        }),
+        ("Is a directory", |path| fs::create_dir(path).expect("a directory")),
+        ("Too many levels of symbolic links", |path| {
+            fs::write(path.with_extension("target"), "years of work").expect("room");
+            symlink(path.with_extension("target"), path).expect("a link");
+        }),
+        ("Too many levels of symbolic links", |path| symlink("nowhere", path).expect("a link")),
+        ("No such device or address", |path| {
+            drop(std::os::unix::net::UnixListener::bind(path).expect("a socket"));
+        }),
+        ("it is not a regular file", |path| {
+            let device = rustix::fs::makedev(1, 3);
+            mknodat(CWD, path, FileType::CharacterDevice, Mode::RWXU, device).expect("root");
+        }),
+    ];
+    assert!(geteuid().is_root(), "this test needs root, to make a device");
+    for (why, make) in makes {
+        let scratch = Scratch::new();
+        let path = state_file(&scratch);
+        make(&path);
+        let daemon = serve(&scratch, "sock", &STILL);
+        assert_eq!(get_counter(&daemon.socket), 0, "{why}");
+        let [said] = &said_of(&daemon, &path)[..] else {
+            panic!("one line, not {:?}", said_of(&daemon, &path))
+        };
+        assert!(said.starts_with("error: cannot ") && said.contains(why), "{why}: {said}");
+        assert!(said.ends_with("; the state will not outlive us"), "{said}");
+        let target = fs::read_to_string(path.with_extension("target"));
+        assert!(target.is_err() || target.is_ok_and(|text| text == "years of work"));
+    }
+}
+
+/// Needs root, to be somebody who may not.
+#[test]
+fn a_file_that_may_not_be_opened_or_made_is_named() {
+    assert!(geteuid().is_root(), "this test needs root, to be somebody who may not");
+    for is_there in [true, false] {
+        let scratch = Scratch::new();
+        fs::set_permissions(scratch.join(""), Permissions::from_mode(0o755)).expect("our own");
+        fs::create_dir(scratch.join("open")).expect("a directory");
+        fs::set_permissions(scratch.join("open"), Permissions::from_mode(0o777)).expect("our own");
+        let copy = scratch.join("early-service");
+        crate::daemon::copy_program(&copy);
+        if is_there {
+            fs::write(state_file(&scratch), "").expect("room");
+            let nobody = Permissions::from_mode(0o600);
+            fs::set_permissions(state_file(&scratch), nobody).expect("our own");
+        }
+        let mut command = Command::new("setpriv");
+        detach(&mut command);
+        command.args(["--reuid=65534", "--clear-groups"]).arg(&copy).args(STILL);
+        command.arg("-s").arg(scratch.join("open/sock"));
+        command.arg("--state-file").arg(state_file(&scratch));
+        let daemon = Daemon::spawn(&mut command);
+        let path = state_file(&scratch);
+        daemon.wait_for(&format!("cannot open state file {}: Permission denied", path.display()));
+        until_served(&scratch.join("open/sock"));
+        assert_eq!(get_counter(scratch.join("open/sock")), 0);
+    }
+}
+
+/// Starts the program with a file system of so many pages for its state file, after `before`.
+fn on_pages(scratch: &Scratch, pages: usize, before: &str) -> Daemon {
+    let directory = scratch.join("small");
+    fs::create_dir(&directory).expect("a directory");
+    let mount =
+        format!("mount -t tmpfs -o size={} tmpfs small && {before} exec \"$@\"", pages * 4096);
+    let mut command = Command::new("unshare");
+    detach(&mut command);
+    if !geteuid().is_root() {
+        command.args(["--user", "--map-root-user"]);
+    }
+    command.args(["--mount", "sh", "-c", &mount, "sh"]).current_dir(scratch.join(""));
+    command.arg(env!("CARGO_BIN_EXE_early-service")).args(STILL);
+    command.arg("-s").arg(scratch.join("sock"));
+    command.arg("--state-file").arg(directory.join("state"));
+    let mut daemon = Daemon::spawn(&mut command);
+    daemon.socket = scratch.join("sock");
+    daemon.wait_for("Listening on UNIX socket");
+    daemon
+}
+
+#[test]
+fn a_full_file_system_costs_the_recovery_and_not_the_service() {
+    let scratch = Scratch::new();
+    let daemon = on_pages(&scratch, 1, "head -c 4096 /dev/zero >small/full;");
+    let path = scratch.join("small/state");
+    let said = said_of(&daemon, &path);
+    let [said] = &said[..] else { panic!("one line, not {said:?}") };
+    let cause = format!("cannot allocate {SIZE} bytes for {}: No space left", path.display());
+    assert!(said.contains(&cause), "{said}");
+    assert_eq!(nc(&daemon.socket, "set_counter 5\n"), "previous value 0\n");
+}
+
+#[test]
+fn a_file_system_that_fills_up_later_changes_nothing() {
+    // What is there before is too short, and room for the rest is made as well.
+    for before in ["", ": >small/state;", "printf hello >small/state;"] {
+        let scratch = Scratch::new();
+        let daemon = on_pages(&scratch, 2, before);
+        // The mount is only in the daemon's namespace.
+        let inside = format!("/proc/{}/root{}", daemon.pid(), scratch.join("small").display());
+        let inside = Path::new(OsStr::new(&inside));
+        let mut full = File::create(inside.join("full")).expect("a file");
+        while full.write(&[0; 4096]).is_ok() {}
+        assert_eq!(nc(&daemon.socket, "set_counter 5\n"), "previous value 0\n");
+        assert_eq!(record(&inside.join("state")).snapshot.state, State { next: 5 });
+        assert!(!daemon.messages().iter().any(|line| line.contains("cannot")), "{before}");
+    }
+}
+
+#[test]
+fn an_owner_whose_file_is_replaced_or_removed_goes_on_and_the_next_has_a_file_of_its_own() {
+    type Act = fn(&Path);
+    let acts: [Act; 2] = [
+        |path| fs::remove_file(path).expect("our own"),
+        |path| {
+            fs::write(path.with_extension("new"), "").expect("room");
+            fs::rename(path.with_extension("new"), path).expect("our own");
+        },
+    ];
+    for act in acts {
+        let scratch = Scratch::new();
+        let first = serve(&scratch, "first", &STILL);
+        act(&state_file(&scratch));
+        assert_eq!(nc(&first.socket, "set_counter 5\n"), "previous value 0\n");
+        // The price: nothing keeps one out that knows of no predecessor.
+        let stranger = serve(&scratch, "stranger", &STILL);
+        assert_eq!(get_counter(&stranger.socket), 0);
+        // A successor gets all that the owner has, its lock included.
+        let mut second = crate::stage::succeed(&scratch, "second", &first.socket, &STILL);
+        second.wait_for("is not that of");
+        drop(stranger);
+        second.wait_for("=> serving");
+        assert!(second.is_running());
+    }
+}
+
+#[test]
+fn one_that_waits_for_the_lock_finds_the_file_that_took_the_place_of_the_one_it_had_open() {
+    let scratch = Scratch::new();
+    let path = state_file(&scratch);
+    let good = left_behind(&scratch);
+    let lock = crate::stage::lock(&path);
+    let waiting = crate::stage::start(&scratch, "sock", &STILL);
+    waiting.wait_for("is locked by another process: waiting for it");
+    fs::write(path.with_extension("new"), &good).expect("room");
+    fs::rename(path.with_extension("new"), &path).expect("our own");
+    waiting.wait_for("=> serving");
+    assert_eq!(get_counter(&waiting.socket), 137);
+    until("its lock", || is_locked(&path));
+    drop(lock);
+    let file = File::options().write(true).open(&path).expect("a state file");
+    file.write_all_at(b"x", 0).expect("room");
+}
