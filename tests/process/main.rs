@@ -7,12 +7,20 @@
 //!
 //! | file | shows |
 //! | --- | --- |
+//! | [`adopting`] | a successor, and predecessors of all kinds |
 //! | [`commands`] | what clients see |
+//! | [`exchange`] | a predecessor, and successors of all kinds |
 //! | [`handoff`] | one process after the other |
+//! | [`inheritance`] | how listeners come to the next process, and their files |
 //! | [`logging`] | lines, fields, and a log that nobody reads |
+//! | [`older`] | the C programs on the other side, and who may ask |
 //! | [`options`] | the command line |
+//! | [`ownership`] | the lock, and who waits for it |
+//! | [`recovery`] | going on after a death or a stop |
+//! | [`sessions`] | what clients notice of a handoff |
 //! | [`signals`] | how it ends |
 //! | [`sockets`] | what becomes of the socket file |
+//! | [`state_file`] | what is found in its place |
 //! | [`systemd`] | passed sockets, notifications |
 //! | [`ticks`] | rhythm, and catching up |
 //!
@@ -25,7 +33,9 @@ mod adopting;
 mod commands;
 mod exchange;
 mod handoff;
+mod inheritance;
 mod logging;
+mod older;
 mod options;
 mod ownership;
 mod recovery;

@@ -80,17 +80,43 @@ fn of_two_successors_one_adopts_and_the_other_owns_when_that_one_is_killed() {
     first.signal(Signal::CONT);
     assert!(first.ended().0.success());
     let serves = |daemon: &Daemon| messages_with(daemon, "adopting => serving") > 0;
-    until("one has adopted", || successors.iter().any(serves));
-    let [one, other] = &mut successors;
-    let (owner, waiting) = if serves(one) { (one, other) } else { (other, one) };
-    waiting.wait_for("another process holds the lock: waiting");
+    // Where the request of the second is still unread, it goes with the listener to the first, which
+    // hands over in turn.
+    let waits = |daemon: &Daemon| {
+        messages_with(daemon, "another process holds the lock: waiting") > 0 && !serves(daemon)
+    };
+    let has_left = |daemon: &Daemon| messages_with(daemon, "draining => ended") > 0;
+    until("one owns alone", || {
+        let owners = successors.iter().filter(|one| serves(one) && !has_left(one)).count();
+        owners == 1 && successors.iter().any(|one| waits(one) || has_left(one))
+    });
+    successors.sort_by_key(|one| !serves(one) || has_left(one));
+    let [owner, other] = &mut successors;
     assert_eq!(get_counter(&owner.socket), 137);
-    assert!(!serves(waiting));
+    if has_left(other) {
+        return assert!(other.ended().0.success());
+    }
     nc(&owner.socket, "set_counter 138\n");
     owner.signal(Signal::KILL);
     owner.ended();
-    waiting.wait_for("adopting => serving");
-    assert_eq!(get_counter(&waiting.socket), 138);
+    other.wait_for("adopting => serving");
+    assert_eq!(get_counter(&other.socket), 138);
+}
+
+#[test]
+fn one_that_comes_too_late_for_the_predecessor_owns_when_its_successor_is_gone() {
+    let scratch = Scratch::new();
+    let mut first = serve(&scratch, "first", &STILL);
+    nc(&first.socket, "set_counter 137\n");
+    let mut second = succeed(&scratch, "second", &first.socket, &STILL);
+    assert!(first.ended().0.success());
+    let third = succeed(&scratch, "third", &first.socket, &STILL);
+    third.wait_for("another process holds the lock: waiting");
+    assert_eq!(nc(&second.socket, "set_counter 138\n"), "previous value 137\n");
+    second.signal(Signal::KILL);
+    second.ended();
+    third.wait_for("adopting => serving");
+    assert_eq!(get_counter(&third.socket), 138);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use crate::daemon::{Daemon, STILL};
 use crate::scratch::Scratch;
 use crate::stage::{serve, start, succeed};
 use crate::until;
+use crate::wire::{Wire, number};
 
 /// Hands over to another process, on a socket of its own, and waits until that serves alone.
 #[track_caller]
@@ -241,4 +242,34 @@ fn clients_that_come_and_go_while_the_process_ends_do_not_keep_it_from_ending_we
             let _ = client.stream().read(&mut [0; 100_000]);
         }
     }
+}
+
+#[test]
+fn a_successor_that_stands_still_does_not_hold_up_however_many_clients_there_are() {
+    let scratch = Scratch::new();
+    let first = serve(&scratch, "first", &STILL);
+    allow_descriptors(first.pid(), "4096");
+    let mut clients: Vec<_> = (0..900).map(|_| Client::connect(&first.socket)).collect();
+    for client in &mut clients {
+        client.send("set_counter 137\nget_coun");
+    }
+    for client in &mut clients {
+        assert!(client.line().starts_with("previous value"));
+    }
+    // It asks, and reads nothing of the answer.
+    let mut successor = Wire::ask(&first.socket, "handoff 1");
+    first.wait_for(" did not adopt the state: it did not take it within 1 s; serving on");
+    for client in &mut clients {
+        assert_eq!(client.ask("ter"), "137");
+    }
+    // What it reads at last is the word that it is off, and nothing that looks like our death.
+    let mut line = successor.line();
+    while line.starts_with("state ") || line.starts_with("client ") || line == "end" {
+        if line.starts_with("client ") {
+            successor.bytes(number(&line, "input"));
+        }
+        line = successor.line();
+    }
+    assert_eq!(line, "abort it did not take it within 1 s");
+    successor.end();
 }

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Stage: a daemon that keeps its state in the one file of a test, as both stages of a boot do.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use early_service_machine::record::{BootId, Ignored, Record};
 use rustix::fs::{FlockOperation, flock};
 
-use crate::daemon::{Daemon, program};
+use crate::daemon::{Daemon, copy_program, program};
 use crate::manager::Manager;
 use crate::scratch::Scratch;
 use crate::until;
@@ -52,6 +53,14 @@ pub(crate) fn start_under(manager: &Manager, socket: PathBuf, options: &[&str]) 
     let mut daemon = Daemon::spawn(&mut command);
     daemon.socket = socket;
     daemon
+}
+
+/// A copy of the program where every user can run it; ours may lie where only root can go.
+pub(crate) fn for_everybody(scratch: &Scratch) -> PathBuf {
+    fs::set_permissions(scratch.join(""), Permissions::from_mode(0o777)).expect("our own");
+    let copy = scratch.join("early-service");
+    copy_program(&copy);
+    copy
 }
 
 /// What the file says.

@@ -16,7 +16,7 @@ use rustix::process::{Signal, geteuid};
 use crate::client::{get_counter, nc, until_served};
 use crate::daemon::{Daemon, STILL, detach};
 use crate::scratch::Scratch;
-use crate::stage::{is_locked, read, record, serve, state_file};
+use crate::stage::{for_everybody, is_locked, read, record, serve, state_file};
 use crate::until;
 
 /// The record of a process that died, at 137.
@@ -134,11 +134,10 @@ fn a_file_that_may_not_be_opened_or_made_is_named() {
     assert!(geteuid().is_root(), "this test needs root, to be somebody who may not");
     for is_there in [true, false] {
         let scratch = Scratch::new();
-        fs::set_permissions(scratch.join(""), Permissions::from_mode(0o755)).expect("our own");
         fs::create_dir(scratch.join("open")).expect("a directory");
         fs::set_permissions(scratch.join("open"), Permissions::from_mode(0o777)).expect("our own");
-        let copy = scratch.join("early-service");
-        crate::daemon::copy_program(&copy);
+        let copy = for_everybody(&scratch);
+        fs::set_permissions(scratch.join(""), Permissions::from_mode(0o755)).expect("our own");
         if is_there {
             fs::write(state_file(&scratch), "").expect("room");
             let nobody = Permissions::from_mode(0o600);

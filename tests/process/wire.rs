@@ -37,7 +37,8 @@ pub(crate) struct Offer {
 pub(crate) struct Client {
     pub(crate) head: String,
     pub(crate) bytes: Vec<u8>,
-    pub(crate) socket: OwnedFd,
+    /// Kept open, as a successor would.
+    _socket: OwnedFd,
 }
 
 impl Wire {
@@ -139,7 +140,7 @@ impl Wire {
             let bytes =
                 self.bytes(number::<usize>(&head, "input") + number::<usize>(&head, "replies"));
             let socket = self.descriptors.pop_front().expect("a client's descriptor");
-            clients.push(Client { head, bytes, socket });
+            clients.push(Client { head, bytes, _socket: socket });
             head = self.line();
         }
         assert_eq!(clients.len(), number::<usize>(&state, "clients"), "{state}");
@@ -175,17 +176,18 @@ impl Predecessor {
         Self { listener, path }
     }
 
-    /// The next one that asks, and what it says first.
+    /// The next one that asks, and what it says first; who only looks whether we live does not.
     #[track_caller]
     pub(crate) fn asked(&self) -> (Wire, String) {
-        let mut stream = None;
+        let mut asked = None;
         until("a successor that asks", || {
-            stream = self.listener.accept().ok();
-            stream.is_some()
+            let Ok((stream, _)) = self.listener.accept() else { return false };
+            let mut wire = Wire::new(stream);
+            let request = wire.line();
+            asked = (!request.is_empty()).then_some((wire, request));
+            asked.is_some()
         });
-        let mut wire = Wire::new(stream.expect("waited for").0);
-        let request = wire.line();
-        (wire, request)
+        asked.expect("waited for")
     }
 
     /// The next one that asks in the way that loses nothing.
