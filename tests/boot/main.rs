@@ -73,9 +73,9 @@ fn one_boot_is_told_with_its_figures() {
     let guest = guest::Guest::ALL.into_iter().find(|guest| guest.suite() == name);
     let guest = guest.unwrap_or_else(|| panic!("BOOT_GUEST is {name}: say bookworm or trixie"));
     let _alone = MACHINES.lock().unwrap_or_else(PoisonError::into_inner);
-    let told = plan::boot_one(&plan::Plan::ORDINARY, guest).and_then(|(image, boot)| {
+    let told = plan::boot_one(&telling::TOLD, guest).and_then(|(image, boot)| {
         let figures = telling::figures(&boot, &image);
-        println!("\n{guest}\n\n{}", telling::log(&boot));
+        println!("\n{guest}\n\n{}\n{}", telling::log(&boot), telling::nc(&boot));
         figures
     });
     println!("{}", told.unwrap_or_else(|error| panic!("{error}")));

@@ -7,9 +7,21 @@
 use crate::guest::Image;
 use crate::journal::Record;
 use crate::machine::Boot;
+use crate::plan::Plan;
 use crate::ticks::{PERIOD, ticks};
 use std::fmt::Write as _;
 use std::time::Duration;
+
+/// An ordinary boot in which somebody sits in nc.
+pub(crate) const TOLD: Plan = Plan {
+    name: "told",
+    clients: &["boot-nc"],
+    in_initrd: r"type_into_nc 'status\n'; wait_until nc_shows 1",
+    in_root: r"
+        wait_until root_serves && wait_until first_is_gone && sleep 2
+        type_into_nc 'status\n'; wait_until nc_shows 2; tell nc < /run/boot-nc/out",
+    ..Plan::ORDINARY
+};
 
 /// Numbers between the first and the last few of a run are not worth a line each.
 const SHOWN: usize = 3;
@@ -38,6 +50,15 @@ pub(crate) fn log(boot: &Boot) -> String {
                 let _ = writeln!(text, "-------------- {mark} --------------");
             }
         }
+    }
+    text
+}
+
+/// What was typed into nc in either stage, and what it showed.
+pub(crate) fn nc(boot: &Boot) -> String {
+    let mut text = "One nc, which sits there from the initrd on:\n\n".to_owned();
+    for line in boot.lines("nc") {
+        let _ = writeln!(text, "> status\n{line}");
     }
     text
 }
@@ -89,9 +110,9 @@ pub(crate) fn figures(boot: &Boot, image: &Image) -> Result<String, String> {
     // PID 1 reads of it only when it has forked the other services that are due.
     line("first stage, Starting to Started", ms(starting, started));
     line("switch of root to handoff", ms(switch, drained));
-    line("handoff: nobody owns the counter", ms(drained, adopted));
+    line("handoff, from freezing to serving", ms(drained, adopted));
     line(
-        &format!("handoff: tick to tick (period {} ms)", PERIOD.as_millis()),
+        &format!("handoff, tick to tick (period {} ms)", PERIOD.as_millis()),
         ms(last_of_first, first_of_root),
     );
     line("latest tick after its deadline", ms(Duration::ZERO, latest));

@@ -70,3 +70,11 @@ first_pid() {
 root_pid() {
     systemctl show -P MainPID early-service.service
 }
+
+# Whether the process of a unit has come to wait for a predecessor.
+is_adopting() {
+    case $(systemctl show -P StatusText "$1") in
+        adopting*) ;;
+        *) return 1 ;;
+    esac
+}
