@@ -3,7 +3,7 @@
 
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 
 use rustix::process::Signal;
 
@@ -13,7 +13,7 @@ use crate::manager::Manager;
 use crate::scratch::Scratch;
 use crate::stage::{is_locked, lock, start_under, state_file, succeed};
 use crate::wire::{Predecessor, Wire, borrowed, state};
-use crate::{LIMIT, until};
+use crate::{LIMIT, now, until};
 
 /// A predecessor with the lock, and one that adopts from it.
 struct Pair {
@@ -165,6 +165,41 @@ fn what_does_not_add_up_is_refused_with_its_reason_and_asked_for_again() {
         pair.successor.wait_for(why);
     }
     pair.hand_over();
+}
+
+#[test]
+fn one_that_cannot_be_adopted_from_is_asked_less_and_less_often() {
+    let pair = Pair::new();
+    let mut asked = Vec::new();
+    for _ in 0..5 {
+        let mut wire = pair.predecessor.asked_for_the_exchange();
+        asked.push(now());
+        wire.say("state 1 counter=137");
+        assert!(wire.line().starts_with("abort cannot understand "));
+    }
+    // No sooner than so: the first pause twice, and then twice as long each time.
+    let pauses: Vec<_> = asked.windows(2).map(|at| (at[1] - at[0]) / 1_000_000).collect();
+    for (pause, least) in pauses.iter().zip([100, 200, 400, 800]) {
+        assert!(*pause + 20 >= least, "{pauses:?} ms");
+    }
+    let lines = pair.successor.messages();
+    assert_eq!(lines.iter().filter(|line| line.contains("cannot adopt")).count(), 1, "{lines:?}");
+    pair.hand_over();
+}
+
+#[test]
+fn a_predecessor_without_a_lock_and_without_room_in_its_backlog_is_told_of_and_given_up() {
+    let scratch = Scratch::new();
+    let path = scratch.join("crowded");
+    let listener = UnixListener::bind(&path).expect("a socket");
+    rustix::net::listen(&listener, 0).expect("a shorter backlog");
+    let _only = UnixStream::connect(&path).expect("the only place");
+    let daemon = succeed(&scratch, "root", &path, &STILL);
+    let path = path.display();
+    daemon.wait_for(&format!("{path} has no room in its backlog: waiting for it"));
+    daemon.wait_for(&format!("No predecessor at {path}: no room in its backlog within 5 s"));
+    daemon.wait_for("=> serving");
+    assert_eq!(get_counter(&daemon.socket), 0);
 }
 
 #[test]
