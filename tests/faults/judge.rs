@@ -222,9 +222,13 @@ impl Log {
                 last = Some(index);
                 log.logged.insert(index);
             }
-            if let Some((count, next)) = may_be_missing(line) {
+            if let Some((first, count, next)) = may_be_missing(line) {
                 let end = bases.index(next).unwrap_or_default();
-                log.named.extend(end.saturating_sub(count)..end);
+                let named = end.saturating_sub(count)..end;
+                if first.is_some_and(|first| bases.index(first) != Some(named.start)) {
+                    log.wrong.push(format!("not all of these numbers ever were: {line:?}"));
+                }
+                log.named.extend(named);
             }
         }
         log
@@ -248,21 +252,22 @@ fn setting(line: &Line) -> Option<(u64, u64)> {
     Some((number.parse().ok()?, previous.parse().ok()?))
 }
 
-/// How many ticks before which number: `Numbers 135 to 136 may be missing …`, `Number 136 may be
-/// missing …`, or `The last 2 before the counter was set to 137 may be missing …`.
-fn may_be_missing(line: &Line) -> Option<(u64, u64)> {
+/// The first number, how many, and the number after them: `Numbers 135 to 136 may be missing …`,
+/// `Number 136 may be missing …`, or, where the first is not said, `The last 2 before the counter
+/// was set to 137 may be missing …`.
+fn may_be_missing(line: &Line) -> Option<(Option<u64>, u64, u64)> {
     let message = line.message.strip_prefix("warning: ").unwrap_or(&line.message);
     let (named, _) = message.split_once(" may be missing")?;
     if let Some(rest) = named.strip_prefix("The last ") {
         let (count, next) = rest.split_once(" before the counter was set to ")?;
-        return Some((count.parse().ok()?, next.parse().ok()?));
+        return Some((None, count.parse().ok()?, next.parse().ok()?));
     }
     let (first, last) = match named.strip_prefix("Number ") {
         Some(number) => (number, number),
         None => named.strip_prefix("Numbers ")?.split_once(" to ")?,
     };
     let (first, last) = (first.parse::<u64>().ok()?, last.parse::<u64>().ok()?);
-    Some((last - first + 1, last + 1))
+    Some((Some(first), last - first + 1, last + 1))
 }
 
 #[cfg(test)]
@@ -341,8 +346,26 @@ mod tests {
         assert_found(&evidence, "nobody was killed");
         evidence.may_lose_lines = true;
         assert_found(&evidence, "nobody says so");
-        evidence.lines.insert(1, line(29, "Number 1 may be missing from the log: its line was …"));
+        evidence.lines.insert(1, line(29, "warning: Number 1 may be missing from the log: …"));
         assert_eq!(judge(&evidence).map(|loss| loss.lines), Ok(1));
+        let wrong = format!("Numbers {} to {} may be missing …", RANGE - 1, RANGE);
+        evidence.lines[1] = line(41, &wrong);
+        assert_found(&evidence, "ever were");
+    }
+
+    #[test]
+    fn every_way_to_say_what_is_missing_is_understood() {
+        for (message, understood) in [
+            ("warning: Number 136 may be missing from the log: …", Some((Some(136), 1, 137))),
+            ("warning: Numbers 135 to 136 may be missing from …", Some((Some(135), 2, 137))),
+            (
+                "warning: The last 3 before the counter was set to 7 may be missing from …",
+                Some((None, 3, 7)),
+            ),
+            ("Adopting 137 and 3 clients from …", None),
+        ] {
+            assert_eq!(may_be_missing(&line(0, message)), understood, "{message}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::claims::Claims;
 use crate::machine::Boot;
 use crate::older::Stage;
 use crate::plan::{Plan, Row};
+use crate::recovery;
 use crate::story;
 use crate::ticks::{self, ticks};
 
@@ -33,9 +34,16 @@ pub(super) const PLANS: &[Plan] = &[
         name: "older-root",
         older: Some(Stage::Root),
         clients: &["boot-storm", "boot-sit"],
+        // As an update in the running system does it, but for dracut, which takes minutes here.
+        in_root: r#"
+            wait_until root_serves && wait_until first_is_gone && sleep 1
+            dpkg-deb --extract /boot-test/early-service.deb / && systemctl daemon-reload
+            systemctl restart early-service.service && wait_until root_serves && sleep 1
+            systemctl show -P ExecStart early-service.service | tell updated"#,
         rows: &[
             Row { name: "new first stage, older root stage: the count goes on", holds: older_root },
             Row { name: "new first stage, older root stage: no client is refused", holds: refused },
+            Row { name: "older root stage, then updated: starts anew", holds: updated },
         ],
         ..Plan::ORDINARY
     },
@@ -43,27 +51,49 @@ pub(super) const PLANS: &[Plan] = &[
 
 /// From then on the root stage keeps a state file: a restart continues.
 fn older_first(boot: &Boot, claims: &mut Claims) {
-    goes_on(boot, &["initrd", "root", "root"], claims);
+    goes_on(boot, claims);
     let ticks = ticks(boot);
-    let of_root = ticks::count(&ticks, "initrd");
-    ticks::in_rhythm(&ticks[of_root..], claims);
+    ticks::owned_by(&["initrd", "root", "root"], &ticks, claims);
+    ticks::unbroken(&ticks, claims);
+    ticks::in_rhythm(&ticks[ticks::count(&ticks, "initrd")..], claims);
 }
 
 fn older_root(boot: &Boot, claims: &mut Claims) {
-    goes_on(boot, &["initrd", "root"], claims);
+    goes_on(boot, claims);
 }
 
-fn goes_on(boot: &Boot, owners: &[&str], claims: &mut Claims) {
+fn goes_on(boot: &Boot, claims: &mut Claims) {
     let ticks = ticks(boot);
-    ticks::unbroken(&ticks, claims);
-    ticks::on_time(boot, &ticks, claims);
-    ticks::owned_by(owners, &ticks, claims);
-    for owner in ticks::owners(&ticks) {
+    let owners = ticks::owners(&ticks);
+    let [first, second, _] = owners[..] else {
+        return claims.that("two stages, and one after the restart", false, owners.len());
+    };
+    let up_to_restart = &ticks[..first.len() + second.len()];
+    ticks::unbroken(up_to_restart, claims);
+    ticks::on_time(boot, up_to_restart, claims);
+    for owner in [first, second] {
         ticks::in_rhythm(owner, claims);
     }
     story::first_stage_ends_well(boot, story::RETURNED, claims);
     story::fails_never(boot, story::ROOT, claims);
     story::stops_within_a_second(boot, story::ROOT, claims);
+}
+
+/// The older root stage keeps nothing. What the first stage has left in the state file is as old as
+/// the handoff: going on from there, all that was logged since would be logged again.
+fn updated(boot: &Boot, claims: &mut Claims) {
+    let command = boot.lines("updated").next().unwrap_or_default();
+    claims.that("the unit is the new one", command.contains("--state-file"), command);
+    let ticks = ticks(boot);
+    ticks::owned_by(&["initrd", "root", "root"], &ticks, claims);
+    let after = ticks::owners(&ticks).pop().unwrap_or_default();
+    ticks::each_once_from(0, after, claims);
+    ticks::in_rhythm(after, claims);
+    recovery::told(&[], boot, &ticks, claims);
+    let words = "No predecessor at ";
+    let says = story::of_stage(boot, "early-service", words).last().map(|r| r.message());
+    let says = says.unwrap_or_default();
+    claims.that("it says that it starts at 0", says.ends_with("starting at 0"), says);
 }
 
 fn refused(boot: &Boot, claims: &mut Claims) {

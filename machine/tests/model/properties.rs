@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Properties: what holds in every world that can be reached.
+
+use stateright::{Model, Property};
+
+use crate::possible::Action;
+use crate::world::{Daemon, Process, Session, Stage, World, Wrong};
+
+impl Model for Daemon {
+    type State = World;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<World> {
+        vec![World::new(self.bounds)]
+    }
+
+    fn actions(&self, world: &World, actions: &mut Vec<Action>) {
+        world.actions(self, actions);
+    }
+
+    fn next_state(&self, world: &World, action: Action) -> Option<World> {
+        let mut next = *world;
+        next.take(action, self);
+        Some(if self.bounds.successors == 2 { next.representative() } else { next })
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always("one at the most may tick or answer", one_owner),
+            Property::always("who may tick or answer holds the lock", owner_holds_lock),
+            Property::always("no tick comes twice", |_, world: &World| {
+                !matches!(world.wrong, Some(Wrong::TickedTwice | Wrong::LoggedTwice))
+            }),
+            Property::always("no tick is missing", |_, world: &World| {
+                !matches!(world.wrong, Some(Wrong::TickMissing | Wrong::StartedAnew))
+            }),
+            Property::always("a line is missing only where a process died", no_line_missing),
+            Property::always("a command that was answered is in the state", answered_is_kept),
+            Property::always("a command is carried out once", carried_out_once),
+            Property::always("what was read from a client is answered", read_is_answered),
+            Property::always(
+                "a client sees the end only where its owner failed",
+                |_, world: &World| world.wrong != Some(Wrong::ClientDropped),
+            ),
+            Property::sometimes(
+                "the client has all its answers",
+                |daemon: &Self, world: &World| world.client.answered == daemon.bounds.requests,
+            ),
+            Property::sometimes("every tick has come", |daemon: &Self, world: &World| {
+                world.ticked == daemon.bounds.ticks
+            }),
+        ]
+    }
+}
+
+/// Those who may tick or answer.
+fn owners(world: &World) -> impl Iterator<Item = &Process> {
+    world.processes.iter().filter(|process| process.may_tick() || process.may_answer())
+}
+
+fn one_owner(_: &Daemon, world: &World) -> bool {
+    owners(world).count() <= 1
+}
+
+fn owner_holds_lock(daemon: &Daemon, world: &World) -> bool {
+    !daemon.bounds.lockable || owners(world).all(Process::holds_lock)
+}
+
+fn no_line_missing(daemon: &Daemon, world: &World) -> bool {
+    let queued = world.processes.iter().fold(0, |lines, process| lines | process.queued);
+    let ticked = (1 << world.ticked) - 1;
+    !daemon.bounds.journal || ticked & !(world.logged | world.lost | queued) == 0
+}
+
+fn answered_is_kept(daemon: &Daemon, world: &World) -> bool {
+    let kept = |set: u8| set >= world.client.answered;
+    let in_file = world.file.is_none_or(|record| kept(record.set));
+    let in_memory = owners(world).filter_map(|owner| owner.counter).all(|record| kept(record.set));
+    let somewhere = !daemon.bounds.lockable || world.file.is_some() || kept(0);
+    in_file && in_memory && somewhere
+}
+
+fn carried_out_once(daemon: &Daemon, world: &World) -> bool {
+    world.file.is_none_or(|record| record.set <= daemon.bounds.requests)
+}
+
+/// Every request is at one place: neither lost in a session that nobody goes on with, nor in two.
+fn read_is_answered(daemon: &Daemon, world: &World) -> bool {
+    let client = world.client;
+    let of_all = |process: &Process| {
+        process.session.is_none_or(|session| {
+            client.unread + session.input + session.replies + client.answered
+                == daemon.bounds.requests
+        })
+    };
+    client.stage != Stage::Accepted || owners(world).all(of_all)
+}
+
+/// Where nothing is left to be done: one owner who has answered everything, or nobody at all.
+pub(crate) fn is_settled(world: &World) -> bool {
+    let nobody = world.processes.iter().all(|process| !process.is_up());
+    let client = world.client;
+    let has_all = |process: &Process| process.session == Some(Session::IDLE);
+    let answered = match client.stage {
+        Stage::Backlog => client.unread == 0,
+        Stage::Accepted => client.unread == 0 && owners(world).all(has_all),
+        Stage::Ended => true,
+    };
+    let one = owners(world).count() == 1
+        && owners(world).all(|owner| owner.may_tick() && owner.may_answer());
+    nobody || (one && answered)
+}

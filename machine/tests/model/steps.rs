@@ -1,0 +1,481 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Steps: what an action does to a world.
+
+use std::cmp::Ordering;
+
+use early_service_machine::lifecycle::Event;
+
+use crate::atlas::{Atlas, Order};
+use crate::list::List;
+use crate::possible::Action;
+use crate::world::Who::{First, Predecessor, Second};
+use crate::world::{
+    Client, Daemon, Exchange, Life, Process, Record, Rules, Session, Stage, ToPredecessor,
+    ToSuccessor, Who, Wire, World, Wrong,
+};
+
+impl World {
+    /// Takes one action that is possible.
+    pub(crate) fn take(&mut self, action: Action, daemon: &Daemon) {
+        match action {
+            Action::Start(who) => {
+                let started = match who {
+                    Predecessor => Event::StartedAlone,
+                    First | Second => Event::StartedAsSuccessor,
+                };
+                *self.process_mut(who) = Process { life: Life::Up, ..Process::DOWN };
+                self.post(who, started);
+            }
+            Action::Step(who) => self.step(who, daemon),
+            Action::Try(who) => self.try_lock(who),
+            Action::ReadRequest(who, number) => self.read_request(who, number),
+            Action::ReadSuccessor(who) => self.read_successor(who, daemon.rules),
+            Action::ReadPredecessor(who) => self.read_predecessor(who, daemon.rules),
+            Action::Expire(who) => {
+                self.process_mut(who).timer = false;
+                self.post(who, Event::OfferExpired);
+            }
+            Action::Silence(who) => self.give_up_asking(who, Event::PredecessorAbsent),
+            Action::Tick(who) => self.tick(who, daemon),
+            Action::Save(who) => {
+                self.file = self.process(who).counter;
+                self.process_mut(who).unsaved = false;
+            }
+            Action::Log(who) => self.log(who),
+            Action::Accept(who) => {
+                self.client.stage = Stage::Accepted;
+                self.process_mut(who).session = Some(Session::IDLE);
+                if self.process(who).stopping {
+                    self.bereave(true, &daemon.atlas);
+                }
+            }
+            Action::ReadClient(who) => {
+                self.client.unread -= 1;
+                self.change_session(who, |session| session.input += 1);
+            }
+            Action::CarryOut(who) => {
+                let record = self.process(who).counter.unwrap_or(Record::FRESH);
+                self.change(who, Record { set: record.set + 1, ..record }, daemon);
+                self.change_session(who, |session| {
+                    session.input -= 1;
+                    session.replies += 1;
+                });
+            }
+            Action::Answer(who) => {
+                self.client.answered += 1;
+                self.change_session(who, |session| session.replies -= 1);
+            }
+            Action::Finish(who) => {
+                self.close(who);
+                *self.process_mut(who) = Process::DOWN;
+            }
+            Action::SwitchRoot => {
+                self.root_switched = true;
+                // Whoever has left Booting does not come back to it, and nobody else minds.
+                let Process { life, place, .. } = *self.process(Predecessor);
+                if life == Life::Up && place == Atlas::BEGIN {
+                    self.post(Predecessor, Event::RootSwitched);
+                }
+            }
+            Action::KillLockFirst(who) => self.kill(who, true, &daemon.atlas),
+            Action::KillLockLast(who) => self.kill(who, false, &daemon.atlas),
+            Action::Stop(who) => {
+                self.faults += 1;
+                let owned = self.is_accountable(who, &daemon.atlas);
+                self.process_mut(who).stopping = true;
+                self.post(who, Event::StopRequested);
+                self.bereave(owned, &daemon.atlas);
+            }
+            Action::Mismatch(who) => {
+                self.faults += 1;
+                self.refuse(who);
+                self.bereave(false, &daemon.atlas);
+            }
+        }
+        self.settle();
+    }
+
+    fn post(&mut self, who: Who, event: Event) {
+        self.process_mut(who).mailbox.push(event.into());
+    }
+
+    fn step(&mut self, who: Who, daemon: &Daemon) {
+        let process = self.process_mut(who);
+        if process.orders.is_empty() {
+            let Some(fact) = process.mailbox.pop() else { return };
+            (process.orders, process.place) = daemon.atlas.take(process.place, fact);
+        }
+        if self.waits_for_lock(who) {
+            return;
+        }
+        if let Some(order) = self.process_mut(who).orders.pop() {
+            self.carry_out(who, order, daemon);
+        }
+    }
+
+    fn carry_out(&mut self, who: Who, order: Order, daemon: &Daemon) {
+        let has_file = self.has_file(who, daemon);
+        match order {
+            Order::Lock if has_file => self.process_mut(who).trying = true,
+            Order::Lock => self.post(who, Event::LockedWithoutState),
+            Order::Ask => self.ask(who, daemon.bounds.takeover),
+            Order::Prepare => {
+                self.process_mut(who).exchange = Exchange::Prepared;
+                self.write_up(who, ToPredecessor::Prepared);
+            }
+            Order::Discard => {
+                let process = self.process_mut(who);
+                (process.copy, process.session, process.received) = (false, None, None);
+                process.exchange = Exchange::Idle;
+            }
+            Order::Abort | Order::Hush => {
+                let aborts = order == Order::Abort;
+                if let Some(wire) = self.asker_mut(who) {
+                    if aborts {
+                        wire.write_down(ToSuccessor::Abort);
+                    }
+                    wire.close_to();
+                } else if aborts {
+                    self.write_up(who, ToPredecessor::Abort);
+                }
+                self.close_wire(who);
+                let process = self.process_mut(who);
+                (process.offered, process.timer) = (false, false);
+            }
+            Order::Load => self.load(who, daemon),
+            Order::Done => {
+                self.write_up(who, ToPredecessor::Done);
+                self.close_wire(who);
+            }
+            Order::Listen => {
+                // Only a broken machine has something left to say.
+                if self.process(who).orders.is_empty() {
+                    self.close_wire(who);
+                }
+                self.begun = true;
+                self.process_mut(who).listening = true;
+                if self.process(who).stopping {
+                    self.bereave(true, &daemon.atlas);
+                } else if self.process(who).session.is_some() {
+                    (self.client.bereaved, self.client.forsaken) = (false, false);
+                }
+            }
+            Order::Freeze | Order::FreezeClients => {
+                let process = self.process_mut(who);
+                process.listening = false;
+                process.frozen = order == Order::Freeze;
+                self.post(who, Event::Frozen);
+            }
+            Order::Offer => self.offer(who, daemon),
+            Order::End => {
+                let lock = self.process(who).holds_lock() && daemon.rules.passes_lock;
+                if let Some(wire) = self.asker_mut(who) {
+                    wire.write_down(ToSuccessor::End { lock });
+                }
+                let process = self.process_mut(who);
+                (process.offered, process.timer) = (true, true);
+            }
+            Order::Commit => {
+                if let Some(wire) = self.asker_mut(who) {
+                    wire.write_down(ToSuccessor::Commit);
+                }
+                self.process_mut(who).timer = false;
+            }
+            Order::Leave => self.leave(who, daemon.rules),
+            Order::Exit => {
+                self.close(who);
+                *self.process_mut(who) = Process::DOWN;
+            }
+            Order::Peek => {
+                let file = self.file;
+                self.process_mut(who).peeked = file;
+            }
+            Order::Run => {
+                let process = self.process_mut(who);
+                let record = process.peeked.unwrap_or(Record::FRESH);
+                (process.counter, process.frozen) = (Some(record), false);
+            }
+            Order::Resume => self.process_mut(who).frozen = false,
+            Order::Unlock => self.process_mut(who).lock = false,
+            Order::Take => self.process_mut(who).lock = true,
+        }
+    }
+
+    /// Nothing of the process runs any more; what it holds beside the lock goes in the next step.
+    fn leave(&mut self, who: Who, rules: Rules) {
+        while self.process(who).queued != 0 {
+            self.log(who);
+        }
+        let orders = [Order::Exit].into_iter().collect();
+        let process = self.process_mut(who);
+        let Process { life, place, session, listening, counter, .. } = *process;
+        *process = Process { life, place, session, orders, ..Process::DOWN };
+        if !rules.leaves_at_once {
+            (process.listening, process.counter) = (listening, counter);
+        }
+    }
+
+    /// The process dies; one of the two pieces comes at once.
+    fn kill(&mut self, who: Who, lock_first: bool, atlas: &Atlas) {
+        self.faults += 1;
+        let owned = self.is_accountable(who, atlas);
+        let Process { lock, copy, session, queued, .. } = *self.process(who);
+        self.lost |= queued;
+        if lock_first {
+            *self.process_mut(who) = Process { life: Life::Dying, session, ..Process::DOWN };
+        } else {
+            *self.process_mut(who) = Process { life: Life::Dying, lock, copy, ..Process::DOWN };
+            self.close(who);
+        }
+        if !self.has_pieces(who) {
+            *self.process_mut(who) = Process::DOWN;
+        }
+        self.bereave(owned, atlas);
+    }
+
+    /// Whether the kernel still holds something of a process that died.
+    fn has_pieces(&self, who: Who) -> bool {
+        let process = self.process(who);
+        let connected = |wire: &Wire| {
+            (wire.server == Some(who) && wire.to) || (wire.successor == who && wire.from)
+        };
+        process.holds_lock() || process.session.is_some() || self.wires.iter().any(connected)
+    }
+
+    /// The kernel closes the process's end of every connection.
+    fn close(&mut self, who: Who) {
+        self.process_mut(who).session = None;
+        for wire in self.wires.iter_mut() {
+            if wire.server == Some(who) {
+                wire.close_to();
+            }
+            if wire.successor == who {
+                wire.close_from();
+            }
+        }
+    }
+
+    /// Closes a successor's connection, where it is open.
+    fn close_wire(&mut self, who: Who) {
+        self.process_mut(who).exchange = Exchange::Idle;
+        if let Some(wire) = self.wire_mut(who) {
+            wire.close_from();
+        }
+    }
+
+    fn write_up(&mut self, who: Who, message: ToPredecessor) {
+        if let Some(wire) = self.wire_mut(who) {
+            wire.write_up(message);
+        }
+    }
+
+    fn try_lock(&mut self, who: Who) {
+        let (free, file) = (self.lock_is_free(), self.file);
+        let process = self.process_mut(who);
+        if !free {
+            process.told = true;
+            return self.post(who, Event::LockHeld);
+        }
+        (process.lock, process.trying) = (true, false);
+        let stateful = file.is_some();
+        let event = if stateful { Event::LockedWithState } else { Event::LockedWithoutState };
+        self.post(who, event);
+    }
+
+    fn ask(&mut self, who: Who, takeover: bool) {
+        self.close_wire(who);
+        self.tidy();
+        // Its socket is there from the process's start until the kernel has closed it.
+        if !takeover && self.process(Predecessor).life == Life::Down {
+            return self.post(who, Event::PredecessorAbsent);
+        }
+        self.process_mut(who).exchange = Exchange::Asking;
+        self.wires.push(Wire {
+            successor: who,
+            from: true,
+            to: true,
+            server: (!takeover).then_some(Predecessor),
+            asker: false,
+            up: [ToPredecessor::Request].into_iter().collect(),
+            down: List::EMPTY,
+            session: None,
+            record: None,
+        });
+    }
+
+    fn read_request(&mut self, who: Who, number: usize) {
+        let taken = self.asker(who).is_some();
+        let Some(wire) = self.wires.iter_mut().nth(number) else { return };
+        if taken {
+            wire.write_down(ToSuccessor::Busy);
+            return wire.close_to();
+        }
+        wire.up.pop();
+        (wire.server, wire.asker) = (Some(who), true);
+        self.post(who, Event::HandoffRequested);
+    }
+
+    fn offer(&mut self, who: Who, daemon: &Daemon) {
+        let Process { session, counter, .. } = *self.process(who);
+        let record = counter.filter(|_| !self.has_file(who, daemon));
+        let Some(wire) = self.asker_mut(who) else {
+            return self.post(who, Event::SuccessorGone);
+        };
+        if wire.from {
+            wire.down.push(ToSuccessor::State);
+            (wire.session, wire.record) = (session, record);
+        }
+        self.process_mut(who).orders.push_front(Order::End);
+    }
+
+    fn read_successor(&mut self, who: Who, rules: Rules) {
+        let Some(wire) = self.asker_mut(who) else { return };
+        if !rules.reads_out && !wire.from {
+            wire.up = List::EMPTY;
+        }
+        let event = match wire.up.pop() {
+            Some(ToPredecessor::Request) => return,
+            Some(ToPredecessor::Prepared) => Event::SuccessorPrepared,
+            Some(ToPredecessor::Done) => Event::SuccessorDone,
+            Some(ToPredecessor::Abort) | None => Event::SuccessorGone,
+        };
+        if event == Event::SuccessorGone {
+            wire.close_to();
+        }
+        if event != Event::SuccessorPrepared {
+            let process = self.process_mut(who);
+            (process.offered, process.timer) = (false, false);
+        }
+        self.post(who, event);
+    }
+
+    fn read_predecessor(&mut self, who: Who, rules: Rules) {
+        let exchange = self.process(who).exchange;
+        let Some(wire) = self.wire_mut(who) else { return };
+        if !rules.reads_out && !wire.to {
+            wire.down = List::EMPTY;
+        }
+        match (exchange, wire.down.pop()) {
+            (_, None) => self.give_up_asking(who, Event::PredecessorGone),
+            (_, Some(ToSuccessor::Abort | ToSuccessor::Busy)) => {
+                self.give_up_asking(who, Event::PredecessorRefused);
+            }
+            (Exchange::Prepared, Some(ToSuccessor::Commit)) => {
+                self.process_mut(who).exchange = Exchange::Idle;
+                self.post(who, Event::Committed);
+            }
+            (Exchange::Asking, Some(ToSuccessor::State)) => {
+                let (session, record) = (wire.session.take(), wire.record.take());
+                let process = self.process_mut(who);
+                (process.session, process.received) = (session, record);
+            }
+            (Exchange::Asking, Some(ToSuccessor::End { lock }))
+                if lock || self.process(who).lock || !rules.needs_lock =>
+            {
+                let process = self.process_mut(who);
+                (process.copy, process.exchange) = (lock, Exchange::Whole);
+                self.post(who, Event::StateReceived);
+            }
+            // Not what was expected.
+            (_, Some(_)) => self.refuse(who),
+        }
+    }
+
+    /// What came is no use: drops all of it, says so, and will be told to ask again.
+    fn refuse(&mut self, who: Who) {
+        let process = self.process_mut(who);
+        (process.session, process.received) = (None, None);
+        self.write_up(who, ToPredecessor::Abort);
+        self.give_up_asking(who, Event::PredecessorRefused);
+    }
+
+    fn give_up_asking(&mut self, who: Who, event: Event) {
+        self.close_wire(who);
+        self.post(who, event);
+    }
+
+    fn load(&mut self, who: Who, daemon: &Daemon) {
+        let has_file = self.has_file(who, daemon);
+        let Process { received, counter, .. } = *self.process(who);
+        let file = self.file.filter(|_| has_file);
+        let kept = if has_file { received } else { counter };
+        let record = file.or(kept).unwrap_or(Record::FRESH);
+        if record == Record::FRESH && (self.ticked > 0 || self.client.answered > 0) {
+            self.wrong = Some(Wrong::StartedAnew);
+        }
+        if has_file && file.is_none() && kept.is_some() && daemon.rules.keeps_received {
+            self.file = kept;
+        }
+        let process = self.process_mut(who);
+        (process.counter, process.frozen) = (Some(record), false);
+    }
+
+    /// One tick that is due: in the file, and then to be seen.
+    fn tick(&mut self, who: Who, daemon: &Daemon) {
+        let Some(record) = self.process(who).counter else { return };
+        self.change(who, Record { next: record.next + 1, ..record }, daemon);
+        match record.next.cmp(&self.ticked) {
+            Ordering::Less => self.wrong = Some(Wrong::TickedTwice),
+            Ordering::Equal => self.ticked += 1,
+            Ordering::Greater => self.wrong = Some(Wrong::TickMissing),
+        }
+        if daemon.bounds.journal {
+            self.process_mut(who).queued |= 1 << record.next;
+        }
+    }
+
+    fn change(&mut self, who: Who, record: Record, daemon: &Daemon) {
+        let has_file = self.has_file(who, daemon);
+        let process = self.process_mut(who);
+        process.counter = Some(record);
+        if !has_file {
+            return;
+        }
+        if daemon.rules.writes_first {
+            self.file = Some(record);
+        } else {
+            process.unsaved = true;
+        }
+    }
+
+    /// The oldest queued line reaches the log.
+    fn log(&mut self, who: Who) {
+        let line = 1 << self.process(who).queued.trailing_zeros();
+        self.process_mut(who).queued &= !line;
+        if self.logged & line != 0 {
+            self.wrong = Some(Wrong::LoggedTwice);
+        }
+        self.logged |= line;
+    }
+
+    fn change_session(&mut self, who: Who, change: impl FnOnce(&mut Session)) {
+        if let Some(session) = &mut self.process_mut(who).session {
+            change(session);
+        }
+    }
+
+    /// What the kernel does of itself, at once.
+    fn settle(&mut self) {
+        self.tidy();
+        let held = self.processes.iter().any(|process| process.session.is_some())
+            || self.wires.iter().any(|wire| wire.session.is_some());
+        if self.client.stage == Stage::Accepted && !held {
+            if !self.client.forsaken {
+                self.wrong = Some(Wrong::ClientDropped);
+            }
+            self.client = Client {
+                stage: Stage::Ended,
+                unread: 0,
+                bereaved: false,
+                forsaken: false,
+                ..self.client
+            };
+        }
+    }
+
+    /// Connections that are closed at both ends are gone; the order of the others says nothing.
+    fn tidy(&mut self) {
+        self.wires.retain(|wire| wire.from || wire.to);
+        self.wires.sort();
+    }
+}
