@@ -11,7 +11,7 @@ use crate::cache::{self, SOURCE};
 use crate::guest::{Guest, Image};
 use crate::package;
 use crate::plan::{self, Plan, Swap, Verdict};
-use crate::rows::ordinary;
+use crate::rows::{first_stage, ordinary};
 use crate::tools::{self, output};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,9 @@ use std::process::Command;
 struct Sabotage {
     name: &'static str,
     changes: &'static [Change],
-    /// The row of the ordinary boot that must break.
+    /// What is booted.
+    plan: &'static Plan,
+    /// The row that must break.
     row: &'static str,
     /// How the claim begins that must break it; another one would break it for another reason.
     claim: &'static str,
@@ -42,6 +44,7 @@ const SABOTAGES: &[Sabotage] = &[
             from: "self.state.next = number.wrapping_add(1);",
             to: "self.state.next = number.wrapping_add(if number == 20 { 2 } else { 1 });",
         }],
+        plan: &ORDINARY,
         row: ordinary::NUMBERS,
         claim: "every number once and in order",
     },
@@ -50,11 +53,59 @@ const SABOTAGES: &[Sabotage] = &[
         name: "number-doubled",
         changes: &[Change {
             file: "machine/src/counter.rs",
-            from: "parse_number(reply).map(|next| Self { next })",
-            to: "parse_number(reply).map(|next| Self { next: next.saturating_sub(1) })",
+            from: r#"Ok(Self { next: fields.number("counter")? })"#,
+            to: r#"Ok(Self { next: fields.number("counter")?.saturating_sub(1) })"#,
         }],
+        plan: &ORDINARY,
         row: ordinary::NUMBERS,
         claim: "every number once and in order",
+    },
+    Sabotage {
+        // The count goes on, but the successor's first tick comes a period after it has adopted.
+        name: "rhythm-begun-anew",
+        changes: &[Change {
+            file: "src/counter.rs",
+            from: "Start::After(snapshot) => Running::resuming(snapshot, now, self.period),",
+            to: "Start::After(snapshot) => Running::starting(snapshot.state, now, self.period),",
+        }],
+        plan: &ORDINARY,
+        row: ordinary::NUMBERS,
+        claim: "each number is due a period after the one before",
+    },
+    Sabotage {
+        name: "clients-dropped",
+        changes: &[Change {
+            file: "src/server.rs",
+            from: "self.sessions.extend(predecessors.sessions);",
+            to: "drop(predecessors.sessions);",
+        }],
+        plan: &ORDINARY,
+        row: ordinary::CLIENTS,
+        claim: "one connection lasts",
+    },
+    Sabotage {
+        name: "half-a-line-dropped",
+        changes: &[Change {
+            file: "src/session.rs",
+            from: "let fits = session.input.replace(unread)",
+            to: "let _ = unread;
+                 let fits = session.input.replace(&[])",
+        }],
+        plan: &ORDINARY,
+        row: ordinary::NC,
+        claim: "half a line is kept, and its other half awaited",
+    },
+    Sabotage {
+        // What is in the file is older than what was logged.
+        name: "written-too-late",
+        changes: &[Change {
+            file: "src/counter.rs",
+            from: "self.store(count);",
+            to: "if uncounted.state().next % 10 == 0 { self.store(count) }",
+        }],
+        plan: &first_stage::KILLED,
+        row: first_stage::RECOVERS,
+        claim: "no number twice",
     },
     Sabotage {
         name: "exit-1-after-the-handoff",
@@ -67,10 +118,13 @@ const SABOTAGES: &[Sabotage] = &[
             },
             Change {
                 file: "src/main.rs",
-                from: "if result.is_ok() { ExitCode::SUCCESS }",
-                to: "if result.is_ok() && !fails { ExitCode::SUCCESS }",
+                from: "            }
+            ExitCode::SUCCESS",
+                to: "            }
+            if fails { ExitCode::FAILURE } else { ExitCode::SUCCESS }",
             },
         ],
+        plan: &ORDINARY,
         row: ordinary::ENDS_WELL,
         claim: "the first stage ends once, with success",
     },
@@ -79,10 +133,12 @@ const SABOTAGES: &[Sabotage] = &[
     Sabotage {
         name: "unit-without-at",
         changes: &[WITHOUT_AT],
+        plan: &ORDINARY,
         row: ordinary::SPARED,
         claim: ordinary::NO_SIGTERM,
     },
-    // Without either belt the first stage is gone before the switch of root.
+    // Without either belt the first stage is gone before the switch of root; the count goes on from
+    // the state file, but nobody hands over.
     Sabotage {
         name: "neither-belt",
         changes: &[
@@ -93,10 +149,13 @@ const SABOTAGES: &[Sabotage] = &[
                 to: "heard_in_socket(signal_hook::consts::SIGUSR2)?",
             },
         ],
-        row: ordinary::NUMBERS,
-        claim: "every number once and in order",
+        plan: &ORDINARY,
+        row: ordinary::ENDS_WELL,
+        claim: "the first stage hands over once",
     },
 ];
+
+const ORDINARY: Plan = ordinary::ORDINARY;
 
 const WITHOUT_AT: Change = Change {
     file: "conf/early-service-initrd.service",
@@ -126,7 +185,7 @@ pub(crate) fn survivors() -> Vec<String> {
 
 impl Sabotage {
     fn boot(&self, image: &Image, swaps: &[Swap]) -> Vec<Verdict> {
-        plan::boot(&Plan { name: self.name, ..ordinary::ORDINARY }, image, swaps)
+        plan::boot(&Plan { name: self.name, ..*self.plan }, image, swaps)
     }
 
     fn judge(&self, verdicts: &[Verdict]) -> Result<(), String> {

@@ -17,27 +17,29 @@ const BEFORE_START: (&str, &str) = (
     "[Service]\nExecStartPre=+/boot-test/before-start\nDeviceAllow=/dev/ttyS1 w\n",
 );
 
+pub(crate) const RECOVERS: &str = "first stage killed, before the switch and after";
+
+/// Also what [`crate::sabotage`] boots.
+pub(crate) const KILLED: Plan = Plan {
+    name: "first-killed",
+    clients: &["boot-storm"],
+    in_initrd: r#"
+        killed=$(first_pid) && kill -9 "$killed"
+        another() { [ "$(first_pid)" != 0 ] && [ "$(first_pid)" != "$killed" ]; }
+        wait_until another && sleep 1"#,
+    over_disk: &[
+        BEFORE_START,
+        ("/boot-test/before-start", "#!/bin/sh\n. /boot-test/words.sh\nkill -9 \"$(first_pid)\"\n"),
+    ],
+    rows: &[
+        Row { name: RECOVERS, holds: killed },
+        Row { name: "first stage killed: no client is refused", holds: killed_refuses_nobody },
+    ],
+    ..Plan::ORDINARY
+};
+
 pub(super) const PLANS: &[Plan] = &[
-    Plan {
-        name: "first-killed",
-        clients: &["boot-storm"],
-        in_initrd: r#"
-            killed=$(first_pid) && kill -9 "$killed"
-            another() { [ "$(first_pid)" != 0 ] && [ "$(first_pid)" != "$killed" ]; }
-            wait_until another && sleep 1"#,
-        over_disk: &[
-            BEFORE_START,
-            (
-                "/boot-test/before-start",
-                "#!/bin/sh\n. /boot-test/words.sh\nkill -9 \"$(first_pid)\"\n",
-            ),
-        ],
-        rows: &[
-            Row { name: "first stage killed, before the switch and after", holds: killed },
-            Row { name: "first stage killed: no client is refused", holds: killed_refuses_nobody },
-        ],
-        ..Plan::ORDINARY
-    },
+    KILLED,
     Plan {
         name: "first-stopped",
         clients: &["boot-storm"],

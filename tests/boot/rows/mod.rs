@@ -2,7 +2,7 @@
 //! Rows: the scenarios, one file for each kind of trouble.
 
 mod commands;
-mod first_stage;
+pub(crate) mod first_stage;
 mod older;
 pub(crate) mod ordinary;
 mod package;

@@ -10,6 +10,8 @@ use crate::ticks::{self, ticks};
 pub(crate) const NUMBERS: &str = "ordinary boot: every number once, on its time";
 pub(crate) const ENDS_WELL: &str = "ordinary boot: the first stage ends well";
 pub(crate) const SPARED: &str = "ordinary boot: PID 1 spares the first stage";
+pub(crate) const CLIENTS: &str = "ordinary boot: no client is refused, none loses an answer";
+pub(crate) const NC: &str = "ordinary boot: nc sits through it all, half a line typed";
 
 /// The claim of [`SPARED`] that stands on the `@`.
 pub(crate) const NO_SIGTERM: &str = "no SIGTERM reaches the first stage";
@@ -43,8 +45,8 @@ pub(crate) const ORDINARY: Plan = Plan {
         Row { name: NUMBERS, holds: numbers },
         Row { name: SPARED, holds: spared },
         Row { name: ENDS_WELL, holds: first_stage_ends_well },
-        Row { name: "ordinary boot: no client is refused, none loses an answer", holds: clients },
-        Row { name: "ordinary boot: nc sits through it all, half a line typed", holds: nc },
+        Row { name: CLIENTS, holds: clients },
+        Row { name: NC, holds: nc },
         Row { name: "ordinary boot: one state file, for both stages to write", holds: state_file },
         Row { name: "ordinary boot: nothing of the initrd is held", holds: nothing_held },
         Row { name: "ordinary boot: one account in both stages", holds: one_account },
