@@ -9,7 +9,8 @@ use crate::random::Random;
 use crate::trial::{Fault, Plan, Side, When};
 use crate::{number_from, seed};
 
-/// For each arrow, side and fault, half of them before the arrow; `FAULTS_TRIES` in the environment is another number.
+/// For each arrow, side and fault, half of them before the arrow; `FAULTS_TRIES` in the environment
+/// is another number.
 const TRIES: u64 = 20;
 
 /// Longer than the predecessor's offer lasts: it withdraws it meanwhile.
