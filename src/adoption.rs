@@ -40,6 +40,13 @@ use crate::{listener, systemd};
 /// that may not have the state at all keeps both processes at work.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
+/// How often the pause is doubled where what a predecessor sends is refused for the same reason each
+/// time: up to 3.2 s.
+///
+/// Each time it stops ticking and answering for a moment, and logs that; a reason that goes away, as
+/// a lack of descriptors may, is noticed that late.
+const MOST_REPEATED: u32 = 5;
+
 /// How long a predecessor may be silent before that is said; it is waited for all the same.
 const SILENT: Duration = Duration::from_secs(1);
 
@@ -66,6 +73,8 @@ pub(crate) struct Adoption {
     answer: Option<Answer>,
     /// What was last said about a predecessor that does not hand over; said once.
     said: Option<String>,
+    /// How often in a row what it sent did not add up for the same reason.
+    repeated: u32,
 }
 
 /// All that a predecessor gave.
@@ -176,6 +185,7 @@ impl Adoption {
             crowded: None,
             answer: None,
             said: None,
+            repeated: 0,
         }
     }
 
@@ -188,7 +198,7 @@ impl Adoption {
             log::info!("Reading starting position from socket {path}");
             self.said = Some(String::new());
         }
-        let at = if is_first { now } else { now + ASK_AGAIN };
+        let at = if is_first { now } else { now + ASK_AGAIN * (1 << self.repeated) };
         self.progress = Progress::Pausing(at, Way::Exchange);
     }
 
@@ -240,7 +250,10 @@ impl Adoption {
 
     /// Drops all that was received, and then tells the predecessor and the log why.
     pub(crate) fn refuse(&mut self, why: &str) {
-        self.say_once(format!("cannot adopt from {}: {why}", self.path.display()));
+        let line = format!("cannot adopt from {}: {why}", self.path.display());
+        let is_repeated = self.said.as_ref() == Some(&line);
+        self.repeated = if is_repeated { MOST_REPEATED.min(self.repeated + 1) } else { 0 };
+        self.say_once(line);
         self.discard();
         if let Some(peer) = self.take_peer() {
             let _ = peer.say(&Message::Abort(why.as_bytes()).to_string());

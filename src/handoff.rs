@@ -312,10 +312,6 @@ impl Handoff {
     }
 
     fn asked(&mut self, stream: Async<UnixStream>, asked: Asked) {
-        let busy = match asked {
-            Asked::Exchange { .. } => &*Line::Busy.to_string(),
-            Asked::ListenerAndState | Asked::State => BUSY,
-        };
         // Where the credentials cannot be read, nobody vouches for this peer.
         let peer = match socket_peercred(&stream) {
             Ok(peer) if self.may_have_the_state(&peer) => peer,
@@ -332,7 +328,7 @@ impl Handoff {
         let (pid, uid) = (peer.pid.as_raw_nonzero(), peer.uid.as_raw());
         if self.offering.is_some() {
             self.refusals.log(format_args!("process {pid} came while another one is adopting"));
-            return answer_and_close(&stream, busy);
+            return turn_away(&stream, &asked);
         }
         log::info!("Handing over to process {pid} of user {uid}");
         self.offering = Some(Offering::new(stream, peer, asked));
@@ -438,6 +434,14 @@ impl Refusals {
             more => log::warn!("Refusing to hand over: {who}, and {more} others before"),
         }
         *self = Self { logged: Some(now), silent: 0 };
+    }
+}
+
+/// Tells one that may ask that others are served first.
+pub(crate) fn turn_away(stream: &Async<UnixStream>, asked: &Asked) {
+    match asked {
+        Asked::Exchange { .. } => answer_and_close(stream, &Line::Busy.to_string()),
+        Asked::ListenerAndState | Asked::State => answer_and_close(stream, BUSY),
     }
 }
 

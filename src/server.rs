@@ -385,6 +385,9 @@ impl Server {
         // Whatever comes from outside leaves room for the supervisor's orders.
         if self.handoff.len() < handoff::ASKERS {
             post(&self.handoff, handoff::Message::Asked(session.into_stream(), asked));
+        } else {
+            // Closed without a word, it would take us for an older program.
+            handoff::turn_away(&session.into_stream(), &asked);
         }
     }
 

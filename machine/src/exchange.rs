@@ -82,8 +82,8 @@ impl<'a> Request<'a> {
         let end = rest.iter().position(|byte| *byte == b' ').unwrap_or(rest.len());
         let (version, rest) = rest.split_at_checked(end)?;
         number(version).filter(|version| *version > 0)?;
-        let listener = rest.strip_prefix(LISTENER.as_bytes());
-        Some(Self::Exchange { listener: listener.and_then(|path| str::from_utf8(path).ok()) })
+        let rest = str::from_utf8(rest).unwrap_or_default();
+        Some(Self::Exchange { listener: rest.split_once(LISTENER).map(|(_, path)| path) })
     }
 }
 
@@ -359,6 +359,10 @@ mod tests {
             ("handoff 1", Some(Request::Exchange { listener: plain })),
             ("handoff 1 listener=/run/a b.sock", Some(Request::Exchange { listener: path })),
             ("handoff 2 later=1", Some(Request::Exchange { listener: plain })),
+            (
+                "handoff 2 later=1 listener=/run/a b.sock",
+                Some(Request::Exchange { listener: path }),
+            ),
             ("handoff 1 listener", Some(Request::Exchange { listener: plain })),
             ("handoff 0", None),
             ("handoff", None),

@@ -14,9 +14,9 @@
 //! | [`load`] | the clients |
 //! | [`judge`], [`order`] | what is right and what is not |
 //!
-//! `FAULTS_TRIES` (20 before and 20 after each arrow, for each side and fault), `FAULTS_INSTANTS`
-//! (1000) and `FAULTS_HANDOFFS` in the environment ask for more, `FAULTS_SEED` for the same tries
-//! again.
+//! `FAULTS_TRIES` (20 for each arrow, side and fault, half of them before the arrow is delivered),
+//! `FAULTS_INSTANTS` (1000) and `FAULTS_HANDOFFS` in the environment ask for more, `FAULTS_SEED`
+//! for the same tries again.
 //! A table says how many tries each fault had, and what was lost by right.
 #![allow(clippy::print_stderr, reason = "a test that fails shows what the daemon logged")]
 

@@ -2,68 +2,19 @@
 //! Adopting: the daemon as the successor of a predecessor that the test plays.
 
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 
 use rustix::process::Signal;
 
 use crate::client::get_counter;
-use crate::daemon::{Daemon, STILL};
+use crate::daemon::STILL;
 use crate::manager::Manager;
+use crate::pair::{Pair, client};
 use crate::scratch::Scratch;
 use crate::stage::{is_locked, lock, start_under, state_file, succeed};
+use crate::until;
 use crate::wire::{Predecessor, Wire, borrowed, state};
-use crate::{LIMIT, until};
-
-/// A predecessor with the lock, and one that adopts from it.
-struct Pair {
-    scratch: Scratch,
-    predecessor: Predecessor,
-    lock: OwnedFd,
-    successor: Daemon,
-}
-
-impl Pair {
-    fn new() -> Self {
-        let scratch = Scratch::new();
-        let predecessor = Predecessor::new(&scratch);
-        let lock = lock(&state_file(&scratch));
-        let successor = succeed(&scratch, "root", &predecessor.path, &STILL);
-        Self { scratch, predecessor, lock, successor }
-    }
-
-    /// Sends all but the last line, with no clients.
-    fn offer_nothing_but_the_state(&self) -> Wire {
-        let mut wire = self.predecessor.asked_for_the_exchange();
-        wire.say(&state(137, true, 0, 0));
-        wire
-    }
-
-    fn end(&self, wire: &mut Wire) {
-        wire.send("end\n", &[self.lock.as_fd()]);
-    }
-
-    /// Hands over to whoever asks next.
-    #[track_caller]
-    fn hand_over(self) -> (Scratch, Daemon) {
-        let mut wire = self.offer_nothing_but_the_state();
-        self.end(&mut wire);
-        assert_eq!(wire.line(), "prepared");
-        wire.say("commit");
-        assert_eq!(wire.line(), "done");
-        drop(self.lock);
-        assert_eq!(get_counter(&self.successor.socket), 137);
-        assert!(is_locked(&state_file(&self.scratch)), "the lock is with the successor");
-        (self.scratch, self.successor)
-    }
-}
-
-/// Two ends of a connection: the client's, and the one that is handed over.
-fn client() -> (UnixStream, OwnedFd) {
-    let (client, served) = UnixStream::pair().expect("a pair");
-    client.set_read_timeout(Some(LIMIT)).expect("not zero");
-    (client, served.into())
-}
 
 #[track_caller]
 fn line(client: &mut UnixStream) -> String {
@@ -103,99 +54,18 @@ fn keys_of_another_release_are_ignored() {
 }
 
 #[test]
-fn what_does_not_add_up_is_refused_with_its_reason_and_asked_for_again() {
-    type Send = fn(&Pair, &mut Wire);
-    const NO_CLIENT: &str = "client input=0 replies=0 ended=0 closing=0\n";
-    let cases: [(&str, Send); 14] = [
-        (
-            "cannot understand 'state 1 counter=137 deadline_ns=5': it has no valid period_ns",
-            |_, wire| {
-                wire.say("state 1 counter=137 deadline_ns=5");
-            },
-        ),
-        ("cannot understand 'state 1 counter=x'", |_, wire| wire.say("state 1 counter=x")),
-        ("cannot understand 'state 2 counter=137'", |_, wire| wire.say("state 2 counter=137")),
-        ("a listener is missing", |_, wire| wire.say(&state(137, true, 1, 0))),
-        ("it is not a UNIX socket", |pair, wire| {
-            let line = format!("{}\n", state(137, true, 1, 0));
-            wire.send(line, &[pair.lock.as_fd()]);
-        }),
-        ("it does not listen", |_, wire| {
-            wire.send(format!("{}\n", state(137, true, 1, 0)), &borrowed(&[client().1]));
-        }),
-        ("the descriptor of a client is missing", |_, wire| {
-            wire.say(&state(137, true, 0, 1));
-            wire.send(NO_CLIENT, &[]);
-        }),
-        ("0 of 1 clients came", |pair, wire| {
-            wire.say(&state(137, true, 0, 1));
-            pair.end(wire);
-        }),
-        ("more than 0 clients came", |_, wire| {
-            wire.say(&state(137, true, 0, 0));
-            wire.send(NO_CLIENT, &borrowed(&[client().1]));
-        }),
-        ("the lock is missing", |_, wire| {
-            wire.say(&state(137, true, 0, 0));
-            wire.say("end");
-        }),
-        ("more descriptors came than were told of", |pair, wire| {
-            wire.say(&state(137, true, 0, 0));
-            wire.send("end\n", &[pair.lock.as_fd(), pair.lock.as_fd()]);
-        }),
-        ("a client with 5000 bytes of input and 0 of replies does not fit", |_, wire| {
-            wire.say(&state(137, true, 0, 1));
-            wire.send("client input=5000 replies=0 ended=0 closing=0\n", &borrowed(&[client().1]));
-        }),
-        ("it has 1005 clients, and we serve 1004", |_, wire| {
-            wire.say(&state(137, true, 0, 1005));
-        }),
-        ("it does not hold the lock, and we do not either", |_, wire| {
-            wire.say(&state(137, false, 0, 0));
-            wire.say("end");
-        }),
-    ];
-    let pair = Pair::new();
-    for (why, send) in cases {
-        let mut wire = pair.predecessor.asked_for_the_exchange();
-        send(&pair, &mut wire);
-        let said = wire.line();
-        assert!(said.starts_with("abort ") && said.contains(why), "{why}: {said:?}");
-        wire.end();
-        pair.successor.wait_for(why);
-    }
-    pair.hand_over();
-}
-
-#[test]
-fn something_else_than_the_exchange_after_the_state_is_refused() {
-    let endless = "x".repeat(1000);
-    let pair = Pair::new();
-    for (word, why) in [
-        ("nonsense", "cannot understand 'nonsense'"),
-        ("prepared", "'prepared' comes too early"),
-        ("commit", "'commit' comes too early"),
-        (&endless, "is too long"),
-    ] {
-        let mut wire = pair.offer_nothing_but_the_state();
-        wire.say(word);
-        let said = wire.line();
-        assert!(said.starts_with("abort ") && said.contains(why), "{why}: {said:?}");
-        wire.end();
-    }
-    pair.hand_over();
-}
-
-#[test]
-fn who_does_not_know_the_handoff_and_has_not_got_the_lock_is_none_to_adopt_from() {
-    for answer in ["Invalid command: handoff 1", &"x".repeat(1000)] {
-        let pair = Pair::new();
-        let (mut wire, _) = pair.predecessor.asked();
-        wire.say(answer);
-        let said = "does not know the handoff, and another process holds the lock: waiting";
-        pair.successor.wait_for(said);
-        pair.hand_over();
-    }
+fn a_predecessor_without_a_lock_and_without_room_in_its_backlog_is_told_of_and_given_up() {
+    let scratch = Scratch::new();
+    let path = scratch.join("crowded");
+    let listener = UnixListener::bind(&path).expect("a socket");
+    rustix::net::listen(&listener, 0).expect("a shorter backlog");
+    let _only = UnixStream::connect(&path).expect("the only place");
+    let daemon = succeed(&scratch, "root", &path, &STILL);
+    let path = path.display();
+    daemon.wait_for(&format!("{path} has no room in its backlog: waiting for it"));
+    daemon.wait_for(&format!("No predecessor at {path}: no room in its backlog within 5 s"));
+    daemon.wait_for("=> serving");
+    assert_eq!(get_counter(&daemon.socket), 0);
 }
 
 #[test]

@@ -17,6 +17,7 @@
 //! | [`options`] | the command line |
 //! | [`ownership`] | the lock, and who waits for it |
 //! | [`recovery`] | going on after a death or a stop |
+//! | [`refusing`] | what a successor does not adopt |
 //! | [`sessions`] | what clients notice of a handoff |
 //! | [`signals`] | how it ends |
 //! | [`sockets`] | what becomes of the socket file |
@@ -39,6 +40,7 @@ mod older;
 mod options;
 mod ownership;
 mod recovery;
+mod refusing;
 mod sessions;
 mod signals;
 mod sockets;
@@ -50,6 +52,7 @@ mod client;
 mod daemon;
 mod journald;
 mod manager;
+mod pair;
 mod scratch;
 mod stage;
 mod waiting;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Sessions: what clients notice of a handoff, which is nothing.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::process::Command;
 
 use early_service_machine::counter::Reply;
@@ -237,10 +237,8 @@ fn clients_that_come_and_go_while_the_process_ends_do_not_keep_it_from_ending_we
             let _ = client.stream().write_all(b"get_counter\nhandoff 1\n");
         }
         let (status, _) = daemon.ended();
+        // Nobody reads on: one of them holds, unread, what it was offered, and so all the others.
         assert!(status.success(), "{status}: {:?}", daemon.messages().last());
-        for client in &mut clients {
-            let _ = client.stream().read(&mut [0; 100_000]);
-        }
     }
 }
 

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Refusing: what a successor does not adopt, and how it says so.
+
+use std::os::fd::AsFd;
+
+use crate::now;
+use crate::pair::{Pair, client};
+use crate::wire::{Wire, borrowed, state};
+
+#[test]
+fn what_does_not_add_up_is_refused_with_its_reason_and_asked_for_again() {
+    type Send = fn(&Pair, &mut Wire);
+    const NO_CLIENT: &str = "client input=0 replies=0 ended=0 closing=0\n";
+    let cases: [(&str, Send); 14] = [
+        (
+            "cannot understand 'state 1 counter=137 deadline_ns=5': it has no valid period_ns",
+            |_, wire| {
+                wire.say("state 1 counter=137 deadline_ns=5");
+            },
+        ),
+        ("cannot understand 'state 1 counter=x'", |_, wire| wire.say("state 1 counter=x")),
+        ("cannot understand 'state 2 counter=137'", |_, wire| wire.say("state 2 counter=137")),
+        ("a listener is missing", |_, wire| wire.say(&state(137, true, 1, 0))),
+        ("it is not a UNIX socket", |pair, wire| {
+            let line = format!("{}\n", state(137, true, 1, 0));
+            wire.send(line, &[pair.lock.as_fd()]);
+        }),
+        ("it does not listen", |_, wire| {
+            wire.send(format!("{}\n", state(137, true, 1, 0)), &borrowed(&[client().1]));
+        }),
+        ("the descriptor of a client is missing", |_, wire| {
+            wire.say(&state(137, true, 0, 1));
+            wire.send(NO_CLIENT, &[]);
+        }),
+        ("0 of 1 clients came", |pair, wire| {
+            wire.say(&state(137, true, 0, 1));
+            pair.end(wire);
+        }),
+        ("more than 0 clients came", |_, wire| {
+            wire.say(&state(137, true, 0, 0));
+            wire.send(NO_CLIENT, &borrowed(&[client().1]));
+        }),
+        ("the lock is missing", |_, wire| {
+            wire.say(&state(137, true, 0, 0));
+            wire.say("end");
+        }),
+        ("more descriptors came than were told of", |pair, wire| {
+            wire.say(&state(137, true, 0, 0));
+            wire.send("end\n", &[pair.lock.as_fd(), pair.lock.as_fd()]);
+        }),
+        ("a client with 5000 bytes of input and 0 of replies does not fit", |_, wire| {
+            wire.say(&state(137, true, 0, 1));
+            wire.send("client input=5000 replies=0 ended=0 closing=0\n", &borrowed(&[client().1]));
+        }),
+        ("it has 1005 clients, and we serve 1004", |_, wire| {
+            wire.say(&state(137, true, 0, 1005));
+        }),
+        ("it does not hold the lock, and we do not either", |_, wire| {
+            wire.say(&state(137, false, 0, 0));
+            wire.say("end");
+        }),
+    ];
+    let pair = Pair::new();
+    for (why, send) in cases {
+        let mut wire = pair.predecessor.asked_for_the_exchange();
+        send(&pair, &mut wire);
+        let said = wire.line();
+        assert!(said.starts_with("abort ") && said.contains(why), "{why}: {said:?}");
+        wire.end();
+        pair.successor.wait_for(why);
+    }
+    pair.hand_over();
+}
+
+#[test]
+fn one_that_cannot_be_adopted_from_is_asked_less_and_less_often() {
+    let pair = Pair::new();
+    let mut asked = Vec::new();
+    for _ in 0..5 {
+        let mut wire = pair.predecessor.asked_for_the_exchange();
+        asked.push(now());
+        wire.say("state 1 counter=137");
+        assert!(wire.line().starts_with("abort cannot understand "));
+    }
+    // No sooner than so: the first pause twice, and then twice as long each time.
+    let pauses: Vec<_> = asked.windows(2).map(|at| (at[1] - at[0]) / 1_000_000).collect();
+    for (pause, least) in pauses.iter().zip([100, 200, 400, 800]) {
+        assert!(*pause + 20 >= least, "{pauses:?} ms");
+    }
+    let lines = pair.successor.messages();
+    assert_eq!(lines.iter().filter(|line| line.contains("cannot adopt")).count(), 1, "{lines:?}");
+    pair.hand_over();
+}
+
+#[test]
+fn something_else_than_the_exchange_after_the_state_is_refused() {
+    let endless = "x".repeat(1000);
+    let pair = Pair::new();
+    for (word, why) in [
+        ("nonsense", "cannot understand 'nonsense'"),
+        ("prepared", "'prepared' comes too early"),
+        ("commit", "'commit' comes too early"),
+        (&endless, "is too long"),
+    ] {
+        let mut wire = pair.offer_nothing_but_the_state();
+        wire.say(word);
+        let said = wire.line();
+        assert!(said.starts_with("abort ") && said.contains(why), "{why}: {said:?}");
+        wire.end();
+    }
+    pair.hand_over();
+}
+
+#[test]
+fn who_does_not_know_the_handoff_and_has_not_got_the_lock_is_none_to_adopt_from() {
+    for answer in ["Invalid command: handoff 1", &"x".repeat(1000)] {
+        let pair = Pair::new();
+        let (mut wire, _) = pair.predecessor.asked();
+        wire.say(answer);
+        let said = "does not know the handoff, and another process holds the lock: waiting";
+        pair.successor.wait_for(said);
+        pair.hand_over();
+    }
+}
