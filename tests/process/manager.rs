@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Manager: a socket in PID 1's place, to which the daemon says how it is (sd_notify(3)).
 
+use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 
@@ -33,8 +34,11 @@ impl Manager {
     pub(crate) fn wait_until(&mut self, what: &str, look: impl Fn(&[String]) -> bool) {
         let mut message = [0; 1024];
         while !look(&self.said) {
-            let count = self.socket.recv(&mut message);
-            let count = count.unwrap_or_else(|_| panic!("no {what} in {:?}", self.said));
+            let count = match self.socket.recv(&mut message) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => panic!("no {what} in {:?}: {error}", self.said),
+                Ok(count) => count,
+            };
             let message = String::from_utf8_lossy(&message[..count]).into_owned();
             self.said.extend(message.lines().map(str::to_owned));
         }
