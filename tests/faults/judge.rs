@@ -8,15 +8,65 @@
 //! final record narrow down at which, and must all agree.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::ops::Range;
 
-use crate::daemon::Line;
+use crate::line::Line;
 use crate::load::{RANGE, Said, Told};
 use crate::order;
 use crate::record::{Record, Rhythm};
 
+/// What is promised to whoever relies on the counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Promise {
+    NobodyIsRefused,
+    EachCommandIsAnswered,
+    ConnectionsLast,
+    AcknowledgedHolds,
+    OneOwner,
+    TicksOnTime,
+    LoggedOnce,
+    LostLinesAreNamed,
+}
+
+impl fmt::Display for Promise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::NobodyIsRefused => "no client is refused",
+            Self::EachCommandIsAnswered => "each command is answered once, and in order",
+            Self::ConnectionsLast => "a connection ends only with its owner",
+            Self::AcknowledgedHolds => "every acknowledged command holds",
+            Self::OneOwner => "one owner at a time",
+            Self::TicksOnTime => "every tick happens once, and on its own time",
+            Self::LoggedOnce => "no number is logged twice, and none out of order",
+            Self::LostLinesAreNamed => "a line is lost only with its process, and named",
+        })
+    }
+}
+
+/// How a promise was broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wrong {
+    pub(crate) promise: Promise,
+    pub(crate) what: String,
+}
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.promise, self.what)
+    }
+}
+
+/// The same for each of them.
+fn all(promise: Promise, whats: impl IntoIterator<Item = String>) -> impl Iterator<Item = Wrong> {
+    whats.into_iter().map(move |what| Wrong { promise, what })
+}
+
 /// All that is known of one try.
 pub(crate) struct Evidence {
     pub(crate) rhythm: Rhythm,
+    /// What the state file said before the first client and the first of the lines.
+    pub(crate) first: Record,
     pub(crate) told: Told,
     /// The lines of all processes, in the order of their times.
     pub(crate) lines: Vec<Line>,
@@ -47,37 +97,44 @@ pub(crate) struct Loss {
 }
 
 /// Says what was lost by right, or everything that is wrong.
-pub(crate) fn judge(evidence: &Evidence) -> Result<Loss, Vec<String>> {
-    let Evidence { rhythm, told, lines, owners, last, .. } = evidence;
-    let mut wrong = told.wrong.clone();
+pub(crate) fn judge(evidence: &Evidence) -> Result<Loss, Vec<Wrong>> {
+    let Evidence { rhythm, first, told, lines, owners, last, .. } = evidence;
+    let mut wrong: Vec<_> = all(Promise::EachCommandIsAnswered, told.wrong.clone()).collect();
+    let mut say = |promise, what| wrong.push(Wrong { promise, what });
     if told.refused > 0 {
-        wrong.push(format!("{} connections were refused", told.refused));
+        say(Promise::NobodyIsRefused, format!("{} connections were refused", told.refused));
     }
     if told.ended > 0 && !evidence.may_end {
-        wrong.push(format!("{} connections ended and their owner lives", told.ended));
+        let what = format!("{} connections ended and their owner lives", told.ended);
+        say(Promise::ConnectionsLast, what);
     }
-    wrong.extend(order::contradictions(told));
-    wrong.extend(order::owners_out_of_order(told, owners));
+    let [begin, ticks] = [first, last].map(|record| rhythm.before(record.deadline));
+    for record in [first, last].into_iter().filter(|it| rhythm.before(it.deadline).is_none()) {
+        let what = format!("the rhythm has shifted: {record:?}, {rhythm:?}");
+        say(Promise::TicksOnTime, what);
+    }
+    let begin = begin.unwrap_or_default();
+    wrong.extend(all(Promise::AcknowledgedHolds, order::contradictions(told, first.counter)));
+    wrong.extend(all(Promise::OneOwner, order::owners_out_of_order(told, owners)));
 
-    let mut bases = Bases::new(*rhythm);
+    let mut bases = Bases::new(*rhythm, first.counter, begin);
     bases.learn_from_answers(told);
     bases.learn_from_log(lines);
-    let ticks = rhythm.before(last.deadline);
-    match ticks {
-        None => wrong.push(format!("the rhythm has shifted: {last:?}, {rhythm:?}")),
-        Some(ticks) => bases.narrow(last.counter, ticks, ticks, "the state file"),
+    if let Some(ticks) = ticks {
+        bases.narrow(last.counter, ticks, ticks, "the state file");
     }
     bases.propagate();
-    let log = Log::read(lines, &bases);
-    wrong.append(&mut bases.wrong);
-    wrong.extend(log.wrong.iter().cloned());
-    let missing = log.missing(ticks.unwrap_or_default());
+    let log = Log::read(lines, &bases, begin);
+    wrong.extend(all(Promise::TicksOnTime, std::mem::take(&mut bases.wrong)));
+    wrong.extend(all(Promise::LoggedOnce, log.wrong.iter().cloned()));
+    let missing = log.missing(begin..ticks.unwrap_or_default());
+    let mut say = |what| wrong.push(Wrong { promise: Promise::LostLinesAreNamed, what });
     if !missing.is_empty() && !evidence.may_lose_lines {
-        wrong.push(format!("ticks {missing:?} were not logged, and nobody was killed"));
+        say(format!("ticks {missing:?} were not logged, and nobody was killed"));
     }
     let unnamed: Vec<_> = missing.difference(&log.named).collect();
     if !unnamed.is_empty() {
-        wrong.push(format!("ticks {unnamed:?} are missing from the log, and nobody says so"));
+        say(format!("ticks {unnamed:?} are missing from the log, and nobody says so"));
     }
     if !wrong.is_empty() {
         return Err(wrong);
@@ -88,7 +145,7 @@ pub(crate) fn judge(evidence: &Evidence) -> Result<Loss, Vec<String>> {
         lines: missing.len(),
         named: log.named.len(),
         silence: longest_silence(told),
-        ticks: ticks.unwrap_or_default(),
+        ticks: ticks.unwrap_or_default().saturating_sub(begin),
     })
 }
 
@@ -113,8 +170,11 @@ struct Bases {
 const UNKNOWN: u64 = u64::MAX / 4;
 
 impl Bases {
-    fn new(rhythm: Rhythm) -> Self {
-        let bounds = BTreeMap::from([(0, (0, 0))]);
+    /// `first` is the number of the tick of index `begin`.
+    fn new(rhythm: Rhythm, first: u64, begin: u64) -> Self {
+        // Where the file and the clock disagree the judge has said so already.
+        let base = begin.saturating_sub(first % RANGE);
+        let bounds = BTreeMap::from([(first / RANGE, (base, base))]);
         Self { rhythm, bounds, links: BTreeSet::new(), wrong: Vec::new() }
     }
 
@@ -205,8 +265,10 @@ struct Log {
 }
 
 impl Log {
-    fn read(lines: &[Line], bases: &Bases) -> Self {
-        let (mut log, mut numbers, mut last) = (Self::default(), BTreeSet::new(), None);
+    /// Ticks before the one of index `begin` were logged before.
+    fn read(lines: &[Line], bases: &Bases, begin: u64) -> Self {
+        let (mut log, mut numbers) = (Self::default(), BTreeSet::new());
+        let mut last = begin.checked_sub(1);
         for line in lines {
             if let Some(number) = tick(line) {
                 if !numbers.insert(number) {
@@ -234,9 +296,9 @@ impl Log {
         log
     }
 
-    /// Which of the first `ticks` ticks the log lacks.
-    fn missing(&self, ticks: u64) -> BTreeSet<u64> {
-        (0..ticks).filter(|index| !self.logged.contains(index)).collect()
+    /// Which of these ticks the log lacks.
+    fn missing(&self, ticks: Range<u64>) -> BTreeSet<u64> {
+        ticks.filter(|index| !self.logged.contains(index)).collect()
     }
 }
 
@@ -304,6 +366,7 @@ mod tests {
         ];
         Evidence {
             rhythm: RHYTHM,
+            first: Record { counter: 0, deadline: 10_000_000, period: 10_000_000 },
             told: Told { answers, ..Told::default() },
             lines: lines.to_vec(),
             owners: vec![1],
@@ -316,13 +379,32 @@ mod tests {
     #[track_caller]
     fn assert_found(evidence: &Evidence, what: &str) {
         let wrong = judge(evidence).expect_err(what);
-        assert!(wrong.iter().any(|wrong| wrong.contains(what)), "{what}: {wrong:#?}");
+        assert!(wrong.iter().any(|wrong| wrong.what.contains(what)), "{what}: {wrong:#?}");
     }
 
     #[test]
     fn what_is_sound_is_found_sound() {
         let loss = judge(&sound()).unwrap_or_else(|wrong| panic!("{wrong:#?}"));
         assert_eq!((loss.ticks, loss.lines, loss.connections), (5, 0, 0));
+    }
+
+    #[test]
+    fn what_is_sound_from_a_later_tick_on_is_found_sound() {
+        let mut evidence = sound();
+        evidence.first = Record { counter: 1, deadline: 20_000_000, period: 10_000_000 };
+        assert_found(&evidence, "after tick");
+        evidence.lines.remove(0);
+        assert_eq!(judge(&evidence).map(|loss| loss.ticks), Ok(4));
+        evidence.first.deadline += 10_000_000;
+        assert_found(&evidence, "not what the clock implies");
+        // In a range that was set before.
+        let mut evidence = sound();
+        evidence.first = Record { counter: RANGE + 1, deadline: 40_000_000, period: 10_000_000 };
+        evidence.lines.drain(..4);
+        evidence.told.answers.drain(..2);
+        assert_eq!(judge(&evidence).map(|loss| loss.ticks), Ok(2));
+        evidence.lines.remove(0);
+        assert_found(&evidence, "nobody was killed");
     }
 
     #[test]

@@ -123,7 +123,8 @@ impl Relay {
         lines.sort_by_key(|line| line.time);
         let last = Record::read(&self.scratch.join("state"));
         let (owners, may_end, may_lose_lines) = (self.pids, false, false);
-        Evidence { rhythm, told, lines, owners, last, may_end, may_lose_lines }
+        let first = rhythm.first();
+        Evidence { rhythm, first, told, lines, owners, last, may_end, may_lose_lines }
     }
 }
 
