@@ -4,7 +4,7 @@
 //! `cargo run --release --example soak -- --minutes 10` needs neither root nor a virtual machine.
 //! It builds the daemon and makes a growing chain of processes on one public socket and one state
 //! file; in each round a random thing happens to one or two of them, while ten clients work and
-//! twelve others keep silent connections from round to round.
+//! others keep connections from round to round, most of them silent.
 //! The judge of `tests/faults` holds all that anybody saw in a round against what one undisturbed
 //! counter would have done.
 //!
@@ -128,11 +128,11 @@ fn run(options: &Options) -> ExitCode {
     let ended = chain.end();
     let report = lock(&report);
     if let Err(broken) = ended {
-        println!("{}", report.tables());
+        println!("{}", report.tables(std::slice::from_ref(&broken)));
         eprintln!("{}", report.verdict(&broken.to_string()));
         return ExitCode::FAILURE;
     }
-    println!("{}\n{}", report.tables(), report.praise());
+    println!("{}\n{}", report.tables(&[]), report.praise());
     if is_told_to_stop.load(Ordering::Relaxed) {
         println!("stopped before its time");
         return ExitCode::from(INTERRUPTED);
@@ -146,7 +146,7 @@ fn lock(report: &Mutex<Report>) -> std::sync::MutexGuard<'_, Report> {
 
 /// Says which promise was broken first, and keeps what the processes logged.
 fn fail(report: &Report, broken: &[Broken], chain: Chain) -> ExitCode {
-    println!("{}", report.tables());
+    println!("{}", report.tables(broken));
     let others = broken.len().saturating_sub(1);
     for other in broken.iter().skip(1).take(10) {
         eprintln!("also: {other}");
@@ -170,9 +170,10 @@ fn end_at_panic(report: &Arc<Mutex<Report>>, living: &Living) {
             victim.kill_at_once();
         }
         if let Ok(report) = report.try_lock() {
-            println!("{}", report.tables());
             let place = place.map(ToString::to_string).unwrap_or_default();
-            eprintln!("{}", report.verdict(&format!("{text} ({place})")));
+            let broken = Broken::Waiting(format!("{text} ({place})"));
+            println!("{}", report.tables(std::slice::from_ref(&broken)));
+            eprintln!("{}", report.verdict(&broken.to_string()));
         } else {
             eprintln!("soak: {text}");
         }

@@ -27,6 +27,8 @@ pub(crate) enum Broken {
     /// What an owner took, and what the first process did.
     Memory(u64, u64),
     Descriptors(u64, u64),
+    /// Something took so long that it will never be.
+    Waiting(String),
 }
 
 impl From<Wrong> for Broken {
@@ -40,6 +42,7 @@ impl fmt::Display for Broken {
         match self {
             Self::Judged(wrong) => wrong.fmt(f),
             Self::Ending(what) => write!(f, "{ENDING}: {what}"),
+            Self::Waiting(what) => write!(f, "{SERVED}: {what}"),
             Self::Memory(seen, first) => {
                 write!(f, "{BOUNDED}: {seen} kB, and the first process had {first} kB")
             }
@@ -50,6 +53,7 @@ impl fmt::Display for Broken {
     }
 }
 
+const SERVED: &str = "whoever dies, somebody serves again";
 const ENDING: &str = "who is not killed ends with success, its socket removed";
 const BOUNDED: &str = "memory does not grow from handoff to handoff";
 const CLOSED: &str = "descriptors do not grow from handoff to handoff";
@@ -63,6 +67,19 @@ struct Row {
     lines: usize,
     named: usize,
     holes: Vec<u64>,
+}
+
+/// Which promise that is, in the words of the table.
+impl Broken {
+    fn promise(&self) -> String {
+        match self {
+            Self::Judged(wrong) => wrong.promise.to_string(),
+            Self::Ending(_) => ENDING.to_owned(),
+            Self::Memory(..) => BOUNDED.to_owned(),
+            Self::Descriptors(..) => CLOSED.to_owned(),
+            Self::Waiting(_) => SERVED.to_owned(),
+        }
+    }
 }
 
 /// The sums of all rounds so far.
@@ -202,11 +219,11 @@ impl Report {
         )
     }
 
-    /// Both tables.
-    pub(crate) fn tables(&self) -> String {
+    /// Both tables; the promises that were broken are marked.
+    pub(crate) fn tables(&self, broken: &[Broken]) -> String {
         let mut text = String::new();
         // Writing to a string does not fail.
-        let _ = self.write_rounds(&mut text).and_then(|()| self.write_promises(&mut text));
+        let _ = self.write_rounds(&mut text).and_then(|()| self.write_promises(&mut text, broken));
         text
     }
 
@@ -232,7 +249,7 @@ impl Report {
         writeln!(text)
     }
 
-    fn write_promises(&self, text: &mut String) -> fmt::Result {
+    fn write_promises(&self, text: &mut String, broken: &[Broken]) -> fmt::Result {
         let lost = |of: fn(&Row) -> usize| self.rows.values().map(of).sum::<usize>();
         let (connections, replies) = (lost(|row| row.connections), lost(|row| row.replies));
         let (lines, named) = (lost(|row| row.lines), lost(|row| row.named));
@@ -280,6 +297,11 @@ impl Report {
                 format!("{judged} changes and tries"),
                 "no reply of one after those of the next".to_owned(),
             ),
+            (
+                SERVED.to_owned(),
+                format!("{judged} changes and tries"),
+                format!("longest time without a reply {:.0} ms", milliseconds(self.longest_hole())),
+            ),
             (ENDING.to_owned(), format!("{started} processes"), format!("{ended} did, 0 failed")),
             (BOUNDED.to_owned(), format!("{judged} owners"), range(*memory, "kB at its peak")),
             (CLOSED.to_owned(), format!("{judged} owners"), range(*descriptors, "of its own")),
@@ -290,6 +312,10 @@ impl Report {
         let (first, second) = (width(|row| &row.0), width(|row| &row.1));
         writeln!(text, "{:first$}  {:second$}  seen", "promise", "tried")?;
         for (promise, tried, seen) in &rows {
+            let is_broken = broken.iter().any(|broken| broken.promise() == *promise);
+            let seen = if is_broken { "BROKEN in the last round; before that: " } else { "" }
+                .to_owned()
+                + seen;
             writeln!(text, "{promise:first$}  {tried:second$}  {seen}")?;
         }
         Ok(())

@@ -2,13 +2,13 @@
 //! Sleepers: clients that keep their connections from round to round, silent most of the time.
 //!
 //! They are what travels from one process to the next, often many times: an idle connection, half a
-//! line, a reply that nobody has read yet.
+//! line, a reply that nobody has read yet, and more replies than the kernel takes.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use crate::load::{Answer, Command, Said, Told};
+use crate::load::{Answer, Command, Told};
 use crate::random::Random;
 use crate::{LIMIT, now};
 
@@ -18,8 +18,11 @@ const EACH: usize = 4;
 /// For how many rounds one is silent, at most.
 const SILENT: u64 = 20;
 
-/// What all of them ask.
+/// What most of them ask.
 const LINE: &[u8] = b"get_counter\n";
+
+/// So many commands that their replies do not fit into a connection: some 100 bytes each.
+const MANY: u64 = 3000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Habit {
@@ -28,13 +31,17 @@ enum Habit {
     HalfLine,
     /// It asks when a round begins, and reads the reply when it is over.
     Unread,
+    /// Likewise, [`MANY`] times in one write: most of it the server has to keep.
+    Glut,
 }
 
 struct Sleeper {
     habit: Habit,
     stream: Option<UnixStream>,
-    /// How many bytes of its line it has sent, and when the last.
+    /// How many bytes of its line it has sent.
     cut: usize,
+    /// What it waits for the replies to, and since when.
+    asked: Vec<Command>,
     sent: u64,
     /// In how many rounds it wakes.
     rounds: u64,
@@ -50,8 +57,9 @@ pub(crate) struct Sleepers {
 
 impl Sleepers {
     pub(crate) fn new(socket: &Path, seed: u64) -> Self {
-        let habits = [Habit::Idle, Habit::HalfLine, Habit::Unread].repeat(EACH).into_iter();
-        let all = habits.map(|habit| Sleeper { habit, stream: None, cut: 0, sent: 0, rounds: 0 });
+        let mut habits = [Habit::Idle, Habit::HalfLine, Habit::Unread].repeat(EACH);
+        habits.push(Habit::Glut);
+        let all = habits.into_iter().map(Sleeper::new);
         let (socket, random) = (socket.to_owned(), Random::new(seed));
         Self { socket, random, all: all.collect(), told: Told::default() }
     }
@@ -63,8 +71,14 @@ impl Sleepers {
             if sleeper.stream.is_none() {
                 sleeper.connect(socket, random, told);
             }
-            if sleeper.habit == Habit::Unread {
-                sleeper.send(LINE, told);
+            match sleeper.habit {
+                Habit::Idle | Habit::HalfLine => {}
+                Habit::Unread => sleeper.ask(LINE, vec![Command::Get], told),
+                Habit::Glut => {
+                    let many: Vec<_> = (0..MANY).map(|_| Command::Echo(random.next())).collect();
+                    let lines: String = many.iter().map(|command| command.line()).collect();
+                    sleeper.ask(lines.as_bytes(), many, told);
+                }
             }
         }
     }
@@ -74,17 +88,15 @@ impl Sleepers {
         let Self { random, all, told, .. } = self;
         for sleeper in all {
             sleeper.rounds = sleeper.rounds.saturating_sub(1);
-            if sleeper.habit == Habit::Unread {
+            if matches!(sleeper.habit, Habit::Unread | Habit::Glut) {
                 sleeper.hear(told);
-                // The reply may be older than the end.
-                sleeper.look(told);
             } else if sleeper.rounds == 0 {
-                sleeper.send(&LINE[sleeper.cut..], told);
+                sleeper.ask(&LINE[sleeper.cut..], vec![Command::Get], told);
                 sleeper.hear(told);
                 sleeper.fall_asleep(random, told);
-            } else {
-                sleeper.look(told);
             }
+            // A reply may be older than the end.
+            sleeper.look(told);
         }
         std::mem::take(told)
     }
@@ -96,6 +108,10 @@ impl Sleepers {
 }
 
 impl Sleeper {
+    fn new(habit: Habit) -> Self {
+        Self { habit, stream: None, cut: 0, asked: Vec::new(), sent: 0, rounds: 0 }
+    }
+
     fn connect(&mut self, socket: &Path, random: &mut Random, told: &mut Told) {
         let Ok(stream) = UnixStream::connect(socket) else {
             told.refused += 1;
@@ -118,44 +134,45 @@ impl Sleeper {
         }
     }
 
+    /// Sends the last bytes of these commands.
+    fn ask(&mut self, bytes: &[u8], commands: Vec<Command>, told: &mut Told) {
+        (self.sent, self.asked) = (now(), commands);
+        self.send(bytes, told);
+    }
+
     fn send(&mut self, bytes: &[u8], told: &mut Told) {
-        self.sent = now();
         if self.stream.as_mut().is_some_and(|stream| stream.write_all(bytes).is_err()) {
             self.ended(told);
         }
     }
 
-    /// Reads the reply.
+    /// Reads the replies.
     fn hear(&mut self, told: &mut Told) {
-        let Some(mut stream) = self.stream.as_ref() else { return };
-        let (mut reply, mut byte) = (Vec::new(), [0]);
-        while reply.last() != Some(&b'\n') {
-            match stream.read(&mut byte) {
-                Ok(1) => reply.push(byte[0]),
-                Ok(_) => return self.went_unanswered(told),
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => {
-                    return self.went_unanswered(told);
+        let asked = std::mem::take(&mut self.asked);
+        let Some(stream) = &self.stream else { return };
+        let mut replies = BufReader::new(stream);
+        for (number, command) in asked.iter().enumerate() {
+            let mut reply = String::new();
+            match replies.read_line(&mut reply) {
+                Ok(_) if reply.ends_with('\n') => {}
+                Err(error) if error.kind() != ErrorKind::ConnectionReset => {
+                    return told.wrong.push(format!("no reply to {command:?}: {error}"));
                 }
-                Err(error) => {
-                    let habit = self.habit;
-                    return told.wrong.push(format!("no reply to a client ({habit:?}): {error}"));
+                Ok(_) | Err(_) => {
+                    let unanswered = asked[number..].iter().map(|command| (self.sent, *command));
+                    told.unanswered.extend(unanswered);
+                    return self.ended(told);
                 }
             }
+            let reply = reply.trim_end();
+            let Some(said) = command.understand(reply) else {
+                return told.wrong.push(format!("{command:?} is answered with {reply:?}"));
+            };
+            told.answers.push(Answer { sent: self.sent, received: now(), said });
         }
-        let reply = String::from_utf8_lossy(&reply);
-        match reply.trim_end().parse() {
-            Ok(number) => told.answers.push(Answer {
-                sent: self.sent,
-                received: now(),
-                said: Said::Next(number),
-            }),
-            Err(_) => told.wrong.push(format!("get_counter is answered with {reply:?}")),
+        if !replies.buffer().is_empty() {
+            told.wrong.push("a reply too many".to_owned());
         }
-    }
-
-    fn went_unanswered(&mut self, told: &mut Told) {
-        told.unanswered.push((self.sent, Command::Get));
-        self.ended(told);
     }
 
     /// Looks whether the connection is still there, and nothing on it.

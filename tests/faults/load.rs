@@ -44,7 +44,7 @@ pub(crate) enum Said {
 }
 
 impl Command {
-    fn line(self) -> String {
+    pub(crate) fn line(self) -> String {
         match self {
             Self::Get => "get_counter\n".to_owned(),
             Self::Set(to) => format!("set_counter {to}\n"),
@@ -54,7 +54,7 @@ impl Command {
     }
 
     /// Reads the reply; `None` where it is the reply to something else.
-    fn understand(self, reply: &str) -> Option<Said> {
+    pub(crate) fn understand(self, reply: &str) -> Option<Said> {
         match self {
             Self::Get => reply.parse().ok().map(Said::Next),
             Self::Set(by) => {
