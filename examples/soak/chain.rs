@@ -31,7 +31,8 @@ use crate::victim::Victim;
 /// a processor.
 const PAUSE: Duration = Duration::from_millis(12);
 
-/// How long a process owns the counter before its round brings something; long in one of twenty.
+/// How long a process owns the counter before its round brings something, in milliseconds, at the
+/// most; long in one of twenty.
 const TURN: [u64; 2] = [60, 2000];
 
 /// How long it takes until what ended is started again, in milliseconds, at the most.
@@ -105,7 +106,7 @@ struct Round<'a> {
 impl Chain {
     /// The first process serves, and nobody has asked it anything yet.
     pub(crate) fn start(program: PathBuf, seed: u64, living: &Living) -> Self {
-        let (scratch, mut random) = (Scratch::new(), Random::new(seed));
+        let (scratch, mut random) = (scratch(), Random::new(seed));
         let public = UnixListener::bind(scratch.join("public")).expect("a socket");
         let mut owner = Process::start(&program, &scratch, &public, None, 0);
         living.lock().expect("no panic").push(owner.victim.clone());
@@ -152,8 +153,18 @@ impl Chain {
         let owners = past.iter().chain([&self.owner]).map(Process::pid).collect();
         let counts = counts(&told);
         let (rhythm, may_lose_lines) = (self.rhythm, fate.is_deadly());
-        let evidence =
-            Evidence { rhythm, first, told, lines, owners, last, may_end, may_lose_lines };
+        let may_drop_lines = true;
+        let evidence = Evidence {
+            rhythm,
+            first,
+            told,
+            lines,
+            owners,
+            last,
+            may_end,
+            may_lose_lines,
+            may_drop_lines,
+        };
         let judged = judge(&evidence).map_err(|wrong| wrong.into_iter().map(Broken::from));
         let mut wrong: Vec<_> = broken.into_iter().collect();
         let loss = match judged {
@@ -204,11 +215,11 @@ impl Chain {
         let state = self.scratch.join("state");
         let before = Record::read(&state);
         let mut last = before;
-        until("a tick", || {
+        // Any tick: the line of this one or that one may find no room.
+        until("a tick and its line", || {
             last = Record::read(&state);
-            last.counter > before.counter
+            last.counter > before.counter && self.owner.has_logged(last.counter - 1)
         });
-        until("the line of a tick", || self.owner.has_logged(last.counter - 1));
         last
     }
 
@@ -243,6 +254,12 @@ impl Chain {
         self.started += 1;
         process
     }
+}
+
+/// In memory, as `/run` is: a disk that is busy with something else would hold up ticks and logs.
+fn scratch() -> Scratch {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { Scratch::within(memory) } else { Scratch::new() }
 }
 
 /// How many commands were given, and how many of them set the counter and were acknowledged.

@@ -65,6 +65,7 @@ struct Row {
     connections: usize,
     replies: usize,
     lines: usize,
+    dropped: u64,
     named: usize,
     holes: Vec<u64>,
 }
@@ -159,6 +160,7 @@ impl Report {
         row.connections += loss.connections;
         row.replies += loss.replies;
         row.lines += loss.lines;
+        row.dropped += loss.dropped;
         row.named += loss.named;
         row.holes.push(loss.silence);
         self.gentle += usize::from(!outcome.may_end);
@@ -230,19 +232,19 @@ impl Report {
     fn write_rounds(&self, text: &mut String) -> fmt::Result {
         writeln!(
             text,
-            "{:35}  rounds  connections  replies  lines lost  lines named  silence: median  longest",
+            "{:35}  rounds  connections  replies  lines lost  dropped  named  silence: median  longest",
             "lost by right"
         )?;
         for fate in Fate::ALL {
             let Some(row) = self.rows.get(&fate) else { continue };
-            let Row { rounds, connections, replies, lines, named, holes } = row;
+            let Row { rounds, connections, replies, lines, dropped, named, holes } = row;
             let mut holes = holes.clone();
             holes.sort_unstable();
             let median = milliseconds(holes[holes.len() / 2]);
             let longest = milliseconds(holes[holes.len() - 1]);
             writeln!(
                 text,
-                "{fate:35}  {rounds:6}  {connections:11}  {replies:7}  {lines:10}  {named:11}  \
+                "{fate:35}  {rounds:6}  {connections:11}  {replies:7}  {lines:10}  {dropped:7}  {named:5}  \
                  {median:12.1} ms  {longest:4.0} ms"
             )?;
         }
@@ -252,6 +254,7 @@ impl Report {
     fn write_promises(&self, text: &mut String, broken: &[Broken]) -> fmt::Result {
         let lost = |of: fn(&Row) -> usize| self.rows.values().map(of).sum::<usize>();
         let (connections, replies) = (lost(|row| row.connections), lost(|row| row.replies));
+        let dropped: u64 = self.rows.values().map(|row| row.dropped).sum();
         let (lines, named) = (lost(|row| row.lines), lost(|row| row.named));
         let judged: usize = self.rows.values().map(|row| row.rounds).sum();
         let Self { ticks, commands, answers, sets, connected, started, ended, .. } = self;
@@ -270,7 +273,7 @@ impl Report {
             (
                 Promise::LostLinesAreNamed.to_string(),
                 format!("{ticks} ticks"),
-                format!("{lines} lost with killed ones, all among the {named} named"),
+                format!("{lines} lost, each among {named} named or {dropped} dropped and counted"),
             ),
             (
                 Promise::EachCommandIsAnswered.to_string(),

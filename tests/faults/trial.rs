@@ -263,6 +263,7 @@ impl<'a> Stage<'a> {
             last: Record::read(&self.scratch.join("state")),
             may_end,
             may_lose_lines: is_deadly,
+            may_drop_lines: false,
         }
     }
 }
