@@ -59,6 +59,12 @@ pub(crate) const IDLE: Duration = Duration::from_secs(3600);
 /// How long replies may wait for a client that does not take them.
 pub(crate) const UNREAD: Duration = Duration::from_secs(10);
 
+/// The bytes that are read on after a line that is too long, so that its client hears of it before
+/// the connection ends.
+///
+/// With less, some who write much would only hear of a broken connection.
+pub(crate) const OVERRUN: usize = 1024 * 1024;
+
 /// The memory that the kernel may use for replies that a client does not take (SO_SNDBUF in
 /// socket(7)).
 ///

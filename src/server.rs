@@ -526,9 +526,12 @@ impl Server {
         for slot in 0..self.slots.len() {
             let reached = self.session(slot).filter(|session| !session.is_under_way());
             let reached = reached.and_then(|session| {
-                let (limit, time) = match session.has_unsent() {
-                    true => (Limit::Unread, UNREAD),
-                    false => (Limit::Idle, IDLE),
+                let (limit, time) = if session.has_unsent() {
+                    (Limit::Unread, UNREAD)
+                } else if session.has_overrun() {
+                    (Limit::Line, UNREAD)
+                } else {
+                    (Limit::Idle, IDLE)
                 };
                 has_passed(time, session.active(), now).then_some(limit)
             });

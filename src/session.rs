@@ -25,7 +25,7 @@ use futures_lite::io::{AsyncRead, AsyncWrite};
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use smol::Async;
 
-use crate::limits::UNTAKEN;
+use crate::limits::{OVERRUN, UNTAKEN};
 use crate::{clock, peer};
 
 /// The most commands that travel in one message.
@@ -211,8 +211,8 @@ pub(crate) struct Session {
     has_spoken: bool,
     /// To be closed as soon as the replies are sent.
     closing: bool,
-    /// It is to be closed for the length of a line.
-    has_overrun: bool,
+    /// A line was too long: so many bytes more are read, and thrown away, before it is closed.
+    overrun: Option<usize>,
     /// One of more clients than there are places for, and not yet known to be a client.
     pub(crate) is_beyond: bool,
     waker: Waker,
@@ -233,7 +233,7 @@ impl Session {
             active: clock::now(),
             has_spoken: false,
             closing: false,
-            has_overrun: false,
+            overrun: None,
             is_beyond: false,
             waker,
         })
@@ -310,7 +310,7 @@ impl Session {
 
     /// Whether it is to be closed for the length of a line.
     pub(crate) fn has_overrun(&self) -> bool {
-        self.has_overrun
+        self.overrun.is_some()
     }
 
     /// Tells the client something that it did not ask for, if that can follow what it was sent.
@@ -343,7 +343,10 @@ impl Session {
             match self.send(&mut batch.replies) {
                 Poll::Pending => break self.keep(batch, Next::Wait),
                 Poll::Ready(false) => break Next::Close,
-                Poll::Ready(true) if self.closing => break Next::Close,
+                Poll::Ready(true) if self.closing => {
+                    let next = self.discard();
+                    break self.keep(batch, next);
+                }
                 Poll::Ready(true) => {}
             }
             let unread = self.input.unread().len();
@@ -363,7 +366,7 @@ impl Session {
                 }
                 Understood::TooLong => {
                     self.closing = true;
-                    self.has_overrun = true;
+                    self.overrun = Some(OVERRUN);
                     continue;
                 }
                 Understood::Nothing => {}
@@ -417,6 +420,30 @@ impl Session {
                 Poll::Ready(true)
             }
             Poll::Ready(Err(_)) => Poll::Ready(false),
+        }
+    }
+}
+
+impl Session {
+    /// Reads and throws away what follows a line that is too long, once, and then closes.
+    ///
+    /// A connection that is closed with something unread is reset, and `nc`, which is still writing,
+    /// would not show why.
+    fn discard(&mut self) -> Next {
+        let Some(left) = self.overrun else {
+            return Next::Close;
+        };
+        // Whoever reads to the end sees it now; it fails only where the client has gone.
+        let _ = self.stream.get_ref().shutdown(Shutdown::Write);
+        (self.input.start, self.input.end) = (0, 0);
+        match self.read() {
+            Poll::Pending => Next::Wait,
+            Poll::Ready(true) if !self.input.ended && self.input.end < left => {
+                self.overrun = Some(left - self.input.end);
+                self.wake();
+                Next::Wait
+            }
+            Poll::Ready(_) => Next::Close,
         }
     }
 }
@@ -594,9 +621,25 @@ mod tests {
     #[test]
     fn an_endless_line_is_answered_and_ends_the_session() {
         let (mut session, mut client) = connected();
-        client.write_all(&[b'x'; 4096]).expect("room");
-        assert!(matches!(session.advance(), Next::Close));
+        client.set_nonblocking(true).expect("a socket can be nonblocking");
+        let mut taken = 0;
+        let closes = (0..).find(|_| {
+            taken += client.write(&[b'x'; 4096]).unwrap_or(0);
+            matches!(session.advance(), Next::Close)
+        });
+        assert!(closes.is_some_and(|reads| reads <= OVERRUN), "{closes:?}");
+        assert!(taken > OVERRUN, "what it was still writing was taken: {taken}");
         drop(session);
+        assert_eq!(read_available(&mut client), format!("{}\n", command::TOO_LONG));
+    }
+
+    #[test]
+    fn a_line_too_long_ends_the_session_with_its_input() {
+        let (mut session, mut client) = connected();
+        client.write_all(&[b'x'; 200]).expect("room");
+        while let Next::Wait = session.advance() {
+            client.shutdown(Shutdown::Write).expect("a socket can be half closed");
+        }
         assert_eq!(read_available(&mut client), format!("{}\n", command::TOO_LONG));
     }
 
