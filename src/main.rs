@@ -235,7 +235,13 @@ fn serve(
         alive.clone(),
         options.period,
     );
-    let server = Server::new(server_mailbox, to_counter.clone(), to_handoff.clone(), options.stage);
+    let server = Server::new(
+        server_mailbox,
+        to_counter.clone(),
+        to_handoff.clone(),
+        alive.clone(),
+        options.stage,
+    );
     let handoff = Handoff {
         mailbox: handoff_mailbox,
         supervisor: to_supervisor,

@@ -4,7 +4,7 @@
 //! Owns the listeners and every connection; a session that can go on puts the number of its slot
 //! into the mailbox `ready`, so that a thousand silent clients cost nothing.
 //! Never knows what a command means: batches go to the counter and come back as text.
-//! Ends with the process, by being dropped.
+//! Ends when it is to leave and every batch is back.
 //!
 //! **Invariant:** at most [`UNDER_WAY`] batches are with the counter; each comes back.
 //!
@@ -86,6 +86,8 @@ pub(crate) enum Message {
     PredecessorLeft,
     /// From the counter: the batch of this slot, with its replies.
     CarriedOut { slot: usize, batch: Box<Batch> },
+    /// From the supervisor: take in nobody and nothing more, send the replies under way, and leave.
+    Leave,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +97,8 @@ enum Gate {
     Open,
     /// Frozen, but batches are with the counter.
     Freezing,
+    /// Leaving, but batches are with the counter.
+    Leaving,
 }
 
 /// The actor.
@@ -104,6 +108,8 @@ pub(crate) struct Server {
     ready_from_session: Sender<usize>,
     counter: Sender<counter::Message>,
     handoff: Sender<handoff::Message>,
+    /// Closed when the actor has left.
+    alive: Sender<()>,
     stage: Stage,
     listeners: Vec<Listener>,
     gate: Gate,
@@ -162,6 +168,7 @@ impl Server {
         mailbox: Receiver<Message>,
         counter: Sender<counter::Message>,
         handoff: Sender<handoff::Message>,
+        alive: Sender<()>,
         stage: Stage,
     ) -> Self {
         let places = limits::clients();
@@ -172,6 +179,7 @@ impl Server {
             ready_from_session,
             counter,
             handoff,
+            alive,
             stage,
             listeners: Vec::new(),
             gate: Gate::Closed,
@@ -190,6 +198,9 @@ impl Server {
     pub(crate) async fn run(mut self) {
         while let Some(occasion) = self.next_event().await {
             self.handle(occasion, clock::now());
+            if self.gate == Gate::Leaving && self.under_way == 0 {
+                return drop(self.alive);
+            }
             // A tick waits for one turn of ours at the most, however busy the clients are.
             future::yield_now().await;
         }
@@ -247,12 +258,17 @@ impl Server {
             Occasion::Message(Message::PredecessorLeft) => self.drain_inherited(),
             Occasion::Message(Message::CarriedOut { slot, batch }) => {
                 self.under_way -= 1;
+                let is_leaving = self.gate == Gate::Leaving;
                 if let Some(session) = self.session(slot) {
                     session.answered(batch);
+                    if is_leaving {
+                        session.send_last();
+                    }
                 }
                 self.advance(slot);
                 self.freeze_when_quiet();
             }
+            Occasion::Message(Message::Leave) => self.gate = Gate::Leaving,
             Occasion::Connection(listener) => {
                 self.accept_first = false;
                 self.accept(listener);
@@ -572,7 +588,8 @@ mod tests {
             let (_, mailbox) = async_channel::bounded(1);
             let (to_counter, counter) = async_channel::bounded(UNDER_WAY + 2);
             let (to_handoff, handoff) = async_channel::bounded(1);
-            let mut server = Server::new(mailbox, to_counter, to_handoff, Stage::Root);
+            let (alive, _) = async_channel::bounded(1);
+            let mut server = Server::new(mailbox, to_counter, to_handoff, alive, Stage::Root);
             let sockets = Sockets { listeners: vec![listener], sessions: Vec::new() };
             server.handle(Occasion::Message(Message::Listen(sockets)), clock::now());
             Self { server, counter, handoff }
@@ -643,6 +660,24 @@ mod tests {
         }
         assert_eq!(read(&mut one), "137\n");
         assert_eq!(bench.batch().0, 1, "what came while frozen is read afterwards");
+    }
+
+    #[test]
+    fn leaving_answers_what_was_asked_and_takes_in_nobody() {
+        let mut bench = Bench::new("leave");
+        let (mut one, mut other) = (bench.client(), bench.client());
+        one.write_all(b"get_counter\n").expect("room");
+        bench.wake(0);
+        let (slot, mut batch) = bench.batch();
+        bench.tell(Message::Leave);
+        other.write_all(b"get_counter\n").expect("room");
+        bench.wake(1);
+        assert!(bench.counter.try_recv().is_err(), "nothing more is read");
+        assert_eq!(batch.take_commands().count(), 1);
+        writeln!(batch.replies, "137").expect("room");
+        bench.tell(Message::CarriedOut { slot, batch });
+        assert_eq!(read(&mut one), "137\n");
+        assert_eq!((bench.server.gate, bench.server.under_way), (Gate::Leaving, 0));
     }
 
     #[test]

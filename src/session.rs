@@ -326,6 +326,14 @@ impl Session {
         self.batch = Some(batch);
     }
 
+    /// Sends of its replies what goes without waiting, before the process ends.
+    pub(crate) fn send_last(&mut self) {
+        if let Some(mut batch) = self.batch.take() {
+            _ = self.send(&mut batch.replies);
+            self.batch = Some(batch);
+        }
+    }
+
     /// Gives up the connection, to whoever hands over on it, and with more than a client needs.
     pub(crate) fn into_stream(self) -> Async<UnixStream> {
         // It fails as rarely as it did when the buffer was made small.

@@ -43,7 +43,7 @@ pub(crate) struct Supervisor {
     /// The root to leave, until it has been left.
     pub(crate) old_root: Option<OldRoot>,
     pub(crate) rounds: Timer,
-    /// Closed when the actors that hold the lock have let it go.
+    /// Closed when counter, server and handoff have let go of what they own.
     pub(crate) left: Receiver<()>,
 }
 
@@ -97,7 +97,10 @@ impl Supervisor {
         for effect in effects {
             match effect {
                 Effect::Freeze => post(&self.server, server::Message::Freeze),
-                Effect::Leave => post(&self.counter, counter::Message::Leave),
+                Effect::Leave => {
+                    post(&self.counter, counter::Message::Leave);
+                    post(&self.server, server::Message::Leave);
+                }
                 Effect::Lock
                 | Effect::Ask
                 | Effect::Prepare
@@ -119,7 +122,7 @@ impl Supervisor {
             systemd::tell(to);
         }
         if to == Phase::Ended {
-            // Nobody sends on it: that it closes tells that both have let go.
+            // Nobody sends on it: that it closes tells that all have let go.
             let _ = self.left.recv().await;
             return None;
         }
