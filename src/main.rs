@@ -10,7 +10,7 @@
 //! | [`handoff`] | connection to the other process | counter, server, supervisor | orders, askers |
 //! | [`signals`] | signal handlers | supervisor | none |
 //! | [`journal`] | log queue, writer thread | nobody | 256 records |
-//! | [`supervisor`] | lifecycle | counter, server, handoff, PID 1 | what can be reported at once |
+//! | [`supervisor`] | lifecycle | server, handoff, PID 1 | what can be reported at once |
 //!
 //! The lock and the state file are the counter's while it ticks, the sockets the server's while it
 //! serves; at all other times both are the handoff's.
@@ -235,13 +235,7 @@ fn serve(
         alive.clone(),
         options.period,
     );
-    let server = Server::new(
-        server_mailbox,
-        to_counter.clone(),
-        to_handoff.clone(),
-        alive.clone(),
-        options.stage,
-    );
+    let server = Server::new(server_mailbox, to_counter.clone(), to_handoff.clone(), options.stage);
     let handoff = Handoff {
         mailbox: handoff_mailbox,
         supervisor: to_supervisor,
@@ -261,7 +255,6 @@ fn serve(
     let supervisor = Supervisor {
         mailbox: supervisor_mailbox,
         continued,
-        counter: to_counter,
         server: to_server,
         handoff: to_handoff,
         old_root,

@@ -86,7 +86,8 @@ pub(crate) enum Message {
     PredecessorLeft,
     /// From the counter: the batch of this slot, with its replies.
     CarriedOut { slot: usize, batch: Box<Batch> },
-    /// From the supervisor: take in nobody and nothing more, send the replies under way, and leave.
+    /// From the supervisor: take in nobody and nothing more, send the replies under way, have the
+    /// counter leave, and leave.
     Leave,
 }
 
@@ -108,8 +109,6 @@ pub(crate) struct Server {
     ready_from_session: Sender<usize>,
     counter: Sender<counter::Message>,
     handoff: Sender<handoff::Message>,
-    /// Closed when the actor has left.
-    alive: Sender<()>,
     stage: Stage,
     listeners: Vec<Listener>,
     gate: Gate,
@@ -168,7 +167,6 @@ impl Server {
         mailbox: Receiver<Message>,
         counter: Sender<counter::Message>,
         handoff: Sender<handoff::Message>,
-        alive: Sender<()>,
         stage: Stage,
     ) -> Self {
         let places = limits::clients();
@@ -179,7 +177,6 @@ impl Server {
             ready_from_session,
             counter,
             handoff,
-            alive,
             stage,
             listeners: Vec::new(),
             gate: Gate::Closed,
@@ -199,7 +196,8 @@ impl Server {
         while let Some(occasion) = self.next_event().await {
             self.handle(occasion, clock::now());
             if self.gate == Gate::Leaving && self.under_way == 0 {
-                return drop(self.alive);
+                // After the last batch, which it would not carry out any more.
+                return post(&self.counter, counter::Message::Leave);
             }
             // A tick waits for one turn of ours at the most, however busy the clients are.
             future::yield_now().await;
@@ -588,8 +586,7 @@ mod tests {
             let (_, mailbox) = async_channel::bounded(1);
             let (to_counter, counter) = async_channel::bounded(UNDER_WAY + 2);
             let (to_handoff, handoff) = async_channel::bounded(1);
-            let (alive, _) = async_channel::bounded(1);
-            let mut server = Server::new(mailbox, to_counter, to_handoff, alive, Stage::Root);
+            let mut server = Server::new(mailbox, to_counter, to_handoff, Stage::Root);
             let sockets = Sockets { listeners: vec![listener], sessions: Vec::new() };
             server.handle(Occasion::Message(Message::Listen(sockets)), clock::now());
             Self { server, counter, handoff }

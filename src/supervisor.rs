@@ -18,7 +18,7 @@ use smol::Timer;
 
 use crate::mailbox::post;
 use crate::root::{OldRoot, drop_capabilities};
-use crate::{counter, handoff, journal, server, systemd};
+use crate::{handoff, journal, server, systemd};
 
 /// The most events under way.
 ///
@@ -37,13 +37,12 @@ pub(crate) struct Supervisor {
     pub(crate) mailbox: Receiver<Event>,
     /// PID 1 stopped every process and lets them go on (SIGCONT), as it does around the switch.
     pub(crate) continued: Receiver<()>,
-    pub(crate) counter: Sender<counter::Message>,
     pub(crate) server: Sender<server::Message>,
     pub(crate) handoff: Sender<handoff::Message>,
     /// The root to leave, until it has been left.
     pub(crate) old_root: Option<OldRoot>,
     pub(crate) rounds: Timer,
-    /// Closed when counter, server and handoff have let go of what they own.
+    /// Closed when the actors that hold the lock have let it go.
     pub(crate) left: Receiver<()>,
 }
 
@@ -97,10 +96,7 @@ impl Supervisor {
         for effect in effects {
             match effect {
                 Effect::Freeze => post(&self.server, server::Message::Freeze),
-                Effect::Leave => {
-                    post(&self.counter, counter::Message::Leave);
-                    post(&self.server, server::Message::Leave);
-                }
+                Effect::Leave => post(&self.server, server::Message::Leave),
                 Effect::Lock
                 | Effect::Ask
                 | Effect::Prepare
@@ -122,7 +118,7 @@ impl Supervisor {
             systemd::tell(to);
         }
         if to == Phase::Ended {
-            // Nobody sends on it: that it closes tells that all have let go.
+            // Nobody sends on it: that it closes tells that both have let go.
             let _ = self.left.recv().await;
             return None;
         }
