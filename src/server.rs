@@ -262,8 +262,10 @@ impl Server {
                     if is_leaving {
                         session.send_last();
                     }
+                    // Behind all who are ready: read on at once, one who always asks would keep the
+                    // mailbox busy, and nobody else would have a turn.
+                    session.wake();
                 }
-                self.advance(slot);
                 self.freeze_when_quiet();
             }
             Occasion::Message(Message::Leave) => self.gate = Gate::Leaving,
@@ -675,6 +677,24 @@ mod tests {
         bench.tell(Message::CarriedOut { slot, batch });
         assert_eq!(read(&mut one), "137\n");
         assert_eq!((bench.server.gate, bench.server.under_way), (Gate::Leaving, 0));
+    }
+
+    #[test]
+    fn one_who_always_asks_lets_the_others_go_first() {
+        let mut bench = Bench::new("turns");
+        let mut busy = bench.client();
+        busy.write_all(b"get_counter\n").expect("room");
+        bench.wake(0);
+        let (slot, mut batch) = bench.batch();
+        assert_eq!(batch.take_commands().count(), 1);
+        writeln!(batch.replies, "137").expect("room");
+        busy.write_all(b"get_counter\n").expect("room");
+        bench.tell(Message::CarriedOut { slot, batch });
+        assert!(bench.counter.try_recv().is_err(), "its next command waits for its turn");
+        assert_eq!(bench.server.ready.recv_blocking(), Ok(0), "which it will have");
+        bench.wake(0);
+        assert_eq!(read(&mut busy), "137\n");
+        assert_eq!(bench.batch().0, 0);
     }
 
     #[test]
