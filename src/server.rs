@@ -256,11 +256,11 @@ impl Server {
             Occasion::Message(Message::PredecessorLeft) => self.drain_inherited(),
             Occasion::Message(Message::CarriedOut { slot, batch }) => {
                 self.under_way -= 1;
-                let is_leaving = self.gate == Gate::Leaving;
+                let may_send = self.gate != Gate::Freezing;
                 if let Some(session) = self.session(slot) {
                     session.answered(batch);
-                    if is_leaving {
-                        session.send_last();
+                    if may_send {
+                        session.send_answers();
                     }
                     // Behind all who are ready: read on at once, one who always asks would keep the
                     // mailbox busy, and nobody else would have a turn.
@@ -691,9 +691,9 @@ mod tests {
         busy.write_all(b"get_counter\n").expect("room");
         bench.tell(Message::CarriedOut { slot, batch });
         assert!(bench.counter.try_recv().is_err(), "its next command waits for its turn");
+        assert_eq!(read(&mut busy), "137\n", "its answer does not");
         assert_eq!(bench.server.ready.recv_blocking(), Ok(0), "which it will have");
         bench.wake(0);
-        assert_eq!(read(&mut busy), "137\n");
         assert_eq!(bench.batch().0, 0);
     }
 

@@ -326,8 +326,8 @@ impl Session {
         self.batch = Some(batch);
     }
 
-    /// Sends of its replies what goes without waiting, before the process ends.
-    pub(crate) fn send_last(&mut self) {
+    /// Sends of its replies what goes without waiting.
+    pub(crate) fn send_answers(&mut self) {
         if let Some(mut batch) = self.batch.take() {
             _ = self.send(&mut batch.replies);
             self.batch = Some(batch);
