@@ -441,8 +441,10 @@ impl Session {
         let Some(left) = self.overrun else {
             return Next::Close;
         };
-        // Whoever reads to the end sees it now; it fails only where the client has gone.
-        let _ = self.stream.get_ref().shutdown(Shutdown::Write);
+        if left == OVERRUN {
+            // Whoever reads to the end sees it now; it fails only where the client has gone.
+            let _ = self.stream.get_ref().shutdown(Shutdown::Write);
+        }
         (self.input.start, self.input.end) = (0, 0);
         match self.read() {
             Poll::Pending => Next::Wait,
