@@ -29,10 +29,10 @@ use smol::{Async, Timer};
 
 use crate::listener::Listener;
 use crate::peer::{Heard, Peer};
-use crate::server::{RESERVE, SESSIONS, Sockets};
+use crate::server::Sockets;
 use crate::session::{INPUT, REPLIES, Session};
 use crate::state_file::StateFile;
-use crate::{listener, systemd};
+use crate::{limits, listener, systemd};
 
 /// How long to wait before asking a predecessor again.
 ///
@@ -611,10 +611,10 @@ impl Talk {
         offer: Offer,
         in_place: Option<&Path>,
     ) -> Outcome {
-        const MOST: usize = SESSIONS + RESERVE;
-        if usize::try_from(offer.clients).map_or(true, |clients| clients > MOST) {
+        let most = limits::clients() + limits::RESERVE;
+        if usize::try_from(offer.clients).map_or(true, |clients| clients > most) {
             let clients = offer.clients;
-            return Outcome::Mismatch(format!("it has {clients} clients, and we serve {MOST}"));
+            return Outcome::Mismatch(format!("it has {clients} clients, and we serve {most}"));
         }
         for _ in 0..offer.listeners {
             let Some(listener) = self.peer.descriptor() else {

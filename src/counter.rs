@@ -45,7 +45,7 @@ pub(crate) enum Message {
     /// From the handoff: the predecessor died with its last ticks, up to this state, not known to be
     /// in the log.
     Unlogged(State, Unlogged),
-    /// From the supervisor: stop ticking for good, and confirm it.
+    /// From the server, after the last batch: stop ticking for good, and confirm it.
     Leave,
 }
 
@@ -312,7 +312,10 @@ fn say_unlogged(state: State, Unlogged { ticks, unbroken }: Unlogged) {
 
 /// Logged once for all that was set between two ticks: thousands a second can be.
 fn log_set(number: u64, previous: u64) {
-    log::info!("Setting the counter to {number}, previous value {previous}");
+    log::info!(
+        target: journal::CLIENT,
+        "Setting the counter to {number}, previous value {previous}"
+    );
 }
 
 #[cfg(test)]

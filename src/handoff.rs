@@ -14,10 +14,8 @@
 //!
 //! **Invariant:** what was offered to a successor is taken back or let go, never both.
 
-use std::fmt;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
 use early_service_machine::State;
@@ -26,7 +24,6 @@ use early_service_machine::counter::Snapshot;
 use early_service_machine::exchange::Message as Line;
 use early_service_machine::lifecycle::{Effect, Event};
 use early_service_machine::record::Unlogged;
-use early_service_machine::schedule::Monotonic;
 use futures_lite::future;
 use rustix::net::UCred;
 use rustix::net::sockopt::socket_peercred;
@@ -39,10 +36,11 @@ use crate::locking::Locking;
 use crate::mailbox::post;
 use crate::offering::{Estate, Offering};
 use crate::peer::{self, Heard, Peer};
+use crate::seldom::Seldom;
 use crate::server::Sockets;
 use crate::session::Asked;
 use crate::state_file::StateFile;
-use crate::{clock, counter, server, users};
+use crate::{counter, server, users};
 
 /// The most clients whose question waits here: whoever asks in one turn of the server.
 ///
@@ -89,7 +87,7 @@ pub(crate) struct Handoff {
     pub(crate) frozen: Option<(Snapshot, Option<StateFile>)>,
     /// The successor, until it serves or has given up.
     pub(crate) offering: Option<Offering>,
-    pub(crate) refusals: Refusals,
+    pub(crate) refusals: Seldom,
 }
 
 /// A predecessor that writes out its log, and what would be missing if it died over that.
@@ -317,17 +315,22 @@ impl Handoff {
             Ok(peer) if self.may_have_the_state(&peer) => peer,
             Ok(UCred { pid, uid, .. }) => {
                 let (pid, uid) = (pid.as_raw_nonzero(), uid.as_raw());
-                self.refusals.log(format_args!("process {pid} of user {uid} may not ask for it"));
+                self.refusals.warn(format_args!(
+                    "Refusing to hand over: process {pid} of user {uid} may not ask for it"
+                ));
                 return answer_and_close(&stream, DENIED);
             }
             Err(_) => {
-                self.refusals.log(format_args!("the kernel does not say who asks"));
+                self.refusals
+                    .warn(format_args!("Refusing to hand over: the kernel does not say who asks"));
                 return answer_and_close(&stream, DENIED);
             }
         };
         let (pid, uid) = (peer.pid.as_raw_nonzero(), peer.uid.as_raw());
         if self.offering.is_some() {
-            self.refusals.log(format_args!("process {pid} came while another one is adopting"));
+            self.refusals.warn(format_args!(
+                "Refusing to hand over: process {pid} came while another one is adopting"
+            ));
             return turn_away(&stream, &asked);
         }
         log::info!("Handing over to process {pid} of user {uid}");
@@ -403,37 +406,6 @@ impl Leaving {
                 Heard::End => return false,
             }
         }
-    }
-}
-
-/// Says who is refused, once a second at the most.
-///
-/// Whoever can connect can ask, thousands of times a second; without a limit their lines would
-/// take the room of the ticks in the log.
-#[derive(Default)]
-pub(crate) struct Refusals {
-    /// When the last line was logged.
-    logged: Option<Monotonic>,
-    /// Refused since then, without a line.
-    silent: u64,
-}
-
-impl Refusals {
-    const INTERVAL: Duration = Duration::from_secs(1);
-
-    fn log(&mut self, who: fmt::Arguments<'_>) {
-        let now = clock::now();
-        let is_soon =
-            |last: Monotonic| u128::from(now.nanos_since(last)) < Self::INTERVAL.as_nanos();
-        if self.logged.is_some_and(is_soon) {
-            self.silent += 1;
-            return;
-        }
-        match self.silent {
-            0 => log::warn!("Refusing to hand over: {who}"),
-            more => log::warn!("Refusing to hand over: {who}, and {more} others before"),
-        }
-        *self = Self { logged: Some(now), silent: 0 };
     }
 }
 

@@ -45,6 +45,9 @@ use crate::root::drop_capabilities;
 /// With fewer, a journald that is away for long costs lines; more is memory that is hardly used.
 const QUEUE: usize = 256;
 
+/// How many of them may be about what clients asked for: whatever they do, ticks find room.
+const ASKED_FOR: usize = QUEUE / 2;
+
 /// The bytes of one record: its message and its fields.
 ///
 /// A tick takes less than 100; the longest line names a socket path of 107.
@@ -73,6 +76,9 @@ const RETRY: Duration = Duration::from_millis(20);
 
 /// The target of a tick's record: there are too many of them for the kernel log.
 pub(crate) const TICK: &str = "tick";
+
+/// The target of a record of what a client asked for.
+pub(crate) const CLIENT: &str = "client";
 
 /// Records that were not written: no room in the queue, or refused by the journal.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
@@ -225,7 +231,8 @@ impl Log for Logger {
             TICKS_LOGGED.fetch_add(1, Ordering::Relaxed);
         }
         // A full queue is asked first: what will be dropped need not be formatted.
-        if records.is_full() || records.try_send(Entry::new(record)).is_err() {
+        let room = if record.target() == CLIENT { ASKED_FOR } else { QUEUE };
+        if records.len() >= room || records.try_send(Entry::new(record)).is_err() {
             DROPPED.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -166,7 +166,13 @@ impl Listener {
         self.socket.poll_readable(context).map(drop)
     }
 
-    /// Accepts a client that waits; `WouldBlock` where none does.
+    /// Whether a client waits.
+    pub(crate) fn has_client(&self) -> bool {
+        let mut socket = [PollFd::new(&self.socket, PollFlags::IN)];
+        poll(&mut socket, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Accepts a client that waits, as [`has_client`](Self::has_client) has just said.
     ///
     /// That a passed socket does not block is not ours to say: O_NONBLOCK belongs to all who hold
     /// it, and PID 1 takes it away when it starts the successor, unless that unit says
@@ -176,10 +182,6 @@ impl Listener {
     /// So it is asked first; nobody else accepts while we do, so a client that waits stays.
     /// That also tells a lack of descriptors (EMFILE) with somebody waiting from one without.
     pub(crate) fn accept(&self) -> io::Result<UnixStream> {
-        let mut socket = [PollFd::new(&self.socket, PollFlags::IN)];
-        if poll(&mut socket, Some(&Timespec::default()))? == 0 {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
         self.socket.get_ref().accept().map(|(stream, _)| stream)
     }
 

@@ -10,7 +10,7 @@
 //! | [`handoff`] | connection to the other process | counter, server, supervisor | orders, askers |
 //! | [`signals`] | signal handlers | supervisor | none |
 //! | [`journal`] | log queue, writer thread | nobody | 256 records |
-//! | [`supervisor`] | lifecycle | counter, server, handoff, PID 1 | what can be reported at once |
+//! | [`supervisor`] | lifecycle | server, handoff, PID 1 | what can be reported at once |
 //!
 //! The lock and the state file are the counter's while it ticks, the sockets the server's while it
 //! serves; at all other times both are the handoff's.
@@ -23,6 +23,7 @@ mod clock;
 mod counter;
 mod handoff;
 mod journal;
+mod limits;
 mod listener;
 mod locking;
 mod mailbox;
@@ -30,6 +31,7 @@ mod offering;
 mod options;
 mod peer;
 mod root;
+mod seldom;
 mod server;
 mod session;
 mod signals;
@@ -54,13 +56,14 @@ use smol::{LocalExecutor, Timer};
 
 use adoption::Adoption;
 use counter::Counter;
-use handoff::{Handoff, Refusals};
+use handoff::Handoff;
 use journal::Journal;
 use listener::Listener;
 use locking::Locking;
 use options::{Command, Environment, HELP, Options, Predecessor, Stage};
 use peer::Peer;
 use root::OldRoot;
+use seldom::Seldom;
 use server::{Server, Sockets};
 use signals::Signals;
 use state_file::StateFile;
@@ -68,9 +71,6 @@ use supervisor::Supervisor;
 
 /// The exit status of a command line that cannot be carried out, as getopt(3) users have it.
 const USAGE: u8 = 2;
-
-/// All descriptors at once: the most clients, and a few of our own.
-const DESCRIPTORS: u64 = 1024;
 
 /// Orders that may wait beside the batches: load or listen, freeze, what the predecessor left, and
 /// the end.
@@ -185,9 +185,10 @@ fn open_state_file(path: &Path) -> Option<StateFile> {
 /// hundreds of clients come in.
 /// Now there is one thread; the table takes 8 kB.
 fn make_room_for_descriptors() {
-    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX).min(DESCRIPTORS);
-    // Where it fails, the table grows as it would have.
+    let limit = getrlimit(Resource::Nofile).current.map(usize::try_from);
+    let limit = limit.and_then(Result::ok).unwrap_or(usize::MAX).min(limits::DESCRIPTORS);
     let last = RawFd::try_from(limit).unwrap_or_default() - 1;
+    // Where it fails, the table grows as it would have.
     drop(fcntl_dupfd_cloexec(io::stderr(), last));
 }
 
@@ -249,12 +250,11 @@ fn serve(
         sockets: Sockets { listeners, sessions: Vec::new() },
         frozen: None,
         offering: None,
-        refusals: Refusals::default(),
+        refusals: Seldom::default(),
     };
     let supervisor = Supervisor {
         mailbox: supervisor_mailbox,
         continued,
-        counter: to_counter,
         server: to_server,
         handoff: to_handoff,
         old_root,

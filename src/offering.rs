@@ -70,6 +70,8 @@ pub(crate) struct Offering {
     message: Vec<u8>,
     /// How much of the message is sent.
     sent: usize,
+    /// The kernel did not let descriptors go.
+    had_to_wait: bool,
     /// Why the successor did not adopt the state.
     cause: Option<String>,
     is_done: bool,
@@ -108,6 +110,7 @@ impl Offering {
             is_told: false,
             message: Vec::new(),
             sent: 0,
+            had_to_wait: false,
             cause: None,
             is_done: false,
         }
@@ -255,7 +258,11 @@ impl Offering {
     }
 
     fn expired(&mut self) -> Event {
-        self.cause = Some(format!("it did not take it within {} s", OFFER.as_secs()));
+        let limit = OFFER.as_secs();
+        self.cause = Some(match self.had_to_wait {
+            true => format!("for {limit} s too many descriptors of our user were on their way"),
+            false => format!("it did not take it within {limit} s"),
+        });
         Event::OfferExpired
     }
 
@@ -265,9 +272,13 @@ impl Offering {
         // They go with the first byte.
         let descriptors = if self.sent == 0 { part.descriptors(estate) } else { Vec::new() };
         match self.peer.send(unsent, &descriptors).await {
-            Ok(count) => self.sent += count,
+            Ok(count) => {
+                self.sent += count;
+                self.had_to_wait = false;
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             Err(error) if Errno::from_io_error(&error) == Some(Errno::TOOMANYREFS) => {
+                self.had_to_wait = true;
                 _ = Timer::after(IN_FLIGHT).await;
             }
             // That it cannot be sent is not the end of the connection: that is to be read.

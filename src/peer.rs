@@ -32,6 +32,12 @@ const SCM_MAX_FD: usize = 253;
 /// The bytes that wait to be understood: several of the largest clients, and their lines.
 pub(crate) const INPUT: usize = 16 * 1024;
 
+/// The buffer of the connection on which the state is sent: what the kernel gives to any socket
+/// (`net.core.wmem_default`), but not to a client.
+///
+/// With less, what is sent before the other side reads does not fit (see [`Peer::send`]).
+pub(crate) const BUFFER: usize = 208 * 1024;
+
 /// How many bytes of a line that is none are shown: enough to recognise it.
 const SHOWN: usize = 64;
 

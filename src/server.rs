@@ -4,13 +4,13 @@
 //! Owns the listeners and every connection; a session that can go on puts the number of its slot
 //! into the mailbox `ready`, so that a thousand silent clients cost nothing.
 //! Never knows what a command means: batches go to the counter and come back as text.
-//! Ends with the process, by being dropped.
+//! Ends when it is to leave and every batch is back.
 //!
 //! **Invariant:** at most [`UNDER_WAY`] batches are with the counter; each comes back.
 //!
 //! **Invariant:** while frozen, nothing is read, written or accepted: the sockets are elsewhere.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::future::poll_fn;
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -23,30 +23,18 @@ use std::time::Duration;
 use async_channel::{Receiver, Sender};
 use early_service_machine::schedule::Monotonic;
 use futures_lite::future;
-use rustix::io::Errno;
 use smol::{Async, Timer};
 
+use crate::limits::{Complaints, FIRST_LINE, IDLE, Limit, RESERVE, UNREAD};
 use crate::listener::Listener;
 use crate::mailbox::post;
 use crate::options::Stage;
+use crate::seldom::Seldom;
 use crate::session::{Asked, Batch, Next, Session};
-use crate::{clock, counter, handoff, journal};
-
-/// The most clients at once, 4.5 kB each; one more, and the longest idle one goes.
-pub(crate) const SESSIONS: usize = 1000;
-
-/// Places beyond those: whoever comes in first says what it wants, for a successor that asks for the
-/// state must not cost a client its place.
-pub(crate) const RESERVE: usize = 4;
+use crate::{clock, counter, handoff, journal, limits};
 
 /// The most batches with the counter at once; it answers within microseconds, so a few suffice.
 pub(crate) const UNDER_WAY: usize = 16;
-
-/// How long a client may be silent: a person at `nc` comes back from lunch, a lost one goes.
-const IDLE: Duration = Duration::from_secs(3600);
-
-/// How long replies may wait for a client that does not read.
-const UNREAD: Duration = Duration::from_secs(10);
 
 /// How often silent clients are looked for, while there are clients at all.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -55,7 +43,7 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// between.
 pub(crate) const ACCEPTS: usize = 16;
 
-/// How long accepting rests when the system has no descriptor or memory for another client.
+/// How long accepting rests when there is no place, descriptor or memory for another client.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Every socket of which a client has the other end: whoever holds this may talk to clients.
@@ -98,6 +86,9 @@ pub(crate) enum Message {
     PredecessorLeft,
     /// From the counter: the batch of this slot, with its replies.
     CarriedOut { slot: usize, batch: Box<Batch> },
+    /// From the supervisor: take in nobody and nothing more, send the replies under way, have the
+    /// counter leave, and leave.
+    Leave,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +98,8 @@ enum Gate {
     Open,
     /// Frozen, but batches are with the counter.
     Freezing,
+    /// Leaving, but batches are with the counter.
+    Leaving,
 }
 
 /// The actor.
@@ -121,12 +114,17 @@ pub(crate) struct Server {
     gate: Gate,
     slots: Vec<Slot>,
     clients: usize,
+    /// How many there is a place for.
+    places: usize,
     under_way: usize,
     /// Which of a new client and a ready session goes first: they take turns, whatever else comes in
     /// between.
     accept_first: bool,
     sweep: Timer,
     accept_again: Timer,
+    complaints: Complaints,
+    /// What keeps clients in the backlog.
+    shortage: Seldom,
 }
 
 /// A place for a session; its waker outlives the sessions that use it.
@@ -171,7 +169,8 @@ impl Server {
         handoff: Sender<handoff::Message>,
         stage: Stage,
     ) -> Self {
-        let (ready_from_session, ready) = async_channel::bounded(SESSIONS + RESERVE);
+        let places = limits::clients();
+        let (ready_from_session, ready) = async_channel::bounded(places + RESERVE);
         Self {
             mailbox,
             ready,
@@ -183,16 +182,23 @@ impl Server {
             gate: Gate::Closed,
             slots: Vec::new(),
             clients: 0,
+            places,
             under_way: 0,
             accept_first: false,
             sweep: Timer::never(),
             accept_again: Timer::never(),
+            complaints: Complaints::default(),
+            shortage: Seldom::default(),
         }
     }
 
     pub(crate) async fn run(mut self) {
         while let Some(occasion) = self.next_event().await {
             self.handle(occasion, clock::now());
+            if self.gate == Gate::Leaving && self.under_way == 0 {
+                // After the last batch, which it would not carry out any more.
+                return post(&self.counter, counter::Message::Leave);
+            }
             // A tick waits for one turn of ours at the most, however busy the clients are.
             future::yield_now().await;
         }
@@ -250,12 +256,19 @@ impl Server {
             Occasion::Message(Message::PredecessorLeft) => self.drain_inherited(),
             Occasion::Message(Message::CarriedOut { slot, batch }) => {
                 self.under_way -= 1;
+                let may_send = self.gate != Gate::Freezing;
                 if let Some(session) = self.session(slot) {
                     session.answered(batch);
+                    if may_send {
+                        session.send_answers();
+                    }
+                    // Behind all who are ready: read on at once, one who always asks would keep the
+                    // mailbox busy, and nobody else would have a turn.
+                    session.wake();
                 }
-                self.advance(slot);
                 self.freeze_when_quiet();
             }
+            Occasion::Message(Message::Leave) => self.gate = Gate::Leaving,
             Occasion::Connection(listener) => {
                 self.accept_first = false;
                 self.accept(listener);
@@ -317,8 +330,15 @@ impl Server {
         for at in (0..self.listeners.len()).rev() {
             if self.listeners.get(at).is_some_and(Listener::is_inherited) {
                 let listener = self.listeners.remove(at);
-                while let Ok(stream) = listener.accept() {
-                    self.open(stream);
+                // They cannot wait: who finds no place ends with the listener.
+                while listener.has_client() && self.has_place() {
+                    match listener.accept() {
+                        Ok(stream) => self.open(stream),
+                        Err(error) => {
+                            self.shortage.warn(format_args!("cannot accept a client: {error}"));
+                            break;
+                        }
+                    }
                 }
             }
         }
@@ -348,11 +368,14 @@ impl Server {
         }
     }
 
-    /// Has the longest idle client go for one beyond [`SESSIONS`], now that it is known to be one.
+    /// Has the longest idle client go for one without a place, now that it is known to be one.
     fn make_room(&mut self, slot: usize) {
-        let session = self.session(slot);
-        if session.is_some_and(|session| std::mem::take(&mut session.is_beyond)) {
-            self.close_longest_idle();
+        // Where nobody may go yet, its next command asks again.
+        if self.session(slot).is_some_and(|session| session.is_beyond) && self.close_longest_idle()
+        {
+            if let Some(session) = self.session(slot) {
+                session.is_beyond = false;
+            }
         }
     }
 
@@ -391,8 +414,21 @@ impl Server {
         }
     }
 
+    /// Ends the connection of a client that is done.
     fn close(&mut self, slot: usize) {
         if let Some(session) = self.take(slot) {
+            if session.has_overrun() {
+                self.complaints.closing(&*session, Limit::Line);
+            }
+            session.shut_down();
+        }
+    }
+
+    /// Ends the connection of a client that has reached a limit.
+    fn close_at(&mut self, slot: usize, limit: Limit) {
+        if let Some(session) = self.take(slot) {
+            self.complaints.closing(&*session, limit);
+            session.tell(format_args!("Closing: {limit}"));
             session.shut_down();
         }
     }
@@ -404,36 +440,51 @@ impl Server {
         if self.clients == 0 {
             self.sweep.clear();
         }
+        // What the next one lacked may be there now.
+        self.accept_again.clear();
         Some(session)
     }
 
     fn accept(&mut self, listener: usize) {
         for _ in 0..ACCEPTS {
-            let Some(listener) = self.listeners.get(listener) else {
+            if !self.listeners.get(listener).is_some_and(Listener::has_client) {
                 return;
-            };
-            match listener.accept() {
-                Ok(stream) => self.open(stream),
-                Err(error) if is_transient(&error) => return,
-                // Somebody has to go, the longest idle first.
-                Err(error) if is_shortage(&error) && self.close_longest_idle() => {}
-                Err(error) => {
-                    log::warn!("cannot accept a client: {error}");
-                    self.accept_again.set_after(ACCEPT_PAUSE);
-                    return;
+            }
+            if !self.has_place() {
+                let clients = self.clients;
+                let why = format_args!("new clients wait: {clients} came in the last second");
+                return self.pause_accepting(why);
+            }
+            let accepted = self.listeners.get(listener).map(Listener::accept);
+            match accepted {
+                None => return,
+                Some(Ok(stream)) => self.open(stream),
+                Some(Err(error)) if is_transient(&error) => return,
+                Some(Err(error)) => {
+                    return self.pause_accepting(format_args!("cannot accept a client: {error}"));
                 }
             }
         }
     }
 
+    /// Leaves clients in the backlog for a while: whoever is connected is served on.
+    fn pause_accepting(&mut self, why: fmt::Arguments<'_>) {
+        self.shortage.warn(why);
+        self.accept_again.set_after(ACCEPT_PAUSE);
+    }
+
+    /// Whether one more client finds a place; the longest idle one may go for it.
+    fn has_place(&mut self) -> bool {
+        self.clients < self.places + RESERVE || self.close_longest_idle()
+    }
+
     fn open(&mut self, stream: UnixStream) {
         let stream = match Async::new(stream) {
             Ok(stream) => stream,
-            Err(error) => return log::warn!("cannot serve a client: {error}"),
+            Err(error) => {
+                return self.shortage.warn(format_args!("cannot serve a client: {error}"));
+            }
         };
-        if self.clients == SESSIONS + RESERVE && !self.close_longest_idle() {
-            return log::warn!("cannot serve a client: all {SESSIONS} others are busy");
-        }
         let slot = self.place(Session::new(stream));
         // What the client wrote already is read at once.
         if self.under_way < UNDER_WAY {
@@ -448,7 +499,7 @@ impl Server {
         let slot = self.free_slot();
         if let Some(place) = self.slots.get_mut(slot) {
             session.settle(Waker::from(Arc::clone(&place.waker)));
-            session.is_beyond = self.clients >= SESSIONS;
+            session.is_beyond = self.clients >= self.places;
             place.session = Some(session);
             self.clients += 1;
         }
@@ -469,36 +520,47 @@ impl Server {
         })
     }
 
-    /// Closes the session that has been silent longest; false when none can be closed.
+    /// Closes the client that has been idle longest; false when it may not be closed yet.
+    ///
+    /// One that has just come has a moment to say something.
     fn close_longest_idle(&mut self) -> bool {
         let sessions = self.slots.iter().enumerate().filter_map(|(slot, place)| {
-            place.session.as_deref().filter(|session| !session.is_under_way()).map(|s| (slot, s))
+            let session = place.session.as_deref()?;
+            (!session.is_under_way()).then_some((slot, session))
         });
-        let Some((slot, _)) = sessions.min_by_key(|(_, session)| session.activity().0) else {
+        let Some((slot, session)) = sessions.min_by_key(|(_, session)| session.active()) else {
             return false;
         };
-        self.close(slot);
-        true
+        let may_go = session.has_spoken() || has_passed(FIRST_LINE, session.active(), clock::now());
+        if may_go {
+            self.close_at(slot, Limit::Clients(self.places));
+        }
+        may_go
     }
 
     fn close_silent(&mut self, now: Monotonic) {
         for slot in 0..self.slots.len() {
-            let is_silent = self.session(slot).is_some_and(|session| {
-                let (active, unread) = session.activity();
-                let limit = if unread { UNREAD } else { IDLE };
-                !session.is_under_way() && u128::from(now.nanos_since(active)) > limit.as_nanos()
+            let reached = self.session(slot).filter(|session| !session.is_under_way());
+            let reached = reached.and_then(|session| {
+                let (limit, time) = if session.has_unsent() {
+                    (Limit::Unread, UNREAD)
+                } else if session.has_overrun() {
+                    (Limit::Line, UNREAD)
+                } else {
+                    (Limit::Idle, IDLE)
+                };
+                has_passed(time, session.active(), now).then_some(limit)
             });
-            if is_silent {
-                self.close(slot);
+            if let Some(limit) = reached {
+                self.close_at(slot, limit);
             }
         }
     }
 }
 
-/// No descriptor or no memory left (accept(2)).
-fn is_shortage(error: &io::Error) -> bool {
-    let error = Errno::from_io_error(error);
-    matches!(error, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
+/// Whether more than `time` lies between these.
+fn has_passed(time: Duration, since: Monotonic, now: Monotonic) -> bool {
+    u128::from(now.nanos_since(since)) > time.as_nanos()
 }
 
 fn is_transient(error: &io::Error) -> bool {
@@ -600,16 +662,69 @@ mod tests {
     }
 
     #[test]
+    fn leaving_answers_what_was_asked_and_takes_in_nobody() {
+        let mut bench = Bench::new("leave");
+        let (mut one, mut other) = (bench.client(), bench.client());
+        one.write_all(b"get_counter\n").expect("room");
+        bench.wake(0);
+        let (slot, mut batch) = bench.batch();
+        bench.tell(Message::Leave);
+        other.write_all(b"get_counter\n").expect("room");
+        bench.wake(1);
+        assert!(bench.counter.try_recv().is_err(), "nothing more is read");
+        assert_eq!(batch.take_commands().count(), 1);
+        writeln!(batch.replies, "137").expect("room");
+        bench.tell(Message::CarriedOut { slot, batch });
+        assert_eq!(read(&mut one), "137\n");
+        assert_eq!((bench.server.gate, bench.server.under_way), (Gate::Leaving, 0));
+    }
+
+    #[test]
+    fn one_who_always_asks_lets_the_others_go_first() {
+        let mut bench = Bench::new("turns");
+        let mut busy = bench.client();
+        busy.write_all(b"get_counter\n").expect("room");
+        bench.wake(0);
+        let (slot, mut batch) = bench.batch();
+        assert_eq!(batch.take_commands().count(), 1);
+        writeln!(batch.replies, "137").expect("room");
+        busy.write_all(b"get_counter\n").expect("room");
+        bench.tell(Message::CarriedOut { slot, batch });
+        assert!(bench.counter.try_recv().is_err(), "its next command waits for its turn");
+        assert_eq!(read(&mut busy), "137\n", "its answer does not");
+        assert_eq!(bench.server.ready.recv_blocking(), Ok(0), "which it will have");
+        bench.wake(0);
+        assert_eq!(bench.batch().0, 0);
+    }
+
+    #[test]
     fn one_client_too_many_closes_the_longest_idle_one() {
         let mut bench = Bench::new("idle");
-        let mut first = bench.client();
-        let mut second = bench.client();
-        first.write_all(b"nonsense\n").expect("room");
-        bench.wake(0);
-        assert!(read(&mut first).starts_with("Invalid command"));
+        let (mut first, mut second) = (bench.client(), bench.client());
+        for (slot, client) in [(1, &mut second), (0, &mut first)] {
+            client.write_all(b"nonsense\n").expect("room");
+            bench.wake(slot);
+            assert!(read(client).starts_with("Invalid command"));
+        }
         assert!(bench.server.close_longest_idle());
-        assert!(is_closed(&mut second), "the first one was active later");
+        assert!(read(&mut second).starts_with("Closing: more than "), "it was silent longer");
+        assert!(is_closed(&mut second));
         assert!(!is_closed(&mut first));
+    }
+
+    #[test]
+    fn a_new_client_has_time_for_its_first_line() {
+        let mut bench = Bench::new("new");
+        let mut client = bench.client();
+        assert!(!bench.server.close_longest_idle());
+        client.write_all(b"half a line").expect("room");
+        bench.wake(0);
+        assert!(!bench.server.close_longest_idle(), "it is still at its first");
+        client.write_all(b"\n").expect("room");
+        bench.wake(0);
+        assert!(bench.server.close_longest_idle());
+        assert!(read(&mut client).starts_with("Invalid command: half a line;"));
+        assert!(is_closed(&mut client));
     }
 
     #[test]
@@ -621,6 +736,7 @@ mod tests {
         bench.server.handle(Occasion::Sweep, after(IDLE - SWEEP));
         assert!(!is_closed(&mut client));
         bench.server.handle(Occasion::Sweep, after(IDLE + SWEEP));
+        assert_eq!(read(&mut client), "Closing: no command for 3600 s\n");
         assert!(is_closed(&mut client));
         assert!(!bench.server.sweep.will_fire(), "nobody is left to look for");
     }

@@ -22,9 +22,11 @@ use early_service_machine::counter;
 use early_service_machine::exchange::{Client, Request};
 use early_service_machine::schedule::Monotonic;
 use futures_lite::io::{AsyncRead, AsyncWrite};
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use smol::Async;
 
-use crate::clock;
+use crate::limits::{OVERRUN, UNTAKEN};
+use crate::{clock, peer};
 
 /// The most commands that travel in one message.
 ///
@@ -203,10 +205,14 @@ pub(crate) struct Session {
     input: Input,
     /// Absent while it is with the counter.
     batch: Option<Box<Batch>>,
-    /// When the client last sent something or took a reply.
+    /// When the client last ended a line or took a reply.
     active: Monotonic,
+    /// It has ended a line here.
+    has_spoken: bool,
     /// To be closed as soon as the replies are sent.
     closing: bool,
+    /// A line was too long: so many bytes more are read, and thrown away, before it is closed.
+    overrun: Option<usize>,
     /// One of more clients than there are places for, and not yet known to be a client.
     pub(crate) is_beyond: bool,
     waker: Waker,
@@ -216,6 +222,8 @@ impl Session {
     /// A session that calls nobody until it is settled in its place.
     pub(crate) fn new(stream: Async<UnixStream>) -> Box<Self> {
         let waker = Waker::noop().clone();
+        // The kernel doubles it. Where it fails, a client that does not read costs more.
+        let _ = set_socket_send_buffer_size(&stream, UNTAKEN / 2);
         let input = Input { bytes: [0; INPUT], start: 0, end: 0, ended: false };
         let batch = Some(Batch::new());
         Box::new(Self {
@@ -223,7 +231,9 @@ impl Session {
             input,
             batch,
             active: clock::now(),
+            has_spoken: false,
             closing: false,
+            overrun: None,
             is_beyond: false,
             waker,
         })
@@ -283,10 +293,32 @@ impl Session {
         self.batch.is_none()
     }
 
-    /// When the client last did something, and whether it has replies to take.
-    pub(crate) fn activity(&self) -> (Monotonic, bool) {
-        let unread = self.batch.as_ref().is_some_and(|batch| !batch.replies.unsent().is_empty());
-        (self.active, unread)
+    /// When the client last ended a line or took a reply.
+    pub(crate) fn active(&self) -> Monotonic {
+        self.active
+    }
+
+    /// Whether it has replies to take.
+    pub(crate) fn has_unsent(&self) -> bool {
+        self.batch.as_ref().is_some_and(|batch| !batch.replies.unsent().is_empty())
+    }
+
+    /// Whether it has ended a line here.
+    pub(crate) fn has_spoken(&self) -> bool {
+        self.has_spoken
+    }
+
+    /// Whether it is to be closed for the length of a line.
+    pub(crate) fn has_overrun(&self) -> bool {
+        self.overrun.is_some()
+    }
+
+    /// Tells the client something that it did not ask for, if that can follow what it was sent.
+    pub(crate) fn tell(&self, line: fmt::Arguments<'_>) {
+        if !self.has_unsent() {
+            // Whoever does not take it does not want to know.
+            let _ = peer::send(&self.stream, format!("{line}\n").as_bytes(), &[]);
+        }
     }
 
     /// The batch is back from the counter.
@@ -294,8 +326,18 @@ impl Session {
         self.batch = Some(batch);
     }
 
-    /// Gives up the connection, to whoever hands over on it.
+    /// Sends of its replies what goes without waiting.
+    pub(crate) fn send_answers(&mut self) {
+        if let Some(mut batch) = self.batch.take() {
+            _ = self.send(&mut batch.replies);
+            self.batch = Some(batch);
+        }
+    }
+
+    /// Gives up the connection, to whoever hands over on it, and with more than a client needs.
     pub(crate) fn into_stream(self) -> Async<UnixStream> {
+        // It fails as rarely as it did when the buffer was made small.
+        let _ = set_socket_send_buffer_size(&self.stream, peer::BUFFER / 2);
         self.stream
     }
 
@@ -309,16 +351,30 @@ impl Session {
             match self.send(&mut batch.replies) {
                 Poll::Pending => break self.keep(batch, Next::Wait),
                 Poll::Ready(false) => break Next::Close,
-                Poll::Ready(true) if self.closing => break Next::Close,
+                Poll::Ready(true) if self.closing => {
+                    let next = self.discard();
+                    break self.keep(batch, next);
+                }
                 Poll::Ready(true) => {}
             }
-            match understand(&mut self.input, &mut batch) {
+            let unread = self.input.unread().len();
+            let understood = understand(&mut self.input, &mut batch);
+            if self.input.unread().len() < unread {
+                self.has_spoken = true;
+                self.active = clock::now();
+            }
+            match understood {
                 Understood::CarryOut => break Next::CarryOut(batch),
                 Understood::Status => break Next::Status(batch),
                 Understood::HandOver(asked) => break self.keep(batch, Next::HandOver(asked)),
                 Understood::SendFirst => continue,
                 Understood::Finished => {
                     self.closing = true;
+                    continue;
+                }
+                Understood::TooLong => {
+                    self.closing = true;
+                    self.overrun = Some(OVERRUN);
                     continue;
                 }
                 Understood::Nothing => {}
@@ -369,10 +425,35 @@ impl Session {
             }
             Poll::Ready(Ok(count)) => {
                 self.input.end += count;
-                self.active = clock::now();
                 Poll::Ready(true)
             }
             Poll::Ready(Err(_)) => Poll::Ready(false),
+        }
+    }
+}
+
+impl Session {
+    /// Reads and throws away what follows a line that is too long, once, and then closes.
+    ///
+    /// A connection that is closed with something unread is reset, and `nc`, which is still writing,
+    /// would not show why.
+    fn discard(&mut self) -> Next {
+        let Some(left) = self.overrun else {
+            return Next::Close;
+        };
+        if left == OVERRUN {
+            // Whoever reads to the end sees it now; it fails only where the client has gone.
+            let _ = self.stream.get_ref().shutdown(Shutdown::Write);
+        }
+        (self.input.start, self.input.end) = (0, 0);
+        match self.read() {
+            Poll::Pending => Next::Wait,
+            Poll::Ready(true) if !self.input.ended && self.input.end < left => {
+                self.overrun = Some(left - self.input.end);
+                self.wake();
+                Next::Wait
+            }
+            Poll::Ready(_) => Next::Close,
         }
     }
 }
@@ -393,8 +474,10 @@ enum Understood {
     HandOver(Asked),
     /// Replies of the server's own, or no room for another: they are to be sent first.
     SendFirst,
-    /// The client has sent all, or broken a rule: what is in the batch is the last it is told.
+    /// The client has sent all: what is in the batch is the last it is told.
     Finished,
+    /// The same, for it sends a line that is too long.
+    TooLong,
     /// No whole line.
     Nothing,
 }
@@ -412,7 +495,7 @@ fn understand(input: &mut Input, batch: &mut Batch) -> Understood {
             Frame::TooLong if batch.replies.room() < OWN_REPLY => return Understood::SendFirst,
             Frame::TooLong => {
                 write_line(&mut batch.replies, command::TOO_LONG);
-                return Understood::Finished;
+                return Understood::TooLong;
             }
         };
         match Command::parse(line) {
@@ -535,11 +618,11 @@ mod tests {
         for _ in 0..100_000 {
             taken += client.write(&garbage).unwrap_or(0);
             assert!(matches!(session.advance(), Next::Wait));
-            if session.activity().1 {
+            if session.has_unsent() {
                 break;
             }
         }
-        assert!(session.activity().1, "{taken} bytes were taken without a stop");
+        assert!(session.has_unsent(), "{taken} bytes were taken without a stop");
         let unread = session.input.unread().len();
         assert!(matches!(session.advance(), Next::Wait));
         assert_eq!(session.input.unread().len(), unread);
@@ -548,9 +631,25 @@ mod tests {
     #[test]
     fn an_endless_line_is_answered_and_ends_the_session() {
         let (mut session, mut client) = connected();
-        client.write_all(&[b'x'; 4096]).expect("room");
-        assert!(matches!(session.advance(), Next::Close));
+        client.set_nonblocking(true).expect("a socket can be nonblocking");
+        let mut taken = 0;
+        let closes = (0..).find(|_| {
+            taken += client.write(&[b'x'; 4096]).unwrap_or(0);
+            matches!(session.advance(), Next::Close)
+        });
+        assert!(closes.is_some_and(|reads| reads <= OVERRUN), "{closes:?}");
+        assert!(taken > OVERRUN, "what it was still writing was taken: {taken}");
         drop(session);
+        assert_eq!(read_available(&mut client), format!("{}\n", command::TOO_LONG));
+    }
+
+    #[test]
+    fn a_line_too_long_ends_the_session_with_its_input() {
+        let (mut session, mut client) = connected();
+        client.write_all(&[b'x'; 200]).expect("room");
+        while let Next::Wait = session.advance() {
+            client.shutdown(Shutdown::Write).expect("a socket can be half closed");
+        }
         assert_eq!(read_available(&mut client), format!("{}\n", command::TOO_LONG));
     }
 

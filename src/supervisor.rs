@@ -18,7 +18,7 @@ use smol::Timer;
 
 use crate::mailbox::post;
 use crate::root::{OldRoot, drop_capabilities};
-use crate::{counter, handoff, journal, server, systemd};
+use crate::{handoff, journal, server, systemd};
 
 /// The most events under way.
 ///
@@ -37,7 +37,6 @@ pub(crate) struct Supervisor {
     pub(crate) mailbox: Receiver<Event>,
     /// PID 1 stopped every process and lets them go on (SIGCONT), as it does around the switch.
     pub(crate) continued: Receiver<()>,
-    pub(crate) counter: Sender<counter::Message>,
     pub(crate) server: Sender<server::Message>,
     pub(crate) handoff: Sender<handoff::Message>,
     /// The root to leave, until it has been left.
@@ -97,7 +96,7 @@ impl Supervisor {
         for effect in effects {
             match effect {
                 Effect::Freeze => post(&self.server, server::Message::Freeze),
-                Effect::Leave => post(&self.counter, counter::Message::Leave),
+                Effect::Leave => post(&self.server, server::Message::Leave),
                 Effect::Lock
                 | Effect::Ask
                 | Effect::Prepare

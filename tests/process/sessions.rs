@@ -8,9 +8,9 @@ use early_service_machine::counter::Reply;
 use rustix::process::Signal;
 
 use crate::client::{Client, get_counter, status, until_status};
-use crate::daemon::{Daemon, STILL};
+use crate::daemon::{Daemon, STILL, program};
 use crate::scratch::Scratch;
-use crate::stage::{serve, start, succeed};
+use crate::stage::{serve, start, state_file, succeed};
 use crate::until;
 use crate::wire::{Wire, number};
 
@@ -85,7 +85,7 @@ fn unread(client: &mut Client) -> usize {
         }
     }
     client.stream().set_nonblocking(false).expect("a socket");
-    assert!(sent > 50_000, "{sent} bytes are no test");
+    assert!(sent > 10_000, "{sent} bytes are no test");
     sent.div_ceil(COMMAND.len())
 }
 
@@ -169,7 +169,20 @@ fn allow_descriptors(pid: u32, limit: &str) {
 }
 
 #[test]
-fn a_successor_without_room_for_the_descriptors_costs_no_client_and_adopts_when_it_has_room() {
+fn a_successor_with_too_few_places_costs_no_client_and_adopts_when_it_has_enough() {
+    refuses_at_first("40", 0, "it has 100 clients, and we serve 20");
+}
+
+#[test]
+fn a_successor_that_loses_descriptors_costs_no_client_and_adopts_when_it_has_room() {
+    // Enough by the number, but half of them are taken.
+    refuses_at_first("130", 60, "is missing");
+}
+
+/// A successor with this limit of descriptors, and so many taken, refuses a hundred clients, for this
+/// reason.
+#[track_caller]
+fn refuses_at_first(limit: &str, taken: u32, why: &str) {
     let scratch = Scratch::new();
     let mut first = serve(&scratch, "first", &STILL);
     let mut clients: Vec<_> = (0..100).map(|_| Client::connect(&first.socket)).collect();
@@ -180,12 +193,24 @@ fn a_successor_without_room_for_the_descriptors_costs_no_client_and_adopts_when_
         assert!(client.line().starts_with("previous value"));
     }
     first.stop();
-    let second = succeed(&scratch, "second", &first.socket, &STILL);
+    let take = format!("for ((i = 0; i < {taken}; i++)); do exec {{held}}</dev/null; done");
+    let second = Daemon::spawn(
+        Command::new("bash")
+            .args(["-c", &format!("{take}; exec \"$@\""), "bash"])
+            .arg(program().get_program())
+            .arg("--server-socket-path")
+            .arg(scratch.join("second"))
+            .arg("--client-socket-path")
+            .arg(&first.socket)
+            .arg("--state-file")
+            .arg(state_file(&scratch))
+            .args(STILL),
+    );
     second.wait_for("Reading starting position");
-    allow_descriptors(second.pid(), "40");
+    allow_descriptors(second.pid(), limit);
     first.signal(Signal::CONT);
     let refusal = second.wait_for("cannot adopt from").message;
-    assert!(refusal.contains("is missing"), "{refusal}");
+    assert!(refusal.ends_with(why), "{refusal}");
     first.wait_for(" did not adopt the state: ");
     until("serving", || status(&first.socket, "phase") == "serving");
     for client in &mut clients {

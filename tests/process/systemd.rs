@@ -3,8 +3,11 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::process::Stdio;
 
-use crate::client::{Client, get_counter, nc};
+use rustix::process::Signal;
+
+use crate::client::{Client, get_counter, nc, until_status};
 use crate::daemon::{Daemon, STILL, started_with};
 use crate::manager::Manager;
 use crate::scratch::Scratch;
@@ -16,7 +19,7 @@ fn a_passed_socket_is_served_and_its_file_left_to_systemd() {
     let passed = UnixListener::bind(scratch.join("public")).expect("a socket");
     let mut daemon = Daemon::spawn(started_with(&passed).args(STILL));
     assert_eq!(get_counter(scratch.join("public")), 0);
-    daemon.signal(rustix::process::Signal::TERM);
+    daemon.signal(Signal::TERM);
     assert!(daemon.ended().0.success());
     assert_eq!(scratch.names(), ["public"]);
 }
@@ -42,6 +45,34 @@ fn a_passed_socket_of_the_same_path_is_not_bound_again() {
     let daemon = Daemon::spawn(command.arg("--server-socket-path").arg(&public).args(STILL));
     daemon.wait_for("Listening on UNIX socket");
     assert_eq!(get_counter(&public), 0);
+}
+
+#[test]
+fn whoever_comes_while_it_ends_waits_for_the_next_one() {
+    let scratch = Scratch::new();
+    let (public, file) = (scratch.join("public"), scratch.join("state"));
+    let passed = UnixListener::bind(&public).expect("a socket");
+    let mut manager = Manager::new(&scratch);
+    let mut command = started_with(&passed);
+    // Nobody reads its log, so that it takes a moment to end.
+    command.args(["--timer-delay-ms", "1", "--state-file"]).arg(&file).stderr(Stdio::piped());
+    command.env("NOTIFY_SOCKET", &manager.path);
+    let mut daemon = Daemon::spawn_unread(&mut command);
+    until_status(&public, "log_lines_dropped", |dropped| dropped > 0);
+    daemon.signal(Signal::TERM);
+    manager.wait_for("STOPPING=1");
+    let mut clients = Vec::new();
+    while clients.len() < 100 && daemon.is_running() {
+        let mut client = Client::connect(&public);
+        client.send("get_counter\n");
+        clients.push(client);
+    }
+    assert!(!clients.is_empty(), "it ended before anybody came");
+    assert!(daemon.ended().0.success());
+    let _next = Daemon::spawn(started_with(&passed).arg("--state-file").arg(&file));
+    for (number, client) in clients.iter_mut().enumerate() {
+        assert!(client.line().parse::<u64>().is_ok(), "client {number}");
+    }
 }
 
 #[test]
@@ -108,7 +139,7 @@ fn systemd_is_told_the_phase_and_that_the_process_lives() {
     drop(mute);
     manager.wait_for("READY=1");
     manager.wait_for("STATUS=serving");
-    daemon.signal(rustix::process::Signal::TERM);
+    daemon.signal(Signal::TERM);
     manager.wait_for("STOPPING=1");
     until("ended", || !daemon.is_running());
 }

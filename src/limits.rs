@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Limits: what a client may cost, and what is said when it would cost more.
+//!
+//! | what | at most | then |
+//! | --- | --- | --- |
+//! | connections | [`CLIENTS`], fewer where `RLIMIT_NOFILE` is low | the longest idle one goes |
+//! | clients that come at once | as many, each with [`FIRST_LINE`] to say something | wait in the backlog |
+//! | a line | [`MAX_LINE`](early_service_machine::command::MAX_LINE) bytes | is answered, and its client goes |
+//! | time from line to line | [`IDLE`] | the client goes |
+//! | time until replies are taken | [`UNREAD`] | the client goes |
+//! | replies of ours that wait | [`REPLIES`](crate::session::REPLIES) bytes | the client is not read from |
+//! | replies in the kernel | [`UNTAKEN`] bytes | the same |
+//! | log records that wait | 256, see [`journal`](crate::journal) | the record is dropped and counted |
+//!
+//! A client that goes is told why in a last line, unless it does not take what it was sent before,
+//! and the log says so too, once a second at the most for each kind.
+
+use std::fmt;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::{Resource, getrlimit};
+
+use crate::seldom::Seldom;
+
+/// The most clients at once, 4.5 kB each; one more, and the longest idle one goes.
+pub(crate) const CLIENTS: usize = 1000;
+
+/// Places beyond those: whoever comes in first says what it wants, for a successor that asks for the
+/// state must not cost a client its place.
+pub(crate) const RESERVE: usize = 4;
+
+/// Descriptors of our own: 17 in the initrd stage, and what is open for a moment.
+///
+/// With fewer, accepting fails where `RLIMIT_NOFILE` is low, which is waited out.
+const OWN: usize = 20;
+
+/// All descriptors at once.
+pub(crate) const DESCRIPTORS: usize = CLIENTS + RESERVE + OWN;
+
+/// How many clients there is a place for: [`CLIENTS`], or what `RLIMIT_NOFILE` has room for.
+pub(crate) fn clients() -> usize {
+    let limit = getrlimit(Resource::Nofile).current.map(usize::try_from);
+    let limit = limit.and_then(Result::ok).unwrap_or(DESCRIPTORS);
+    limit.saturating_sub(RESERVE + OWN).clamp(1, CLIENTS)
+}
+
+/// How long a new client has to send its first line before it may have to go for another one.
+///
+/// With less, a burst of clients would push out those who had no time to speak; with more, some who
+/// say nothing keep the others waiting for longer.
+pub(crate) const FIRST_LINE: Duration = Duration::from_secs(1);
+
+/// How long a client may take from one whole line to the next: a person at `nc` comes back from
+/// lunch, a lost one goes.
+pub(crate) const IDLE: Duration = Duration::from_secs(3600);
+
+/// How long replies may wait for a client that does not take them.
+pub(crate) const UNREAD: Duration = Duration::from_secs(10);
+
+/// The bytes that are read on after a line that is too long, so that its client hears of it before
+/// the connection ends.
+///
+/// With less, some who write much would only hear of a broken connection.
+pub(crate) const OVERRUN: usize = 1024 * 1024;
+
+/// The memory that the kernel may use for replies that a client does not take (SO_SNDBUF in
+/// socket(7)).
+///
+/// 208 kB each by default, so that a thousand such clients would cost the machine 200 MB; with
+/// less than a batch of replies, each would go in pieces.
+pub(crate) const UNTAKEN: usize = 32 * 1024;
+
+/// Which limit a client has reached that has to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Limit {
+    /// It was idle longest of so many.
+    Clients(usize),
+    Idle,
+    Unread,
+    Line,
+}
+
+/// What the client is told.
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Clients(places) => {
+                write!(f, "more than {places} clients, and this one was idle longest")
+            }
+            Self::Idle => write!(f, "no command for {} s", IDLE.as_secs()),
+            Self::Unread => write!(f, "its replies were not read for {} s", UNREAD.as_secs()),
+            Self::Line => f.write_str(early_service_machine::command::TOO_LONG),
+        }
+    }
+}
+
+/// What is logged of clients, each kind once a second at the most.
+#[derive(Default)]
+pub(crate) struct Complaints {
+    clients: Seldom,
+    idle: Seldom,
+    unread: Seldom,
+    line: Seldom,
+}
+
+impl Complaints {
+    /// Says which client goes, and why.
+    pub(crate) fn closing(&mut self, client: impl AsFd, limit: Limit) {
+        let seldom = match limit {
+            Limit::Clients(_) => &mut self.clients,
+            Limit::Idle => &mut self.idle,
+            Limit::Unread => &mut self.unread,
+            Limit::Line => &mut self.line,
+        };
+        match socket_peercred(client) {
+            Ok(peer) => {
+                let (pid, uid) = (peer.pid.as_raw_nonzero(), peer.uid.as_raw());
+                seldom.warn(format_args!("Closing process {pid} of user {uid}: {limit}"));
+            }
+            Err(_) => seldom.warn(format_args!("Closing a client: {limit}")),
+        }
+    }
+}

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Seldom: a line that strangers can cause, logged once a second at the most.
+//!
+//! Whoever can connect can do so thousands of times a second; without a limit their lines would take
+//! the room of the ticks in the log.
+
+use std::fmt;
+use std::time::Duration;
+
+use early_service_machine::schedule::Monotonic;
+
+use crate::clock;
+
+/// One kind of line.
+#[derive(Default)]
+pub(crate) struct Seldom {
+    /// When the last line was logged.
+    logged: Option<Monotonic>,
+    /// Left out since then.
+    silent: u64,
+}
+
+impl Seldom {
+    const INTERVAL: Duration = Duration::from_secs(1);
+
+    /// Logs the line with the number of those left out before it, or leaves it out.
+    pub(crate) fn warn(&mut self, line: fmt::Arguments<'_>) {
+        if let Some(silent) = self.may_speak(clock::now()) {
+            match silent {
+                0 => log::warn!("{line}"),
+                more => log::warn!("{line}, and {more} others before"),
+            }
+        }
+    }
+
+    /// How many were left out; `None` where this one is to be left out too.
+    fn may_speak(&mut self, now: Monotonic) -> Option<u64> {
+        let is_soon =
+            |last: Monotonic| u128::from(now.nanos_since(last)) < Self::INTERVAL.as_nanos();
+        if self.logged.is_some_and(is_soon) {
+            self.silent += 1;
+            return None;
+        }
+        self.logged = Some(now);
+        Some(std::mem::take(&mut self.silent))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_of_many_is_said_each_second_with_the_number_of_the_others() {
+        let mut seldom = Seldom::default();
+        let at = |ms: u64| Monotonic::from_nanos(7_000_000_000 + ms * 1_000_000);
+        let said: Vec<_> = (0..3000).filter_map(|ms| seldom.may_speak(at(ms))).collect();
+        assert_eq!(said, [0, 999, 999]);
+    }
+}
