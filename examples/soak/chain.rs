@@ -218,7 +218,7 @@ impl Chain {
         // Any tick: the line of this one or that one may find no room.
         until("a tick and its line", || {
             last = Record::read(&state);
-            last.counter > before.counter && self.owner.has_logged(last.counter - 1)
+            last.deadline > before.deadline && self.owner.has_logged(last.counter - 1)
         });
         last
     }
