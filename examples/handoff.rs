@@ -7,6 +7,9 @@
 //! everything that it reports off the log lines that it has just shown.
 #![allow(clippy::print_stdout, reason = "an example is there to show something")]
 
+#[path = "shared/build.rs"]
+mod build;
+
 use std::env;
 use std::error::Error;
 use std::fs;
@@ -30,7 +33,7 @@ const WATCHED: Duration = Duration::from_secs(3);
 const HELD: Duration = Duration::from_millis(60);
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let daemon = build()?;
+    let daemon = build::daemon()?;
     let scratch = Scratch::new()?;
     let (initrd_socket, root_socket) = (scratch.join("initrd.sock"), scratch.join("root.sock"));
     let state_file = scratch.join("state");
@@ -92,23 +95,6 @@ fn main() -> Result<(), Box<dyn Error>> {
          one connection served by both; both processes ended with success and removed their sockets"
     );
     Ok(())
-}
-
-/// Builds the daemon with the profile of this example, and says where it is.
-fn build() -> Result<PathBuf, Box<dyn Error>> {
-    let example = env::current_exe()?;
-    let profile = example.parent().and_then(Path::parent).ok_or("no target directory")?;
-    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "--bin", "early-service"]);
-    cargo.args(["--manifest-path", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")]);
-    if profile.ends_with("release") {
-        cargo.arg("--release");
-    }
-    let status = cargo.status()?;
-    if !status.success() {
-        return Err(format!("cannot build the daemon: {status}").into());
-    }
-    Ok(profile.join("early-service"))
 }
 
 /// A directory for the sockets, gone when the example ends.

@@ -61,6 +61,12 @@ const STACK: usize = 64 * 1024;
 /// A journal that blocks must not hold up power-off; systemd would wait for us.
 const FLUSH_LIMIT: Duration = Duration::from_millis(500);
 
+/// In how many steps it waits.
+///
+/// While the process is stopped (SIGSTOP) the clock goes on and the writer does not: one step is
+/// over then, and the writer has the others.
+const FLUSH_STEPS: u32 = 10;
+
 /// How long the writer holds a record that cannot be written, and how often it tries.
 ///
 /// The new root is entered within a tick of the switch, but a machine that is busy switching can
@@ -188,7 +194,11 @@ impl Journal {
         self.queue.close();
         if let Some(writer) = self.writer {
             let ended = async { _ = writer.recv().await };
-            let too_late = async { _ = Timer::after(FLUSH_LIMIT).await };
+            let too_late = async {
+                for _ in 0..FLUSH_STEPS {
+                    Timer::after(FLUSH_LIMIT / FLUSH_STEPS).await;
+                }
+            };
             future::block_on(future::or(ended, too_late));
         }
         unlogged() == 0

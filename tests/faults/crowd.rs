@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use crate::judge::Wrong;
 use crate::trial::{Outcome, Plan, make};
 
 /// How many at a time: most of a try is waiting.
@@ -30,6 +31,7 @@ pub(crate) fn make_all(plans: &[Plan]) -> Vec<Result> {
                     let number = next.fetch_add(1, Ordering::Relaxed);
                     let Some(plan) = plans.get(number) else { return };
                     let result = catch_unwind(AssertUnwindSafe(|| make(plan)))
+                        .map(|judged| judged.map_err(|wrong| each(&wrong)))
                         .unwrap_or_else(|panic| Err(vec![words(&*panic)]));
                     results.lock().expect("no panic").insert(number, result);
                 }
@@ -37,6 +39,10 @@ pub(crate) fn make_all(plans: &[Plan]) -> Vec<Result> {
         }
     });
     results.into_inner().expect("no panic").into_values().collect()
+}
+
+fn each(wrong: &[Wrong]) -> Vec<String> {
+    wrong.iter().map(Wrong::to_string).collect()
 }
 
 /// What somebody panicked with.

@@ -8,15 +8,65 @@
 //! final record narrow down at which, and must all agree.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::ops::Range;
 
-use crate::daemon::Line;
+use crate::line::Line;
 use crate::load::{RANGE, Said, Told};
 use crate::order;
 use crate::record::{Record, Rhythm};
 
+/// What is promised to whoever relies on the counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Promise {
+    NobodyIsRefused,
+    EachCommandIsAnswered,
+    ConnectionsLast,
+    AcknowledgedHolds,
+    OneOwner,
+    TicksOnTime,
+    LoggedOnce,
+    LostLinesAreNamed,
+}
+
+impl fmt::Display for Promise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::NobodyIsRefused => "no client is refused",
+            Self::EachCommandIsAnswered => "each command is answered once, and in order",
+            Self::ConnectionsLast => "a connection ends only with its owner",
+            Self::AcknowledgedHolds => "every acknowledged command holds",
+            Self::OneOwner => "one owner at a time",
+            Self::TicksOnTime => "every tick happens once, and on its own time",
+            Self::LoggedOnce => "no number is logged twice, and none out of order",
+            Self::LostLinesAreNamed => "a lost line is named, or counted where it found no room",
+        })
+    }
+}
+
+/// How a promise was broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wrong {
+    pub(crate) promise: Promise,
+    pub(crate) what: String,
+}
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.promise, self.what)
+    }
+}
+
+/// The same for each of them.
+fn all(promise: Promise, whats: impl IntoIterator<Item = String>) -> impl Iterator<Item = Wrong> {
+    whats.into_iter().map(move |what| Wrong { promise, what })
+}
+
 /// All that is known of one try.
 pub(crate) struct Evidence {
     pub(crate) rhythm: Rhythm,
+    /// What the state file said before the first client and the first of the lines.
+    pub(crate) first: Record,
     pub(crate) told: Told,
     /// The lines of all processes, in the order of their times.
     pub(crate) lines: Vec<Line>,
@@ -28,6 +78,8 @@ pub(crate) struct Evidence {
     pub(crate) may_end: bool,
     /// Whether a process was killed, and with it the lines that it had not written yet.
     pub(crate) may_lose_lines: bool,
+    /// Whether lines may find no room, if the log says how many: the machine may have no time for it.
+    pub(crate) may_drop_lines: bool,
 }
 
 /// What was lost by right.
@@ -39,6 +91,8 @@ pub(crate) struct Loss {
     pub(crate) replies: usize,
     /// Lines of ticks that died with their process, and were named.
     pub(crate) lines: usize,
+    /// Lines that found no room, and were counted.
+    pub(crate) dropped: u64,
     /// Ticks of which an owner said that they may be missing, in the log or not.
     pub(crate) named: usize,
     /// The longest time without any reply to any client.
@@ -47,37 +101,45 @@ pub(crate) struct Loss {
 }
 
 /// Says what was lost by right, or everything that is wrong.
-pub(crate) fn judge(evidence: &Evidence) -> Result<Loss, Vec<String>> {
-    let Evidence { rhythm, told, lines, owners, last, .. } = evidence;
-    let mut wrong = told.wrong.clone();
+pub(crate) fn judge(evidence: &Evidence) -> Result<Loss, Vec<Wrong>> {
+    let Evidence { rhythm, first, told, lines, owners, last, .. } = evidence;
+    let mut wrong: Vec<_> = all(Promise::EachCommandIsAnswered, told.wrong.clone()).collect();
+    let mut say = |promise, what| wrong.push(Wrong { promise, what });
     if told.refused > 0 {
-        wrong.push(format!("{} connections were refused", told.refused));
+        say(Promise::NobodyIsRefused, format!("{} connections were refused", told.refused));
     }
     if told.ended > 0 && !evidence.may_end {
-        wrong.push(format!("{} connections ended and their owner lives", told.ended));
+        let what = format!("{} connections ended and their owner lives", told.ended);
+        say(Promise::ConnectionsLast, what);
     }
-    wrong.extend(order::contradictions(told));
-    wrong.extend(order::owners_out_of_order(told, owners));
+    let [begin, ticks] = [first, last].map(|record| rhythm.before(record.deadline));
+    for record in [first, last].into_iter().filter(|it| rhythm.before(it.deadline).is_none()) {
+        let what = format!("the rhythm has shifted: {record:?}, {rhythm:?}");
+        say(Promise::TicksOnTime, what);
+    }
+    let begin = begin.unwrap_or_default();
+    wrong.extend(all(Promise::AcknowledgedHolds, order::contradictions(told, first.counter)));
+    wrong.extend(all(Promise::OneOwner, order::owners_out_of_order(told, owners)));
 
-    let mut bases = Bases::new(*rhythm);
+    let mut bases = Bases::new(*rhythm, first.counter, begin);
     bases.learn_from_answers(told);
     bases.learn_from_log(lines);
-    let ticks = rhythm.before(last.deadline);
-    match ticks {
-        None => wrong.push(format!("the rhythm has shifted: {last:?}, {rhythm:?}")),
-        Some(ticks) => bases.narrow(last.counter, ticks, ticks, "the state file"),
+    if let Some(ticks) = ticks {
+        bases.narrow(last.counter, ticks, ticks, "the state file");
     }
     bases.propagate();
-    let log = Log::read(lines, &bases);
-    wrong.append(&mut bases.wrong);
-    wrong.extend(log.wrong.iter().cloned());
-    let missing = log.missing(ticks.unwrap_or_default());
-    if !missing.is_empty() && !evidence.may_lose_lines {
-        wrong.push(format!("ticks {missing:?} were not logged, and nobody was killed"));
+    let log = Log::read(lines, &bases, begin);
+    wrong.extend(all(Promise::TicksOnTime, std::mem::take(&mut bases.wrong)));
+    wrong.extend(all(Promise::LoggedOnce, log.wrong.iter().cloned()));
+    let missing = log.missing(begin..ticks.unwrap_or_default());
+    let dropped = if evidence.may_drop_lines { log.dropped } else { 0 };
+    let mut say = |what| wrong.push(Wrong { promise: Promise::LostLinesAreNamed, what });
+    if missing.len() as u64 > dropped && !evidence.may_lose_lines {
+        say(format!("ticks {missing:?} were not logged, and nobody was killed"));
     }
     let unnamed: Vec<_> = missing.difference(&log.named).collect();
-    if !unnamed.is_empty() {
-        wrong.push(format!("ticks {unnamed:?} are missing from the log, and nobody says so"));
+    if unnamed.len() as u64 > dropped {
+        say(format!("ticks {unnamed:?} are missing from the log, and nobody says so"));
     }
     if !wrong.is_empty() {
         return Err(wrong);
@@ -86,9 +148,10 @@ pub(crate) fn judge(evidence: &Evidence) -> Result<Loss, Vec<String>> {
         connections: told.ended,
         replies: told.unanswered.len(),
         lines: missing.len(),
+        dropped: log.dropped,
         named: log.named.len(),
         silence: longest_silence(told),
-        ticks: ticks.unwrap_or_default(),
+        ticks: ticks.unwrap_or_default().saturating_sub(begin),
     })
 }
 
@@ -113,8 +176,11 @@ struct Bases {
 const UNKNOWN: u64 = u64::MAX / 4;
 
 impl Bases {
-    fn new(rhythm: Rhythm) -> Self {
-        let bounds = BTreeMap::from([(0, (0, 0))]);
+    /// `first` is the number of the tick of index `begin`.
+    fn new(rhythm: Rhythm, first: u64, begin: u64) -> Self {
+        // Where the file and the clock disagree the judge has said so already.
+        let base = begin.saturating_sub(first % RANGE);
+        let bounds = BTreeMap::from([(first / RANGE, (base, base))]);
         Self { rhythm, bounds, links: BTreeSet::new(), wrong: Vec::new() }
     }
 
@@ -201,12 +267,16 @@ struct Log {
     logged: BTreeSet<u64>,
     /// Indices of ticks that may be missing.
     named: BTreeSet<u64>,
+    /// How many lines found no room.
+    dropped: u64,
     wrong: Vec<String>,
 }
 
 impl Log {
-    fn read(lines: &[Line], bases: &Bases) -> Self {
-        let (mut log, mut numbers, mut last) = (Self::default(), BTreeSet::new(), None);
+    /// Ticks before the one of index `begin` were logged before.
+    fn read(lines: &[Line], bases: &Bases, begin: u64) -> Self {
+        let (mut log, mut numbers) = (Self::default(), BTreeSet::new());
+        let mut last = begin.checked_sub(1);
         for line in lines {
             if let Some(number) = tick(line) {
                 if !numbers.insert(number) {
@@ -222,6 +292,7 @@ impl Log {
                 last = Some(index);
                 log.logged.insert(index);
             }
+            log.dropped += dropped(line).unwrap_or_default();
             if let Some((first, count, next)) = may_be_missing(line) {
                 let end = bases.index(next).unwrap_or_default();
                 let named = end.saturating_sub(count)..end;
@@ -234,15 +305,21 @@ impl Log {
         log
     }
 
-    /// Which of the first `ticks` ticks the log lacks.
-    fn missing(&self, ticks: u64) -> BTreeSet<u64> {
-        (0..ticks).filter(|index| !self.logged.contains(index)).collect()
+    /// Which of these ticks the log lacks.
+    fn missing(&self, ticks: Range<u64>) -> BTreeSet<u64> {
+        ticks.filter(|index| !self.logged.contains(index)).collect()
     }
 }
 
 /// The number, where the line is a tick.
 pub(crate) fn tick(line: &Line) -> Option<u64> {
     line.message.parse().ok()
+}
+
+/// `warning: 99 log lines dropped: the log was not read fast enough`.
+fn dropped(line: &Line) -> Option<u64> {
+    let (count, _) = line.message.strip_prefix("warning: ")?.split_once(" log lines dropped")?;
+    count.parse().ok()
 }
 
 /// `Setting the counter to 5, previous value 3`.
@@ -304,25 +381,46 @@ mod tests {
         ];
         Evidence {
             rhythm: RHYTHM,
+            first: Record { counter: 0, deadline: 10_000_000, period: 10_000_000 },
             told: Told { answers, ..Told::default() },
             lines: lines.to_vec(),
             owners: vec![1],
             last: Record { counter: RANGE + 3, deadline: 60_000_000, period: 10_000_000 },
             may_end: false,
             may_lose_lines: false,
+            may_drop_lines: false,
         }
     }
 
     #[track_caller]
     fn assert_found(evidence: &Evidence, what: &str) {
         let wrong = judge(evidence).expect_err(what);
-        assert!(wrong.iter().any(|wrong| wrong.contains(what)), "{what}: {wrong:#?}");
+        assert!(wrong.iter().any(|wrong| wrong.what.contains(what)), "{what}: {wrong:#?}");
     }
 
     #[test]
     fn what_is_sound_is_found_sound() {
         let loss = judge(&sound()).unwrap_or_else(|wrong| panic!("{wrong:#?}"));
         assert_eq!((loss.ticks, loss.lines, loss.connections), (5, 0, 0));
+    }
+
+    #[test]
+    fn what_is_sound_from_a_later_tick_on_is_found_sound() {
+        let mut evidence = sound();
+        evidence.first = Record { counter: 1, deadline: 20_000_000, period: 10_000_000 };
+        assert_found(&evidence, "after tick");
+        evidence.lines.remove(0);
+        assert_eq!(judge(&evidence).map(|loss| loss.ticks), Ok(4));
+        evidence.first.deadline += 10_000_000;
+        assert_found(&evidence, "not what the clock implies");
+        // In a range that was set before.
+        let mut evidence = sound();
+        evidence.first = Record { counter: RANGE + 1, deadline: 40_000_000, period: 10_000_000 };
+        evidence.lines.drain(..4);
+        evidence.told.answers.drain(..2);
+        assert_eq!(judge(&evidence).map(|loss| loss.ticks), Ok(2));
+        evidence.lines.remove(0);
+        assert_found(&evidence, "nobody was killed");
     }
 
     #[test]
@@ -351,6 +449,22 @@ mod tests {
         let wrong = format!("Numbers {} to {} may be missing …", RANGE - 1, RANGE);
         evidence.lines[1] = line(41, &wrong);
         assert_found(&evidence, "ever were");
+    }
+
+    #[test]
+    fn a_missing_line_that_was_dropped_and_counted_is_right_where_it_may_be() {
+        let mut evidence = sound();
+        evidence.lines.remove(1);
+        evidence.may_drop_lines = true;
+        assert_found(&evidence, "nobody was killed");
+        let report = "warning: 1 log lines dropped: the log was not read fast enough";
+        evidence.lines.insert(2, line(30, report));
+        assert_eq!(judge(&evidence).map(|loss| (loss.lines, loss.dropped)), Ok((1, 1)));
+        evidence.lines.remove(3);
+        assert_found(&evidence, "nobody was killed");
+        let mut evidence = sound();
+        evidence.lines[1] = line(30, report);
+        assert_found(&evidence, "nobody was killed");
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub(crate) enum Said {
 }
 
 impl Command {
-    fn line(self) -> String {
+    pub(crate) fn line(self) -> String {
         match self {
             Self::Get => "get_counter\n".to_owned(),
             Self::Set(to) => format!("set_counter {to}\n"),
@@ -54,7 +54,7 @@ impl Command {
     }
 
     /// Reads the reply; `None` where it is the reply to something else.
-    fn understand(self, reply: &str) -> Option<Said> {
+    pub(crate) fn understand(self, reply: &str) -> Option<Said> {
         match self {
             Self::Get => reply.parse().ok().map(Said::Next),
             Self::Set(by) => {
@@ -91,6 +91,8 @@ pub(crate) struct Told {
     pub(crate) answers: Vec<Answer>,
     /// What was sent, and when, on a connection that ended before the reply.
     pub(crate) unanswered: Vec<(u64, Command)>,
+    /// Connections that were made.
+    pub(crate) connected: usize,
     /// Connections that the server ended.
     pub(crate) ended: usize,
     /// Connections that were not made.
@@ -100,9 +102,10 @@ pub(crate) struct Told {
 }
 
 impl Told {
-    fn take(&mut self, other: Self) {
+    pub(crate) fn take(&mut self, other: Self) {
         self.answers.extend(other.answers);
         self.unanswered.extend(other.unanswered);
+        self.connected += other.connected;
         self.ended += other.ended;
         self.refused += other.refused;
         self.wrong.extend(other.wrong);
@@ -281,6 +284,7 @@ impl Client {
             self.told.refused += 1;
             return None;
         };
+        self.told.connected += 1;
         stream.set_read_timeout(Some(LIMIT)).expect("not zero");
         Some(BufReader::new(stream))
     }

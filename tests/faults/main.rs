@@ -29,6 +29,8 @@ mod crowd;
 #[path = "../process/daemon.rs"]
 mod daemon;
 mod judge;
+#[path = "../process/line.rs"]
+mod line;
 mod load;
 mod order;
 mod proxy;
@@ -37,6 +39,8 @@ mod record;
 #[allow(dead_code, reason = "the process tests use all of it")]
 #[path = "../process/scratch.rs"]
 mod scratch;
+#[path = "../process/starting.rs"]
+mod starting;
 mod trial;
 mod victim;
 #[path = "../process/waiting.rs"]

@@ -53,11 +53,10 @@ impl Span {
     }
 }
 
-/// What no order of the commands explains.
-pub(crate) fn contradictions(told: &Told) -> Vec<String> {
+/// What no order of the commands explains, where the counter stood at `first` in the beginning.
+pub(crate) fn contradictions(told: &Told, first: u64) -> Vec<String> {
     let mut found = Vec::new();
-    // The first range is there from the beginning.
-    let mut spans = BTreeMap::from([(0, Span::set(0, 0))]);
+    let mut spans = BTreeMap::from([(first / RANGE, Span::set(0, 0))]);
     for answer in &told.answers {
         if let Said::Replaced { by, .. } = answer.said {
             spans.insert(by / RANGE, Span::set(answer.sent, answer.received));
@@ -178,28 +177,28 @@ mod tests {
     #[test]
     fn an_acknowledged_command_that_is_lost_contradicts() {
         let kept = [(10, 20, set(1, 5)), (30, 40, Said::Next(RANGE + 1))];
-        assert_eq!(contradictions(&told(&kept)), [""; 0]);
+        assert_eq!(contradictions(&told(&kept), 0), [""; 0]);
         // The old number is back after the new one was acknowledged.
         let lost = [(10, 20, set(1, 5)), (30, 40, Said::Next(6))];
-        assert_ne!(contradictions(&told(&lost)), [""; 0]);
+        assert_ne!(contradictions(&told(&lost), 0), [""; 0]);
         // So it is where another command says so.
         let lost = [(10, 20, set(1, 5)), (30, 40, set(2, 6))];
-        assert_ne!(contradictions(&told(&lost)), [""; 0]);
+        assert_ne!(contradictions(&told(&lost), 0), [""; 0]);
         let concurrent = [(10, 20, set(1, 5)), (15, 40, Said::Next(6))];
-        assert_eq!(contradictions(&told(&concurrent)), [""; 0]);
+        assert_eq!(contradictions(&told(&concurrent), 0), [""; 0]);
         let between = [(10, 20, set(1, 5)), (12, 18, set(2, RANGE)), (30, 40, Said::Next(RANGE))];
-        assert_ne!(contradictions(&told(&between)), [""; 0], "the second replaced the first");
+        assert_ne!(contradictions(&told(&between), 0), [""; 0], "the second replaced the first");
     }
 
     #[test]
     fn an_unanswered_command_may_be_carried_out_or_not() {
         let mut carried_out = told(&[(30, 40, Said::Next(RANGE + 1))]);
-        assert_eq!(contradictions(&carried_out).len(), 1, "nobody has set it");
+        assert_eq!(contradictions(&carried_out, 0).len(), 1, "nobody has set it");
         carried_out.unanswered.push((10, Command::Set(RANGE)));
-        assert_eq!(contradictions(&carried_out), [""; 0]);
+        assert_eq!(contradictions(&carried_out, 0), [""; 0]);
         let mut not = told(&[(30, 40, Said::Next(7))]);
         not.unanswered.push((10, Command::Set(RANGE)));
-        assert_eq!(contradictions(&not), [""; 0]);
+        assert_eq!(contradictions(&not, 0), [""; 0]);
     }
 
     #[test]

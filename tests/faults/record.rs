@@ -59,6 +59,11 @@ impl Rhythm {
         if time < self.start { 0 } else { (time - self.start) / self.period + 1 }
     }
 
+    /// What the state file said before the very first tick.
+    pub(crate) fn first(self) -> Record {
+        Record { counter: 0, deadline: self.start, period: self.period }
+    }
+
     /// How many ticks lie before `deadline`; `None` where the rhythm has shifted.
     pub(crate) fn before(self, deadline: u64) -> Option<u64> {
         let since = deadline.checked_sub(self.start)?;

@@ -122,8 +122,20 @@ impl Relay {
         // Stable: the lines of one process stay in their order.
         lines.sort_by_key(|line| line.time);
         let last = Record::read(&self.scratch.join("state"));
-        let (owners, may_end, may_lose_lines) = (self.pids, false, false);
-        Evidence { rhythm, told, lines, owners, last, may_end, may_lose_lines }
+        let owners = self.pids;
+        let (may_end, may_lose_lines, may_drop_lines) = (false, false, false);
+        let first = rhythm.first();
+        Evidence {
+            rhythm,
+            first,
+            told,
+            lines,
+            owners,
+            last,
+            may_end,
+            may_lose_lines,
+            may_drop_lines,
+        }
     }
 }
 

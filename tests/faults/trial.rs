@@ -17,7 +17,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::daemon::{Daemon, Line, started_with};
-use crate::judge::{Evidence, Loss, judge};
+use crate::judge::{Evidence, Loss, Wrong, judge};
 use crate::load::{Load, Told, ten};
 use crate::proxy::{Arrow, Moment, Onlooker, Proxy};
 use crate::random::Random;
@@ -109,7 +109,7 @@ pub(crate) struct Outcome {
 }
 
 /// Makes one try.
-pub(crate) fn make(plan: &Plan) -> Result<Outcome, Vec<String>> {
+pub(crate) fn make(plan: &Plan) -> Result<Outcome, Vec<Wrong>> {
     let mut stage = Stage::new(plan);
     let load = stage.clients();
     load.wait_for_answers(1);
@@ -256,12 +256,14 @@ impl<'a> Stage<'a> {
             };
         Evidence {
             rhythm: self.rhythm,
+            first: self.rhythm.first(),
             told,
             lines,
             owners,
             last: Record::read(&self.scratch.join("state")),
             may_end,
             may_lose_lines: is_deadly,
+            may_drop_lines: false,
         }
     }
 }

@@ -32,9 +32,14 @@ impl Victim {
         self.pid
     }
 
+    /// Ends it, and does not wait.
+    pub(crate) fn kill_at_once(&self) {
+        self.signal(Signal::KILL);
+    }
+
     /// Ends it, and waits until all that it held is closed.
     pub(crate) fn kill(&self) {
-        self.signal(Signal::KILL);
+        self.kill_at_once();
         until("killed", || self.has_ended());
     }
 

@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
@@ -14,6 +13,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+pub(crate) use crate::line::Line;
+use crate::starting;
+pub(crate) use crate::starting::detach;
 use crate::{LIMIT, now, until};
 
 /// A period that no test lives to see the end of: the count stands still.
@@ -34,16 +36,6 @@ struct Log {
     is_whole: AtomicBool,
 }
 
-/// One line of standard error: `[   12.345678] early-service[323]: Listening on …`.
-#[derive(Clone, Debug)]
-pub(crate) struct Line {
-    /// When it was logged, in nanoseconds of `CLOCK_MONOTONIC`.
-    pub(crate) time: u64,
-    pub(crate) identifier: String,
-    pub(crate) pid: u32,
-    pub(crate) message: String,
-}
-
 /// The program under test with nothing but what a test gives it.
 pub(crate) fn program() -> Command {
     let mut program = Command::new(env!("CARGO_BIN_EXE_early-service"));
@@ -53,12 +45,7 @@ pub(crate) fn program() -> Command {
 
 /// The program as a `.socket` unit starts it: `socket` is descriptor 3.
 pub(crate) fn started_with(socket: &UnixListener) -> Command {
-    let mut command = Command::new("sh");
-    detach(&mut command);
-    let script = r#"exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@""#;
-    command.args(["-c", script, env!("CARGO_BIN_EXE_early-service")]);
-    command.stdin(OwnedFd::from(socket.try_clone().expect("a descriptor")));
-    command
+    starting::with(env!("CARGO_BIN_EXE_early-service"), socket)
 }
 
 /// Copies the program to where any user can start it.
@@ -69,22 +56,6 @@ pub(crate) fn started_with(socket: &UnixListener) -> Command {
 pub(crate) fn copy_program(to: &Path) {
     let status = Command::new("cp").arg(env!("CARGO_BIN_EXE_early-service")).arg(to).status();
     assert!(status.is_ok_and(|status| status.success()), "room for a copy");
-}
-
-/// Takes away what belongs to the process that runs the tests.
-pub(crate) fn detach(command: &mut Command) {
-    for variable in [
-        "JOURNAL_STREAM",
-        "LISTEN_FDS",
-        "LISTEN_PID",
-        "NOTIFY_SOCKET",
-        "RUNTIME_DIRECTORY",
-        "SYSTEMD_EXEC_PID",
-        "WATCHDOG_USEC",
-    ] {
-        command.env_remove(variable);
-    }
-    command.stdin(Stdio::null());
 }
 
 impl Daemon {
@@ -238,30 +209,5 @@ impl Log {
         }
         self.is_whole.store(true, Ordering::Release);
         self.grown.notify_all();
-    }
-}
-
-impl Line {
-    pub(crate) fn read(line: &str) -> Self {
-        Self::parse(line).unwrap_or_else(|| Self::foreign(line))
-    }
-
-    fn parse(line: &str) -> Option<Self> {
-        let (time, rest) = line.strip_prefix('[')?.split_once("] ")?;
-        let (seconds, microseconds) = time.trim_start().split_once('.')?;
-        let microseconds = microseconds.parse::<u64>().ok()?;
-        let (sender, message) = rest.split_once(": ")?;
-        let (identifier, pid) = sender.strip_suffix(']')?.split_once('[')?;
-        Some(Self {
-            time: seconds.parse::<u64>().ok()? * 1_000_000_000 + microseconds * 1000,
-            identifier: identifier.to_owned(),
-            pid: pid.parse().ok()?,
-            message: message.to_owned(),
-        })
-    }
-
-    /// A line that is not a log line, such as an error of the command line.
-    fn foreign(line: &str) -> Self {
-        Self { time: 0, identifier: String::new(), pid: 0, message: line.to_owned() }
     }
 }

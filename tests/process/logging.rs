@@ -2,13 +2,15 @@
 //! Logging: lines and fields, and a log that nobody reads.
 
 use std::process::Stdio;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use crate::client::{get_counter, nc, status, until_served, until_status};
 use crate::daemon::{Daemon, STILL, program};
 use crate::journald::{Entry, Journald};
+use crate::line::Line;
 use crate::scratch::Scratch;
 use crate::ticks::implied;
 use crate::{AT_ONCE, END, now};
@@ -204,6 +206,47 @@ fn a_log_that_nobody_reads_does_not_hold_up_the_end() {
     assert!(status.success(), "{status}");
     assert!(took < END, "{took:?}");
     assert!(!socket.exists());
+}
+
+/// The queue of log records holds so many.
+const QUEUE: usize = 256;
+
+/// Longer than a process waits for its lines at the end, and a small part of it.
+const STOPPED: Duration = Duration::from_millis(600);
+const PAUSE: Duration = Duration::from_millis(30);
+
+#[test]
+fn a_process_that_is_stopped_at_its_end_writes_what_is_queued_all_the_same() {
+    let scratch = Scratch::new();
+    for number in 0..10 {
+        let socket = scratch.join(format!("{number}"));
+        let mut command = program();
+        command.arg("-s").arg(&socket).args(OFTEN).stderr(Stdio::piped());
+        let mut daemon = Daemon::spawn_unread(&mut command);
+        until_served(&socket);
+        until_status(&socket, "log_lines_dropped", |dropped| dropped > 0);
+        daemon.signal(Signal::TERM);
+        crate::until("only the lines are left to do", || !socket.exists());
+        daemon.signal(Signal::STOP);
+        crate::until("stopped", || ["T", "Z"].contains(&&daemon.status("State")[..1]));
+        if daemon.status("State").starts_with('Z') {
+            // The machine is so busy that it was over before.
+            continue;
+        }
+        thread::sleep(STOPPED);
+        daemon.signal(Signal::CONT);
+        // Time enough to leave for one that takes the pause for the writer's.
+        thread::sleep(PAUSE);
+        daemon.read_at_last();
+        assert!(daemon.ended().0.success());
+        let lines = daemon.whole_log();
+        let is_report = |line: &Line| line.message.contains("log lines dropped");
+        let first = lines.iter().position(is_report).expect("some were dropped");
+        let written = lines[first..].iter().filter(|line| !is_report(line)).count();
+        assert_eq!(written, QUEUE, "all that were queued when the process was stopped");
+        return;
+    }
+    panic!("the process was never stopped in time");
 }
 
 #[test]

@@ -51,10 +51,12 @@ mod ticks;
 mod client;
 mod daemon;
 mod journald;
+mod line;
 mod manager;
 mod pair;
 mod scratch;
 mod stage;
+mod starting;
 mod waiting;
 mod wire;
 

@@ -12,9 +12,13 @@ pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
     pub(crate) fn new() -> Self {
+        Self::within(&env::temp_dir())
+    }
+
+    pub(crate) fn within(parent: &Path) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = env::temp_dir().join(format!("early-service-{}-{number}", process::id()));
+        let path = parent.join(format!("early-service-{}-{number}", process::id()));
         fs::create_dir(&path).expect("a new directory");
         Self(path)
     }

@@ -1,0 +1,438 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Chain: the processes, each the successor of the one before, on one public socket and one state
+//! file from the first round to the last.
+//!
+//! The soak stands in for systemd: it holds the public socket and passes it to each process, and
+//! starts what was killed again.
+//! A round begins and ends with one process, the owner, and is judged for itself, from where the
+//! last one left the counter; so a broken promise is known at once, and with its round.
+
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::fate::{Blow, Fate, When, while_stopped};
+use crate::judge::{Evidence, Loss, judge};
+use crate::line::Line;
+use crate::load::{Load, Said, Told, ten};
+use crate::process::{Figures, Process};
+use crate::random::Random;
+use crate::record::{Record, Rhythm};
+use crate::report::Broken;
+use crate::scratch::Scratch;
+use crate::sleepers::Sleepers;
+use crate::until;
+use crate::victim::Victim;
+
+/// Often enough that some client always waits for a reply, and seldom enough that the processes find
+/// a processor.
+const PAUSE: Duration = Duration::from_millis(12);
+
+/// How long a process owns the counter before its round brings something, in milliseconds, at the
+/// most; long in one of twenty.
+const TURN: [u64; 2] = [60, 2000];
+
+/// How long it takes until what ended is started again, in milliseconds, at the most.
+const RESTART: u64 = 200;
+
+/// How often to look for the moment at which a successor begins to ask: the exchange itself takes
+/// less than a millisecond.
+const LOOK: Duration = Duration::from_micros(50);
+
+/// How long to look for it: a successor that was not heard by then is hit all the same.
+const LOOK_FOR: Duration = Duration::from_secs(1);
+
+/// How long the owner may take to close the connections of clients that have gone.
+const CLOSED_WITHIN: Duration = Duration::from_secs(5);
+
+/// Processes that may be alive, for whoever ends the soak in a hurry.
+pub(crate) type Living = Arc<Mutex<Vec<Victim>>>;
+
+/// What a round came to.
+pub(crate) struct Outcome {
+    pub(crate) loss: Loss,
+    pub(crate) commands: usize,
+    pub(crate) answers: usize,
+    pub(crate) sets: usize,
+    pub(crate) connected: usize,
+    /// How many processes were started, and how many ended in order.
+    pub(crate) started: usize,
+    pub(crate) ended: usize,
+    /// What the owner takes when the round is over, without the connections of the clients.
+    pub(crate) figures: Figures,
+    /// What the first process took when it had no clients yet.
+    pub(crate) at_first: Figures,
+    /// Whether connections could end by right.
+    pub(crate) may_end: bool,
+    pub(crate) owner: u32,
+}
+
+/// The processes, and what stands around them.
+pub(crate) struct Chain {
+    program: PathBuf,
+    scratch: Scratch,
+    public: UnixListener,
+    random: Random,
+    /// The next number that a client sets, in ranges.
+    ranges: Arc<AtomicU64>,
+    sleepers: Sleepers,
+    /// How many processes were started.
+    started: usize,
+    living: Living,
+    rhythm: Rhythm,
+    /// Where the last round left the counter.
+    last: Record,
+    /// What the first process took when it had no clients yet.
+    at_first: Figures,
+    owner: Process,
+}
+
+/// A round under way.
+struct Round<'a> {
+    chain: &'a mut Chain,
+    /// Its own, so that what this round takes by chance does not change the next one.
+    random: Random,
+    /// Those that have owned the counter, or may have, and are no more; the last owner is the
+    /// chain's.
+    past: Vec<Process>,
+    may_end: bool,
+    /// What was not in order.
+    broken: Option<Broken>,
+}
+
+impl Chain {
+    /// The first process serves, and nobody has asked it anything yet.
+    pub(crate) fn start(program: PathBuf, seed: u64, living: &Living) -> Self {
+        let (scratch, mut random) = (scratch(), Random::new(seed));
+        let public = UnixListener::bind(scratch.join("public")).expect("a socket");
+        let mut owner = Process::start(&program, &scratch, &public, None, 0);
+        living.lock().expect("no panic").push(owner.victim.clone());
+        until("the first process serves", || owner.serves());
+        let rhythm = Record::read(&scratch.join("state")).rhythm();
+        Self {
+            program,
+            sleepers: Sleepers::new(&scratch.join("public"), random.next()),
+            scratch,
+            public,
+            random,
+            ranges: Arc::new(AtomicU64::new(1)),
+            started: 1,
+            living: Arc::clone(living),
+            rhythm,
+            last: rhythm.first(),
+            at_first: owner.figures(),
+            owner,
+        }
+    }
+
+    /// Where the sockets, the state file and the logs are.
+    pub(crate) fn directory(&self) -> PathBuf {
+        self.scratch.join("")
+    }
+
+    /// Plays one round with clients at work, and judges it.
+    pub(crate) fn round(&mut self, fate: Fate) -> Result<Outcome, Vec<Broken>> {
+        let started = self.started;
+        let (seed, random) = (self.random.next(), Random::new(self.random.next()));
+        let public = self.scratch.join("public");
+        let load = Load::start(&public, &ten(PAUSE), Some(&self.ranges), seed);
+        self.sleepers.begin();
+        load.wait_for_answers(1);
+        let (past, may_end) = (Vec::new(), fate.is_deadly());
+        let mut round = Round { chain: self, random, past, may_end, broken: None };
+        round.play(fate);
+        let Round { mut past, may_end, broken, .. } = round;
+        load.wait_for_answers(2);
+        let mut told = self.sleepers.end();
+        told.take(load.stop());
+        let (first, last) = (self.last, self.settle());
+        let lines = self.lines(&mut past, last);
+        let owners = past.iter().chain([&self.owner]).map(Process::pid).collect();
+        let counts = counts(&told);
+        let (rhythm, may_lose_lines) = (self.rhythm, fate.is_deadly());
+        let may_drop_lines = true;
+        let evidence = Evidence {
+            rhythm,
+            first,
+            told,
+            lines,
+            owners,
+            last,
+            may_end,
+            may_lose_lines,
+            may_drop_lines,
+        };
+        let judged = judge(&evidence).map_err(|wrong| wrong.into_iter().map(Broken::from));
+        let mut wrong: Vec<_> = broken.into_iter().collect();
+        let loss = match judged {
+            Ok(loss) => loss,
+            Err(others) => {
+                wrong.extend(others);
+                Loss::default()
+            }
+        };
+        if !wrong.is_empty() {
+            return Err(wrong);
+        }
+        self.last = last;
+        let ended = past.iter().filter(|process| !process.is_killed).count();
+        past.into_iter().for_each(Process::forget);
+        self.living.lock().expect("no panic").retain(|victim| !victim.has_ended());
+        let (commands, sets) = counts;
+        Ok(Outcome {
+            loss,
+            commands,
+            answers: evidence.told.answers.len(),
+            sets,
+            connected: evidence.told.connected,
+            started: self.started - started,
+            ended,
+            figures: self.figures(),
+            at_first: self.at_first,
+            may_end,
+            owner: self.owner.pid(),
+        })
+    }
+
+    /// Ends the last process.
+    pub(crate) fn end(mut self) -> Result<(), Broken> {
+        self.owner.victim.end();
+        self.owner.end().map_err(Broken::Ending)
+    }
+
+    /// Leaves what the processes of the last round logged where it is.
+    pub(crate) fn keep_logs(self) {
+        let Self { scratch, owner, .. } = self;
+        drop(owner);
+        std::mem::forget(scratch);
+    }
+
+    /// Waits for a tick of the owner that is written to the state file and to the log.
+    fn settle(&mut self) -> Record {
+        let state = self.scratch.join("state");
+        let before = Record::read(&state);
+        let mut last = before;
+        // Any tick: the line of this one or that one may find no room.
+        until("a tick and its line", || {
+            last = Record::read(&state);
+            last.counter > before.counter && self.owner.has_logged(last.counter - 1)
+        });
+        last
+    }
+
+    /// The lines of all processes up to this record, in the order of their times.
+    fn lines(&mut self, past: &mut [Process], last: Record) -> Vec<Line> {
+        let mut lines: Vec<_> = past.iter_mut().flat_map(Process::last_lines).collect();
+        lines.extend(self.owner.lines_to(last.counter - 1));
+        // Stable: the lines of one process stay in their order.
+        lines.sort_by_key(|line| line.time);
+        lines
+    }
+
+    /// What the owner takes, once it has seen that the clients of the round have gone.
+    fn figures(&self) -> Figures {
+        let clients = self.sleepers.connections();
+        let mut figures = self.owner.figures();
+        let begun = Instant::now();
+        while figures.descriptors > clients + self.at_first.descriptors
+            && begun.elapsed() < CLOSED_WITHIN
+        {
+            thread::sleep(Duration::from_millis(2));
+            figures = self.owner.figures();
+        }
+        figures.descriptors = figures.descriptors.saturating_sub(clients);
+        figures
+    }
+
+    fn start_process(&mut self, predecessor: Option<&Path>) -> Process {
+        let Self { program, scratch, public, .. } = self;
+        let process = Process::start(program, scratch, public, predecessor, self.started);
+        self.living.lock().expect("no panic").push(process.victim.clone());
+        self.started += 1;
+        process
+    }
+}
+
+/// In memory, as `/run` is: a disk that is busy with something else would hold up ticks and logs.
+fn scratch() -> Scratch {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { Scratch::within(memory) } else { Scratch::new() }
+}
+
+/// How many commands were given, and how many of them set the counter and were acknowledged.
+fn counts(told: &Told) -> (usize, usize) {
+    let is_set = |said: Said| matches!(said, Said::Replaced { .. });
+    let sets = told.answers.iter().filter(|answer| is_set(answer.said)).count();
+    (told.answers.len() + told.unanswered.len(), sets)
+}
+
+impl Round<'_> {
+    fn play(&mut self, fate: Fate) {
+        let turn = TURN[usize::from(self.random.one_in(20))];
+        self.pause(turn);
+        let random = &mut self.random;
+        let (still, when) = (while_stopped(random), When::choose(random));
+        match fate {
+            Fate::HandedOver => self.hand_over(),
+            Fate::PredecessorKilled => self.hit_predecessor(Blow::Kill, when),
+            Fate::PredecessorStopped => self.hit_predecessor(Blow::Stop(still), when),
+            Fate::PredecessorHung => self.hit_predecessor(Blow::Hang(still), when),
+            Fate::SuccessorKilled => self.hit_successor(Blow::Kill, when),
+            Fate::SuccessorStopped => self.hit_successor(Blow::Stop(still), when),
+            Fate::SuccessorHung => self.hit_successor(Blow::Hang(still), when),
+            Fate::OwnerKilled => {
+                self.chain.owner.kill();
+                self.restart();
+            }
+            Fate::TwoSuccessors => self.two_successors(false),
+            Fate::TwoSuccessorsOwnerKilled => self.two_successors(true),
+            Fate::StoppedAndStarted => {
+                self.may_end = true;
+                self.chain.owner.victim.end();
+                self.restart();
+            }
+        }
+    }
+
+    /// Any time up to so many milliseconds.
+    fn pause(&mut self, at_most: u64) {
+        let pause = self.random.duration(Duration::ZERO..Duration::from_millis(at_most));
+        thread::sleep(pause);
+    }
+
+    fn start_successor(&mut self) -> Process {
+        let private = self.chain.owner.private.clone();
+        self.chain.start_process(Some(&private))
+    }
+
+    fn hand_over(&mut self) {
+        let next = self.start_successor();
+        self.succeed(next);
+    }
+
+    /// Waits until `next` serves and the owner has ended.
+    fn succeed(&mut self, mut next: Process) {
+        let owner = &self.chain.owner;
+        until("the successor serves and the predecessor has ended", || {
+            assert!(!next.victim.has_ended(), "the successor has ended: {:?}", next.read());
+            next.serves() && owner.victim.has_ended()
+        });
+        let last = std::mem::replace(&mut self.chain.owner, next);
+        self.retire(last);
+    }
+
+    /// Waits for the end of a process that is no owner any more.
+    fn retire(&mut self, mut process: Process) {
+        if let Err(what) = process.end() {
+            self.broken = Some(Broken::Ending(what));
+        }
+        self.past.push(process);
+    }
+
+    /// Starts a process after the owner has ended, or is about to, with or without the path at which
+    /// nobody is any more.
+    fn restart(&mut self) {
+        self.chain.owner.victim.wait_for_end();
+        self.pause(RESTART);
+        let private = self.chain.owner.private.clone();
+        let stale = self.random.one_in(2).then_some(&*private);
+        let next = self.chain.start_process(stale);
+        self.succeed(next);
+    }
+
+    fn hit_predecessor(&mut self, blow: Blow, when: When) {
+        let owner = &mut self.chain.owner;
+        if matches!(when, When::BeforeStart) {
+            match blow {
+                Blow::Kill => owner.kill(),
+                Blow::Stop(_) | Blow::Hang(_) => owner.victim.stop(),
+            }
+        }
+        let mut next = self.start_successor();
+        await_moment(&mut next, when);
+        strike(&mut self.chain.owner, blow);
+        self.succeed(next);
+    }
+
+    fn hit_successor(&mut self, blow: Blow, when: When) {
+        let mut next = self.start_successor();
+        await_moment(&mut next, when);
+        strike(&mut next, blow);
+        if !next.is_killed {
+            return self.succeed(next);
+        }
+        self.pause(30);
+        let another = self.start_successor();
+        self.succeed(another);
+        // After the predecessor: if this one ever answered, it did so later.
+        self.retire(next);
+    }
+
+    fn two_successors(&mut self, owner_is_killed: bool) {
+        let (mut one, mut other) = (self.start_successor(), self.start_successor());
+        let owner = &self.chain.owner;
+        until("one of two successors serves and the predecessor has ended", || {
+            owner.victim.has_ended() && (one.serves() || other.serves())
+        });
+        // Where the second adopted from the first, both have served.
+        if other.served_at().is_some_and(|at| one.served_at().is_none_or(|first| at < first)) {
+            std::mem::swap(&mut one, &mut other);
+        }
+        let predecessor = std::mem::replace(&mut self.chain.owner, one);
+        self.retire(predecessor);
+        if owner_is_killed {
+            self.chain.owner.kill();
+            return self.succeed(other);
+        }
+        self.pause(60);
+        if self.chain.owner.victim.has_ended() {
+            // The other has waited for its turn, and adopted from the first.
+            return self.succeed(other);
+        }
+        other.victim.end();
+        other.victim.wait_for_end();
+        if other.serves() {
+            // It adopted just then.
+            self.may_end = true;
+            let first = std::mem::replace(&mut self.chain.owner, other);
+            self.retire(first);
+            self.restart();
+        } else {
+            self.retire(other);
+        }
+    }
+}
+
+/// Waits for the time at which a blow is to fall.
+fn await_moment(successor: &mut Process, when: When) {
+    match when {
+        When::BeforeStart => {}
+        When::Start(delay) => thread::sleep(delay),
+        When::Asking(delay) => {
+            let begun = Instant::now();
+            while !successor.says("Reading starting position") && begun.elapsed() < LOOK_FOR {
+                thread::sleep(LOOK);
+            }
+            thread::sleep(delay);
+        }
+    }
+}
+
+fn strike(process: &mut Process, blow: Blow) {
+    match blow {
+        Blow::Kill => process.kill(),
+        Blow::Stop(duration) => {
+            process.victim.stop();
+            thread::sleep(duration);
+            process.victim.resume();
+        }
+        Blow::Hang(duration) => {
+            process.victim.stop();
+            thread::sleep(duration);
+            process.kill();
+        }
+    }
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Process: one of the chain, the lines that it logs, and what it takes of the machine.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+
+use crate::judge::tick;
+use crate::line::Line;
+use crate::scratch::Scratch;
+use crate::starting;
+use crate::victim::Victim;
+
+/// In milliseconds; small, so that a fault spans ticks and an exchange is seldom without one.
+const PERIOD: &str = "10";
+
+/// The process; killed, should the soak end before it.
+pub(crate) struct Process {
+    child: Child,
+    pub(crate) victim: Victim,
+    /// The socket that its successor asks at.
+    pub(crate) private: PathBuf,
+    log: File,
+    log_path: PathBuf,
+    /// What of the log is not a whole line yet.
+    rest: Vec<u8>,
+    /// Read, and not judged yet.
+    lines: Vec<Line>,
+    is_serving: bool,
+    /// Whether it was killed: then it need not end in order.
+    pub(crate) is_killed: bool,
+}
+
+/// What a process takes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Figures {
+    /// The most memory that it ever had, in kB.
+    pub(crate) memory: u64,
+    pub(crate) descriptors: u64,
+}
+
+impl Process {
+    /// Starts number `number` of the chain, as systemd would with a `.socket` unit.
+    pub(crate) fn start(
+        program: &Path,
+        scratch: &Scratch,
+        public: &UnixListener,
+        predecessor: Option<&Path>,
+        number: usize,
+    ) -> Self {
+        let (private, log_path) =
+            (scratch.join(number.to_string()), scratch.join(format!("{number}.log")));
+        let mut command = starting::with(program, public);
+        command.arg("--server-socket-path").arg(&private);
+        command.arg("--state-file").arg(scratch.join("state")).args(["--timer-delay-ms", PERIOD]);
+        if let Some(predecessor) = predecessor {
+            command.arg("--client-socket-path").arg(predecessor);
+        }
+        let written = File::create_new(&log_path).expect("a new log");
+        // A group of its own, so that Ctrl-C is for the soak alone.
+        let child = command.stderr(Stdio::from(written)).process_group(0).spawn();
+        let child = child.expect("the program starts");
+        let victim = Victim::new(child.id());
+        let log = File::open(&log_path).expect("the log");
+        let (rest, lines, is_serving, is_killed) = (Vec::new(), Vec::new(), false, false);
+        Self { child, victim, private, log, log_path, rest, lines, is_serving, is_killed }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.victim.pid()
+    }
+
+    /// Kills it, and waits until it is gone.
+    pub(crate) fn kill(&mut self) {
+        self.is_killed = true;
+        self.victim.kill();
+    }
+
+    /// Reads what it has logged since.
+    pub(crate) fn read(&mut self) -> &[Line] {
+        self.log.read_to_end(&mut self.rest).expect("a file of our own");
+        if let Some(end) = self.rest.iter().rposition(|byte| *byte == b'\n') {
+            let whole: Vec<_> = self.rest.drain(..=end).collect();
+            let lines = String::from_utf8_lossy(&whole);
+            self.lines.extend(lines.lines().map(Line::read));
+        }
+        &self.lines
+    }
+
+    /// Whether it says that it serves, or said so.
+    pub(crate) fn serves(&mut self) -> bool {
+        self.is_serving |= self.served_at().is_some();
+        self.is_serving
+    }
+
+    /// When it said that it serves, where that is among the lines not judged yet.
+    pub(crate) fn served_at(&mut self) -> Option<u64> {
+        self.read().iter().find(|line| line.message.ends_with(" => serving")).map(|line| line.time)
+    }
+
+    /// Whether a line says this.
+    pub(crate) fn says(&mut self, text: &str) -> bool {
+        self.read().iter().any(|line| line.message.contains(text))
+    }
+
+    /// Whether this number is logged.
+    pub(crate) fn has_logged(&mut self, number: u64) -> bool {
+        self.read().iter().any(|line| tick(line) == Some(number))
+    }
+
+    /// Takes the lines up to this number's.
+    pub(crate) fn lines_to(&mut self, number: u64) -> Vec<Line> {
+        let end = self.read().iter().position(|line| tick(line) == Some(number));
+        self.lines.drain(..end.map_or(0, |last| last + 1)).collect()
+    }
+
+    /// Takes all lines that are left of a process that has ended, and its log.
+    pub(crate) fn last_lines(&mut self) -> Vec<Line> {
+        self.read();
+        std::mem::take(&mut self.lines)
+    }
+
+    /// Waits for the end of a process that nobody killed; says what was not in order.
+    pub(crate) fn end(&mut self) -> Result<(), String> {
+        self.victim.wait_for_end();
+        let status = self.child.wait().expect("our own child");
+        let pid = self.pid();
+        if self.is_killed {
+            let _ = fs::remove_file(&self.private);
+            return Ok(());
+        }
+        if !status.success() {
+            return Err(format!("process {pid} ended with {status}"));
+        }
+        if self.private.exists() {
+            return Err(format!("process {pid} left {} behind", self.private.display()));
+        }
+        Ok(())
+    }
+
+    /// Removes the log of a process that has ended.
+    pub(crate) fn forget(self) {
+        let _ = fs::remove_file(&self.log_path);
+    }
+
+    pub(crate) fn figures(&self) -> Figures {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+        let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let memory = most.and_then(|most| most.trim().strip_suffix(" kB")?.parse().ok());
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", self.pid())).map(Iterator::count);
+        Figures {
+            memory: memory.unwrap_or_default(),
+            descriptors: descriptors.unwrap_or_default() as u64,
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

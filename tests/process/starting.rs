@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Starting: the program with nothing around it but what it is given.
+
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::process::{Command, Stdio};
+
+/// The program as a `.socket` unit starts it: `socket` is descriptor 3.
+pub(crate) fn with(program: impl AsRef<OsStr>, socket: &UnixListener) -> Command {
+    let mut command = Command::new("sh");
+    detach(&mut command);
+    let script = r#"exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@""#;
+    command.args(["-c", script]).arg(program);
+    command.stdin(OwnedFd::from(socket.try_clone().expect("a descriptor")));
+    command
+}
+
+/// Takes away what belongs to the process that starts it.
+pub(crate) fn detach(command: &mut Command) {
+    for variable in [
+        "JOURNAL_STREAM",
+        "LISTEN_FDS",
+        "LISTEN_PID",
+        "NOTIFY_SOCKET",
+        "RUNTIME_DIRECTORY",
+        "SYSTEMD_EXEC_PID",
+        "WATCHDOG_USEC",
+    ] {
+        command.env_remove(variable);
+    }
+    command.stdin(Stdio::null());
+}
