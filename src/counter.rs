@@ -325,6 +325,7 @@ mod tests {
     /// A counter with the far ends of its mailboxes, and a clock that the test turns.
     struct Bench {
         counter: Counter,
+        _mailbox: Sender<Message>,
         server: Receiver<server::Message>,
         handoff: Receiver<handoff::Message>,
         supervisor: Receiver<Event>,
@@ -333,7 +334,7 @@ mod tests {
 
     impl Bench {
         fn new() -> Self {
-            let (_, mailbox) = async_channel::bounded(1);
+            let (_mailbox, mailbox) = async_channel::bounded(1);
             let (to_server, server) = async_channel::bounded(4);
             let (to_handoff, handoff) = async_channel::bounded(4);
             let (to_supervisor, supervisor) = async_channel::bounded(4);
@@ -341,7 +342,19 @@ mod tests {
             let period = Period::from_millis(100).expect("100 is not 0");
             let counter =
                 Counter::new(mailbox, to_server, to_handoff, to_supervisor, alive, period);
-            Self { counter, server, handoff, supervisor, start: clock::now() }
+            let start = clock::now();
+            Self { counter, _mailbox, server, handoff, supervisor, start }
+        }
+
+        /// One that counts, and keeps its state in a file.
+        fn with_file(test: &str) -> Self {
+            let path = format!("early-service-{}-{test}.state", std::process::id());
+            let path = std::env::temp_dir().join(path);
+            let file = StateFile::open(&path).expect("a scratch file");
+            std::fs::remove_file(path).expect("our own");
+            let mut bench = Self::new();
+            bench.tell(0, Message::Load(Start::Anew(State::default()), Some(file)));
+            bench
         }
 
         fn tell(&mut self, ms: u64, message: Message) {
@@ -386,5 +399,67 @@ mod tests {
         assert!(bench.counter.timer.will_fire());
         assert_eq!(bench.status_at(499), "counter=14 ticks_late=1\n");
         assert_eq!(bench.status_at(500), "counter=15 ticks_late=1\n");
+    }
+
+    /// What this thread allocates for so many of these.
+    fn allocated(count: usize, mut once: impl FnMut()) -> u64 {
+        allocation_counter::measure(|| (0..count).for_each(|_| once())).count_total
+    }
+
+    #[test]
+    fn a_tick_allocates_what_its_timer_and_mailbox_do_and_nothing_else() {
+        // The same waits without a counter.
+        let (_sender, mailbox) = async_channel::bounded::<Message>(1);
+        let mut timer = Timer::never();
+        let mut deadline = clock::now().as_nanos();
+        let mut bare = || {
+            deadline += 100_000_000;
+            timer.set_at(clock::instant(Monotonic::from_nanos(deadline)));
+            let waits = future::or(async { _ = (&mut timer).await }, async {
+                _ = mailbox.recv().await;
+            });
+            assert!(future::block_on(future::poll_once(waits)).is_none());
+        };
+
+        let mut bench = Bench::with_file("ticks");
+        let mut ms = 0;
+        let mut tick = || {
+            ms += 100;
+            let now = Monotonic::from_nanos(bench.start.as_nanos() + ms * 1_000_000);
+            bench.counter.handle(Wake::Deadline, now);
+            let waits = future::poll_once(bench.counter.next_event());
+            assert!(future::block_on(waits).is_none());
+        };
+        // The first of each sets things up that stay.
+        allocated(10, &mut bare);
+        allocated(10, &mut tick);
+        for count in [1, 100, 1000] {
+            let (bare, ticks) = (allocated(count, &mut bare), allocated(count, &mut tick));
+            assert_eq!(ticks, bare, "{count} ticks");
+        }
+    }
+
+    #[test]
+    fn commands_allocate_nothing() {
+        let mut bench = Bench::with_file("commands");
+        let mut spare = Some(Batch::new());
+        let mut replies = 0;
+        let mut ask = || {
+            let mut batch = spare.take().expect("it came back");
+            for command in [Command::Get, Command::Set(137), Command::Get] {
+                assert!(batch.push(command));
+            }
+            bench.tell(50, Message::CarryOut { slot: 0, batch });
+            let Ok(server::Message::CarriedOut { mut batch, .. }) = bench.server.try_recv() else {
+                panic!("the batch did not come back")
+            };
+            let unsent = batch.replies.unsent().len();
+            replies += unsent;
+            batch.replies.sent(unsent);
+            spare = Some(batch);
+        };
+        allocated(1, &mut ask);
+        assert_eq!(allocated(1000, &mut ask), 0);
+        assert!(replies > 20_000, "{replies} bytes of replies");
     }
 }

@@ -455,9 +455,11 @@ impl Writer {
                 kernel_log.write_all(kernel_line(entry, self.stage.identifier()).as_bytes())
             }
             Sink::StandardError => {
-                let mut line = Vec::with_capacity(TEXT + 64);
-                entry.write_line(self.stage.identifier(), &mut line)?;
-                io::stderr().write_all(&line)
+                let mut line = [0; TEXT + 64];
+                let mut room = &mut line[..];
+                entry.write_line(self.stage.identifier(), &mut room)?;
+                let left = room.len();
+                io::stderr().write_all(&line[..line.len() - left])
             }
         }
     }
@@ -553,5 +555,28 @@ mod tests {
         }
         let whole = "x".repeat(TEXT - Text::CUT.len());
         assert_eq!(entry(&whole, &[]).message(), whole);
+    }
+
+    #[test]
+    fn a_record_allocates_nothing_on_its_way_to_the_writer() {
+        let (records, queue) = async_channel::bounded(2);
+        assert!(RECORDS.set(records).is_ok(), "no other test logs");
+        let log = |number: u64| {
+            Logger.log(
+                &Record::builder()
+                    .level(Level::Info)
+                    .target(TICK)
+                    .args(format_args!("{number}"))
+                    .key_values(&[("COUNTER", number), ("DEADLINE_NS", u64::MAX)].as_slice())
+                    .build(),
+            );
+            let entry = queue.try_recv().expect("the record");
+            let mut line = [0; TEXT + 64];
+            entry.write_line("early-service-initrd", &mut &mut line[..]).expect("room");
+            assert!(line.contains(&b']'));
+        };
+        log(0);
+        let all = allocation_counter::measure(|| (0..1000).for_each(log));
+        assert_eq!(all.count_total, 0);
     }
 }

@@ -577,6 +577,7 @@ mod tests {
     /// A server that listens, with the far ends of its mailboxes.
     struct Bench {
         server: Server,
+        _mailbox: Sender<Message>,
         counter: Receiver<counter::Message>,
         handoff: Receiver<handoff::Message>,
     }
@@ -585,13 +586,13 @@ mod tests {
         fn new(test: &str) -> Self {
             let socket = format!("early-service-{}-{test}.sock", process::id());
             let listener = Listener::bind(&env::temp_dir().join(socket)).expect("a scratch socket");
-            let (_, mailbox) = async_channel::bounded(1);
+            let (_mailbox, mailbox) = async_channel::bounded(1);
             let (to_counter, counter) = async_channel::bounded(UNDER_WAY + 2);
             let (to_handoff, handoff) = async_channel::bounded(1);
             let mut server = Server::new(mailbox, to_counter, to_handoff, Stage::Root);
             let sockets = Sockets { listeners: vec![listener], sessions: Vec::new() };
             server.handle(Occasion::Message(Message::Listen(sockets)), clock::now());
-            Self { server, counter, handoff }
+            Self { server, _mailbox, counter, handoff }
         }
 
         /// A client in the next free slot.
@@ -766,5 +767,93 @@ mod tests {
         assert!(line.starts_with("stage=root phase="), "{line}");
         assert!(line.contains(&format!(" pid={} clients=1 ", process::id())), "{line}");
         assert!(line.ends_with(' ') && batch.status, "{line}");
+    }
+
+    /// What this thread allocates for so many of these, and keeps of it.
+    fn allocated(count: usize, mut once: impl FnMut()) -> (u64, i64) {
+        let all = allocation_counter::measure(|| (0..count).for_each(|_| once()));
+        (all.count_total, all.count_current)
+    }
+
+    #[test]
+    fn commands_allocate_nothing_however_many_come_at_once() {
+        let mut bench = Bench::new("allocations");
+        let mut client = bench.client();
+        let mut replies = [0; 8192];
+        for (line, at_once) in [
+            ("get_counter\n", 1),
+            ("set_counter 18446744073709551615\n", 1),
+            ("status\n", 1),
+            ("nonsense\n", 1),
+            ("get_counter\n", 64),
+            ("nonsense\n", 20),
+        ] {
+            let lines = line.repeat(at_once);
+            let mut ask = || {
+                client.write_all(lines.as_bytes()).expect("room");
+                let mut answered = 0;
+                while answered < at_once {
+                    bench.wake(0);
+                    if let Ok(counter::Message::CarryOut { slot, mut batch }) =
+                        bench.counter.try_recv()
+                    {
+                        for _ in batch.take_commands() {
+                            writeln!(batch.replies, "{}", u64::MAX).expect("room");
+                        }
+                        if std::mem::take(&mut batch.status) {
+                            writeln!(batch.replies, "counter={}", u64::MAX).expect("room");
+                        }
+                        bench.tell(Message::CarriedOut { slot, batch });
+                    }
+                    let count = client.read(&mut replies).unwrap_or(0);
+                    answered += replies[..count].iter().filter(|byte| **byte == b'\n').count();
+                    // Where its waker has put it meanwhile.
+                    while bench.server.ready.try_recv().is_ok() {}
+                }
+            };
+            allocated(10, &mut ask);
+            assert_eq!(allocated(1000, &mut ask), (0, 0), "{at_once} times {line:?}");
+        }
+    }
+
+    #[test]
+    fn a_turn_allocates_what_its_mailboxes_do_and_nothing_else() {
+        let (_sender, mailbox) = async_channel::bounded::<()>(1);
+        let mut bare = || {
+            let one = async { _ = mailbox.recv().await };
+            let other = async { _ = mailbox.recv().await };
+            assert!(future::block_on(future::poll_once(future::or(one, other))).is_none());
+        };
+        let mut bench = Bench::new("turn");
+        let mut turn = || {
+            assert!(future::block_on(future::poll_once(bench.server.next_event())).is_none());
+        };
+        allocated(10, &mut bare);
+        allocated(10, &mut turn);
+        for count in [1, 100, 1000] {
+            assert_eq!(allocated(count, &mut turn), allocated(count, &mut bare), "{count} turns");
+        }
+    }
+
+    #[test]
+    fn a_client_that_has_gone_leaves_nothing() {
+        // The reactor's table of sockets, which other tests fill too, doubles now and then.
+        const GROWTH: u64 = 8;
+        let mut bench = Bench::new("gone");
+        let mut visit = || {
+            let client = bench.client();
+            drop(client);
+            while bench.server.clients > 0 {
+                bench.wake(0);
+            }
+            while bench.server.ready.try_recv().is_ok() {}
+        };
+        allocated(10, &mut visit);
+        for count in [100, 1000] {
+            let (total, kept) = allocated(usize::try_from(count).expect("small"), &mut visit);
+            // The session, its batch, and what async-io keeps of its socket.
+            assert!((3 * count..3 * count + GROWTH).contains(&total), "{count}: {total}");
+            assert!(kept.unsigned_abs() < GROWTH, "{count}: {kept} are kept");
+        }
     }
 }

@@ -75,7 +75,7 @@ impl Batch {
     }
 
     /// Adds a command; false when there is no room for it, or for its reply.
-    fn push(&mut self, command: counter::Command) -> bool {
+    pub(crate) fn push(&mut self, command: counter::Command) -> bool {
         let needed = (self.count + 1) * (counter::MAX_REPLY + 1);
         match self.commands.get_mut(self.count) {
             Some(free) if self.replies.room() >= needed => {
@@ -114,7 +114,7 @@ impl Replies {
         REPLIES - self.end
     }
 
-    fn sent(&mut self, count: usize) {
+    pub(crate) fn sent(&mut self, count: usize) {
         self.start += count;
         if self.start >= self.end {
             (self.start, self.end) = (0, 0);

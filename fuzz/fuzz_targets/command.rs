@@ -2,28 +2,30 @@
 //! Command: any bytes, cut into any pieces.
 //!
 //! The first byte says how the rest is cut; the rest is what a client sends.
-//! However it is cut, the lines are the same, each is answered within its bound and on one line,
-//! and a command that is accepted can be written again.
+//! However it is cut, the replies are the same, each is within its bound and on one line, and a
+//! command that is accepted can be written again.
 //!
-//! `cargo +nightly fuzz run command -- -dict=fuzz/command.dict`
+//! `cargo +nightly fuzz run -s none command -- -dict=fuzz/command.dict`
 #![no_main]
 
-use early_service_machine::command::{Command, Frame, MAX_INVALID, MAX_LINE, frame};
+use early_service_machine::State;
+use early_service_machine::command::{Command, Frame, MAX_INVALID, MAX_LINE, TOO_LONG, frame};
+use early_service_machine::counter::{self, Counter};
+use early_service_machine::schedule::{Monotonic, Period};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((seed, sent)) = bytes.split_first() else { return };
-    let lines = read(sent, core::iter::once(sent.len()));
-    assert_eq!(lines, read(sent, core::iter::repeat(1)), "byte by byte");
-    assert_eq!(lines, read(sent, pieces(*seed)), "in pieces");
-    for line in lines.iter().flatten() {
-        check(line);
-    }
+    let replies = serve(sent, core::iter::once(sent.len()));
+    assert_eq!(replies, serve(sent, core::iter::repeat(1)), "byte by byte");
+    assert_eq!(replies, serve(sent, pieces(*seed)), "in pieces");
 });
 
-/// The lines of `sent`, read in pieces of these sizes; `None` stands for one that is too long.
-fn read(sent: &[u8], mut sizes: impl Iterator<Item = usize>) -> Vec<Option<Vec<u8>>> {
-    let (mut lines, mut kept, mut left) = (Vec::new(), Vec::new(), sent);
+/// The replies to `sent`, read in pieces of these sizes.
+fn serve(sent: &[u8], mut sizes: impl Iterator<Item = usize>) -> Vec<String> {
+    let (mut replies, mut kept, mut left) = (Vec::new(), Vec::new(), sent);
+    let period = Period::from_millis(100).expect("not zero");
+    let mut counter = Counter::starting(State::default(), Monotonic::default(), period);
     loop {
         let size = sizes.next().unwrap_or(left.len()).clamp(1, left.len().max(1));
         let (piece, rest) = left.split_at(size.min(left.len()));
@@ -34,17 +36,17 @@ fn read(sent: &[u8], mut sizes: impl Iterator<Item = usize>) -> Vec<Option<Vec<u
             match frame(&kept, ended) {
                 Frame::Line(line, taken) => {
                     assert!(line.len() <= MAX_LINE && line.len() <= taken && taken > 0);
-                    lines.push(Some(line.to_vec()));
+                    replies.push(reply(line, &mut counter));
                     kept.drain(..taken);
                 }
                 Frame::Partial if ended => {
                     assert!(kept.is_empty(), "the end of the input ends the last line");
-                    return lines;
+                    return replies;
                 }
                 Frame::Partial => break,
                 Frame::TooLong => {
-                    lines.push(None);
-                    return lines;
+                    replies.push(TOO_LONG.to_owned());
+                    return replies;
                 }
             }
         }
@@ -62,19 +64,33 @@ fn pieces(seed: u8) -> impl Iterator<Item = usize> {
     })
 }
 
-/// Holds one line against what its client is promised.
-fn check(line: &[u8]) {
-    match Command::parse(line) {
+/// The reply to one line, held against what its client is promised.
+fn reply(line: &[u8], counter: &mut Counter) -> String {
+    let reply = match Command::parse(line) {
         Ok(command) => {
             let written = command.to_string();
             assert!(written.len() <= MAX_LINE, "{written}");
             assert_eq!(Command::parse(written.as_bytes()), Ok(command), "{written}");
+            match command {
+                Command::State(command) => {
+                    if let counter::Command::Set(number) = command {
+                        let said = String::from_utf8_lossy(line);
+                        let digits = said.strip_prefix("set_counter ");
+                        assert_eq!(digits.map(str::parse), Some(Ok(number)), "{said}");
+                    }
+                    counter.apply(command).to_string()
+                }
+                // The supervisor answers.
+                Command::HandOver(_) | Command::Status => return written,
+            }
         }
         Err(invalid) => {
             let reply = invalid.to_string();
             assert!(reply.starts_with("Invalid command: "), "{reply}");
             assert!(reply.len() <= MAX_INVALID, "{} bytes: {reply}", reply.len());
-            assert!(reply.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()), "{reply:?}");
+            reply
         }
-    }
+    };
+    assert!(reply.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()), "{reply:?}");
+    reply
 }

@@ -144,7 +144,7 @@ pub enum Message<'a> {
     Done,
     /// `logged`: the predecessor's log is written.
     Logged,
-    /// `abort`, with a reason for the other side's log.
+    /// `abort`, with a reason for the other side's log; it is cut where it does not fit the line.
     Abort(&'a [u8]),
     /// `busy`: another process is adopting.
     Busy,
@@ -194,7 +194,8 @@ impl<'a> Message<'a> {
             denied if denied == DENIED.as_bytes() => return Ok(Self::Denied),
             _ => {}
         }
-        if let Some(reason) = line.strip_prefix(b"abort ").filter(|reason| !reason.is_empty()) {
+        let reason = line.strip_prefix(ABORT.as_bytes());
+        if let Some(reason) = reason.filter(|reason| !reason.is_empty()) {
             return Ok(Self::Abort(reason));
         }
         let fields = Fields::new(line);
@@ -235,16 +236,43 @@ impl fmt::Display for Message<'_> {
             Self::Done => f.write_str("done"),
             Self::Logged => f.write_str("logged"),
             Self::Abort(b"") => f.write_str("abort"),
-            Self::Abort(reason) => write!(f, "abort {}", Printable(reason)),
+            Self::Abort(reason) => write!(f, "{ABORT}{}", Printable(fitting(reason))),
             Self::Busy => f.write_str("busy"),
             Self::Denied => f.write_str(DENIED),
         }
     }
 }
 
+/// Precedes the reason of an abort.
+const ABORT: &str = "abort ";
+
+/// As much of a reason as a line has room for, once it is escaped.
+fn fitting(reason: &[u8]) -> &[u8] {
+    let mut room = MAX_LINE.saturating_sub(ABORT.len());
+    let is_beyond = |byte: &u8| match room.checked_sub(Printable::width(*byte)) {
+        Some(left) => {
+            room = left;
+            false
+        }
+        None => true,
+    };
+    let end = reason.iter().position(is_beyond).unwrap_or(reason.len());
+    reason.get(..end).unwrap_or_default()
+}
+
 /// What the other side said, fit for one line of a log: what is not printable ASCII is escaped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Printable<'a>(pub &'a [u8]);
+
+impl Printable<'_> {
+    /// How many bytes stand for this one.
+    fn width(byte: u8) -> usize {
+        match byte {
+            b' '..=b'~' => 1,
+            _ => byte.escape_ascii().len(),
+        }
+    }
+}
 
 impl fmt::Display for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -322,6 +350,17 @@ mod tests {
             assert_eq!(Message::parse(message.to_string().as_bytes()), Ok(message), "{message}");
         }
         assert_eq!(Message::State(offer()).to_string(), OFFER);
+    }
+
+    #[test]
+    fn a_reason_is_cut_to_what_a_line_has_room_for() {
+        for (reason, shown) in [
+            ([b'x'; MAX_LINE], "x".repeat(MAX_LINE - 6)),
+            ([b'\n'; MAX_LINE], "\\n".repeat((MAX_LINE - 6) / 2)),
+            ([0xff; MAX_LINE], "\\xff".repeat((MAX_LINE - 6) / 4)),
+        ] {
+            assert_eq!(Message::Abort(&reason).to_string(), ["abort ", &shown].concat());
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@
 //! To carry another state, replace that module.
 //!
 //! No input makes this crate panic: the lints of its manifest forbid indexing, unchecked
-//! arithmetic, `unwrap` and the like, and the fuzz target tries the rest.
+//! arithmetic, `unwrap` and the like, and the fuzz targets try the rest.
 #![no_std]
 #![cfg_attr(
     test,

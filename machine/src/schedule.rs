@@ -111,7 +111,9 @@ impl Schedule {
             return 0;
         }
         let missed = now.nanos_since(self.deadline) / self.period().0;
-        missed.saturating_add(1)
+        // With the end of time the ticks end, too.
+        let left = Monotonic(u64::MAX).nanos_since(self.deadline) / self.period().0;
+        missed.saturating_add(1).min(left)
     }
 
     /// When the next tick is due.
@@ -223,6 +225,7 @@ mod tests {
     #[test]
     fn the_end_of_time_ends_the_ticks_instead_of_repeating_them() {
         let mut schedule = every_100_ms_from((u64::MAX - 1) / MS);
+        assert_eq!(schedule.count_due(Monotonic::from_nanos(u64::MAX)), 0);
         assert_eq!(schedule.due(Monotonic::from_nanos(u64::MAX)), None);
     }
 

@@ -13,6 +13,7 @@
 //! | [`handoff`] | one process after the other |
 //! | [`inheritance`] | how listeners come to the next process, and their files |
 //! | [`logging`] | lines, fields, and a log that nobody reads |
+//! | [`memory`] | what is left of commands and connections |
 //! | [`older`] | the C programs on the other side, and who may ask |
 //! | [`options`] | the command line |
 //! | [`ownership`] | the lock, and who waits for it |
@@ -36,6 +37,7 @@ mod exchange;
 mod handoff;
 mod inheritance;
 mod logging;
+mod memory;
 mod older;
 mod options;
 mod ownership;

@@ -8,13 +8,11 @@
 //! What the model looks up is what the supervisor would be told by the same call.
 
 use std::collections::HashMap;
-use std::fmt;
-use std::num::NonZeroU8;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use early_service_machine::lifecycle::{Effect, Event, Lifecycle, Phase};
+use early_service_machine::lifecycle::{Event, Lifecycle, Phase};
 
-use crate::list::List;
+use crate::order::{Fact, Order, Orders};
 
 /// A machine: the one that the supervisor calls, or one that is broken on purpose.
 pub(crate) type Step = fn(Lifecycle, Event) -> (Lifecycle, Vec<Order>);
@@ -25,95 +23,8 @@ pub(crate) fn true_step(lifecycle: Lifecycle, event: Event) -> (Lifecycle, Vec<O
     (next, effects.into_iter().map(Order::from).collect())
 }
 
-/// What an actor carries out at one go: a process may die before and after, and not between.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Order {
-    Lock,
-    Ask,
-    Prepare,
-    Discard,
-    Abort,
-    Load,
-    Done,
-    Listen,
-    Freeze,
-    /// The state and the clients, without the last message.
-    Offer,
-    Commit,
-    /// Lets go of the lock; nothing runs any more.
-    Leave,
-    /// The second half of [`Effect::Offer`]: the last message, with the lock.
-    End,
-    /// The second half of [`Effect::Leave`]: the kernel closes what is left.
-    Exit,
-    /// Only broken machines give the orders from here on: read the file, and tick later.
-    Peek,
-    /// Tick from what was read before.
-    Run,
-    /// Stop the server, but not the counter.
-    FreezeClients,
-    /// Tick on from what is in memory.
-    Resume,
-    /// Close the connection to the other side without a word.
-    Hush,
-    /// Let go of the lock.
-    Unlock,
-    /// Wait for the lock.
-    Take,
-}
-
-impl From<Effect> for Order {
-    fn from(effect: Effect) -> Self {
-        match effect {
-            Effect::Lock => Self::Lock,
-            Effect::Ask => Self::Ask,
-            Effect::Prepare => Self::Prepare,
-            Effect::Discard => Self::Discard,
-            Effect::Abort => Self::Abort,
-            Effect::Load => Self::Load,
-            Effect::Done => Self::Done,
-            Effect::Listen => Self::Listen,
-            Effect::Freeze => Self::Freeze,
-            Effect::Offer => Self::Offer,
-            Effect::Commit => Self::Commit,
-            Effect::Leave => Self::Leave,
-        }
-    }
-}
-
-/// An event, by its place in [`Event::ALL`], so that worlds can be put in order.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Fact(NonZeroU8);
-
-impl From<Event> for Fact {
-    fn from(event: Event) -> Self {
-        let place = Event::ALL.iter().position(|each| *each == event);
-        let number = place.and_then(|place| NonZeroU8::new(place as u8 + 1));
-        Self(number.expect("every event is in ALL"))
-    }
-}
-
-impl Fact {
-    fn place(self) -> usize {
-        usize::from(self.0.get()) - 1
-    }
-
-    pub(crate) fn event(self) -> Event {
-        Event::ALL[self.place()]
-    }
-}
-
-impl fmt::Debug for Fact {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.event().fmt(f)
-    }
-}
-
 /// The number of a lifecycle in the atlas.
 pub(crate) type Place = u8;
-
-/// The most orders of one step: three, and the second half of one.
-pub(crate) type Orders = List<Order, 4>;
 
 /// Every lifecycle that can be reached, and where each event leads from it.
 pub(crate) struct Atlas {

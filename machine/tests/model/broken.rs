@@ -10,7 +10,8 @@ use std::collections::BTreeSet;
 use early_service_machine::lifecycle::{Event, Lifecycle, Phase};
 use stateright::{Checker, HasDiscoveries, Model};
 
-use crate::atlas::{Atlas, Order, Step, true_step};
+use crate::atlas::{Atlas, Step, true_step};
+use crate::order::Order;
 use crate::reachability;
 use crate::world::{Bounds, Daemon, Rules};
 

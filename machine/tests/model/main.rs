@@ -15,8 +15,12 @@
 //! | [`blame`] | when a client may see the end of its connection |
 //! | [`properties`] | what holds in every world |
 //! | [`reachability`] | that from every world there is a way to one owner |
+//! | [`checker`] | how stateright is asked |
 //! | [`atlas`] | how the machine is asked |
+//! | [`order`] | what it is told, and what it answers |
 //! | [`broken`] | that each rule is needed |
+//!
+//! The fuzz target `lifecycle` goes further through the same worlds, but not to all of them.
 //!
 //! What the search stands on: [`Bounds`] ticks, faults, successors and commands, which it prints;
 //! actors that keep to [`Rules`]; no collision among some million hashes of 64 bits.
@@ -46,7 +50,9 @@
 mod atlas;
 mod blame;
 mod broken;
+mod checker;
 mod list;
+mod order;
 mod possible;
 mod properties;
 mod reachability;

@@ -16,7 +16,7 @@
 
 use early_service_machine::lifecycle::Event;
 
-use crate::atlas::Order;
+use crate::order::Order;
 use crate::world::Who::{First, Predecessor, Second};
 use crate::world::{
     Bounds, Daemon, EVERYBODY, Exchange, Life, Process, SUCCESSORS, Stage, ToPredecessor,

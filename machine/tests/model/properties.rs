@@ -1,57 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Properties: what holds in every world that can be reached.
 
-use stateright::{Model, Property};
-
-use crate::possible::Action;
 use crate::world::{Daemon, Process, Session, Stage, World, Wrong};
 
-impl Model for Daemon {
-    type State = World;
-    type Action = Action;
+/// What holds or does not in a world of a daemon.
+pub(crate) type Condition = fn(&Daemon, &World) -> bool;
 
-    fn init_states(&self) -> Vec<World> {
-        vec![World::new(self.bounds)]
-    }
-
-    fn actions(&self, world: &World, actions: &mut Vec<Action>) {
-        world.actions(self, actions);
-    }
-
-    fn next_state(&self, world: &World, action: Action) -> Option<World> {
-        let mut next = *world;
-        next.take(action, self);
-        Some(if self.bounds.successors == 2 { next.representative() } else { next })
-    }
-
-    fn properties(&self) -> Vec<Property<Self>> {
-        vec![
-            Property::always("one at the most may tick or answer", one_owner),
-            Property::always("who may tick or answer holds the lock", owner_holds_lock),
-            Property::always("no tick comes twice", |_, world: &World| {
-                !matches!(world.wrong, Some(Wrong::TickedTwice | Wrong::LoggedTwice))
-            }),
-            Property::always("no tick is missing", |_, world: &World| {
-                !matches!(world.wrong, Some(Wrong::TickMissing | Wrong::StartedAnew))
-            }),
-            Property::always("a line is missing only where a process died", no_line_missing),
-            Property::always("a command that was answered is in the state", answered_is_kept),
-            Property::always("a command is carried out once", carried_out_once),
-            Property::always("what was read from a client is answered", read_is_answered),
-            Property::always(
-                "a client sees the end only where its owner failed",
-                |_, world: &World| world.wrong != Some(Wrong::ClientDropped),
-            ),
-            Property::sometimes(
-                "the client has all its answers",
-                |daemon: &Self, world: &World| world.client.answered == daemon.bounds.requests,
-            ),
-            Property::sometimes("every tick has come", |daemon: &Self, world: &World| {
-                world.ticked == daemon.bounds.ticks
-            }),
-        ]
-    }
-}
+/// What holds in every world.
+pub(crate) const ALWAYS: [(&str, Condition); 9] = [
+    ("one at the most may tick or answer", one_owner),
+    ("who may tick or answer holds the lock", owner_holds_lock),
+    ("no tick comes twice", |_, world| {
+        !matches!(world.wrong, Some(Wrong::TickedTwice | Wrong::LoggedTwice))
+    }),
+    ("no tick is missing", |_, world| {
+        !matches!(world.wrong, Some(Wrong::TickMissing | Wrong::StartedAnew))
+    }),
+    ("a line is missing only where a process died", no_line_missing),
+    ("a command that was answered is in the state", answered_is_kept),
+    ("a command is carried out once", carried_out_once),
+    ("what was read from a client is answered", read_is_answered),
+    ("a client sees the end only where its owner failed", |_, world| {
+        world.wrong != Some(Wrong::ClientDropped)
+    }),
+];
 
 /// Those who may tick or answer.
 fn owners(world: &World) -> impl Iterator<Item = &Process> {

@@ -5,8 +5,9 @@ use std::cmp::Ordering;
 
 use early_service_machine::lifecycle::Event;
 
-use crate::atlas::{Atlas, Order};
+use crate::atlas::Atlas;
 use crate::list::List;
+use crate::order::Order;
 use crate::possible::Action;
 use crate::world::Who::{First, Predecessor, Second};
 use crate::world::{

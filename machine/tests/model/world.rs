@@ -20,8 +20,9 @@ use std::hash::{Hash, Hasher};
 
 use early_service_machine::lifecycle::Event;
 
-use crate::atlas::{Atlas, Fact, Order, Orders, Place};
+use crate::atlas::{Atlas, Place};
 use crate::list::List;
+use crate::order::{Fact, Order, Orders};
 
 /// How far the search goes.
 #[derive(Clone, Copy, Debug)]

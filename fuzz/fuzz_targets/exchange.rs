@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Exchange: any bytes from the other side of a handoff, and any message to it.
+//!
+//! The first byte says in pieces of which size the rest is read; the rest is what the other side
+//! says, and the numbers of the messages that we say.
+//! Whatever is read, a line is refused, or it means what its own text form means; whatever is said
+//! fits a line and is read as it was meant.
+//!
+//! `cargo +nightly fuzz run -s none exchange -- -dict=fuzz/exchange.dict`
+#![no_main]
+
+use early_service_machine::State;
+use early_service_machine::counter::Snapshot;
+use early_service_machine::exchange::{
+    Client, Frame, MAX_LINE, Message, Offer, Printable, Request, frame,
+};
+use early_service_machine::schedule::{Monotonic, Period};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    let Some((size, said)) = bytes.split_first() else { return };
+    let lines = read(said, said.len());
+    assert_eq!(lines, read(said, 1), "byte by byte");
+    assert_eq!(lines, read(said, usize::from(*size)), "in pieces");
+    lines.iter().flatten().for_each(|line| hear(line));
+    say(said);
+});
+
+/// The lines of `said`, read in pieces of `size` bytes; `None` stands for one that is too long.
+fn read(said: &[u8], size: usize) -> Vec<Option<Vec<u8>>> {
+    let (mut lines, mut kept) = (Vec::new(), Vec::new());
+    for piece in said.chunks(size.max(1)) {
+        kept.extend_from_slice(piece);
+        loop {
+            match frame(&kept) {
+                Frame::Line(line, taken) => {
+                    assert!(line.len() <= MAX_LINE && line.len() < taken);
+                    lines.push(Some(line.to_vec()));
+                    kept.drain(..taken);
+                }
+                Frame::Partial => break,
+                Frame::TooLong => {
+                    lines.push(None);
+                    return lines;
+                }
+            }
+        }
+        assert!(kept.len() <= MAX_LINE, "{} bytes are kept of a line", kept.len());
+    }
+    lines
+}
+
+/// Holds what a line is understood as against what it says.
+fn hear(line: &[u8]) {
+    if let Some(request) = Request::parse(line) {
+        let written = request.to_string();
+        assert_eq!(Request::parse(written.as_bytes()), Some(request), "{written}");
+        assert!(written.len() <= line.len(), "{written}");
+    }
+    if let Some(state) = State::parse(line) {
+        assert!(says(&format!("state={}", Printable(line)), ("state", &state.to_string())));
+    }
+    match Message::parse(line) {
+        Ok(message) => {
+            let written = read_back(message);
+            let text = String::from_utf8_lossy(line);
+            let has = |field: &str| field.split_once('=').is_none_or(|pair| says(&text, pair));
+            let (kind, shown) = (written.split(' ').next(), Printable(line).to_string());
+            assert_eq!(kind, shown.split(' ').next());
+            match message {
+                Message::Abort(_) => assert!(shown.starts_with(&written), "{written}"),
+                Message::State(_) | Message::Client(_) => {
+                    assert!(written.split(' ').all(has), "{shown:?} as {written:?}");
+                }
+                _ => assert_eq!(written.as_bytes(), line),
+            }
+        }
+        Err(unreadable) => assert!(unreadable.to_string().starts_with("it "), "{unreadable}"),
+    }
+}
+
+/// Whether the first field with this key has this number in the text, perhaps after zeros.
+fn says(text: &str, (key, number): (&str, &str)) -> bool {
+    let mut fields = text.split(' ').filter_map(|field| field.split_once('='));
+    let Some((_, value)) = fields.find(|field| field.0 == key) else { return false };
+    !value.is_empty() && value.trim_start_matches('0') == number.trim_start_matches('0')
+}
+
+/// Says a message of each form that carries something, with numbers and a reason from `bytes`.
+fn say(bytes: &[u8]) {
+    let number = |at: usize| {
+        let piece = bytes.chunks(8).nth(at).unwrap_or_default();
+        piece.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
+    };
+    let snapshot = Snapshot {
+        state: State { next: number(0) },
+        deadline: Monotonic::from_nanos(number(1)),
+        period: Period::from_nanos(number(2).max(1)).expect("not zero"),
+    };
+    let (listeners, clients) = (number(3), number(4));
+    for flag in [false, true] {
+        let offer = Offer { snapshot, lock: flag, listeners, clients };
+        let client = Client { input: clients, replies: listeners, ended: flag, closing: !flag };
+        for message in [Message::State(offer), Message::Client(client)] {
+            let written = read_back(message);
+            assert_eq!(Message::parse(written.as_bytes()), Ok(message), "{written}");
+        }
+    }
+    read_back(Message::Abort(bytes));
+}
+
+/// The text form of a message, after it was read as a line.
+fn read_back(message: Message<'_>) -> String {
+    let written = message.to_string();
+    assert!(written.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{written:?}");
+    let sent = written.clone() + "\n";
+    let Frame::Line(line, taken) = frame(sent.as_bytes()) else { panic!("no line: {written}") };
+    assert_eq!(taken, sent.len(), "{written}");
+    let read = Message::parse(line).map(|message| message.to_string());
+    assert_eq!(read.as_ref(), Ok(&written));
+    written
+}

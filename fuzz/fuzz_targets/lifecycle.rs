@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Lifecycle: any events on one machine, and any course of a world with two or three and a lock.
+//!
+//! The world is that of the model in machine/tests/model, which looks at all of a small one; here
+//! more is allowed to happen, and each byte says which of the actions that are possible is taken.
+//! After the last byte nothing fails any more, and somebody must come to serve.
+//!
+//! `cargo +nightly fuzz run -s none lifecycle`
+#![no_main]
+#![allow(dead_code, reason = "the model has rules that can be broken, and nobody breaks them here")]
+
+#[path = "lifecycle/atlas.rs"]
+mod atlas;
+#[path = "../../machine/tests/model/blame.rs"]
+mod blame;
+#[path = "../../machine/tests/model/list.rs"]
+mod list;
+#[path = "../../machine/tests/model/order.rs"]
+mod order;
+#[path = "../../machine/tests/model/possible.rs"]
+mod possible;
+#[path = "../../machine/tests/model/properties.rs"]
+mod properties;
+#[path = "../../machine/tests/model/steps.rs"]
+mod steps;
+#[path = "../../machine/tests/model/world.rs"]
+mod world;
+
+use early_service_machine::lifecycle::{Effect, Event, Lifecycle, Phase};
+use libfuzzer_sys::fuzz_target;
+
+use atlas::Atlas;
+use possible::Action;
+use world::{Bounds, Daemon, Rules, World};
+
+/// More turns than any world needs in which nothing fails any more.
+const PATIENCE: usize = 1000;
+
+fuzz_target!(|bytes: &[u8]| {
+    any_events(bytes);
+    let Some(([choice, rest], bytes)) = bytes.split_first_chunk() else { return };
+    let bounds = Bounds {
+        ticks: choice & 7,
+        faults: rest & 3,
+        successors: 1 + usize::from(choice >> 3 & 1),
+        requests: choice >> 4 & 3,
+        lockable: choice >> 6 & 1 == 0,
+        takeover: choice >> 7 & 1 == 1,
+        journal: rest >> 3 & 1 == 1,
+    };
+    let daemon = Daemon { atlas: Atlas::default(), rules: Rules::KEPT, bounds };
+    let (mut world, mut actions) = (World::new(bounds), Vec::new());
+    for byte in bytes {
+        world.actions(&daemon, &mut actions);
+        let Some(place) = usize::from(*byte).checked_rem(actions.len()) else { break };
+        take(actions[place], &mut world, &daemon);
+        actions.clear();
+    }
+    for turn in 0..PATIENCE {
+        if properties::is_settled(&world) {
+            return;
+        }
+        actions.clear();
+        world.actions(&daemon, &mut actions);
+        actions.retain(|action| action.is_progress());
+        assert!(!actions.is_empty(), "nothing more can happen in {world:#?}");
+        // Every action has its turn, in an order that does not come back to itself.
+        let place = (turn * 7919 + turn / 13) % actions.len();
+        take(actions[place], &mut world, &daemon);
+    }
+    panic!("nobody gets out of {world:#?}");
+});
+
+fn take(action: Action, world: &mut World, daemon: &Daemon) {
+    world.take(action, daemon);
+    for (name, holds) in properties::ALWAYS {
+        assert!(holds(daemon, world), "not so: {name}; {world:#?}");
+    }
+}
+
+/// What one machine keeps to, whatever it is told.
+fn any_events(bytes: &[u8]) {
+    let (mut machine, mut committed) = (Lifecycle::new(), false);
+    for byte in bytes {
+        let event = Event::ALL[usize::from(*byte) % Event::ALL.len()];
+        let from = machine.phase();
+        let (next, effects) = machine.step(event);
+        let (to, orders): (_, Vec<_>) = (next.phase(), effects.into_iter().collect());
+        let case = || format!("{from} => {to} on {event:?}: {orders:?}");
+        let place = |effect| orders.iter().position(|order| *order == effect);
+        let enters = |phase| to == phase && from != phase;
+        assert_eq!(place(Effect::Listen).is_some(), enters(Phase::Serving), "{}", case());
+        assert_eq!(place(Effect::Load).is_some(), enters(Phase::Serving), "{}", case());
+        assert!(place(Effect::Load) <= place(Effect::Listen), "{}", case());
+        assert_eq!(orders.last() == Some(&Effect::Leave), enters(Phase::Ended), "{}", case());
+        assert_eq!(place(Effect::Freeze).is_some(), enters(Phase::Draining), "{}", case());
+        assert!(from != Phase::Ended || orders.is_empty() && to == from, "{}", case());
+        assert!(to as u8 >= from as u8 || from == Phase::Draining, "{}", case());
+        // Between the order to commit and the successor's end nothing makes it the owner again.
+        let is_end = event == Event::SuccessorGone;
+        assert!(!committed || !enters(Phase::Serving) || is_end, "{}", case());
+        committed = to == Phase::Draining && (committed || place(Effect::Commit).is_some());
+        machine = next;
+    }
+    let phase = machine.phase();
+    assert_eq!(phase.to_string(), format!("{phase:?}").to_lowercase());
+}

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Record: any bytes in the state file.
+//!
+//! The input is a file as it is, the fields of one whose checksum is right, and the numbers of two
+//! records that are damaged, cut off and mixed.
+//! Whatever is in the file, it is ignored, or it says what it is taken for, under a checksum that
+//! is right by another way of computing it.
+//!
+//! `cargo +nightly fuzz run -s none record -- -dict=fuzz/record.dict`
+#![no_main]
+
+use early_service_machine::State;
+use early_service_machine::counter::Snapshot;
+use early_service_machine::record::{BootId, Record, SIZE, Unlogged};
+use early_service_machine::schedule::{Monotonic, Period};
+use libfuzzer_sys::fuzz_target;
+
+const BOOT: &str = "0a1b2c3d-0000-4000-8000-0123456789ab";
+const OTHER_BOOT: &str = "0a1b2c3d-0000-4000-8000-0123456789ac";
+
+fuzz_target!(|bytes: &[u8]| {
+    let (boot, other) = (boot(BOOT), boot(OTHER_BOOT));
+    load(bytes);
+    let begin = format!("early-service-state 1 boot={BOOT} ");
+    load(&seal(&[begin.as_bytes(), bytes].concat()));
+
+    let number = |at: usize| {
+        let piece = bytes.chunks(8).nth(at).unwrap_or_default();
+        piece.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
+    };
+    let [older, newer] = [0, 6].map(|at| {
+        let deadline = Monotonic::from_nanos(number(at));
+        let period = Period::from_nanos(number(at + 1).max(1)).expect("not zero");
+        let snapshot = Snapshot { state: State { next: number(at + 2) }, deadline, period };
+        let unlogged = Unlogged { ticks: number(at + 3), unbroken: number(at + 4) };
+        let record = Record { sequence: number(at + 5), unlogged, snapshot };
+        let file = record.encode(&boot);
+        assert_eq!(Record::decode(&file, &boot), Ok(record));
+        assert!(Record::decode(&file, &other).is_err(), "it is of another boot");
+        file
+    });
+    let (at, flip) = (number(0) as usize % SIZE, (number(0) >> 16) as u8);
+    assert!(Record::decode(&older[..at], &boot).is_err(), "cut off after {at} bytes");
+    let longer = [&older[..], &newer[..at + 1]].concat();
+    assert!(Record::decode(&longer, &boot).is_err(), "{} bytes too long", at + 1);
+    let mut damaged = older;
+    damaged[at] ^= flip.max(1);
+    assert!(Record::decode(&damaged, &boot).is_err(), "byte {at} is another by {flip}");
+    // One in four thousand million of such mixtures has a checksum that is right.
+    load(&[&newer[..at], &older[at..]].concat());
+});
+
+fn boot(id: &str) -> BootId {
+    BootId::parse(id.as_bytes()).expect("the kernel's form")
+}
+
+/// Loads a file, and holds what it is taken for against what it says.
+fn load(file: &[u8]) {
+    let record = match Record::decode(file, &boot(BOOT)) {
+        Ok(record) => record,
+        Err(ignored) => return assert!(ignored.to_string().starts_with("it")),
+    };
+    let text = file.trim_ascii_end();
+    assert_eq!(file, seal(&text[..text.len() - " crc=01234567".len()]), "it is whole");
+    let text = String::from_utf8_lossy(text);
+    let says = |key: &str, number: u64| {
+        let field = text.split(' ').find_map(|field| field.strip_prefix(key)?.strip_prefix('='));
+        assert_eq!(field.and_then(|field| field.parse().ok()), Some(number), "{key} in {text}");
+    };
+    let Record { sequence, unlogged: Unlogged { ticks, unbroken }, snapshot } = record;
+    says("sequence", sequence);
+    says("unlogged", ticks);
+    says("unbroken", unbroken);
+    says("counter", snapshot.state.next);
+    says("deadline_ns", snapshot.deadline.as_nanos());
+    says("period_ns", snapshot.period.as_nanos());
+    let again = record.encode(&boot(BOOT));
+    assert_eq!(Record::decode(&again, &boot(BOOT)), Ok(record));
+    // Other keys, another order and zeros in front are all by which the bytes may differ.
+    let again = String::from_utf8_lossy(again.trim_ascii_end());
+    let is_plain = text.len() == again.len() && keys(&text).eq(keys(&again));
+    assert!(text == again || !is_plain, "{text} as {again}");
+}
+
+/// What stands before each `=`.
+fn keys(text: &str) -> impl Iterator<Item = Option<&str>> {
+    text.split(' ').map(|word| word.split('=').next())
+}
+
+/// The text with its checksum, as a file; as much of it as there is room for.
+fn seal(text: &[u8]) -> Vec<u8> {
+    let text = &text[..text.len().min(SIZE - " crc=01234567\n".len())];
+    // The remainder of a division of polynomials, from the highest power down.
+    let bits = text.iter().flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1));
+    let remainder = bits.fold(u32::MAX, |remainder, bit| {
+        let carry = (remainder >> 31 == 1) ^ bit;
+        remainder << 1 ^ if carry { 0x04c1_1db7 } else { 0 }
+    });
+    let checksum = format!(" crc={:08x}", !remainder.reverse_bits());
+    let mut file = [text, checksum.as_bytes()].concat();
+    file.resize(SIZE - 1, b' ');
+    file.push(b'\n');
+    file
+}

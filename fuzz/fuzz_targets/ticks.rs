@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Ticks: a counter, whatever its clock, its commands and its successors do.
+//!
+//! No number is missing and none comes twice; every deadline lies one period after the one before,
+//! and as many ticks come as are said to be due.
+//!
+//! `cargo +nightly fuzz run -s none ticks`
+#![no_main]
+
+use core::num::{NonZeroU32, NonZeroU64};
+
+use early_service_machine::counter::{Command, Counter, Reply, Snapshot};
+use early_service_machine::schedule::{Monotonic, Period};
+use early_service_machine::{State, fields::Fields};
+use libfuzzer_sys::fuzz_target;
+
+/// A number, a time, the period of whoever had the state before, ours, and what happens.
+type Course = (u64, u64, NonZeroU64, NonZeroU32, Vec<(u8, u64)>);
+
+fuzz_target!(|course: Course| {
+    let (mut next, mut clock, until_now, ours, happens) = course;
+    let ours = Period::from_millis(ours.get()).expect("not zero");
+    let at = Monotonic::from_nanos;
+    let mut counter = Counter::starting(State { next }, at(clock), ours);
+    for (what, number) in happens {
+        match what % 8 {
+            0 => clock = number,
+            1 => {
+                assert_eq!(counter.apply(Command::Set(number)), Reply::Previous(next));
+                next = number;
+            }
+            2 => {
+                let state = State { next: number };
+                let deadline = at(clock.saturating_sub(number));
+                let until_now = Period::from_nanos(until_now.get()).expect("not zero");
+                let snapshot = Snapshot { state, deadline, period: until_now };
+                counter = Counter::resuming(snapshot, at(clock), ours);
+                next = number;
+            }
+            3 => {
+                let written = counter.snapshot().to_string();
+                let read = Snapshot::read(Fields::new(written.as_bytes()));
+                assert_eq!(read, Ok(counter.snapshot()), "{written}");
+                counter = Counter::resuming(counter.snapshot(), at(clock), ours);
+            }
+            _ => clock = clock.saturating_add(number % (ours.as_nanos() * 4)),
+        }
+        assert_eq!(counter.apply(Command::Get), Reply::Next(next));
+        take_ticks(&mut counter, at(clock), &mut next, ours);
+    }
+});
+
+/// Takes what is due, and no more than a few of many.
+fn take_ticks(counter: &mut Counter, now: Monotonic, next: &mut u64, ours: Period) {
+    let due = counter.due(now);
+    for left in (0..due).rev().take(64) {
+        let (deadline, period, late) =
+            (counter.deadline(), counter.snapshot().period, counter.late());
+        let tick = counter.tick(now).unwrap_or_else(|| panic!("{left} more are due"));
+        assert_eq!((tick.number, tick.deadline), (*next, deadline));
+        *next = next.wrapping_add(1);
+        assert!(deadline <= now, "a tick before its time");
+        assert_eq!(counter.deadline().nanos_since(deadline), period.as_nanos());
+        // The old rhythm ends with what was missed in it.
+        let rhythm = counter.snapshot().period;
+        assert!(rhythm == ours || rhythm == period && counter.deadline() <= now);
+        let is_late = counter.deadline() <= now;
+        assert!(counter.late() == late + u64::from(is_late) || rhythm != period);
+    }
+    if due <= 64 {
+        assert_eq!((counter.due(now), counter.tick(now)), (0, None));
+    }
+    assert_eq!(counter.state(), State { next: *next });
+    assert_eq!(counter.to_string(), format!("counter={next} ticks_late={}", counter.late()));
+}

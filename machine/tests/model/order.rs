@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Order: the machine's events and effects, as a world holds them.
+
+use std::fmt;
+use std::num::NonZeroU8;
+
+use early_service_machine::lifecycle::{Effect, Event};
+
+use crate::list::List;
+
+/// What an actor carries out at one go: a process may die before and after, and not between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Order {
+    Lock,
+    Ask,
+    Prepare,
+    Discard,
+    Abort,
+    Load,
+    Done,
+    Listen,
+    Freeze,
+    /// The state and the clients, without the last message.
+    Offer,
+    Commit,
+    /// Lets go of the lock; nothing runs any more.
+    Leave,
+    /// The second half of [`Effect::Offer`]: the last message, with the lock.
+    End,
+    /// The second half of [`Effect::Leave`]: the kernel closes what is left.
+    Exit,
+    /// Only broken machines give the orders from here on: read the file, and tick later.
+    Peek,
+    /// Tick from what was read before.
+    Run,
+    /// Stop the server, but not the counter.
+    FreezeClients,
+    /// Tick on from what is in memory.
+    Resume,
+    /// Close the connection to the other side without a word.
+    Hush,
+    /// Let go of the lock.
+    Unlock,
+    /// Wait for the lock.
+    Take,
+}
+
+impl From<Effect> for Order {
+    fn from(effect: Effect) -> Self {
+        match effect {
+            Effect::Lock => Self::Lock,
+            Effect::Ask => Self::Ask,
+            Effect::Prepare => Self::Prepare,
+            Effect::Discard => Self::Discard,
+            Effect::Abort => Self::Abort,
+            Effect::Load => Self::Load,
+            Effect::Done => Self::Done,
+            Effect::Listen => Self::Listen,
+            Effect::Freeze => Self::Freeze,
+            Effect::Offer => Self::Offer,
+            Effect::Commit => Self::Commit,
+            Effect::Leave => Self::Leave,
+        }
+    }
+}
+
+/// An event, by its place in [`Event::ALL`], so that worlds can be put in order.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Fact(NonZeroU8);
+
+impl From<Event> for Fact {
+    fn from(event: Event) -> Self {
+        let place = Event::ALL.iter().position(|each| *each == event);
+        let number = place.and_then(|place| NonZeroU8::new(place as u8 + 1));
+        Self(number.expect("every event is in ALL"))
+    }
+}
+
+impl Fact {
+    pub(crate) fn place(self) -> usize {
+        usize::from(self.0.get()) - 1
+    }
+
+    pub(crate) fn event(self) -> Event {
+        Event::ALL[self.place()]
+    }
+}
+
+impl fmt::Debug for Fact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.event().fmt(f)
+    }
+}
+
+/// The most orders of one step: three, and the second half of one.
+pub(crate) type Orders = List<Order, 4>;

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Memory: what a million commands and ten thousand connections leave behind, which is nothing.
+//!
+//! How much a tick and a command allocate is counted in `src`, where they are.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::thread;
+
+use crate::client::Client;
+use crate::daemon::{Daemon, STILL};
+use crate::scratch::Scratch;
+
+/// What may come on top once all is warm, in kB: the allocator's own pages.
+///
+/// Eight bytes lost with each command would be 8 MB, sixty-four with each connection 640 kB.
+const GROWTH: u64 = 128;
+
+#[test]
+fn the_heap_does_not_grow_over_a_million_commands_and_ten_thousand_connections() {
+    let scratch = Scratch::new();
+    let daemon = Daemon::serve(scratch.join("sock"), &STILL);
+    // The tables and buffers that stay have their size after this.
+    connect(&daemon, 1_000);
+    pipeline(&daemon, 100_000);
+    let before = private(&daemon);
+    pipeline(&daemon, 1_000_000);
+    let commands = private(&daemon);
+    connect(&daemon, 10_000);
+    let connections = private(&daemon);
+    assert!(commands <= before + GROWTH, "commands: from {before} to {commands} kB");
+    assert!(connections <= commands + GROWTH, "connections: from {commands} to {connections} kB");
+}
+
+/// Memory that the process has written to and shares with nobody, in kB.
+fn private(daemon: &Daemon) -> u64 {
+    let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", daemon.pid()));
+    let rollup = rollup.expect("a process of ours");
+    let dirty = rollup.lines().find_map(|line| line.strip_prefix("Private_Dirty:"));
+    let number = dirty.and_then(|rest| rest.trim().strip_suffix(" kB"));
+    number.expect("a number of kB").trim().parse().expect("a number")
+}
+
+/// One client that writes as fast as it reads.
+fn pipeline(daemon: &Daemon, commands: usize) {
+    const AT_ONCE: usize = 1000;
+    let mut client = Client::connect(&daemon.socket);
+    let mut writer = client.stream().try_clone().expect("a descriptor");
+    let writing = thread::spawn(move || {
+        for _ in 0..commands / AT_ONCE {
+            writer.write_all("get_counter\n".repeat(AT_ONCE).as_bytes()).expect("a server");
+        }
+    });
+    let (mut answered, mut replies) = (0, [0; 65536]);
+    while answered < commands {
+        let count = client.stream().read(&mut replies).expect("replies");
+        assert_ne!(count, 0, "the server closed after {answered} replies");
+        answered += replies[..count].iter().filter(|byte| **byte == b'\n').count();
+    }
+    writing.join().expect("all is written");
+}
+
+/// One client after the other.
+fn connect(daemon: &Daemon, clients: usize) {
+    for _ in 0..clients {
+        assert_eq!(Client::connect(&daemon.socket).ask("get_counter"), "0");
+    }
+}
