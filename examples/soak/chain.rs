@@ -218,7 +218,7 @@ impl Chain {
         // Any tick: the line of this one or that one may find no room.
         until("a tick and its line", || {
             last = Record::read(&state);
-            last.counter > before.counter && self.owner.has_logged(last.counter - 1)
+            last.deadline > before.deadline && self.owner.has_logged(last.counter - 1)
         });
         last
     }
@@ -377,25 +377,37 @@ impl Round<'_> {
         until("one of two successors serves and the predecessor has ended", || {
             owner.victim.has_ended() && (one.serves() || other.serves())
         });
-        // Where the second adopted from the first, both have served.
-        if other.served_at().is_some_and(|at| one.served_at().is_none_or(|first| at < first)) {
+        self.pause(60);
+        // The second may have adopted from the first; `one` is the first.
+        let is_second = match (one.victim.has_ended(), other.victim.has_ended()) {
+            (false, true) => true,
+            (true, _) => false,
+            (false, false) => match (one.served_at(), other.served_at()) {
+                (Some(one), Some(other)) => other < one,
+                (one, _) => one.is_none(),
+            },
+        };
+        if is_second {
             std::mem::swap(&mut one, &mut other);
         }
         let predecessor = std::mem::replace(&mut self.chain.owner, one);
         self.retire(predecessor);
+        if self.chain.owner.victim.has_ended() || other.serves() {
+            self.succeed(other);
+            if owner_is_killed {
+                self.chain.owner.kill();
+                self.restart();
+            }
+            return;
+        }
         if owner_is_killed {
             self.chain.owner.kill();
             return self.succeed(other);
         }
-        self.pause(60);
-        if self.chain.owner.victim.has_ended() {
-            // The other has waited for its turn, and adopted from the first.
-            return self.succeed(other);
-        }
         other.victim.end();
         other.victim.wait_for_end();
-        if other.serves() {
-            // It adopted just then.
+        // Its lines are all there now: did it adopt at the last moment?
+        if other.served_at() > self.chain.owner.served_at() {
             self.may_end = true;
             let first = std::mem::replace(&mut self.chain.owner, other);
             self.retire(first);
