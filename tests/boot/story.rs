@@ -129,3 +129,19 @@ pub(crate) fn client_figure(boot: &Boot, client: &str, figure: &str) -> Option<u
     let word = last.split(' ').find_map(|word| word.strip_prefix(figure)?.strip_prefix('='))?;
     word.parse().ok()
 }
+
+/// A figure of all clients' reports between two lines that a script says, each with `word`.
+pub(crate) fn figures_between(
+    boot: &Boot,
+    from: &str,
+    to: &str,
+    word: &str,
+    figure: &str,
+) -> Vec<u64> {
+    let place = |key: &str| boot.said.iter().position(|(k, line)| k == key && line == word);
+    let (Some(from), Some(to)) = (place(from), place(to)) else {
+        return Vec::new();
+    };
+    let words = boot.said[from..to].iter().flat_map(|(_, line)| line.split(' '));
+    words.filter_map(|word| word.strip_prefix(figure)?.strip_prefix('=')?.parse().ok()).collect()
+}
