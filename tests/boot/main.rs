@@ -50,6 +50,17 @@ fn every_row_holds_on_every_guest() {
 
 #[test]
 #[ignore = "boots virtual machines: minutes, and root"]
+fn selinux_denies_what_is_known_and_no_more() {
+    let _alone = MACHINES.lock().unwrap_or_else(PoisonError::into_inner);
+    let verdicts = plan::run_labelled(rows::selinux::PLANS, guest::Guest::Bookworm);
+    let table = plan::table(&verdicts);
+    println!("\n{table}");
+    let broken = verdicts.iter().filter(|verdict| !verdict.broken.is_empty()).count();
+    assert_eq!(broken, 0, "{broken} of {} verdicts are broken:\n{table}", verdicts.len());
+}
+
+#[test]
+#[ignore = "boots virtual machines: minutes, and root"]
 fn every_sabotage_breaks_its_row() {
     let _alone = MACHINES.lock().unwrap_or_else(PoisonError::into_inner);
     let survived = sabotage::survivors();

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// Has the root stage run a script, with all rights, before its own start; the port that it speaks
 /// through is a device, which the sandbox keeps even from such a script.
-const BEFORE_START: (&str, &str) = (
+pub(super) const BEFORE_START: (&str, &str) = (
     "/etc/systemd/system/early-service.service.d/before.conf",
     "[Service]\nExecStartPre=+/boot-test/before-start\nDeviceAllow=/dev/ttyS1 w\n",
 );
