@@ -123,7 +123,7 @@ pub(crate) fn standstill(boot: &Boot) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// A figure of a client's last report.
+/// A figure of a client's last report, or of the last status line that a script has said.
 pub(crate) fn client_figure(boot: &Boot, client: &str, figure: &str) -> Option<u64> {
     let last = boot.lines(client).last()?;
     let word = last.split(' ').find_map(|word| word.strip_prefix(figure)?.strip_prefix('='))?;

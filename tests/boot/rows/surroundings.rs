@@ -197,7 +197,7 @@ fn drops_told(boot: &Boot, claims: &mut Claims) {
         .collect();
     claims.that("drops are told, each time", told.len() >= SETS.len(), format!("{told:?}"));
     let dropped = told.iter().sum::<u64>();
-    let counted = status(boot, "log_lines_dropped");
+    let counted = story::client_figure(boot, "status", "log_lines_dropped");
     claims.that(ALL_TOLD, counted == Some(dropped), format!("{counted:?} counted, {told:?} told"));
     let ticks = ticks(boot);
     let of_root = &ticks[ticks::count(&ticks, "initrd")..];
@@ -209,12 +209,6 @@ fn drops_told(boot: &Boot, claims: &mut Claims) {
     claims.that("what is told is missing", (missing..=at_most).contains(&dropped), seen);
     let lines = dropped + sets + of_root.len() as u64;
     claims.that("there were 10,000 lines and more", lines > LINES, lines);
-}
-
-/// A figure of the status line.
-fn status(boot: &Boot, figure: &str) -> Option<u64> {
-    let line = boot.lines("status").last()?;
-    line.split(' ').find_map(|word| word.strip_prefix(figure)?.strip_prefix('='))?.parse().ok()
 }
 
 fn at_any_time(boot: &Boot, claims: &mut Claims) {
