@@ -176,10 +176,12 @@ fn disk_of(tree: &Path, disk: &Path) -> Result<(), String> {
 
 /// Gives a tree the policy of another one, and every file in it its label.
 ///
-/// By the programs of that other one, so that the host needs none. The policy is built anew without
-/// what it would deny and not tell (`-D`); files are labelled whatever the host's own mounts can
-/// (`-m`).
+/// By the programs of that other one, so that the host needs none. The policy is built anew, with a
+/// domain for the service and without what it would deny and not tell (`-D`); files are labelled
+/// whatever the host's own mounts can (`-m`).
 const LABEL: &str = r#"
+    cp "$1/boot-test/early_service.cil" "$2/"
+    chroot "$2" semodule -n -i /early_service.cil
     chroot "$2" semodule -DBn
     cp -a "$2/etc/selinux" "$1/etc/"
     mount --bind "$1" "$2/mnt"
