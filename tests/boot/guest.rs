@@ -103,9 +103,7 @@ impl Image {
             copy(package, &tree.join("boot-test/early-service.deb"))?;
             copy(probe, &tree.join("usr/bin/boot-probe"))?;
             chroot(&tree, "/boot-test/prepare.sh")?;
-            let mut disk = Command::new("mke2fs");
-            disk.args(["-q", "-t", "ext4", "-d"]).arg(&tree).arg(to.join("disk")).arg(DISK);
-            output("mke2fs", &mut disk).map(drop)
+            disk_of(&tree, &to.join("disk"))
         })?;
         Ok(Self { guest, older: older.clone(), directory })
     }
@@ -121,6 +119,29 @@ impl Image {
             Initrd::Lean => "lean.img",
         };
         self.directory.join("tree/boot").join(name)
+    }
+
+    /// The same guest with Debian's SELinux policy, in which every file has the policy's label.
+    pub(crate) fn labelled(&self) -> Result<Self, String> {
+        let policy = policy(self.guest)?;
+        let inputs = Inputs::new()
+            .with(LABEL.as_bytes())
+            .with(policy.as_os_str().as_encoded_bytes())
+            .with(self.directory.as_os_str().as_encoded_bytes());
+        let name = format!("{}-labelled", self.guest.suite());
+        let directory = cache::entry(&name, &inputs, |to| {
+            let (tree, scratch) = (to.join("tree"), to.join("policy"));
+            fs::create_dir_all(&scratch)
+                .map_err(|error| format!("cannot make {}: {error}", scratch.display()))?;
+            copy(&self.tree(), &tree)?;
+            output("tar", Command::new("tar").arg("-C").arg(&scratch).arg("-xf").arg(&policy))?;
+            let mut label = Command::new("unshare");
+            label.args(["--mount", "--propagation", "private", "sh", "-euc", LABEL, "sh"]);
+            output("setfiles", label.arg(&tree).arg(&scratch))?;
+            cache::remove(&scratch)?;
+            disk_of(&tree, &to.join("disk"))
+        })?;
+        Ok(Self { directory, ..self.clone() })
     }
 
     /// How many bytes our module adds to an initrd that gzip compresses; the guest's own is not
@@ -146,20 +167,53 @@ impl Image {
     }
 }
 
+/// A file system of a tree: owners, modes and attributes included.
+fn disk_of(tree: &Path, disk: &Path) -> Result<(), String> {
+    let mut make = Command::new("mke2fs");
+    make.args(["-q", "-t", "ext4", "-d"]).arg(tree).arg(disk).arg(DISK);
+    output("mke2fs", &mut make).map(drop)
+}
+
+/// Gives a tree the policy of another one, and every file in it its label.
+///
+/// By the programs of that other one, so that the host needs none. The policy is built anew, with a
+/// domain for the service and without what it would deny and not tell (`-D`); files are labelled
+/// whatever the host's own mounts can (`-m`).
+const LABEL: &str = r#"
+    cp "$1/boot-test/early_service.cil" "$2/"
+    chroot "$2" semodule -n -i /early_service.cil
+    chroot "$2" semodule -DBn
+    cp -a "$2/etc/selinux" "$1/etc/"
+    mount --bind "$1" "$2/mnt"
+    mount --bind /proc "$2/proc"
+    exec chroot "$2" /usr/sbin/setfiles -F -m -r /mnt \
+        /etc/selinux/default/contexts/files/file_contexts /mnt"#;
+
+/// A Debian with the policy, for what its package has made when it was installed.
+fn policy(guest: Guest) -> Result<PathBuf, String> {
+    const PACKAGE: &str = "selinux-policy-default";
+    let inputs = Inputs::new().with(PACKAGE.as_bytes());
+    let name = format!("{}-policy.tar", guest.suite());
+    cache::entry(&name, &inputs, |to| bare(guest, PACKAGE, to))
+}
+
 /// A bare Debian as a tar archive, the same for every version of ours.
 fn base(guest: Guest) -> Result<PathBuf, String> {
     let inputs = LEFT_OUT
         .iter()
         .fold(Inputs::new().with(PACKAGES.as_bytes()), |inputs, path| inputs.with(path.as_bytes()));
-    cache::entry(&format!("{}-base.tar", guest.suite()), &inputs, |to| {
-        let mut strap = Command::new("mmdebstrap");
-        strap.args(["--quiet", "--variant=minbase", "--format=tar"]);
-        strap.arg(format!("--include={PACKAGES}"));
-        strap.arg("--aptopt=Acquire::Languages \"none\"");
-        strap.args(LEFT_OUT.map(|path| format!("--dpkgopt=path-exclude={path}")));
-        strap.arg(guest.suite()).arg(to).arg("http://deb.debian.org/debian");
-        output("mmdebstrap", &mut strap).map(drop)
-    })
+    cache::entry(&format!("{}-base.tar", guest.suite()), &inputs, |to| bare(guest, PACKAGES, to))
+}
+
+/// A Debian with these packages and what cannot be without.
+fn bare(guest: Guest, packages: &str, to: &Path) -> Result<(), String> {
+    let mut strap = Command::new("mmdebstrap");
+    strap.args(["--quiet", "--variant=minbase", "--format=tar"]);
+    strap.arg(format!("--include={packages}"));
+    strap.arg("--aptopt=Acquire::Languages \"none\"");
+    strap.args(LEFT_OUT.map(|path| format!("--dpkgopt=path-exclude={path}")));
+    strap.arg(guest.suite()).arg(to).arg("http://deb.debian.org/debian");
+    output("mmdebstrap", &mut strap).map(drop)
 }
 
 /// The clients that live inside the guests, linked statically: any initrd can run them.

@@ -41,10 +41,7 @@ fn every_row_holds_on_every_guest() {
     plans.retain(|plan| is_meant(plan.name));
     tree_rows.retain(|row| is_meant(row.name));
     let verdicts = plan::run_all(&plans, &tree_rows);
-    let table = plan::table(&verdicts);
-    println!("\n{table}");
-    let broken = verdicts.iter().filter(|verdict| !verdict.broken.is_empty()).count();
-    assert_eq!(broken, 0, "{broken} of {} verdicts are broken:\n{table}", verdicts.len());
+    assert_all_hold(&verdicts);
     assert_eq!(verdicts.len(), rows * guest::Guest::ALL.len(), "a row has no verdict");
 }
 
@@ -54,6 +51,20 @@ fn every_sabotage_breaks_its_row() {
     let _alone = MACHINES.lock().unwrap_or_else(PoisonError::into_inner);
     let survived = sabotage::survivors();
     assert!(survived.is_empty(), "the suite cannot fail:\n{}", survived.join("\n"));
+}
+
+#[test]
+#[ignore = "boots virtual machines: minutes, and root"]
+fn selinux_denies_what_is_known_and_no_more() {
+    let _alone = MACHINES.lock().unwrap_or_else(PoisonError::into_inner);
+    assert_all_hold(&plan::run_labelled(rows::selinux::PLANS, guest::Guest::Bookworm));
+}
+
+fn assert_all_hold(verdicts: &[plan::Verdict]) {
+    let table = plan::table(verdicts);
+    println!("\n{table}");
+    let broken = verdicts.iter().filter(|verdict| !verdict.broken.is_empty()).count();
+    assert_eq!(broken, 0, "{broken} of {} verdicts are broken:\n{table}", verdicts.len());
 }
 
 /// For whoever works on a few rows: `BOOT_ONLY` holds words with commas between, and what has one of

@@ -38,6 +38,8 @@ pub(crate) struct Plan {
     pub(crate) over_initrd: &'static [(&'static str, &'static str)],
     /// The stage that is not the package's, but an older build.
     pub(crate) older: Option<older::Stage>,
+    /// What the kernel is told of its security modules.
+    pub(crate) security: &'static str,
     pub(crate) cmdline: &'static str,
     /// One machine id in both stages, and with it one journal that outlives power-off.
     pub(crate) shared_machine_id: bool,
@@ -74,6 +76,8 @@ impl Plan {
         off_disk: &[],
         over_initrd: &[],
         older: None,
+        // They cost emulated time, and change nothing of what most rows are about.
+        security: "audit=0 apparmor=0",
         cmdline: "",
         shared_machine_id: true,
         patience: Duration::from_secs(300),
@@ -88,7 +92,7 @@ impl Plan {
         let mut setting = Setting {
             name: format!("{}-{:?}", self.name.replace(' ', "-"), image.guest),
             initrd: self.initrd,
-            cmdline: self.cmdline.to_owned(),
+            cmdline: format!("{} {}", self.security, self.cmdline),
             shared_machine_id: self.shared_machine_id,
             over_initrd: owned(self.over_initrd),
             over_disk: owned(self.over_disk),
@@ -256,6 +260,15 @@ pub(crate) fn boot_one(plan: &Plan, guest: Guest) -> Result<(Image, Boot), Strin
     let image = images(&[guest])?.remove(0);
     let boot = machine::boot(&image, &plan.setting(&image, &[]))?;
     Ok((image, boot))
+}
+
+/// Tries plans on a guest with SELinux's labels. What is denied is its policy's doing: another release
+/// would have a list of its own.
+pub(crate) fn run_labelled(plans: &[Plan], guest: Guest) -> Vec<Verdict> {
+    tools::require_all();
+    let image = images(&[guest]).and_then(|images| images[0].labelled());
+    let image = image.unwrap_or_else(|error| panic!("{error}"));
+    two_at_a_time(plans, |plan| boot(plan, &image, &[])).concat()
 }
 
 fn try_tree(row: &TreeRow, image: &Image) -> Verdict {

@@ -11,7 +11,7 @@ use crate::cache::{self, SOURCE};
 use crate::guest::{Guest, Image};
 use crate::package;
 use crate::plan::{self, Plan, Swap, Verdict};
-use crate::rows::{first_stage, ordinary};
+use crate::rows::{confinement, first_stage, ordinary, surroundings};
 use crate::tools::{self, output};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,9 +23,13 @@ struct Sabotage {
     changes: &'static [Change],
     /// What is booted.
     plan: &'static Plan,
-    /// The row that must break.
+    breaks: &'static [Break],
+}
+
+/// A row that must break, and how the claim begins that must break it; another one would break it for
+/// another reason.
+struct Break {
     row: &'static str,
-    /// How the claim begins that must break it; another one would break it for another reason.
     claim: &'static str,
 }
 
@@ -45,8 +49,7 @@ const SABOTAGES: &[Sabotage] = &[
             to: "self.state.next = number.wrapping_add(if number == 20 { 2 } else { 1 });",
         }],
         plan: &ORDINARY,
-        row: ordinary::NUMBERS,
-        claim: "every number once and in order",
+        breaks: &[Break { row: ordinary::NUMBERS, claim: "every number once and in order" }],
     },
     Sabotage {
         // The root stage logs once more what the first stage has logged last.
@@ -57,8 +60,7 @@ const SABOTAGES: &[Sabotage] = &[
             to: r#"Ok(Self { next: fields.number("counter")?.saturating_sub(1) })"#,
         }],
         plan: &ORDINARY,
-        row: ordinary::NUMBERS,
-        claim: "every number once and in order",
+        breaks: &[Break { row: ordinary::NUMBERS, claim: "every number once and in order" }],
     },
     Sabotage {
         // The count goes on, but the successor's first tick comes a period after it has adopted.
@@ -69,8 +71,10 @@ const SABOTAGES: &[Sabotage] = &[
             to: "Start::After(snapshot) => Running::starting(snapshot.state, now, self.period),",
         }],
         plan: &ORDINARY,
-        row: ordinary::NUMBERS,
-        claim: "each number is due a period after the one before",
+        breaks: &[Break {
+            row: ordinary::NUMBERS,
+            claim: "each number is due a period after the one before",
+        }],
     },
     Sabotage {
         name: "clients-dropped",
@@ -80,8 +84,7 @@ const SABOTAGES: &[Sabotage] = &[
             to: "drop(predecessors.sessions);",
         }],
         plan: &ORDINARY,
-        row: ordinary::CLIENTS,
-        claim: "one connection lasts",
+        breaks: &[Break { row: ordinary::CLIENTS, claim: "one connection lasts" }],
     },
     Sabotage {
         name: "half-a-line-dropped",
@@ -92,8 +95,10 @@ const SABOTAGES: &[Sabotage] = &[
                  let fits = session.input.replace(&[])",
         }],
         plan: &ORDINARY,
-        row: ordinary::NC,
-        claim: "half a line is kept, and its other half awaited",
+        breaks: &[Break {
+            row: ordinary::NC,
+            claim: "half a line is kept, and its other half awaited",
+        }],
     },
     Sabotage {
         // What is in the file is older than what was logged.
@@ -104,8 +109,7 @@ const SABOTAGES: &[Sabotage] = &[
             to: "if uncounted.state().next % 10 == 0 { self.store(count) }",
         }],
         plan: &first_stage::KILLED,
-        row: first_stage::RECOVERS,
-        claim: "no number twice",
+        breaks: &[Break { row: first_stage::RECOVERS, claim: "no number twice" }],
     },
     Sabotage {
         name: "exit-1-after-the-handoff",
@@ -125,8 +129,10 @@ const SABOTAGES: &[Sabotage] = &[
             },
         ],
         plan: &ORDINARY,
-        row: ordinary::ENDS_WELL,
-        claim: "the first stage ends once, with success",
+        breaks: &[Break {
+            row: ordinary::ENDS_WELL,
+            claim: "the first stage ends once, with success",
+        }],
     },
     // The daemon ignores SIGTERM in this stage, so a unit without `@` alone kills nothing: what
     // breaks is the row that looks for the signal.
@@ -134,8 +140,7 @@ const SABOTAGES: &[Sabotage] = &[
         name: "unit-without-at",
         changes: &[WITHOUT_AT],
         plan: &ORDINARY,
-        row: ordinary::SPARED,
-        claim: ordinary::NO_SIGTERM,
+        breaks: &[Break { row: ordinary::SPARED, claim: ordinary::NO_SIGTERM }],
     },
     // Without either belt the first stage is gone before the switch of root; the count goes on from
     // the state file, but nobody hands over.
@@ -150,15 +155,83 @@ const SABOTAGES: &[Sabotage] = &[
             },
         ],
         plan: &ORDINARY,
-        row: ordinary::ENDS_WELL,
-        claim: "the first stage hands over once",
+        breaks: &[Break { row: ordinary::ENDS_WELL, claim: "the first stage hands over once" }],
+    },
+    // Each wall of the root stage has a row that sees whether it stands.
+    Sabotage {
+        name: "root-unit-without-walls",
+        changes: &[
+            without(ROOT_UNIT, "\nRestrictAddressFamilies=AF_UNIX"),
+            without(ROOT_UNIT, "\nProtectSystem=strict"),
+            without(ROOT_UNIT, "\nInaccessiblePaths=-/dev/shm -/dev/mqueue -/sys/fs/cgroup"),
+            without(ROOT_UNIT, "\nCapabilityBoundingSet="),
+        ],
+        plan: &confinement::CONFINED,
+        breaks: &[
+            Break { row: confinement::SOCKETS, claim: confinement::NO_NETWORK },
+            Break { row: confinement::FILES, claim: confinement::READ_ONLY },
+            Break { row: confinement::FILES, claim: confinement::ONE_DIRECTORY },
+            Break { row: confinement::RIGHTS, claim: confinement::NO_CAPABILITY },
+        ],
+    },
+    Sabotage {
+        name: "first-unit-without-walls",
+        changes: &[
+            without(FIRST_UNIT, "\nCapabilityBoundingSet=CAP_SYS_CHROOT CAP_SYS_PTRACE"),
+            without(FIRST_UNIT, "\nNoNewPrivileges=yes"),
+        ],
+        plan: &first_stage::STOPPED,
+        breaks: &[
+            Break { row: first_stage::FEW_RIGHTS, claim: first_stage::ONE_THREAD },
+            Break { row: first_stage::FEW_RIGHTS, claim: first_stage::BOUNDED },
+            Break { row: first_stage::FEW_RIGHTS, claim: first_stage::NO_NEW },
+        ],
+    },
+    Sabotage {
+        name: "capabilities-kept",
+        changes: &[Change { file: "src/root.rs", from: "sets.permitted -= not_needed;", to: "" }],
+        plan: &first_stage::STOPPED,
+        breaks: &[Break { row: first_stage::NO_RIGHTS, claim: first_stage::NO_THREAD }],
+    },
+    Sabotage {
+        name: "by-the-wall-clock",
+        changes: &[Change {
+            file: "src/clock.rs",
+            from: "clock_gettime(ClockId::Monotonic)",
+            to: "clock_gettime(ClockId::Realtime)",
+        }],
+        // Forward it would catch up a day's ticks, which takes too long.
+        plan: &Plan {
+            in_initrd: "set_clock '-1 day'; sleep 0.7; set_clock '+1 day'; sleep 0.7",
+            in_root: Plan::ORDINARY.in_root,
+            ..surroundings::CLOCK_SET
+        },
+        breaks: &[Break { row: surroundings::ANY_TIME, claim: "no tick more than" }],
+    },
+    Sabotage {
+        name: "drops-untold",
+        changes: &[Change {
+            file: "src/journal.rs",
+            from: "let missing = dropped - self.reported;",
+            to: "let missing = (dropped - self.reported) / 2;",
+        }],
+        plan: &surroundings::FLOODED,
+        breaks: &[Break { row: surroundings::DROPS_TOLD, claim: surroundings::ALL_TOLD }],
     },
 ];
 
 const ORDINARY: Plan = ordinary::ORDINARY;
 
+const FIRST_UNIT: &str = "conf/early-service-initrd.service";
+const ROOT_UNIT: &str = "conf/early-service.service";
+
+/// A unit without one of its lines.
+const fn without(file: &'static str, line: &'static str) -> Change {
+    Change { file, from: line, to: "" }
+}
+
 const WITHOUT_AT: Change = Change {
-    file: "conf/early-service-initrd.service",
+    file: FIRST_UNIT,
     from: "ExecStart=@/usr/bin/early-service @early-service-initrd ",
     to: "ExecStart=/usr/bin/early-service ",
 };
@@ -191,39 +264,45 @@ impl Sabotage {
     }
 
     fn judge(&self, verdicts: &[Verdict]) -> Result<(), String> {
-        let Self { name, row, claim, .. } = self;
-        let verdict = verdicts
-            .iter()
-            .find(|verdict| verdict.row == *row)
-            .ok_or_else(|| format!("{name}: there is no row {row:?}"))?;
-        if verdict.broken.iter().any(|broken| broken.starts_with(claim)) {
-            return Ok(());
+        for Break { row, claim } in self.breaks {
+            let name = self.name;
+            let verdict = verdicts
+                .iter()
+                .find(|verdict| verdict.row == *row)
+                .ok_or_else(|| format!("{name}: there is no row {row:?}"))?;
+            if !verdict.broken.iter().any(|broken| broken.starts_with(claim)) {
+                let broken = verdict.broken.join("; ");
+                return Err(format!(
+                    "{name}: {row:?} did not break by {claim:?}, but by: [{broken}]"
+                ));
+            }
         }
-        let broken = verdict.broken.join("; ");
-        Err(format!("{name}: {row:?} did not break by {claim:?}, but by: [{broken}]"))
+        Ok(())
     }
 
     /// What the changed files come to in the guest: the daemon if sources are among them, and units.
     fn swaps(&self) -> Result<Vec<Swap>, String> {
-        let (units, sources): (Vec<_>, Vec<_>) =
-            self.changes.iter().partition(|change| change.file.starts_with("conf/"));
-        let mut swaps = Vec::new();
-        for unit in units {
-            swaps.push((FIRST_UNIT, unit.apply(Path::new(SOURCE))?.into_bytes()));
+        let tree = self.source_tree()?;
+        for change in self.changes {
+            let path = tree.join(change.file);
+            fs::write(&path, change.apply(&tree)?)
+                .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
         }
-        if !sources.is_empty() {
-            let tree = self.source_tree()?;
-            for change in sources {
-                let path = tree.join(change.file);
-                fs::write(&path, change.apply(&tree)?)
-                    .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        let is_changed =
+            |prefix: &str| self.changes.iter().any(|change| change.file.starts_with(prefix));
+        let mut swaps = Vec::new();
+        for (file, path) in UNITS {
+            if is_changed(file) {
+                swaps.push((path, read(&tree.join(file))?));
             }
+        }
+        if is_changed("src/") || is_changed("machine/") {
             swaps.push((DAEMON, build(&tree)?));
         }
         Ok(swaps)
     }
 
-    /// A copy of what the daemon is built from.
+    /// A copy of what the daemon is built from, and of its units.
     fn source_tree(&self) -> Result<PathBuf, String> {
         let tree = directory().join(self.name);
         cache::remove(&tree)?;
@@ -231,14 +310,23 @@ impl Sabotage {
             .map_err(|error| format!("cannot make {}: {error}", tree.display()))?;
         // Not with the times of the originals: cargo must not take an older build for this one.
         let mut copy = Command::new("cp");
-        copy.current_dir(SOURCE).arg("-r").args(["Cargo.toml", "Cargo.lock", "src", "machine"]);
+        copy.current_dir(SOURCE).arg("-r").args([
+            "Cargo.toml",
+            "Cargo.lock",
+            "conf",
+            "src",
+            "machine",
+        ]);
         output("cp", copy.arg(&tree))?;
         Ok(tree)
     }
 }
 
 const DAEMON: &str = "/usr/bin/early-service";
-const FIRST_UNIT: &str = "/usr/lib/systemd/system/early-service-initrd.service";
+const UNITS: [(&str, &str); 2] = [
+    (FIRST_UNIT, "/usr/lib/systemd/system/early-service-initrd.service"),
+    (ROOT_UNIT, "/usr/lib/systemd/system/early-service.service"),
+];
 
 impl Change {
     /// The file of this tree, changed.
@@ -256,8 +344,11 @@ impl Change {
 /// All into one target directory, so that what the daemon stands on is built once.
 fn build(tree: &Path) -> Result<Vec<u8>, String> {
     let target = cache::directory().join("quick-target");
-    let binary = package::release_binary(tree, &target, &package::QUICK)?;
-    fs::read(&binary).map_err(|error| format!("cannot read {}: {error}", binary.display()))
+    read(&package::release_binary(tree, &target, &package::QUICK)?)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
 }
 
 fn directory() -> PathBuf {

@@ -123,9 +123,25 @@ pub(crate) fn standstill(boot: &Boot) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// A figure of a client's last report.
+/// A figure of a client's last report, or of the last status line that a script has said.
 pub(crate) fn client_figure(boot: &Boot, client: &str, figure: &str) -> Option<u64> {
     let last = boot.lines(client).last()?;
     let word = last.split(' ').find_map(|word| word.strip_prefix(figure)?.strip_prefix('='))?;
     word.parse().ok()
+}
+
+/// A figure of all clients' reports between two lines that a script says, each with `word`.
+pub(crate) fn figures_between(
+    boot: &Boot,
+    from: &str,
+    to: &str,
+    word: &str,
+    figure: &str,
+) -> Vec<u64> {
+    let place = |key: &str| boot.said.iter().position(|(k, line)| k == key && line == word);
+    let (Some(from), Some(to)) = (place(from), place(to)) else {
+        return Vec::new();
+    };
+    let words = boot.said[from..to].iter().flat_map(|(_, line)| line.split(' '));
+    words.filter_map(|word| word.strip_prefix(figure)?.strip_prefix('=')?.parse().ok()).collect()
 }

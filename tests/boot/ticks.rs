@@ -96,6 +96,32 @@ pub(crate) fn in_rhythm(ticks: &[Tick], claims: &mut Claims) {
     );
 }
 
+/// Deadlines lie a whole number of periods apart, and no two are the same, whatever the numbers are
+/// that clients set meanwhile and whichever lines are dropped.
+pub(crate) fn periods_apart(period: Duration, ticks: &[Tick], claims: &mut Claims) {
+    let odd = ticks.windows(2).find(|pair| distance(period, &pair[0], &pair[1]).is_none());
+    claims.that(
+        &format!("deadlines are {period:?} apart, or several times as much"),
+        ticks.len() > 1 && odd.is_none(),
+        odd.map_or_else(String::new, |pair| {
+            format!("{:?} and then {:?}", pair[0].deadline, pair[1].deadline)
+        }),
+    );
+}
+
+/// How many ticks were due between the first and the last of these, and are not among them.
+pub(crate) fn missing(period: Duration, ticks: &[Tick]) -> u64 {
+    let pairs = ticks.windows(2);
+    pairs.filter_map(|pair| Some(distance(period, &pair[0], &pair[1])? - 1)).sum()
+}
+
+/// In periods; none where it is not a whole number of them, or not at least one.
+fn distance(period: Duration, one: &Tick, other: &Tick) -> Option<u64> {
+    let distance = other.deadline.checked_sub(one.deadline)?.as_nanos();
+    let whole = distance > 0 && distance % period.as_nanos() == 0;
+    whole.then(|| u64::try_from(distance / period.as_nanos()).ok())?
+}
+
 /// The owners in their order: the ticks of each. One that comes up again comes twice.
 pub(crate) fn owners(ticks: &[Tick]) -> Vec<&[Tick]> {
     ticks.chunk_by(|a, b| a.pid == b.pid).collect()

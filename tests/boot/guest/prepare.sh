@@ -19,6 +19,14 @@ printf '[Journal]\nRateLimitIntervalSec=0\n' > /etc/systemd/journald.conf
 systemd-machine-id-setup
 # For the stranger of the rows that need one.
 useradd --no-create-home stranger
+# What gives rights to whoever runs it: the set-user-ID bit, and all capabilities, as setcap(8)
+# would write them.
+cp /bin/cat setuid-cat
+chmod 4755 setuid-cat
+cp /bin/cat capable-cat
+perl -e 'my ($path, $name, $all) = ("capable-cat", "security.capability",
+    pack("L5", 0x02000001, 0xffffffff, 0, 0x1ff, 0));
+    syscall(188, $path, $name, $all, length $all, 0) == 0 or die "cannot set $name: $!"'
 
 # Seconds of emulated work that has nothing to do with what is tested.
 for unit in apt-daily-upgrade.timer apt-daily.timer dev-hugepages.mount dev-mqueue.mount \

@@ -30,8 +30,9 @@ fn main() {
         Some("storm") => storm(&mut reports()),
         Some("sit") => sit(&mut reports()),
         Some("busy") => busy(),
+        Some("flood") => flood(&mut reports(), &std::env::args().nth(2).unwrap_or_default()),
         Some("kill") => kill(&mut reports(), &std::env::args().skip(2).collect::<Vec<_>>()),
-        other => panic!("unknown role {other:?}: storm, sit, busy or kill"),
+        other => panic!("unknown role {other:?}: storm, sit, busy, flood or kill"),
     }
 }
 
@@ -43,6 +44,7 @@ struct Tally {
     lost: u64,
     backwards: u64,
     last: Option<u64>,
+    /// The longest that it waited for an answer since the last report.
     slowest: Duration,
     /// The longest that it woke up after its time: so long the machine stood still.
     standstill: Duration,
@@ -64,7 +66,7 @@ impl Tally {
         self.standstill = self.standstill.max(asleep.elapsed().saturating_sub(left));
     }
 
-    fn report(&self, name: &str, to: &mut File) {
+    fn report(&mut self, name: &str, to: &mut File) {
         let Self { answered, refused, lost, backwards, slowest, standstill, .. } = self;
         let (slowest, standstill) = (slowest.as_millis(), standstill.as_millis());
         // One write, so that lines of several clients do not mix. A full port is no reason to stop.
@@ -73,6 +75,7 @@ impl Tally {
              backwards={backwards} slowest_ms={slowest} standstill_ms={standstill}\n"
         );
         drop(to.write_all(line.as_bytes()));
+        self.slowest = Duration::ZERO;
     }
 }
 
@@ -150,6 +153,29 @@ fn busy() {
     loop {
         sum = std::hint::black_box(sum.wrapping_mul(31).wrapping_add(7));
     }
+}
+
+/// Sets the counter so often, and no faster than a counter ticks that does so every 2 ms: of all that
+/// is set between two ticks only the last is worth a line in the log.
+fn flood(to: &mut File, times: &str) {
+    const PERIOD: Duration = Duration::from_millis(2);
+    let times: u64 = times.parse().expect("the number of commands follows the role");
+    let mut tally = Tally::default();
+    let connection = UnixStream::connect(SOCKET).expect("somebody listens");
+    let mut connection = BufReader::new(connection);
+    // Far enough apart that the count never goes back, whatever it has come to meanwhile.
+    let mut number = ask(&mut connection).expect("an answer");
+    for _ in 0..times {
+        number += 1000;
+        let start = Instant::now();
+        let reply = exchange(&mut connection, &format!("set_counter {number}\n"));
+        match reply.as_deref().map(|line| line.starts_with("previous value ")) {
+            Ok(true) => tally.count(number, start.elapsed()),
+            _ => return say(to, "flood-ended", &format!("{reply:?} at {number}")),
+        }
+        sleep(PERIOD.saturating_sub(start.elapsed()));
+    }
+    tally.report("flood", to);
 }
 
 /// Where successors that the probe starts find the predecessor that they are killed for.
@@ -238,13 +264,18 @@ fn time_to_ask(start: &impl Fn(&str) -> Child) -> Duration {
 }
 
 fn ask(connection: &mut BufReader<UnixStream>) -> Result<u64, String> {
+    let line = exchange(connection, "get_counter\n")?;
+    line.trim_end().parse().map_err(|_| format!("not a number: {line:?}"))
+}
+
+fn exchange(connection: &mut BufReader<UnixStream>, command: &str) -> Result<String, String> {
     let stream = connection.get_mut();
     stream.set_read_timeout(Some(PATIENCE)).map_err(|error| error.to_string())?;
-    stream.write_all(b"get_counter\n").map_err(|error| format!("write: {error}"))?;
+    stream.write_all(command.as_bytes()).map_err(|error| format!("write: {error}"))?;
     let mut line = String::new();
     match connection.read_line(&mut line) {
         Ok(0) => Err("read: closed".to_owned()),
-        Ok(_) => line.trim_end().parse().map_err(|_| format!("not a number: {line:?}")),
+        Ok(_) => Ok(line),
         Err(error) if error.kind() == ErrorKind::WouldBlock => Err("read: no answer".to_owned()),
         Err(error) => Err(format!("read: {error}")),
     }

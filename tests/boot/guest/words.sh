@@ -31,15 +31,29 @@ nc_shows() {
     [ "$shown" -ge "$1" ]
 }
 
-# Says under a key what each thread of a process is permitted to do, and does.
+# Says under a key what each thread of a process may do, does, and could come to.
 tell_rights() {
     for status in "/proc/$2/task"/*/status; do
         rights=
         while read -r field value; do
-            case $field in CapPrm: | CapEff:) rights="$rights $value" ;; esac
+            case $field in Cap* | NoNewPrivs:) rights="$rights $field$value" ;; esac
         done < "$status"
         say "$1" "$rights"
     done
+}
+
+# What holds a process in: its user, its rights and filters, its network, and each mount that it
+# sees, with what is mounted, where and how.
+walls() {
+    grep -E '^(Uid|Gid|Groups|Cap.*|NoNewPrivs|Seccomp.*):' "/proc/$1/status"
+    readlink "/proc/$1/ns/net"
+    cut -d ' ' -f 4-6 "/proc/$1/mountinfo"
+}
+
+# Sets the clock by so much, and says by how many seconds it was.
+set_clock() {
+    before=$(date +%s) && date -s "$1" > /dev/null
+    say step "$(($(date +%s) - before))"
 }
 
 # Waits for a condition, never for a time; gives up loudly.

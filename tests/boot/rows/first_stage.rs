@@ -12,10 +12,22 @@ use std::time::Duration;
 
 /// Has the root stage run a script, with all rights, before its own start; the port that it speaks
 /// through is a device, which the sandbox keeps even from such a script.
-const BEFORE_START: (&str, &str) = (
+pub(super) const BEFORE_START: (&str, &str) = (
     "/etc/systemd/system/early-service.service.d/before.conf",
     "[Service]\nExecStartPre=+/boot-test/before-start\nDeviceAllow=/dev/ttyS1 w\n",
 );
+
+/// CAP_SYS_CHROOT and CAP_SYS_PTRACE.
+const FOLLOWING: u64 = 1 << 18 | 1 << 19;
+
+pub(crate) const FEW_RIGHTS: &str = "first stage: two capabilities, and no way to more";
+pub(crate) const NO_RIGHTS: &str = "first stage re-rooted: no thread has a capability";
+
+/// The claims that stand on single lines of the unit, and on what the daemon does.
+pub(crate) const ONE_THREAD: &str = "before the switch one thread has the two";
+pub(crate) const NO_THREAD: &str = "before the handoff no thread has any";
+pub(crate) const BOUNDED: &str = "no more than the two could be had";
+pub(crate) const NO_NEW: &str = "no program gives new privileges";
 
 pub(crate) const RECOVERS: &str = "first stage killed, before the switch and after";
 
@@ -38,31 +50,35 @@ pub(crate) const KILLED: Plan = Plan {
     ..Plan::ORDINARY
 };
 
-pub(super) const PLANS: &[Plan] = &[
-    KILLED,
-    Plan {
-        name: "first-stopped",
-        clients: &["boot-storm"],
-        in_initrd: r#"tell_rights rights-before "$(first_pid)""#,
-        over_disk: &[
-            BEFORE_START,
-            (
-                "/boot-test/before-start",
-                r#"#!/bin/sh
+/// Also what [`crate::sabotage`] boots.
+pub(crate) const STOPPED: Plan = Plan {
+    name: "first-stopped",
+    clients: &["boot-storm"],
+    in_initrd: r#"tell_rights rights-before "$(first_pid)""#,
+    over_disk: &[
+        BEFORE_START,
+        (
+            "/boot-test/before-start",
+            r#"#!/bin/sh
 . /boot-test/words.sh
 armed() { [ "$(systemctl show -P WatchdogUSec early-service-initrd.service)" != 0 ]; }
 wait_until armed
 tell_rights rights-after "$(first_pid)"
 kill -STOP "$(first_pid)"
 "#,
-            ),
-        ],
-        rows: &[
-            Row { name: "first stage stopped: its watchdog ends it", holds: stopped },
-            Row { name: "first stage re-rooted: no thread has a capability", holds: no_rights },
-        ],
-        ..Plan::ORDINARY
-    },
+        ),
+    ],
+    rows: &[
+        Row { name: "first stage stopped: its watchdog ends it", holds: stopped },
+        Row { name: FEW_RIGHTS, holds: few_rights },
+        Row { name: NO_RIGHTS, holds: no_rights },
+    ],
+    ..Plan::ORDINARY
+};
+
+pub(super) const PLANS: &[Plan] = &[
+    KILLED,
+    STOPPED,
     Plan {
         name: "unit-missing",
         clients: &["boot-storm", "boot-sit"],
@@ -170,29 +186,62 @@ fn stopped(boot: &Boot, claims: &mut Claims) {
     story::storm_is_never_refused(boot, 1, claims);
 }
 
-/// What following PID 1 takes is held by one thread for as long as it takes that, and then by none.
-fn no_rights(boot: &Boot, claims: &mut Claims) {
-    // Both CAP_SYS_CHROOT and CAP_SYS_PTRACE.
-    const FOLLOWING: u64 = 1 << 18 | 1 << 19;
-    let before = rights(boot, "rights-before");
-    let able = before.iter().filter(|&&(_, effective)| effective == FOLLOWING).count();
-    let none = before.iter().filter(|&&rights| rights == (0, 0)).count();
-    let one = able == 1 && able + none == before.len();
-    claims.that("before the switch one thread has them", one, format!("{before:x?}"));
-    let after = rights(boot, "rights-after");
-    claims.that("every thread is looked at", after.len() >= before.len().max(2), after.len());
-    let all = after.iter().all(|&rights| rights == (0, 0));
-    claims.that("before the handoff no thread has any", all, format!("{after:x?}"));
+/// The least that the way back into the new root takes, and nothing that could make it more.
+fn few_rights(boot: &Boot, claims: &mut Claims) {
+    let threads = rights(boot, "rights-before");
+    claims.that("there are threads", threads.len() > 1, threads.len());
+    let able = threads.iter().filter(|rights| rights.set("CapEff") == FOLLOWING).count();
+    let none = threads.iter().filter(|rights| rights.set("CapEff") == 0).count();
+    let one = able == 1 && able + none == threads.len();
+    claims.that(ONE_THREAD, one, format!("{threads:x?}"));
+    for rights in &threads {
+        let permitted = rights.set("CapPrm") == rights.set("CapEff");
+        claims.that("what a thread may do it does", permitted, format!("{rights:x?}"));
+        cannot_gain(rights, claims);
+    }
 }
 
-/// The permitted and the effective capabilities of each thread; all of them where that is unclear.
-fn rights(boot: &Boot, key: &str) -> Vec<(u64, u64)> {
-    let parse = |line: &str| {
-        let (permitted, effective) = line.trim().split_once(' ')?;
-        let bits = |word| u64::from_str_radix(word, 16).ok();
-        Some((bits(permitted)?, bits(effective)?))
+/// What following PID 1 takes is held by one thread for as long as it takes that, and then by none.
+fn no_rights(boot: &Boot, claims: &mut Claims) {
+    let before = rights(boot, "rights-before").len();
+    let threads = rights(boot, "rights-after");
+    claims.that("every thread is looked at", threads.len() >= before.max(2), threads.len());
+    let none = threads.iter().all(|rights| rights.set("CapPrm") == 0 && rights.set("CapEff") == 0);
+    claims.that(NO_THREAD, none, format!("{threads:x?}"));
+    for rights in &threads {
+        cannot_gain(rights, claims);
+    }
+}
+
+/// The bounding set cannot be made smaller by one who has not CAP_SETPCAP, and the two stay in it;
+/// but what is only there comes by running a program with rights, which `NoNewPrivileges=` rules out.
+fn cannot_gain(rights: &Rights, claims: &mut Claims) {
+    claims.that(BOUNDED, rights.set("CapBnd") == FOLLOWING, format!("{rights:x?}"));
+    let inherits = rights.set("CapInh") != 0 || rights.set("CapAmb") != 0;
+    claims.that("nothing is inherited", !inherits, format!("{rights:x?}"));
+    claims.that(NO_NEW, rights.set("NoNewPrivs") == 1, format!("{rights:x?}"));
+}
+
+/// The sets of a thread and its flag, by their names in `/proc/PID/status`.
+#[derive(Debug)]
+struct Rights(Vec<(String, u64)>);
+
+impl Rights {
+    /// All bits where it is not there.
+    fn set(&self, name: &str) -> u64 {
+        self.0.iter().find(|(field, _)| field == name).map_or(u64::MAX, |(_, bits)| *bits)
+    }
+}
+
+/// What each thread of the first stage has.
+fn rights(boot: &Boot, key: &str) -> Vec<Rights> {
+    let parse = |word: &str| {
+        let (field, bits) = word.split_once(':')?;
+        Some((field.to_owned(), u64::from_str_radix(bits, 16).ok()?))
     };
-    boot.lines(key).map(|line| parse(line).unwrap_or((u64::MAX, u64::MAX))).collect()
+    boot.lines(key)
+        .map(|line| Rights(line.split_whitespace().filter_map(parse).collect()))
+        .collect()
 }
 
 /// systemd then tells the first stage to end, by SIGTERM, when its successor starts.

@@ -2,12 +2,14 @@
 //! Rows: the scenarios, one file for each kind of trouble.
 
 mod commands;
+pub(crate) mod confinement;
 pub(crate) mod first_stage;
 mod older;
 pub(crate) mod ordinary;
 mod package;
 mod root_stage;
-mod surroundings;
+pub(crate) mod selinux;
+pub(crate) mod surroundings;
 
 use crate::plan::{Plan, TreeRow};
 
@@ -18,6 +20,7 @@ pub(crate) fn plans() -> Vec<Plan> {
         commands::PLANS,
         root_stage::PLANS,
         first_stage::PLANS,
+        confinement::PLANS,
         older::PLANS,
         surroundings::PLANS,
     ]

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+//! SELinux: boots with Debian's policy, which systemd loads on the root filesystem, when the first
+//! stage and its sockets have been there for seconds.
+//!
+//! The policy denies nothing in silence here (see [`crate::guest`]), so the list is complete.
+
+use crate::claims::Claims;
+use crate::journal::Record;
+use crate::machine::Boot;
+use crate::plan::{Plan, Row};
+use crate::rows::first_stage::BEFORE_START;
+use crate::story;
+use crate::ticks::{self, ticks};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What is denied of all that concerns us: to whom, on what, and what it was about to do.
+///
+/// The README explains each.
+const DENIED: [&str; 2] =
+    ["user_t kernel_t:unix_stream_socket { connectto }", "user_t tmpfs_t:sock_file { write }"];
+
+/// What is denied besides where the root stage has a domain of its own that is allowed nothing.
+const DENIED_TO_OWN: [&str; 19] = [
+    "early_service_t bin_t:file { entrypoint execute map read }",
+    "early_service_t devlog_t:sock_file { write }",
+    "early_service_t early_service_t:process { getsched }",
+    "early_service_t early_service_t:unix_dgram_socket { create write }",
+    "early_service_t init_runtime_t:dir { search }",
+    "early_service_t init_runtime_t:sock_file { write }",
+    "early_service_t init_t:fd { use }",
+    "early_service_t init_t:unix_stream_socket { getattr read write }",
+    "early_service_t kernel_t:fd { use }",
+    "early_service_t kernel_t:unix_dgram_socket { sendto }",
+    "early_service_t kernel_t:unix_stream_socket { connectto read write }",
+    "early_service_t sysctl_kernel_t:dir { search }",
+    "early_service_t sysctl_kernel_t:file { getattr open read }",
+    "early_service_t syslogd_runtime_t:dir { search }",
+    "early_service_t tmpfs_t:dir { search }",
+    "early_service_t tmpfs_t:file { getattr lock open read write }",
+    "early_service_t tmpfs_t:sock_file { write }",
+    "init_t early_service_t:process { transition }",
+    "init_t early_service_t:process2 { nnp_transition }",
+];
+
+// The kernel's log is the record: no line of it may be left out for there being many.
+const PERMISSIVE: &str =
+    "audit=1 security=selinux selinux=1 enforcing=0 sysctl.kernel.printk_ratelimit=0";
+const ENFORCING: &str =
+    "audit=1 security=selinux selinux=1 enforcing=1 sysctl.kernel.printk_ratelimit=0";
+
+pub(crate) const PLANS: &[Plan] = &[
+    Plan {
+        name: "selinux-permissive",
+        security: PERMISSIVE,
+        rows: &[
+            Row { name: "SELinux, permissive: what is denied is known", holds: denied },
+            Row { name: "SELinux, permissive: both stages work", holds: permissive },
+        ],
+        ..LABELLED
+    },
+    Plan {
+        name: "selinux-enforcing",
+        security: ENFORCING,
+        rows: &[Row { name: "SELinux, enforcing: both stages work", holds: enforcing }],
+        ..LABELLED
+    },
+    Plan {
+        name: "selinux-own-domain",
+        security: PERMISSIVE,
+        over_disk: &[
+            BEFORE_START,
+            DOMAIN,
+            (
+                "/etc/systemd/system/early-service.service.d/domain.conf",
+                "[Service]\nSELinuxContext=system_u:system_r:early_service_t:s0\n",
+            ),
+        ],
+        rows: &[
+            Row {
+                name: "SELinux, a domain of its own: what it needs is known",
+                holds: denied_to_own,
+            },
+            Row { name: "SELinux, a domain of its own: both stages work", holds: own_domain },
+        ],
+        ..LABELLED
+    },
+];
+
+/// The domain of the first stage, in which it was started.
+const DOMAIN: (&str, &str) = (
+    "/boot-test/before-start",
+    "#!/bin/sh\n. /boot-test/words.sh\ntell domain < \"/proc/$(first_pid)/attr/current\"\n",
+);
+
+const LABELLED: Plan = Plan {
+    clients: &["boot-storm", "boot-sit"],
+    over_disk: &[BEFORE_START, DOMAIN],
+    // The client that asks is a member of the group, and confined as an ordinary user is.
+    in_root: r#"
+        wait_until root_serves && wait_until first_is_gone && sleep 1
+        tell domain < "/proc/$(root_pid)/attr/current"
+        tell enforce < /sys/fs/selinux/enforce
+        echo get_counter | setpriv --reuid=stranger --regid=early-service --clear-groups \
+            runcon user_u:user_r:user_t:s0 nc -N -U "$PUBLIC" 2>&1 | tell confined
+        sleep 1"#,
+    ..Plan::ORDINARY
+};
+
+fn denied(boot: &Boot, claims: &mut Claims) {
+    exactly(&DENIED, boot, claims);
+}
+
+fn denied_to_own(boot: &Boot, claims: &mut Claims) {
+    exactly(&[&DENIED[..], &DENIED_TO_OWN].concat(), boot, claims);
+}
+
+fn exactly(known: &[&str], boot: &Boot, claims: &mut Claims) {
+    let denials = denials(boot);
+    let denials: BTreeSet<_> = denials.iter().map(String::as_str).collect();
+    let known = known.iter().copied().collect();
+    let unknown: Vec<_> = denials.difference(&known).copied().collect();
+    claims.that("nothing is denied that is not known", unknown.is_empty(), unknown.join(", "));
+    let unseen: Vec<_> = known.difference(&denials).copied().collect();
+    claims.that("all that is known is seen", unseen.is_empty(), unseen.join(", "));
+}
+
+/// The denials of which a process of ours is the subject, or something of ours the object.
+fn denials(boot: &Boot) -> Vec<String> {
+    let is_ours = |record: &&Record| record.identifier().starts_with("early-service");
+    let ours = boot.journal.iter().filter(is_ours);
+    let processes: BTreeSet<_> = ours.filter_map(|record| record.field("_PID")).collect();
+    let lines = boot.journal.iter().map(Record::message).filter(|line| line.contains("avc:"));
+    let mut denials: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+    for line in lines {
+        let of_ours = field(line, "pid=").is_some_and(|pid| processes.contains(pid));
+        let on_ours = ["early-service", "early_service_t"].iter().any(|name| line.contains(name));
+        if let (true, Some((what, permissions))) = (of_ours || on_ours, denial(line)) {
+            denials.entry(what).or_default().extend(permissions);
+        }
+    }
+    let text = |(what, permissions): (String, BTreeSet<&str>)| {
+        let permissions: Vec<_> = permissions.into_iter().collect();
+        format!("{what} {{ {} }}", permissions.join(" "))
+    };
+    denials.into_iter().map(text).collect()
+}
+
+/// To whom and on what something was denied, and what.
+fn denial(line: &str) -> Option<(String, impl Iterator<Item = &str>)> {
+    let (_, rest) = line.split_once("denied  { ")?;
+    let (permissions, _) = rest.split_once(" }")?;
+    let (source, target) = (field(line, "scontext=")?, field(line, "tcontext=")?);
+    let class = field(line, "tclass=")?;
+    let what = format!("{} {}:{class}", domain(source), domain(target));
+    Some((what, permissions.split(' ')))
+}
+
+fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+    line.split([' ', '\'']).find_map(|word| word.strip_prefix(name))
+}
+
+/// The type of a context, which is all that Debian's policy looks at.
+fn domain(context: &str) -> &str {
+    context.split(':').nth(2).unwrap_or(context)
+}
+
+fn permissive(boot: &Boot, claims: &mut Claims) {
+    works(boot, "0", "initrc_t", claims);
+    let reply = boot.lines("confined").next().unwrap_or_default();
+    claims.that("a confined user is answered", reply.parse::<u64>().is_ok(), reply);
+}
+
+fn enforcing(boot: &Boot, claims: &mut Claims) {
+    works(boot, "1", "initrc_t", claims);
+    let reply = boot.lines("confined").next().unwrap_or_default();
+    claims.that("a confined user is refused", reply.contains("Permission denied"), reply);
+}
+
+fn own_domain(boot: &Boot, claims: &mut Claims) {
+    works(boot, "0", "early_service_t", claims);
+}
+
+fn works(boot: &Boot, enforce: &str, root_stage: &str, claims: &mut Claims) {
+    let enforced: Vec<_> = boot.lines("enforce").collect();
+    claims.that("the policy is loaded", enforced == [enforce], enforced.join(", "));
+    let domains: Vec<_> =
+        boot.lines("domain").map(|line| domain(line.trim_end_matches('\0'))).collect();
+    let expected = ["kernel_t", root_stage];
+    claims.that("the domains of the stages", domains == expected, domains.join(", "));
+    let ticks = ticks(boot);
+    ticks::unbroken(&ticks, claims);
+    ticks::in_rhythm(&ticks, claims);
+    ticks::on_time(boot, &ticks, claims);
+    story::first_stage_ends_well(boot, story::ADOPTED, claims);
+    story::fails_never(boot, story::ROOT, claims);
+    story::storm_is_never_refused(boot, 0, claims);
+    story::sitter_loses_nothing(boot, claims);
+}
