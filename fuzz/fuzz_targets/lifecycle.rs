@@ -91,7 +91,8 @@ fn is_asked(world: &World, daemon: &Daemon) -> bool {
 
 /// What one machine keeps to, whatever it is told.
 fn any_events(bytes: &[u8]) {
-    let (mut machine, mut offered, mut committed) = (Lifecycle::new(), false, false);
+    let mut machine = Lifecycle::new();
+    let (mut locked, mut prepared, mut offered, mut committed) = (false, false, false, false);
     for byte in bytes {
         let event = Event::ALL[usize::from(*byte) % Event::ALL.len()];
         let from = machine.phase();
@@ -110,6 +111,7 @@ fn any_events(bytes: &[u8]) {
             (Phase::Ended, _)
             | (_, Event::StopRequested)
             | (Phase::Booting, Event::RootSwitched) => Phase::Ended,
+            (Phase::Adopting, Event::OlderStateReceived) if locked => Phase::Serving,
             (Phase::Draining, Event::OlderSuccessorServed) if offered => Phase::Ended,
             (Phase::Draining, Event::OfferExpired) if offered => Phase::Serving,
             (Phase::Serving, Event::HandoffRequested) => Phase::Draining,
@@ -120,6 +122,11 @@ fn any_events(bytes: &[u8]) {
         // Between the order to commit and the successor's end nothing makes it the owner again.
         let is_end = event == Event::SuccessorGone;
         assert!(!committed || !enters(Phase::Serving) || is_end, "{}", case());
+        prepared = to == Phase::Adopting
+            && place(Effect::Ask).is_none()
+            && (prepared || place(Effect::Prepare).is_some());
+        let locks = from == Phase::Adopting && event == Event::LockedWithoutState;
+        locked = to == Phase::Adopting && !prepared && (locked || locks);
         committed = to == Phase::Draining && (committed || place(Effect::Commit).is_some());
         offered =
             to == Phase::Draining && !committed && (offered || place(Effect::Offer).is_some());
