@@ -55,7 +55,11 @@ fn hear(line: &[u8]) {
     if let Some(request) = Request::parse(line) {
         let written = request.to_string();
         assert_eq!(Request::parse(written.as_bytes()), Some(request), "{written}");
-        assert!(written.len() <= line.len(), "{written}");
+        match request {
+            Request::Exchange { listener: Some(path) } => assert!(line.ends_with(path.as_bytes())),
+            Request::Exchange { listener: None } => assert!(line.starts_with(b"handoff ")),
+            Request::ListenerAndState | Request::State => assert_eq!(written.as_bytes(), line),
+        }
     }
     if let Some(state) = State::parse(line) {
         assert!(says(&format!("state={}", Printable(line)), ("state", &state.to_string())));

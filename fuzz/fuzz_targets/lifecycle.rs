@@ -31,7 +31,7 @@ use libfuzzer_sys::fuzz_target;
 
 use atlas::Atlas;
 use possible::Action;
-use world::{Bounds, Daemon, Rules, World};
+use world::{Bounds, Daemon, EVERYBODY, Rules, Who, World};
 
 /// More turns than any world needs in which nothing fails any more.
 const PATIENCE: usize = 1000;
@@ -57,7 +57,7 @@ fuzz_target!(|bytes: &[u8]| {
         actions.clear();
     }
     for turn in 0..PATIENCE {
-        if properties::is_settled(&world) {
+        if properties::is_settled(&world) && !is_asked(&world, &daemon) {
             return;
         }
         actions.clear();
@@ -78,9 +78,21 @@ fn take(action: Action, world: &mut World, daemon: &Daemon) {
     }
 }
 
+/// Whether somebody waits for the state of the one that serves, with nobody in the way.
+fn is_asked(world: &World, daemon: &Daemon) -> bool {
+    let Bounds { successors, lockable, takeover, .. } = daemon.bounds;
+    let phase = |who| daemon.atlas.phase(world.process(who).place);
+    let anybody =
+        |is| EVERYBODY.into_iter().find(|who| world.process(*who).is_up() && phase(*who) == is);
+    let owner = anybody(Phase::Serving).filter(|owner| takeover || *owner == Who::Predecessor);
+    // Of two who ask for a state without a lock, each may keep the other off.
+    (lockable || successors == 1) && owner.is_some() && anybody(Phase::Adopting).is_some()
+}
+
 /// What one machine keeps to, whatever it is told.
 fn any_events(bytes: &[u8]) {
-    let (mut machine, mut committed) = (Lifecycle::new(), false);
+    let mut machine = Lifecycle::new();
+    let (mut locked, mut prepared, mut offered, mut committed) = (false, false, false, false);
     for byte in bytes {
         let event = Event::ALL[usize::from(*byte) % Event::ALL.len()];
         let from = machine.phase();
@@ -94,12 +106,30 @@ fn any_events(bytes: &[u8]) {
         assert!(place(Effect::Load) <= place(Effect::Listen), "{}", case());
         assert_eq!(orders.last() == Some(&Effect::Leave), enters(Phase::Ended), "{}", case());
         assert_eq!(place(Effect::Freeze).is_some(), enters(Phase::Draining), "{}", case());
-        assert!(from != Phase::Ended || orders.is_empty() && to == from, "{}", case());
+        assert!(from != Phase::Ended || orders.is_empty(), "{}", case());
+        let owed = match (from, event) {
+            (Phase::Ended, _)
+            | (_, Event::StopRequested)
+            | (Phase::Booting, Event::RootSwitched) => Phase::Ended,
+            (Phase::Adopting, Event::OlderStateReceived) if locked => Phase::Serving,
+            (Phase::Draining, Event::OlderSuccessorServed) if offered => Phase::Ended,
+            (Phase::Draining, Event::OfferExpired) if offered => Phase::Serving,
+            (Phase::Serving, Event::HandoffRequested) => Phase::Draining,
+            _ => to,
+        };
+        assert_eq!(to, owed, "{}", case());
         assert!(to as u8 >= from as u8 || from == Phase::Draining, "{}", case());
         // Between the order to commit and the successor's end nothing makes it the owner again.
         let is_end = event == Event::SuccessorGone;
         assert!(!committed || !enters(Phase::Serving) || is_end, "{}", case());
+        prepared = to == Phase::Adopting
+            && place(Effect::Ask).is_none()
+            && (prepared || place(Effect::Prepare).is_some());
+        let locks = from == Phase::Adopting && event == Event::LockedWithoutState;
+        locked = to == Phase::Adopting && !prepared && (locked || locks);
         committed = to == Phase::Draining && (committed || place(Effect::Commit).is_some());
+        offered =
+            to == Phase::Draining && !committed && (offered || place(Effect::Offer).is_some());
         machine = next;
     }
     let phase = machine.phase();
