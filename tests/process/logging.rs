@@ -52,11 +52,14 @@ fn the_journal_gets_every_field() {
     journald.read_to_tick(2);
     let predecessor = first.socket.to_str().expect("text");
     let successor = journald.start(scratch.join("root"), &["--client-socket-path", predecessor]);
-    journald.read_until("ticks of both", |entries| {
-        entries.iter().rev().find(|entry| {
-            entry.contains_key("COUNTER") && entry["SYSLOG_IDENTIFIER"] == "early-service"
-        })?;
-        Some(())
+    // Either process writes its lines when its own writer comes to it.
+    journald.read_until("ticks of both, and the end of the first", |entries| {
+        let is_there = |identifier: &str, holds: fn(&Entry) -> bool| {
+            entries.iter().any(|entry| entry["SYSLOG_IDENTIFIER"] == identifier && holds(entry))
+        };
+        let has_ticked = is_there("early-service", |entry| entry.contains_key("COUNTER"));
+        let ended = |entry: &Entry| entry["MESSAGE"] == "draining => ended";
+        (has_ticked && is_there("early-service-initrd", ended)).then_some(())
     });
 
     let find = |message: &str| -> &Entry {
