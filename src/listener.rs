@@ -161,7 +161,15 @@ impl Listener {
     }
 
     /// Has the task woken when a client waits; ready when one may wait.
+    ///
+    /// It is looked first: async-io does not count what it has seen in the round in which it was asked,
+    /// and asks again in the next, which is the round in which it then sees it.
+    /// On a busy machine a client waited for up to 0.2 s (measured) until the two threads got out of
+    /// step.
     pub(crate) fn poll_accept(&self, context: &mut Context<'_>) -> Poll<()> {
+        if self.has_client() {
+            return Poll::Ready(());
+        }
         // An error shows again where the client is accepted.
         self.socket.poll_readable(context).map(drop)
     }
@@ -345,5 +353,23 @@ fn remove(path: &Path) {
         if error.kind() != io::ErrorKind::NotFound {
             log::error!("cannot remove {}: {error}", path.display());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::env;
+    use std::process;
+    use std::task::Waker;
+
+    #[test]
+    fn a_client_that_waits_is_seen_at_the_first_look() {
+        let socket = format!("early-service-{}-first-look.sock", process::id());
+        let listener = Listener::bind(&env::temp_dir().join(socket)).expect("a scratch socket");
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(listener.poll_accept(&mut context).is_pending());
+        let _client = UnixStream::connect(listener.path()).expect("a listener");
+        assert!(listener.poll_accept(&mut context).is_ready());
     }
 }
