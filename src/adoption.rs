@@ -40,8 +40,8 @@ use crate::{limits, listener, systemd};
 /// that may not have the state at all keeps both processes at work.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
-/// How often the pause is doubled where what a predecessor sends is refused for the same reason each
-/// time: up to 3.2 s.
+/// How often the pause is doubled where what a predecessor sends is refused, or taken back by it, for
+/// the same reason each time: up to 3.2 s.
 ///
 /// Each time it stops ticking and answering for a moment, and logs that; a reason that goes away, as
 /// a lack of descriptors may, is noticed that late.
@@ -147,6 +147,8 @@ enum Outcome {
     Event(Event),
     /// The predecessor lives and says that it does not hand over, to us or now.
     Refused(String),
+    /// The same, after it had stopped for it.
+    TakenBack(String),
     /// The predecessor does not know this way of asking, as this answer shows.
     Unknown(Answer),
     /// What it sent does not add up; why is said to both sides.
@@ -251,13 +253,24 @@ impl Adoption {
     /// Drops all that was received, and then tells the predecessor and the log why.
     pub(crate) fn refuse(&mut self, why: &str) {
         let line = format!("cannot adopt from {}: {why}", self.path.display());
-        let is_repeated = self.said.as_ref() == Some(&line);
-        self.repeated = if is_repeated { MOST_REPEATED.min(self.repeated + 1) } else { 0 };
+        self.count_repeated(&line);
         self.say_once(line);
         self.discard();
         if let Some(peer) = self.take_peer() {
             let _ = peer.say(&Message::Abort(why.as_bytes()).to_string());
         }
+    }
+
+    /// What is said of a predecessor that owns: an owner beside it would be worse than to wait.
+    fn asking_again(&self, answer: &str) -> String {
+        let path = self.path.display();
+        format!("{path} answers '{answer}': asking again until it hands over or ends")
+    }
+
+    /// Counts how often in a row the same was said.
+    fn count_repeated(&mut self, line: &String) {
+        let is_repeated = self.said.as_ref() == Some(line);
+        self.repeated = if is_repeated { MOST_REPEATED.min(self.repeated + 1) } else { 0 };
     }
 
     /// Whether the predecessor has said that we are the owner.
@@ -406,11 +419,14 @@ impl Adoption {
                 return Some(self.pause_with(event));
             }
             Outcome::Refused(answer) => {
-                // It owns: an owner beside it would be worse than to wait.
-                self.say_once(format!(
-                    "{} answers '{answer}': asking again until it hands over or ends",
-                    self.path.display()
-                ));
+                let line = self.asking_again(&answer);
+                self.say_once(line);
+                return Some(self.pause_with(Event::PredecessorRefused));
+            }
+            Outcome::TakenBack(answer) => {
+                let line = self.asking_again(&answer);
+                self.count_repeated(&line);
+                self.say_once(line);
                 return Some(self.pause_with(Event::PredecessorRefused));
             }
             // It dies at this moment, or has died.
@@ -589,7 +605,8 @@ impl Talk {
                     }
                     (Expects::Client(offer), Ok(Message::End)) => self.take_end(received, offer),
                     (Expects::Commit, Ok(Message::Commit)) => Outcome::Event(Event::Committed),
-                    (_, Ok(Message::Abort(_) | Message::Busy | Message::Denied)) => {
+                    (_, Ok(Message::Abort(_))) => Outcome::TakenBack(Printable(line).to_string()),
+                    (_, Ok(Message::Busy | Message::Denied)) => {
                         Outcome::Refused(Printable(line).to_string())
                     }
                     (_, Err(_)) if expects.may_be_older(line) => {

@@ -44,6 +44,12 @@ const SILENT: Duration = Duration::from_secs(1);
 /// successor takes them off in far less.
 const IN_FLIGHT: Duration = Duration::from_millis(1);
 
+/// How long to wait for that in all; then they are not the successor's to take off.
+///
+/// Longer, and ticks and replies are late each time that it asks; shorter, and a successor on a busy
+/// machine has no time to take off its own.
+const STUCK: Duration = Duration::from_millis(50);
+
 /// Beyond so many bytes a message takes in no other client.
 ///
 /// With the last client and a quarter of the socket's buffer, that is less than half of it (see
@@ -70,8 +76,8 @@ pub(crate) struct Offering {
     message: Vec<u8>,
     /// How much of the message is sent.
     sent: usize,
-    /// The kernel did not let descriptors go.
-    had_to_wait: bool,
+    /// Since when the kernel has not let descriptors go.
+    stuck: Option<Instant>,
     /// Why the successor did not adopt the state.
     cause: Option<String>,
     is_done: bool,
@@ -102,7 +108,7 @@ enum Part {
 impl Offering {
     pub(crate) fn new(stream: Async<UnixStream>, successor: UCred, asked: Asked) -> Self {
         Self {
-            peer: Peer::new(stream),
+            peer: Peer::without_descriptors(stream),
             successor,
             asked,
             progress: Progress::Idle,
@@ -110,7 +116,7 @@ impl Offering {
             is_told: false,
             message: Vec::new(),
             sent: 0,
-            had_to_wait: false,
+            stuck: None,
             cause: None,
             is_done: false,
         }
@@ -201,7 +207,7 @@ impl Offering {
             match (self.progress, estate) {
                 (Progress::Idle, _) | (Progress::Sending(_), None) => future::pending().await,
                 (Progress::Sending(part), Some(estate)) => {
-                    let limit = self.since + OFFER;
+                    let limit = self.stuck.map_or(self.since + OFFER, |since| since + STUCK);
                     if !before(limit, self.send(part, estate)).await {
                         break self.expired();
                     }
@@ -258,10 +264,9 @@ impl Offering {
     }
 
     fn expired(&mut self) -> Event {
-        let limit = OFFER.as_secs();
-        self.cause = Some(match self.had_to_wait {
-            true => format!("for {limit} s too many descriptors of our user were on their way"),
-            false => format!("it did not take it within {limit} s"),
+        self.cause = Some(match self.stuck {
+            Some(_) => "too many descriptors of this user are on their way elsewhere".to_owned(),
+            None => format!("it did not take it within {} s", OFFER.as_secs()),
         });
         Event::OfferExpired
     }
@@ -274,11 +279,11 @@ impl Offering {
         match self.peer.send(unsent, &descriptors).await {
             Ok(count) => {
                 self.sent += count;
-                self.had_to_wait = false;
+                self.stuck = None;
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             Err(error) if Errno::from_io_error(&error) == Some(Errno::TOOMANYREFS) => {
-                self.had_to_wait = true;
+                self.stuck.get_or_insert_with(Instant::now);
                 _ = Timer::after(IN_FLIGHT).await;
             }
             // That it cannot be sent is not the end of the connection: that is to be read.

@@ -50,6 +50,8 @@ pub(crate) struct Peer {
     /// No more will come.
     ended: bool,
     descriptors: VecDeque<OwnedFd>,
+    /// None is expected: whatever comes is closed at once.
+    takes_none: bool,
     /// The kernel dropped descriptors that had no room (MSG_CTRUNC in recvmsg(2)).
     has_lost_descriptors: bool,
 }
@@ -72,8 +74,14 @@ impl Peer {
             end: 0,
             ended: false,
             descriptors: VecDeque::new(),
+            takes_none: false,
             has_lost_descriptors: false,
         }
+    }
+
+    /// One that sends us no descriptors by right: those that it sends all the same cost nothing.
+    pub(crate) fn without_descriptors(stream: Async<UnixStream>) -> Self {
+        Self { takes_none: true, ..Self::new(stream) }
     }
 
     pub(crate) fn stream(&self) -> &Async<UnixStream> {
@@ -161,6 +169,9 @@ impl Peer {
                 self.ended = count == 0;
             }
             Err(_) => self.ended = true,
+        }
+        if self.takes_none {
+            self.descriptors.clear();
         }
     }
 
