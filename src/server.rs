@@ -257,6 +257,7 @@ impl Server {
             Occasion::Message(Message::CarriedOut { slot, batch }) => {
                 self.under_way -= 1;
                 let may_send = self.gate != Gate::Freezing;
+                let is_crowded = !self.ready.is_empty();
                 if let Some(session) = self.session(slot) {
                     session.answered(batch);
                     if may_send {
@@ -264,7 +265,11 @@ impl Server {
                     }
                     // Behind all who are ready: read on at once, one who always asks would keep the
                     // mailbox busy, and nobody else would have a turn.
-                    session.wake();
+                    if is_crowded {
+                        session.wake_for_more();
+                    } else {
+                        session.wake();
+                    }
                 }
                 self.freeze_when_quiet();
             }
@@ -446,7 +451,9 @@ impl Server {
     }
 
     fn accept(&mut self, listener: usize) {
-        for _ in 0..ACCEPTS {
+        // Who is connected and has something to say comes after each new one.
+        let most = if self.ready.is_empty() { ACCEPTS } else { 1 };
+        for _ in 0..most {
             if !self.listeners.get(listener).is_some_and(Listener::has_client) {
                 return;
             }
@@ -522,13 +529,15 @@ impl Server {
 
     /// Closes the client that has been idle longest; false when it may not be closed yet.
     ///
-    /// One that has just come has a moment to say something.
+    /// One that has just come has a moment to say something; one that has said something goes after
+    /// the others as long as its turn has not come, for it is not idle.
     fn close_longest_idle(&mut self) -> bool {
         let sessions = self.slots.iter().enumerate().filter_map(|(slot, place)| {
-            let session = place.session.as_deref()?;
-            (!session.is_under_way()).then_some((slot, session))
+            let session = place.session.as_deref().filter(|session| !session.is_under_way())?;
+            let waits = session.has_spoken() && place.waker.queued.load(Ordering::Acquire);
+            Some(((waits, session.active()), slot, session))
         });
-        let Some((slot, session)) = sessions.min_by_key(|(_, session)| session.active()) else {
+        let Some((_, slot, session)) = sessions.min_by_key(|(idle, ..)| *idle) else {
             return false;
         };
         let may_go = session.has_spoken() || has_passed(FIRST_LINE, session.active(), clock::now());

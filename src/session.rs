@@ -288,6 +288,18 @@ impl Session {
         self.waker.wake_by_ref();
     }
 
+    /// The same as soon as there is something to do for it: mostly, when the client sends something.
+    ///
+    /// Less prompt than a turn to look for it, but where many wait for theirs, that would be in vain.
+    pub(crate) fn wake_for_more(&self) {
+        let mut context = Context::from_waker(&self.waker);
+        let has_more = self.has_unsent() || self.closing || self.input.ended;
+        let has_more = has_more || !self.input.unread().is_empty();
+        if has_more || self.stream.poll_readable(&mut context).is_ready() {
+            self.wake();
+        }
+    }
+
     /// Whether its batch is with the counter.
     pub(crate) fn is_under_way(&self) -> bool {
         self.batch.is_none()
