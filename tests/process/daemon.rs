@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Daemon: one process under test, and the lines that it logs.
 
+use std::env;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixListener;
@@ -36,16 +38,22 @@ struct Log {
     is_whole: AtomicBool,
 }
 
-/// The program under test with nothing but what a test gives it.
+/// The program under test: cargo's, or another build of it, such as one with a limit taken out.
+pub(crate) fn binary() -> OsString {
+    let other = env::var_os("EARLY_SERVICE_PROGRAM");
+    other.unwrap_or_else(|| env!("CARGO_BIN_EXE_early-service").into())
+}
+
+/// The program with nothing but what a test gives it.
 pub(crate) fn program() -> Command {
-    let mut program = Command::new(env!("CARGO_BIN_EXE_early-service"));
+    let mut program = Command::new(binary());
     detach(&mut program);
     program
 }
 
 /// The program as a `.socket` unit starts it: `socket` is descriptor 3.
 pub(crate) fn started_with(socket: &UnixListener) -> Command {
-    starting::with(env!("CARGO_BIN_EXE_early-service"), socket)
+    starting::with(binary(), socket)
 }
 
 /// Copies the program to where any user can start it.
@@ -54,7 +62,7 @@ pub(crate) fn started_with(socket: &UnixListener) -> Command {
 /// would keep it open, and then it cannot be started (ETXTBSY).
 #[allow(dead_code, reason = "not every ring starts it as somebody else")]
 pub(crate) fn copy_program(to: &Path) {
-    let status = Command::new("cp").arg(env!("CARGO_BIN_EXE_early-service")).arg(to).status();
+    let status = Command::new("cp").arg(binary()).arg(to).status();
     assert!(status.is_ok_and(|status| status.success()), "room for a copy");
 }
 

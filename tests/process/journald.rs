@@ -6,11 +6,11 @@
 //! The format is that of <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -48,7 +48,24 @@ impl Journald {
 
     /// Starts the program as systemd would: standard error is the journal, and it is told so.
     pub(crate) fn start(&self, socket: PathBuf, options: &[&str]) -> Daemon {
-        let stderr = File::create(&self.stderr).expect("a new file");
+        self.start_by(&[], socket, options)
+    }
+
+    /// The same by the command `before`, which runs in the process's place first and sees its `/run`.
+    pub(crate) fn start_by(&self, before: &[&str], socket: PathBuf, options: &[&str]) -> Daemon {
+        let mut daemon = self.spawn_by(before, &socket, options);
+        until("a server (this test needs util-linux and the right to mount)", || {
+            assert!(daemon.is_running(), "cannot start with our own /run: {}", self.complaint());
+            UnixStream::connect(&socket).is_ok()
+        });
+        daemon.socket = socket;
+        daemon
+    }
+
+    /// The same, and waits for nothing.
+    pub(crate) fn spawn_by(&self, before: &[&str], socket: &Path, options: &[&str]) -> Daemon {
+        let stderr = OpenOptions::new().create(true).append(true).open(&self.stderr);
+        let stderr = stderr.expect("a file");
         let file = stderr.metadata().expect("an open file");
         let mut unshare = Command::new("unshare");
         daemon::detach(&mut unshare);
@@ -60,19 +77,14 @@ impl Journald {
             .arg(r#"mount --bind "$1" /run && shift && exec "$@""#)
             .arg("sh")
             .arg(&self.run)
-            .arg(env!("CARGO_BIN_EXE_early-service"))
+            .args(before)
+            .arg(daemon::binary())
             .arg("--server-socket-path")
-            .arg(&socket)
+            .arg(socket)
             .args(options)
             .env("JOURNAL_STREAM", format!("{}:{}", file.dev(), file.ino()))
             .stderr(Stdio::from(stderr));
-        let mut daemon = Daemon::spawn_unread(&mut unshare);
-        until("a server (this test needs util-linux and the right to mount)", || {
-            assert!(daemon.is_running(), "cannot start with our own /run: {}", self.complaint());
-            UnixStream::connect(&socket).is_ok()
-        });
-        daemon.socket = socket;
-        daemon
+        Daemon::spawn_unread(&mut unshare)
     }
 
     /// What went to standard error instead.
@@ -108,7 +120,8 @@ impl Journald {
         self.entries.iter().filter_map(Tick::of).collect()
     }
 
-    fn receive(&mut self) {
+    /// Reads one record, where one comes within a moment.
+    pub(crate) fn receive(&mut self) {
         let mut datagram = [0; 4096];
         match self.socket.recv(&mut datagram) {
             // A client that begins says so with nothing.
@@ -130,7 +143,7 @@ pub(crate) struct Tick {
 }
 
 impl Tick {
-    fn of(entry: &Entry) -> Option<Self> {
+    pub(crate) fn of(entry: &Entry) -> Option<Self> {
         let field = |name| entry.get(name).map(|value| value.parse().expect("digits"));
         Some(Self {
             number: field("COUNTER")?,

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Burst: ten thousand clients that come at once.
+
+use std::path::Path;
+use std::sync::{Barrier, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+
+use crate::LIMIT;
+use crate::claims::Claims;
+use crate::crowd::{ask, at_once, lost, number, one};
+use crate::scene::{BOUNDS, Bounds, SETUP, Scene};
+
+const CLIENTS: usize = 10_000;
+
+/// As many connect at the same time; each is followed by the next as soon as it is in the backlog.
+const HANDS: usize = 4;
+
+/// How long the whole burst may take on the busiest machine; who comes anew meanwhile waits behind
+/// those who came before.
+const SERVED: Duration = Duration::from_secs(20);
+
+/// With ten times as many clients as there are places, one that has just asked may be the longest idle
+/// one all the same, and one that asks may have a thousand before it.
+const CROWDED: Bounds =
+    Bounds { reply: CROWD, reply_anew: SERVED, returns: 10, lines: 25, ..BOUNDS };
+const CROWD: Duration = Duration::from_millis(300);
+
+/// Clients whose connect waits where the backlog is full: all are served.
+pub(crate) fn that_wait(claims: &mut Claims) {
+    let scene = Scene::open(SETUP);
+    let (start, results) = (Instant::now(), Mutex::new(Vec::new()));
+    let all_are_there = Barrier::new(HANDS);
+    thread::scope(|scope| {
+        for _ in 0..HANDS {
+            scope.spawn(|| {
+                let told = come(&scene.daemon.socket, CLIENTS / HANDS, &all_are_there);
+                results.lock().expect("no panic").extend(told);
+            });
+        }
+    });
+    let took = start.elapsed();
+    let results = results.into_inner().expect("no panic");
+    claims.none_lost("every client of the burst is answered", &lost(results), CLIENTS);
+    claims.within("the burst is over", took, SERVED);
+    scene.claim(claims, CROWDED);
+}
+
+/// They connect, and ask, one after the other; when all are there, they read.
+fn come(socket: &Path, count: usize, all_are_there: &Barrier) -> Vec<Result<u64, String>> {
+    let come = |_| {
+        let mut client = one(socket);
+        let is_sent = ask(&mut client);
+        (client, is_sent)
+    };
+    let clients: Vec<_> = (0..count).map(come).collect();
+    all_are_there.wait();
+    let answer = |(client, is_sent)| match is_sent {
+        true => number(&client),
+        false => Err("cannot ask".to_owned()),
+    };
+    clients.into_iter().map(answer).collect()
+}
+
+/// Clients whose connect does not wait: a full backlog is EAGAIN, and never ECONNREFUSED.
+pub(crate) fn that_do_not_wait(claims: &mut Claims) {
+    let scene = Scene::open(SETUP);
+    let start = Instant::now();
+    let (mut full, mut refused, mut connected) = (0, Vec::new(), 0);
+    let mut results = Vec::new();
+    // On a machine with many processors the daemon may keep up with one who connects.
+    while full == 0 && start.elapsed() < LIMIT {
+        let mut clients = Vec::new();
+        for _ in 0..CLIENTS {
+            match at_once(&scene.daemon.socket) {
+                Ok(mut client) => {
+                    let is_sent = ask(&mut client);
+                    clients.push((client, is_sent));
+                }
+                Err(Errno::AGAIN) => full += 1,
+                Err(error) => refused.push(error.to_string()),
+            }
+        }
+        connected += clients.len();
+        results.extend(clients.into_iter().map(|(client, is_sent)| {
+            client.set_nonblocking(false).expect("a socket");
+            client.set_read_timeout(Some(LIMIT)).expect("not zero");
+            if is_sent { number(&client) } else { Err("cannot ask".to_owned()) }
+        }));
+    }
+    claims.none_lost("no connect is refused", &refused, connected + full + refused.len());
+    claims.at_least("connects that see EAGAIN", full as u64, 1, "");
+    claims.none_lost("every client that connected is answered", &lost(results), connected);
+    claims.within("the burst is over", start.elapsed(), SERVED);
+    scene.claim(claims, CROWDED);
+}
+
+/// Half as many again as there are places for.
+const LATE: usize = 1500;
+
+/// How long each of them takes to its first question: less than the time that it has for it.
+const LATENESS: Duration = Duration::from_millis(300);
+
+/// Clients that connect at once and ask a moment later: none has to go before it has asked, and who
+/// finds no place meanwhile waits, and no longer than the others have time for.
+pub(crate) fn that_begin_late(claims: &mut Claims) {
+    let scene = Scene::open(SETUP);
+    let mut clients: Vec<_> = (0..LATE).map(|_| one(&scene.daemon.socket)).collect();
+    thread::sleep(LATENESS);
+    let start = Instant::now();
+    let sent: Vec<_> = clients.iter_mut().map(ask).collect();
+    let told = clients.iter().zip(sent).map(|(client, is_sent)| match is_sent {
+        true => number(client),
+        false => Err("cannot ask".to_owned()),
+    });
+    claims.none_lost("every one of them is answered", &lost(told), LATE);
+    let places = Duration::from_secs(2);
+    claims.within("the last of them waits", start.elapsed(), places + scene.slack());
+    let anew = places + LATENESS;
+    scene.claim(claims, Bounds { reply: CROWD, reply_anew: anew, returns: 5, lines: 5, ..BOUNDS });
+}
+
+/// Twice as many as there are places for.
+const SILENT: usize = 2000;
+
+/// Clients that connect and say nothing: each has a second, and then goes for those who wait.
+pub(crate) fn that_say_nothing(claims: &mut Claims) {
+    let scene = Scene::open(SETUP);
+    let clients: Vec<_> = (0..SILENT).map(|_| one(&scene.daemon.socket)).collect();
+    scene.wait_for_witnesses(50);
+    // Who comes after them waits for those before it to have had their time, twice.
+    let anew = Duration::from_millis(2500);
+    scene.claim(claims, Bounds { reply_anew: anew, lines: 8, ..BOUNDS });
+    drop(clients);
+}

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Abuse: what clients may do to the daemon, and what they may not get out of it.
+//!
+//! Each row abuses one real process and looks at it from outside only, while two legitimate clients
+//! go on asking: ticks keep their time, memory stays bounded, and whoever is legitimate is served.
+//!
+//! | file | who does what |
+//! | --- | --- |
+//! | [`burst`] | ten thousand connect at once; some begin late, some say nothing |
+//! | [`unread`] | a thousand never read a reply |
+//! | [`slow`] | a thousand send a byte a second |
+//! | [`noise`] | lines that do not end, 100 MB that are no lines |
+//! | [`descriptors`] | descriptors come along with commands |
+//! | [`halves`] | connections are closed in one direction |
+//! | [`shortage`] | there is no descriptor, or no memory, for another client |
+//! | [`full`] | `/run` has no byte left |
+//! | [`standstill`] | journald does not read |
+//! | [`in_flight`] | too many descriptors are on their way for a handoff |
+//! | [`mutants`] | every limit is taken out once, and its row must break |
+//! | [`scene`] | one daemon, and what watches it: [`witness`], [`log`], [`vitals`], [`metronome`] |
+//!
+//! The rows run one after another, for each needs the machine; a table of all bounds and of what was
+//! seen is printed at the end.
+//! `ABUSE_ROWS` in the environment chooses those whose name begins with it, and
+//! `EARLY_SERVICE_PROGRAM` another build of the program.
+//!
+//! They need util-linux, strace and the right to mount; what meets ETOOMANYREFS needs root.
+//! What is missing fails a row and is named.
+#![allow(clippy::print_stderr, reason = "a test that fails shows what the daemon logged")]
+
+mod burst;
+mod descriptors;
+mod full;
+mod halves;
+mod in_flight;
+mod mutants;
+mod noise;
+mod shortage;
+mod slow;
+mod standstill;
+mod unread;
+
+mod claims;
+#[allow(dead_code, reason = "the process tests use all of it")]
+#[path = "../process/client.rs"]
+mod client;
+mod crowd;
+#[allow(dead_code, reason = "the process tests use all of it")]
+#[path = "../process/daemon.rs"]
+mod daemon;
+#[allow(dead_code, reason = "the process tests use all of it")]
+#[path = "../process/journald.rs"]
+mod journald;
+#[allow(dead_code, reason = "the process tests use all of it")]
+#[path = "../process/line.rs"]
+mod line;
+mod log;
+mod metronome;
+mod over;
+mod scene;
+#[allow(dead_code, reason = "the process tests use all of it")]
+#[path = "../process/scratch.rs"]
+mod scratch;
+#[path = "../process/starting.rs"]
+mod starting;
+mod vitals;
+#[path = "../process/waiting.rs"]
+mod waiting;
+mod witness;
+
+use std::any::Any;
+use std::env;
+use std::io::{self, Write as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use claims::{Claims, Outcome};
+use waiting::{LIMIT, now, until};
+
+/// One abuse.
+struct Row {
+    name: &'static str,
+    /// Who does it, or to how much.
+    much: &'static str,
+    run: fn(&mut Claims),
+}
+
+/// All of them; the names are told apart by how they begin.
+const ROWS: &[Row] = &[
+    Row { name: "burst of blocking connects", much: "10000 clients", run: burst::that_wait },
+    Row { name: "burst without waiting", much: "10000 clients", run: burst::that_do_not_wait },
+    Row { name: "clients that begin late", much: "1500 clients", run: burst::that_begin_late },
+    Row { name: "clients that say nothing", much: "2000 clients", run: burst::that_say_nothing },
+    Row { name: "replies never read", much: "1000 clients", run: unread::by_a_thousand },
+    Row { name: "a byte a second", much: "980 clients", run: slow::a_byte_a_second },
+    Row { name: "endless lines", much: "200 of them", run: noise::endless_line },
+    Row { name: "binary garbage", much: "100 MB", run: noise::garbage },
+    Row { name: "descriptors uninvited", much: "202400 of them", run: descriptors::uninvited },
+    Row { name: "half-closed connections", much: "900 clients", run: halves::of_a_connection },
+    Row { name: "limit of 32 descriptors", much: "100 clients", run: shortage::limit_of_32 },
+    Row { name: "EMFILE", much: "50 clients for 2 s", run: shortage::limit_reached },
+    Row { name: "ENFILE and ENOMEM", much: "20 failures each", run: shortage::of_the_machine },
+    Row { name: "full /run", much: "8 kB", run: full::file_system },
+    Row { name: "journald stopped", much: "10000 lines", run: standstill::of_the_log },
+    Row {
+        name: "lines of clients, journald stopped",
+        much: "50 lines too many",
+        run: standstill::with_lines_of_clients,
+    },
+    Row {
+        name: "ETOOMANYREFS in a handoff",
+        much: "253 descriptors for 3 s",
+        run: in_flight::of_the_same_user,
+    },
+];
+
+/// The rows need the machine.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[test]
+fn whoever_is_legitimate_is_served_whatever_others_do() {
+    let _alone = alone();
+    let chosen = env::var("ABUSE_ROWS").unwrap_or_default();
+    let rows: Vec<_> = ROWS.iter().filter(|row| row.name.starts_with(&chosen)).collect();
+    assert!(!rows.is_empty(), "no row begins with {chosen:?}");
+    let outcomes: Vec<_> = rows.into_iter().map(made).collect();
+    // Not by `println!`, which the test runner keeps to itself.
+    let _ = writeln!(io::stdout(), "\n{}", claims::table(&outcomes));
+    let broken: Vec<_> = outcomes.iter().flat_map(Outcome::broken).collect();
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
+fn made(row: &Row) -> Outcome {
+    let (start, mut claims) = (Instant::now(), Claims::default());
+    let ended = catch_unwind(AssertUnwindSafe(|| (row.run)(&mut claims)));
+    let panic = ended.err().map(|panic| words(&*panic));
+    let Row { name: abuse, much, .. } = *row;
+    Outcome { abuse, much, took: start.elapsed(), claims: claims.all(), panic }
+}
+
+/// What somebody panicked with.
+fn words(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref().map(|text: &&str| (*text).to_owned())).unwrap_or_default()
+}

@@ -1,0 +1,423 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Mutants: builds with one limit taken out, and the row that must not hold for them.
+//!
+//! A row that holds says little unless it is known to break.
+//! Each limit is taken out by a change in a copy of the sources; what is changed must be there exactly
+//! once, for a limit that is not taken out would prove nothing.
+
+use std::env;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Instant;
+
+/// One limit, and how it is taken out.
+struct Mutant {
+    limit: &'static str,
+    changes: &'static [Change],
+    /// How the name of the row begins that must break.
+    row: &'static str,
+    /// How the claim begins that must break it; another one would break it for another reason.
+    claim: &'static str,
+}
+
+/// Text in a file of the repository, and what stands there instead.
+struct Change {
+    file: &'static str,
+    from: &'static str,
+    to: &'static str,
+}
+
+const MUTANTS: &[Mutant] = &[
+    Mutant {
+        limit: "clients at once",
+        changes: &[Change {
+            file: "src/limits.rs",
+            from: "pub(crate) const CLIENTS: usize = 1000;",
+            to: "pub(crate) const CLIENTS: usize = 15_000;",
+        }],
+        row: "burst of blocking connects",
+        claim: "memory",
+    },
+    Mutant {
+        limit: "clients accepted in one turn",
+        changes: &[Change {
+            file: "src/server.rs",
+            from: "let most = if self.ready.is_empty() { ACCEPTS } else { 1 };",
+            to: "let most = 100_000;",
+        }],
+        row: "burst of blocking connects",
+        claim: "a client that stays",
+    },
+    Mutant {
+        limit: "new clients wait in the backlog",
+        changes: &[Change {
+            file: "src/server.rs",
+            from: "                return self.pause_accepting(why);",
+            to: "                let _ = why;
+                drop(self.listeners.get(listener).map(Listener::accept));
+                continue;",
+        }],
+        row: "clients that begin late",
+        claim: "every one of them is answered",
+    },
+    Mutant {
+        limit: "time for the first line",
+        changes: &[Change {
+            file: "src/limits.rs",
+            from: "pub(crate) const FIRST_LINE: Duration = Duration::from_secs(1);",
+            to: "pub(crate) const FIRST_LINE: Duration = Duration::ZERO;",
+        }],
+        row: "clients that begin late",
+        claim: "every one of them is answered",
+    },
+    Mutant {
+        limit: "time that a new client keeps others waiting",
+        changes: &[Change {
+            file: "src/limits.rs",
+            from: "pub(crate) const FIRST_LINE: Duration = Duration::from_secs(1);",
+            to: "pub(crate) const FIRST_LINE: Duration = Duration::from_secs(4);",
+        }],
+        row: "clients that say nothing",
+        claim: "a client that comes anew waits",
+    },
+    Mutant {
+        limit: "replies in the kernel",
+        changes: &[Change {
+            file: "src/session.rs",
+            from: "let _ = set_socket_send_buffer_size(&stream, UNTAKEN / 2);",
+            to: "let _ = UNTAKEN;",
+        }],
+        row: "replies never read",
+        claim: "replies in the kernel for one of them",
+    },
+    Mutant {
+        limit: "time until replies are taken",
+        changes: &[Change {
+            file: "src/limits.rs",
+            from: "pub(crate) const UNREAD: Duration = Duration::from_secs(10);",
+            to: "pub(crate) const UNREAD: Duration = Duration::from_secs(3600);",
+        }],
+        row: "replies never read",
+        claim: "still waiting: all are closed",
+    },
+    Mutant {
+        limit: "idle until a whole line",
+        changes: &[Change {
+            file: "src/session.rs",
+            from: "                self.input.end += count;
+                Poll::Ready(true)",
+            to: "                self.input.end += count;
+                self.active = clock::now();
+                Poll::Ready(true)",
+        }],
+        row: "a byte a second",
+        claim: "a client that has asked keeps its place",
+    },
+    Mutant {
+        limit: "length of a line",
+        changes: &[Change {
+            file: "machine/src/command.rs",
+            from: "pub const MAX_LINE: usize = 128;",
+            to: "pub const MAX_LINE: usize = 1000;",
+        }],
+        row: "endless lines",
+        claim: "130 bytes are answered and closed",
+    },
+    Mutant {
+        limit: "what is read of a line that is too long",
+        changes: &[Change {
+            file: "src/session.rs",
+            from: "self.overrun = Some(OVERRUN);",
+            to: "self.overrun = Some(OVERRUN << 20);",
+        }],
+        row: "endless lines",
+        claim: "bytes taken of one line",
+    },
+    Mutant {
+        limit: "one read in a turn",
+        changes: &[Change {
+            file: "src/session.rs",
+            from: "            if has_read {",
+            to: "            if has_read && self.closing {",
+        }],
+        row: "binary garbage",
+        claim: "a tick after its deadline",
+    },
+    Mutant {
+        limit: "descriptors are not taken",
+        changes: &[
+            Change {
+                file: "src/session.rs",
+                from: "        match Pin::new(&mut &self.stream).poll_read(&mut context, room) {
+            Poll::Pending => Poll::Pending,",
+                to: "        let mut taken = std::collections::VecDeque::new();
+        let read = match self.stream.poll_readable(&mut context) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(_) => match peer::receive(&self.stream, room, &mut taken) {
+                Err(rustix::io::Errno::AGAIN) => {
+                    self.waker.wake_by_ref();
+                    Poll::Pending
+                }
+                received => Poll::Ready(received.map(|(count, _)| count)),
+            },
+        };
+        std::mem::forget(taken);
+        match read {
+            Poll::Pending => Poll::Pending,",
+            },
+            Change {
+                file: "src/peer.rs",
+                from: "fn receive(
+    stream: impl AsFd,",
+                to: "pub(crate) fn receive(
+    stream: impl AsFd,",
+            },
+        ],
+        row: "descriptors uninvited",
+        claim: "descriptors open in the daemon",
+    },
+    Mutant {
+        limit: "descriptors are not taken from a successor",
+        changes: &[Change {
+            file: "src/offering.rs",
+            from: "peer: Peer::without_descriptors(stream),",
+            to: "peer: Peer::new(stream),",
+        }],
+        row: "descriptors uninvited",
+        claim: "descriptors of a successor that are open",
+    },
+    Mutant {
+        limit: "the end of input ends the session",
+        changes: &[Change {
+            file: "src/session.rs",
+            from: "Frame::Partial if input.ended => return Understood::Finished,",
+            to: "Frame::Partial if input.ended => return Understood::Nothing,",
+        }],
+        row: "half-closed connections",
+        claim: "one that sends no more is answered to its end",
+    },
+    Mutant {
+        limit: "places by the limit of descriptors",
+        changes: &[Change {
+            file: "src/limits.rs",
+            from: "limit.saturating_sub(RESERVE + OWN).clamp(1, CLIENTS)",
+            to: "limit.max(CLIENTS)",
+        }],
+        row: "limit of 32 descriptors",
+        claim: "a client that comes when all is full is answered",
+    },
+    Mutant {
+        limit: "the pause without descriptors",
+        changes: &[Change {
+            file: "src/server.rs",
+            from: "const ACCEPT_PAUSE: Duration = Duration::from_millis(100);",
+            to: "const ACCEPT_PAUSE: Duration = Duration::ZERO;",
+        }],
+        row: "EMFILE",
+        claim: "processor in the shortage",
+    },
+    Mutant {
+        limit: "nobody goes for a lack of descriptors",
+        changes: &[Change {
+            file: "src/server.rs",
+            from: "                Some(Err(error)) => {
+                    return",
+            to: "                Some(Err(error)) => {
+                    self.close_longest_idle();
+                    return",
+        }],
+        row: "EMFILE",
+        claim: "nobody had to go",
+    },
+    Mutant {
+        limit: "the pause without memory",
+        changes: &[Change {
+            file: "src/server.rs",
+            from: "const ACCEPT_PAUSE: Duration = Duration::from_millis(100);",
+            to: "const ACCEPT_PAUSE: Duration = Duration::from_millis(5);",
+        }],
+        row: "ENFILE and ENOMEM",
+        claim: "20 failures last",
+    },
+    Mutant {
+        limit: "room for the state is made before",
+        changes: &[Change {
+            file: "src/state_file.rs",
+            from: "unwrap_or_default() < length {",
+            to: "unwrap_or_default() < length.min(0) {",
+        }],
+        row: "full /run",
+        claim: "the number it goes on with",
+    },
+    Mutant {
+        limit: "log records that wait",
+        changes: &[Change {
+            file: "src/journal.rs",
+            from: "const QUEUE: usize = 256;",
+            to: "const QUEUE: usize = 65_536;",
+        }],
+        row: "journald stopped",
+        claim: "lines dropped and counted",
+    },
+    Mutant {
+        limit: "nobody waits for the log",
+        changes: &[Change {
+            file: "src/journal.rs",
+            from: "if records.len() >= room || records.try_send(Entry::new(record)).is_err() {",
+            to: "if room == 0 || records.send_blocking(Entry::new(record)).is_err() {",
+        }],
+        row: "journald stopped",
+        claim: "still waiting: 10000 ticks",
+    },
+    Mutant {
+        limit: "log records that clients cause",
+        changes: &[Change {
+            file: "src/journal.rs",
+            from: "const ASKED_FOR: usize = QUEUE / 2;",
+            to: "const ASKED_FOR: usize = QUEUE;",
+        }],
+        row: "lines of clients, journald stopped",
+        claim: "every tick in the log",
+    },
+    Mutant {
+        limit: "time that descriptors may be stuck",
+        changes: &[Change {
+            file: "src/offering.rs",
+            from: "const STUCK: Duration = Duration::from_millis(50);",
+            to: "const STUCK: Duration = Duration::from_secs(1);",
+        }],
+        row: "ETOOMANYREFS in a handoff",
+        claim: "a tick after its deadline",
+    },
+];
+
+/// The row that must hold for the program as it is, and for each limit taken out the row of it must
+/// not.
+#[test]
+#[ignore = "takes minutes: builds the program again for each limit"]
+fn every_limit_taken_out_breaks_its_row() {
+    let _alone = crate::alone();
+    let workshop = Workshop::new();
+    let program = workshop.build().expect("it builds as it is");
+    let chosen = env::var("ABUSE_ROWS").unwrap_or_default();
+    let rows = row(&program, &chosen);
+    let text = String::from_utf8_lossy(&rows.stdout);
+    assert!(rows.status.success(), "the rows do not hold for the program as it is: {text}");
+
+    let mut table = format!("{:46} {:36} {:>7}  broken\n", "limit taken out", "row", "took");
+    let mut survived = Vec::new();
+    for mutant in MUTANTS.iter().filter(|mutant| mutant.row.starts_with(&chosen)) {
+        let start = Instant::now();
+        let verdict = workshop.judge(mutant);
+        let (broken, mark) = match &verdict {
+            Ok(broken) => (broken.as_str(), ""),
+            Err(why) => (why.as_str(), "SURVIVED: "),
+        };
+        let Mutant { limit, row, .. } = mutant;
+        let took = start.elapsed().as_secs_f64();
+        let _ = writeln!(table, "{limit:46} {row:36} {took:5.1} s  {mark}{broken}");
+        if let Err(why) = verdict {
+            survived.push(format!("{limit}: {why}"));
+        }
+    }
+    // Not by `println!`, which the test runner keeps to itself.
+    let _ = writeln!(io::stdout(), "\n{table}");
+    assert!(survived.is_empty(), "{survived:#?}");
+}
+
+/// A copy of the sources, and where they are built.
+struct Workshop {
+    sources: PathBuf,
+    target: PathBuf,
+}
+
+impl Workshop {
+    fn new() -> Self {
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("abuse");
+        let (sources, target) = (directory.join("sources"), directory.join("target"));
+        // What was built of the libraries stays.
+        let _ = fs::remove_dir_all(&sources);
+        let workshop = Self { sources, target };
+        for name in ["Cargo.toml", "Cargo.lock", "README.md", "build.rs", "src", "machine"] {
+            copy(&original(name), &workshop.sources.join(name));
+        }
+        workshop
+    }
+
+    /// Builds what stands there now; what is wrong with it where it does not build.
+    fn build(&self) -> Result<PathBuf, String> {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--locked", "--offline", "--bin", "early-service"]);
+        cargo.current_dir(&self.sources).env("CARGO_TARGET_DIR", &self.target);
+        let output = cargo.output().expect("cargo runs");
+        let complaint = || String::from_utf8_lossy(&output.stderr).into_owned();
+        output
+            .status
+            .success()
+            .then(|| self.target.join("debug/early-service"))
+            .ok_or_else(complaint)
+    }
+
+    /// What of the mutant's row is broken as it must be; why it survives where nothing is.
+    fn judge(&self, mutant: &Mutant) -> Result<String, String> {
+        for change in mutant.changes {
+            change.make(&self.sources)?;
+        }
+        let built = self.build();
+        let output = built.as_ref().map(|program| row(program, mutant.row));
+        for change in mutant.changes {
+            copy(&original(change.file), &self.sources.join(change.file));
+        }
+        let output = output.map_err(|complaint| format!("it does not build: {complaint}"))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        let expected = format!("{}: {}", mutant.row, mutant.claim);
+        let broken = said.lines().find_map(|line| line.split_once(&expected));
+        match broken {
+            Some((_, seen)) => Ok(format!("{}{}", mutant.claim, seen.trim_end_matches("\","))),
+            None if output.status.success() => Err("the row holds".to_owned()),
+            None => Err(format!("the row breaks for another reason: {said}")),
+        }
+    }
+}
+
+impl Change {
+    fn make(&self, sources: &Path) -> Result<(), String> {
+        let Self { file, from, to } = self;
+        let text = fs::read_to_string(sources.join(file)).expect("a source file");
+        match text.matches(from).count() {
+            1 => fs::write(sources.join(file), text.replace(from, to)).expect("room"),
+            count => return Err(format!("{from:?} is {count} times in {file}, and not once")),
+        }
+        Ok(())
+    }
+}
+
+/// Runs the rows that begin so against this program, in a process of its own.
+fn row(program: &Path, begins: &str) -> Output {
+    let ourselves = env::current_exe().expect("a program");
+    let mut command = Command::new(ourselves);
+    command.args(["--exact", "whoever_is_legitimate_is_served_whatever_others_do", "--nocapture"]);
+    command.env("EARLY_SERVICE_PROGRAM", program).env("ABUSE_ROWS", begins);
+    command.output().expect("ourselves")
+}
+
+fn original(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+/// Copies a file, or a directory with all that is in it.
+fn copy(from: &Path, to: &Path) {
+    if from.is_dir() {
+        fs::create_dir_all(to).expect("room");
+        for file in fs::read_dir(from).expect("a directory") {
+            let name = file.expect("a file").file_name();
+            copy(&from.join(&name), &to.join(&name));
+        }
+    } else {
+        fs::create_dir_all(to.parent().expect("a directory")).expect("room");
+        fs::copy(from, to).expect("room");
+    }
+}

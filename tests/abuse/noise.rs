@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Noise: lines that do not end, and bytes that are no lines.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use early_service_machine::command::TOO_LONG;
+
+use crate::LIMIT;
+use crate::claims::Claims;
+use crate::crowd::one;
+use crate::scene::{BOUNDS, Bounds, SETUP, Scene};
+
+/// Those who make it, at the same time.
+const HANDS: usize = 4;
+
+/// A line of 128 bytes is allowed, and one byte more may be a `\r`; the next is too many.
+const TOO_MANY: usize = 130;
+
+/// How many endless lines are begun.
+const LINES: usize = 200;
+
+/// What may be taken of one, to be thrown away, so that its client sees why it is closed; and what is
+/// in the socket at that time.
+const TAKEN: u64 = 1_500_000;
+
+const GARBAGE: u64 = 100_000_000;
+
+/// By so many.
+const POURING: u64 = 2;
+
+/// A line without an end is answered, and closed, at its first byte too many.
+pub(crate) fn endless_line(claims: &mut Claims) {
+    let scene = Scene::open(SETUP);
+    let start = Instant::now();
+    let mut short = one(&scene.daemon.socket);
+    short.write_all(&[b'x'; TOO_MANY]).expect("room");
+    let mut told = String::new();
+    let read = short.read_to_string(&mut told);
+    let took = start.elapsed();
+    let is_told = read.is_ok() && told == format!("{TOO_LONG}\n");
+    let lost: Vec<_> = (!is_told).then(|| format!("{read:?} {told:?}")).into_iter().collect();
+    claims.none_lost(&format!("{TOO_MANY} bytes are answered and closed"), &lost, 1);
+    claims.within("that takes", took, Duration::from_millis(100) + scene.slack());
+
+    let (sent, most) = (AtomicU64::new(0), AtomicU64::new(0));
+    thread::scope(|scope| {
+        for _ in 0..HANDS {
+            scope.spawn(|| {
+                for _ in 0..LINES / HANDS {
+                    let line = go_on_without_end(&scene.daemon.socket);
+                    sent.fetch_add(line, Ordering::Relaxed);
+                    most.fetch_max(line, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    claims.at_least("bytes of endless lines", sent.into_inner() / 1_000_000, 20, "MB");
+    claims.at_most("bytes taken of one line", most.into_inner(), TAKEN, "");
+    scene.claim(claims, Bounds { lines: 40, ..BOUNDS });
+}
+
+/// Sends until the server has had enough, and says how much that was.
+fn go_on_without_end(socket: &Path) -> u64 {
+    let mut client = one(socket);
+    client.set_write_timeout(Some(LIMIT)).expect("not zero");
+    let piece = [b'x'; 64 * 1024];
+    let mut sent = 0;
+    while sent <= 2 * TAKEN {
+        let Ok(count) = client.write(&piece) else { break };
+        sent += count as u64;
+    }
+    sent
+}
+
+/// Bytes of any value, in lines that are short enough for the connection to stay; each connection is
+/// written to and read from as fast as it goes, so that there is always more to do for it.
+pub(crate) fn garbage(claims: &mut Claims) {
+    let scene = Scene::open(SETUP);
+    let (bytes, replies) = (any_bytes(), AtomicU64::new(0));
+    let clients: Vec<_> = (0..POURING).map(|_| one(&scene.daemon.socket)).collect();
+    let sent = thread::scope(|scope| {
+        let pouring = clients.iter().map(|client| {
+            scope.spawn(|| replies.fetch_add(drained(client), Ordering::Relaxed));
+            scope.spawn(|| poured(client, &bytes))
+        });
+        let pouring: Vec<_> = pouring.collect();
+        pouring.into_iter().map(|sent| sent.join().expect("no panic")).sum::<u64>()
+    });
+    claims.at_least("bytes of garbage sent", sent / 1_000_000, GARBAGE / 1_000_000, "MB");
+    let replies = replies.into_inner() / 1_000_000;
+    claims.at_least("bytes of replies to it", replies, GARBAGE / 1_000_000, "MB");
+    scene.claim(claims, Bounds { lines: 0, ..BOUNDS });
+}
+
+/// Sends its part of the garbage, and then no more; says how much of it went out.
+fn poured(mut client: &UnixStream, bytes: &[u8]) -> u64 {
+    let mut sent = 0;
+    while sent < GARBAGE / POURING {
+        let from = usize::try_from(sent).expect("small") % bytes.len();
+        match client.write(&bytes[from..]) {
+            Ok(count) => sent += count as u64,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
+    let _ = client.shutdown(Shutdown::Write);
+    sent
+}
+
+/// Reads to the end, and says how much that was.
+fn drained(mut client: &UnixStream) -> u64 {
+    let (mut replies, mut read) = ([0; 64 * 1024], 0);
+    while let Ok(count @ 1..) = client.read(&mut replies) {
+        read += count as u64;
+    }
+    read
+}
+
+/// A megabyte of any bytes, with an end of line at least every 128.
+fn any_bytes() -> Vec<u8> {
+    let mut random = 1_u64;
+    let byte = |at: usize| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        if at % 128 == 127 { b'\n' } else { random.to_be_bytes()[0] }
+    };
+    (0..1 << 20).map(byte).collect()
+}

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Standstill: a journald that does not read what it is sent.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use early_service_machine::record::{BootId, Record};
+
+use crate::claims::Claims;
+use crate::client::{Client, status};
+use crate::journald::Entry;
+use crate::log;
+use crate::scene::{BOUNDS, Bounds, SETUP, Scene, Setup};
+use crate::scratch::Scratch;
+use crate::{LIMIT, now, until};
+
+/// How many lines are logged meanwhile.
+const LINES: u64 = 10_000;
+
+/// One a millisecond, and all of them ticks.
+const PERIOD: u64 = 1_000_000;
+
+/// What waits may take 72 kB, and the rest is the allocator's.
+const GROWN: u64 = 512;
+
+/// Ten thousand lines; each comes to the log in the end, or is counted. That no tick is late
+/// meanwhile cannot be read in the log, but in the state file.
+pub(crate) fn of_the_log(claims: &mut Claims) {
+    let directory = Scratch::new();
+    let state = directory.join("state");
+    let state = state.to_str().expect("text");
+    let options = ["--timer-delay-ms", "1", "--state-file", state];
+    let scene = Scene::open(Setup { options: &options, period: PERIOD, ..SETUP });
+    scene.wait_for_witnesses(20);
+    let before = scene.vitals.memory();
+    let latest = |limit: u64| {
+        let mut latest = 0;
+        let first = next(state).expect("a record");
+        let mut last = first;
+        let start = now();
+        while last.0 < first.0 + limit {
+            let asked = now();
+            assert!(
+                asked - start < u64::try_from(LIMIT.as_nanos()).expect("some seconds"),
+                "still waiting: {limit} ticks"
+            );
+            let Some((number, due)) = next(state) else { continue };
+            last = (number, due);
+            latest = asked.saturating_sub(due).max(latest);
+            thread::sleep(Duration::from_micros(500));
+        }
+        Duration::from_nanos(latest)
+    };
+    scene.log.stop();
+    let stopped = now();
+    let late = latest(LINES);
+    let lasted = Duration::from_nanos(now() - stopped);
+    claims.at_least(
+        "the log stands still",
+        u64::try_from(lasted.as_millis()).expect("small"),
+        9000,
+        "ms",
+    );
+    claims.within("a tick after its deadline meanwhile", late, BOUNDS.tick + scene.slack());
+    let grown = scene.vitals.memory() - before;
+    claims.at_most("memory grown meanwhile", grown, GROWN, "kB");
+    let dropped: u64 = status(&scene.daemon.socket, "log_lines_dropped").parse().expect("a number");
+    claims.at_least("lines dropped and counted", dropped, LINES / 2, "");
+    scene.log.go_on();
+
+    let seen = scene.close();
+    let ticks = log::ticks(&seen.entries);
+    let (first, last) = (ticks.first().expect("ticks"), ticks.last().expect("ticks"));
+    let missing = last.number - first.number + 1 - ticks.len() as u64;
+    let reported = reported(&seen.entries);
+    claims.at_most("ticks missing that nobody tells of", missing.saturating_sub(reported), 0, "");
+    claims.at_most("lines told of that are there", reported.saturating_sub(missing), 0, "");
+    // The reports are few: one each time that the log is read again.
+    seen.claim_all_but_ticks(claims, Bounds { lines: 10, ..BOUNDS });
+}
+
+/// The number and the deadline of the tick to come, as the file has it.
+fn next(path: &str) -> Option<(u64, u64)> {
+    let boot = std::fs::read("/proc/sys/kernel/random/boot_id").expect("Linux");
+    let boot = BootId::parse(boot.trim_ascii_end()).expect("a boot id");
+    let record = Record::decode(&std::fs::read(path).ok()?, &boot).ok()?;
+    let snapshot = record.snapshot;
+    Some((snapshot.state.next, snapshot.deadline.as_nanos()))
+}
+
+/// How many lines the log says are missing from it.
+fn reported(entries: &[Entry]) -> u64 {
+    let counts = entries.iter().filter_map(|entry| {
+        entry["MESSAGE"].split_once(" log lines dropped")?.0.parse::<u64>().ok()
+    });
+    counts.sum()
+}
+
+/// Clients that set the counter make as many lines as there are ticks; none of a tick is lost for
+/// theirs.
+pub(crate) fn with_lines_of_clients(claims: &mut Claims) {
+    let options = ["--timer-delay-ms", "20"];
+    let setup = Setup { options: &options, period: 20_000_000, is_set: true, ..SETUP };
+    let scene = Scene::open(setup);
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut client = Client::connect(&scene.daemon.socket);
+            while !is_over.load(Ordering::Relaxed) {
+                client.ask("set_counter 1000");
+                thread::sleep(Duration::from_millis(2));
+            }
+        });
+        scene.log.stop();
+        let dropped = || status(&scene.daemon.socket, "log_lines_dropped").parse::<u64>();
+        until("lines that are dropped", || dropped().is_ok_and(|dropped| dropped > 50));
+        scene.log.go_on();
+        is_over.store(true, Ordering::Relaxed);
+    });
+    // A line a tick, for some seconds, and what the log says of those that are missing.
+    scene.claim(claims, Bounds { lines: 400, ..BOUNDS });
+}
