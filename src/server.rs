@@ -25,7 +25,7 @@ use early_service_machine::schedule::Monotonic;
 use futures_lite::future;
 use smol::{Async, Timer};
 
-use crate::limits::{Complaints, FIRST_LINE, IDLE, Limit, RESERVE, UNREAD};
+use crate::limits::{CLIENTS, Complaints, FIRST_LINE, IDLE, Limit, RESERVE, UNREAD};
 use crate::listener::Listener;
 use crate::mailbox::post;
 use crate::options::Stage;
@@ -170,7 +170,8 @@ impl Server {
         stage: Stage,
     ) -> Self {
         let places = limits::clients();
-        let (ready_from_session, ready) = async_channel::bounded(places + RESERVE);
+        // For the most there can ever be: a limit that is raised later lets more be adopted.
+        let (ready_from_session, ready) = async_channel::bounded(CLIENTS + RESERVE);
         Self {
             mailbox,
             ready,
