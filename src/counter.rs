@@ -28,6 +28,7 @@ use early_service_machine::schedule::{Monotonic, Period};
 use futures_lite::future;
 use smol::Timer;
 
+use crate::catalog::Id;
 use crate::mailbox::post;
 use crate::session::Batch;
 use crate::state_file::StateFile;
@@ -184,7 +185,10 @@ impl Counter {
         let (next, due) = (counter.state().next, counter.due(now));
         let file = self.state_file.as_ref().map(|file| file.path().display().to_string());
         let file = file.as_deref().unwrap_or("the predecessor");
-        log::info!("Recovering at {next} from {file}: {due} ticks are due since it was written");
+        log::info!(
+            MESSAGE_ID = Id::Recovered;
+            "Recovering at {next} from {file}: {due} ticks are due since it was written"
+        );
         say_unlogged(counter.state(), unlogged);
     }
 
@@ -301,12 +305,15 @@ fn say_unlogged(state: State, Unlogged { ticks, unbroken }: Unlogged) {
     let (first, last) = (state.next.wrapping_sub(unbroken), state.next.wrapping_sub(1));
     match ticks.saturating_sub(unbroken) {
         0 => {}
-        before => log::warn!("The last {before} before the counter was set to {first} {WHY}"),
+        before => log::warn!(
+            MESSAGE_ID = Id::LinesMissing;
+            "The last {before} before the counter was set to {first} {WHY}"
+        ),
     }
     match unbroken {
         0 => {}
-        1 => log::warn!("Number {last} {WHY}"),
-        _ => log::warn!("Numbers {first} to {last} {WHY}"),
+        1 => log::warn!(MESSAGE_ID = Id::LinesMissing; "Number {last} {WHY}"),
+        _ => log::warn!(MESSAGE_ID = Id::LinesMissing; "Numbers {first} to {last} {WHY}"),
     }
 }
 

@@ -31,6 +31,7 @@ use rustix::process::geteuid;
 use smol::Async;
 
 use crate::adoption::{Adoption, Given, Received};
+use crate::catalog::Id;
 use crate::counter::Start;
 use crate::locking::Locking;
 use crate::mailbox::post;
@@ -232,7 +233,10 @@ impl Handoff {
     /// Goes on with what a successor did not adopt.
     fn take_back(&mut self, offering: &Offering) -> (Start, Option<StateFile>) {
         let (pid, cause) = (offering.pid(), offering.cause());
-        log::warn!("Process {pid} did not adopt the state: {cause}; serving on");
+        log::warn!(
+            MESSAGE_ID = Id::NotAdopted;
+            "Process {pid} did not adopt the state: {cause}; serving on"
+        );
         let (snapshot, mut file) = self.frozen.take().unzip();
         let file_state = file.as_mut().and_then(Option::as_mut).map(StateFile::load);
         let start = match (file_state, snapshot) {
@@ -333,7 +337,7 @@ impl Handoff {
             ));
             return turn_away(&stream, &asked);
         }
-        log::info!("Handing over to process {pid} of user {uid}");
+        log::info!(MESSAGE_ID = Id::HandingOver; "Handing over to process {pid} of user {uid}");
         self.offering = Some(Offering::new(stream, peer, asked));
         self.report(Event::HandoffRequested);
     }
@@ -372,7 +376,8 @@ impl Handoff {
             }
             drop(self.sockets);
             if offering.is_done() {
-                log::info!("Process {} has adopted the state", offering.pid());
+                let pid = offering.pid();
+                log::info!(MESSAGE_ID = Id::HandedOver; "Process {pid} has adopted the state");
                 // It fails only where nobody wants to say a last word.
                 let _ = self.farewell.try_send(offering.into_peer());
             }

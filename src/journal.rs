@@ -36,6 +36,7 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use smol::Timer;
 use systemd_journal_logger::{JournalLog, connected_to_journal};
 
+use crate::catalog::{Id, MESSAGE_ID};
 use crate::clock;
 use crate::options::Stage;
 use crate::root::drop_capabilities;
@@ -246,6 +247,8 @@ struct Entry {
     /// How many ticks were logged up to this one, where it is one.
     tick: Option<u64>,
     phase: Phase,
+    /// What the catalog explains it by; not in the text, where it would take 44 bytes.
+    id: Option<Id>,
     time: Monotonic,
     text: Text,
     /// Where the message ends and the fields begin.
@@ -258,10 +261,12 @@ impl Entry {
         // Text takes what it can and never fails.
         let _ = write!(text, "{}", record.args());
         let message = text.length;
-        let _ = record.key_values().visit(&mut text);
+        let mut fields = Fields { text: &mut text, id: None };
+        let _ = record.key_values().visit(&mut fields);
+        let id = fields.id;
         let tick = (record.target() == TICK).then(|| TICKS_LOGGED.load(Ordering::Relaxed));
         let (level, phase, time) = (record.level(), phase(), clock::now());
-        Self { level, tick, phase, time, text, message }
+        Self { level, tick, phase, id, time, text, message }
     }
 
     fn message(&self) -> &str {
@@ -299,6 +304,9 @@ fn kernel_line(entry: &Entry, identifier: &str) -> String {
 impl kv::Source for Entry {
     fn visit<'kvs>(&'kvs self, visitor: &mut dyn VisitSource<'kvs>) -> Result<(), kv::Error> {
         visitor.visit_pair(Key::from("PHASE"), Value::from(self.phase.name()))?;
+        if let Some(id) = self.id {
+            visitor.visit_pair(Key::from(MESSAGE_ID), Value::from(id.text()))?;
+        }
         // The journal notes when a record was sent, which may be seconds after it was made.
         visitor.visit_pair(Key::from("LOGGED_NS"), Value::from(self.time.as_nanos()))?;
         let fields = self.text.get(self.message, self.text.length);
@@ -363,9 +371,19 @@ impl fmt::Write for Text {
     }
 }
 
-impl<'kvs> VisitSource<'kvs> for Text {
+/// Where the fields of a record go.
+struct Fields<'a> {
+    text: &'a mut Text,
+    id: Option<Id>,
+}
+
+impl<'kvs> VisitSource<'kvs> for Fields<'_> {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
-        let _ = write!(self, "{key}={value}{FIELD_END}");
+        if key.as_str() == MESSAGE_ID {
+            self.id = value.to_borrowed_str().and_then(Id::find);
+        } else {
+            let _ = write!(self.text, "{key}={value}{FIELD_END}");
+        }
         Ok(())
     }
 }
@@ -472,6 +490,7 @@ impl Writer {
             &Record::builder()
                 .level(Level::Warn)
                 .args(format_args!("{missing} log lines dropped: the log was not read fast enough"))
+                .key_values(&[(MESSAGE_ID, Id::LinesDropped)])
                 .build(),
         );
         if self.write(&report).is_ok() {
@@ -527,6 +546,22 @@ mod tests {
         assert_eq!(fields["DEADLINE_NS"], "100000000");
         assert_eq!(fields["LOGGED_NS"], entry.time.as_nanos().to_string());
         assert!(fields.contains_key("PHASE"));
+    }
+
+    #[test]
+    fn the_longest_line_keeps_its_id_and_every_byte_of_its_message() {
+        let message = "x".repeat(TEXT - Text::CUT.len());
+        let entry = Entry::new(
+            &Record::builder()
+                .level(Level::Info)
+                .args(format_args!("{message}"))
+                .key_values(&[(MESSAGE_ID, Id::LockHeld)])
+                .build(),
+        );
+        assert_eq!(entry.message(), message);
+        assert_eq!(fields(&entry)[MESSAGE_ID], Id::LockHeld.text());
+        let unexplained = self::entry("137", &[("COUNTER", 137)]);
+        assert!(!fields(&unexplained).contains_key(MESSAGE_ID));
     }
 
     #[test]

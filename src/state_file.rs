@@ -25,6 +25,8 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, pread, pwrite};
 
+use crate::catalog::Id;
+
 /// A state file that cannot be used.
 #[derive(Debug)]
 pub(crate) enum Error {
@@ -168,7 +170,11 @@ impl StateFile {
         let result = write(&self.file, &record.encode(&self.boot));
         if let Err(error) = &result {
             if !self.failing {
-                log::error!("cannot write the state to {}: {error}", self.path.display());
+                let path = self.path.display();
+                log::error!(
+                    MESSAGE_ID = Id::StateFileUnusable;
+                    "cannot write the state to {path}: {error}"
+                );
             }
         }
         self.failing = result.is_err();

@@ -16,6 +16,7 @@ use early_service_machine::lifecycle::{Effect, Event, Lifecycle, Phase};
 use futures_lite::future;
 use smol::Timer;
 
+use crate::catalog::Id;
 use crate::mailbox::post;
 use crate::root::{OldRoot, drop_capabilities};
 use crate::{handoff, journal, server, systemd};
@@ -91,7 +92,7 @@ impl Supervisor {
         let to = next.phase();
         journal::enter(to);
         if from != to {
-            log::info!("{from} => {to}");
+            log::info!(MESSAGE_ID = Id::of(to); "{from} => {to}");
         }
         for effect in effects {
             match effect {
@@ -141,7 +142,7 @@ impl Supervisor {
         let has_switched = match self.old_root.as_ref().map(OldRoot::follow) {
             None | Some(Ok(false)) => return false,
             Some(Ok(true)) => {
-                log::info!("Followed PID 1 to the root filesystem");
+                log::info!(MESSAGE_ID = Id::RootFollowed; "Followed PID 1 to the root filesystem");
                 self.rounds.set_interval(systemd::arm_watchdog());
                 true
             }

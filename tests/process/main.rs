@@ -8,6 +8,7 @@
 //! | file | shows |
 //! | --- | --- |
 //! | [`adopting`] | a successor, and predecessors of all kinds |
+//! | [`catalog`] | what `journalctl --catalog` says |
 //! | [`commands`] | what clients see |
 //! | [`exchange`] | a predecessor, and successors of all kinds |
 //! | [`handoff`] | one process after the other |
@@ -26,12 +27,14 @@
 //! | [`systemd`] | passed sockets, notifications |
 //! | [`ticks`] | rhythm, and catching up |
 //!
-//! They need `nc` (netcat-openbsd) and util-linux; those that put a socket in journald's place need
-//! a mount namespace, which root has, and a user where user namespaces are allowed.
+//! They need `nc` (netcat-openbsd), `journalctl` (systemd), `groff` (groff-base) and util-linux;
+//! those that put a socket in journald's place need a mount namespace, which root has, and a user
+//! where user namespaces are allowed.
 //! What is missing fails a test and is named.
 #![allow(clippy::print_stderr, reason = "a test that fails shows what the daemon logged")]
 
 mod adopting;
+mod catalog;
 mod commands;
 mod exchange;
 mod handoff;
