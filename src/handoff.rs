@@ -40,8 +40,9 @@ use crate::peer::{self, Heard, Peer};
 use crate::seldom::Seldom;
 use crate::server::Sockets;
 use crate::session::Asked;
+use crate::standing::{Origin, Standing};
 use crate::state_file::StateFile;
-use crate::{counter, server, users};
+use crate::{clock, counter, server, standing, users};
 
 /// The most clients whose question waits here: whoever asks in one turn of the server.
 ///
@@ -260,6 +261,8 @@ impl Handoff {
         if let Some(lock) = lock {
             file = StateFile::handed_over(file, lock);
         }
+        // Who sent no state may have owned none.
+        let predecessor = peer.as_ref().filter(|_| state.is_some()).and_then(Peer::pid);
         self.sockets.join(sockets);
         let recorded = file.as_mut().and_then(|file| file.load().ok());
         let start = match (recorded, state) {
@@ -285,6 +288,13 @@ impl Handoff {
             }
             (None, None) => Start::Anew(State::default()),
         };
+        let origin = match start {
+            Start::AfterDeath { .. } => Origin::Recovered,
+            Start::Anew(_) if state.is_none() => Origin::New,
+            Start::Anew(_) | Start::After(_) => Origin::Adopted,
+        };
+        let (since, is_kept) = (clock::now(), file.is_some());
+        standing::begin(Standing { origin, predecessor, since, is_kept });
         (start, file)
     }
 

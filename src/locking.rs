@@ -78,7 +78,7 @@ impl Locking {
                 MESSAGE_ID = Id::LockHeld;
                 "{path} is locked by another process: waiting for it"
             );
-            systemd::status(format_args!("{path} is locked by another process"));
+            systemd::status(format_args!("booting: another process holds the lock of {path}"));
         }
     }
 

@@ -36,6 +36,7 @@ mod seldom;
 mod server;
 mod session;
 mod signals;
+mod standing;
 mod state_file;
 mod supervisor;
 mod systemd;

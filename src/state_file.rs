@@ -163,6 +163,11 @@ impl StateFile {
         Ok((record, is_ours))
     }
 
+    /// Whether the last change could not be written.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failing
+    }
+
     /// Writes a record; one that cannot be written is said in the log, and the ticks go on.
     pub(crate) fn store(&mut self, snapshot: Snapshot, unlogged: Unlogged) {
         let record = Record { sequence: self.sequence, unlogged, snapshot };

@@ -19,7 +19,7 @@ use smol::Timer;
 use crate::catalog::Id;
 use crate::mailbox::post;
 use crate::root::{OldRoot, drop_capabilities};
-use crate::{handoff, journal, server, systemd};
+use crate::{handoff, journal, server, standing, systemd};
 
 /// The most events under way.
 ///
@@ -62,11 +62,16 @@ impl Supervisor {
             self.rounds.set_interval(interval);
         }
         let mut lifecycle = Lifecycle::new();
+        // How many clients PID 1 knows of. A number that changes waits for the next sign of life.
+        let mut told = None;
         let mut wake = Some(Wake::Event(started));
         while let Some(occasion) = wake {
             match occasion {
                 Wake::Event(event) => match self.step(lifecycle, event).await {
-                    Some(next) => lifecycle = next,
+                    Some(next) => {
+                        lifecycle = next;
+                        told = None;
+                    }
                     None => return,
                 },
                 Wake::Continued | Wake::Round if self.old_root.is_some() => {
@@ -78,6 +83,11 @@ impl Supervisor {
                 Wake::Continued => {}
                 Wake::Round => match lifecycle.phase() {
                     Phase::Booting | Phase::Adopting => systemd::extend_start(),
+                    Phase::Serving if told != Some(standing::clients()) => {
+                        let clients = standing::clients();
+                        systemd::feed_watchdog_with(clients);
+                        told = Some(clients);
+                    }
                     Phase::Serving | Phase::Draining | Phase::Ended => systemd::feed_watchdog(),
                 },
             }
