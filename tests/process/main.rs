@@ -14,6 +14,7 @@
 //! | [`handoff`] | one process after the other |
 //! | [`inheritance`] | how listeners come to the next process, and their files |
 //! | [`logging`] | lines, fields, and a log that nobody reads |
+//! | [`manual`] | the manual page, held against the program |
 //! | [`memory`] | what is left of commands and connections |
 //! | [`older`] | the C programs on the other side, and who may ask |
 //! | [`options`] | the command line |
@@ -40,6 +41,7 @@ mod exchange;
 mod handoff;
 mod inheritance;
 mod logging;
+mod manual;
 mod memory;
 mod older;
 mod options;
