@@ -11,6 +11,7 @@ use crate::scratch::Scratch;
 use crate::stage::{record, start, state_file};
 
 const MANUAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/conf/early-service.8");
+const CHANGELOG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/CHANGELOG.md");
 const README: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"));
 
 /// What groff makes of the page; its complaints are failures.
@@ -145,4 +146,15 @@ fn every_key_of_the_status_line_is_in_the_manual_and_in_order() {
     let key = |pair: &str| pair.split_once('=').expect("a pair").0.to_owned();
     let keys: Vec<_> = line.trim_end().split(' ').map(key).collect();
     assert_eq!(manual, keys);
+}
+
+#[test]
+fn the_page_and_the_changelog_are_of_this_release() {
+    let page = std::fs::read_to_string(MANUAL).expect("our own");
+    let changelog = std::fs::read_to_string(CHANGELOG).expect("our own");
+    let version = env!("CARGO_PKG_VERSION");
+    let mut headings = changelog.lines().filter(|line| line.starts_with("## ["));
+    let heading = headings.find(|line| *line != "## [Unreleased]").expect("a release");
+    assert!(heading.starts_with(&format!("## [{version}] - ")), "{heading}");
+    assert!(page.contains(&format!("\"early\\-service {version}\"")), "the page is of another one");
 }
