@@ -47,11 +47,11 @@ pub(crate) const REPLIES: usize = BATCH * (counter::MAX_REPLY + 1);
 /// counter completes.
 const OWN_REPLY: usize =
     if command::MAX_INVALID > MAX_STATUS { command::MAX_INVALID } else { MAX_STATUS } + 1;
+const _: () =
+    assert!(REPLIES > OWN_REPLY, "a reply of the server's own always fits an empty buffer");
 
 /// The longest status line.
 const MAX_STATUS: usize = standing::MAX_HEAD + 1 + counter::MAX_STATUS;
-const _: () =
-    assert!(REPLIES > OWN_REPLY, "a reply of the server's own always fits an empty buffer");
 
 /// Commands on their way to the counter, and its replies on their way back.
 ///
