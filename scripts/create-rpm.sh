@@ -17,12 +17,14 @@ rm -rf "$topdir"
 mkdir -p "$topdir"/{SOURCES,SPECS}
 
 # Fedora, CentOS and RHEL have every macro, and a database in which the build's requirements are.
-options=(--define "_topdir $topdir")
+macros=(--define "_topdir $topdir")
+requirements=()
 if [[ -z $(rpm --eval '%{?_unitdir}') ]]; then
-    options+=(--nodeps "--load=$PWD/scripts/debian-rpm.macros")
+    macros+=("--load=$PWD/scripts/debian-rpm.macros")
+    requirements=(--nodeps)
 fi
 read -r name version < <(
-    rpmspec "${options[@]/--nodeps/--srpm}" --query --queryformat '%{name} %{version}\n' "$spec"
+    rpmspec "${macros[@]}" --query --srpm --queryformat '%{name} %{version}\n' "$spec"
 )
 
 # The same files make the same archive, byte for byte.
@@ -38,5 +40,5 @@ archive --directory "$topdir" --file "$topdir/SOURCES/$name-$version-vendor.tar.
 rm -r "$topdir/vendor"
 cp "conf/$name.sysusers" "$topdir/SOURCES/"
 
-rpmbuild -ba "${options[@]}" "$spec"
+rpmbuild -ba "${macros[@]}" "${requirements[@]}" "$spec"
 find "$topdir"/*RPMS -name '*.rpm'

@@ -225,6 +225,8 @@ pub(crate) enum PolicyModule {
 /// what it would deny and not tell (`-D`); files are labelled whatever the host's own mounts can
 /// (`-m`).
 const LABEL: &str = r#"
+    cp "$1/boot-test/user.cil" "$2/"
+    chroot "$2" semodule -n -i /user.cil
     chroot "$2" semodule -DBn
     cp -a "$2/etc/selinux" "$1/etc/"
     mount --bind "$1" "$2/mnt"

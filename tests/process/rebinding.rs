@@ -144,3 +144,21 @@ fn where_the_place_cannot_be_taken_the_passed_socket_is_served() {
     assert_eq!(inode(&path), old);
     assert_eq!(scratch.names(), ["public", "public.passed", "state"]);
 }
+
+#[test]
+fn a_successor_that_takes_the_place_over_goes_on_with_the_fresh_socket() {
+    let scratch = Scratch::new();
+    let (path, state) = (scratch.join("public"), scratch.join("state"));
+    let passed = UnixListener::bind(&path).expect("a socket");
+    let mut first = rebinding(&passed, &state);
+    first.wait_for("Listening on UNIX socket");
+    let (fresh, mut client) = (inode(&path), Client::connect(&path));
+    assert_eq!(client.ask("set_counter 137"), "previous value 0");
+    let state = state.to_str().expect("a path in words");
+    let next = Daemon::start(&path, &["--takeover-existing-socket", "--state-file", state]);
+    next.wait_for("Listening on UNIX socket");
+    assert!(first.ended().0.success());
+    assert_eq!(inode(&path), fresh, "it is left in its place");
+    assert!(client.ask("get_counter").parse::<u64>().expect("a number") >= 137);
+    assert!(get_counter(&path) >= 137);
+}

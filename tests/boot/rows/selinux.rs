@@ -171,7 +171,8 @@ fn permissive(boot: &Boot, claims: &mut Claims) {
 fn enforcing(boot: &Boot, claims: &mut Claims) {
     works(boot, "1", "initrc_t", claims);
     let reply = boot.lines("confined").next().unwrap_or_default();
-    claims.that("a confined user is refused", reply.contains("Permission denied"), reply);
+    let refused = reply.starts_with("nc: ") && reply.ends_with("Permission denied");
+    claims.that("a confined user is refused", refused, reply);
 }
 
 fn confined(boot: &Boot, claims: &mut Claims) {
