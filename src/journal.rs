@@ -21,6 +21,7 @@
 use std::fmt::{self, Write as _};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
+use std::num::NonZeroU64;
 use std::process;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -40,7 +41,7 @@ use crate::clock;
 use crate::options::Stage;
 use crate::root::drop_capabilities;
 
-/// How many records wait for the writer: 25 s of ticks at 100 ms, in 72 kB.
+/// How many places for records there are: 25 s of ticks at 100 ms, in 32 kB.
 ///
 /// With fewer, a journald that is away for long costs lines; more is memory that is hardly used.
 const QUEUE: usize = 256;
@@ -48,13 +49,18 @@ const QUEUE: usize = 256;
 /// How many of them may be about what clients asked for: whatever they do, ticks find room.
 const ASKED_FOR: usize = QUEUE / 2;
 
+/// The bytes of a record's text that one place holds; a longer text takes several.
+///
+/// A tick of the counter takes 80 after a month; with less, each would take two places.
+const PART: usize = 96;
+
 /// The bytes of one record: its message and its fields.
 ///
-/// A tick takes less than 100; the longest line names a socket path of 107.
+/// The longest line names a socket path of 107.
 const TEXT: usize = 240;
 
 /// The writer's stack: formatting and one system call.
-const STACK: usize = 64 * 1024;
+pub(crate) const STACK: usize = 64 * 1024;
 
 /// How long the end of the process waits for queued records.
 ///
@@ -148,11 +154,11 @@ impl Patience {
 }
 
 /// The queue's near end.
-static RECORDS: OnceLock<Sender<Entry>> = OnceLock::new();
+static RECORDS: OnceLock<Sender<Part>> = OnceLock::new();
 
 /// The queue's far end: to be started once the socket is bound, and flushed at the end.
 pub(crate) struct Journal {
-    queue: Receiver<Entry>,
+    queue: Receiver<Part>,
     stage: Stage,
     to_journal: bool,
     /// Closed by the writer's end.
@@ -232,7 +238,7 @@ impl Log for Logger {
         }
         // A full queue is asked first: what will be dropped need not be formatted.
         let room = if record.target() == CLIENT { ASKED_FOR } else { QUEUE };
-        if records.len() >= room || records.try_send(Entry::new(record)).is_err() {
+        if records.len() >= room || !Entry::new(record).queue(records, room) {
             DROPPED.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -240,16 +246,45 @@ impl Log for Logger {
     fn flush(&self) {}
 }
 
-/// A record that has left the loop.
+impl Part {
+    fn new(head: Head, chunk: &[u8]) -> Self {
+        let mut bytes = [0; PART];
+        bytes[..chunk.len()].copy_from_slice(chunk);
+        Self { head, bytes }
+    }
+}
+
+/// A record on its way from the loop to the writer.
 struct Entry {
-    level: Level,
-    /// How many ticks were logged up to this one, where it is one.
-    tick: Option<u64>,
-    phase: Phase,
-    time: Monotonic,
+    head: Head,
     text: Text,
+}
+
+/// All of a record but its text.
+#[derive(Clone, Copy)]
+struct Head {
+    level: Level,
+    phase: Phase,
     /// Where the message ends and the fields begin.
-    message: usize,
+    message: u16,
+    /// The length of the text.
+    length: u16,
+    /// How many ticks were logged up to this one, where it is one.
+    tick: Option<NonZeroU64>,
+    time: Monotonic,
+}
+
+/// A length within a text, which is far shorter than 64 kB.
+fn short(length: usize) -> u16 {
+    u16::try_from(length).unwrap_or(u16::MAX)
+}
+
+/// What one place in the queue holds: a record, or as much of it as fits.
+///
+/// The others follow it, for the loop's thread is the only one that logs before the writer has ended.
+struct Part {
+    head: Head,
+    bytes: [u8; PART],
 }
 
 impl Entry {
@@ -259,20 +294,51 @@ impl Entry {
         let _ = write!(text, "{}", record.args());
         let message = text.length;
         let _ = record.key_values().visit(&mut text);
-        let tick = (record.target() == TICK).then(|| TICKS_LOGGED.load(Ordering::Relaxed));
-        let (level, phase, time) = (record.level(), phase(), clock::now());
-        Self { level, tick, phase, time, text, message }
+        let ticks = || NonZeroU64::new(TICKS_LOGGED.load(Ordering::Relaxed));
+        let head = Head {
+            level: record.level(),
+            phase: phase(),
+            message: short(message),
+            length: short(text.length),
+            tick: if record.target() == TICK { ticks() } else { None },
+            time: clock::now(),
+        };
+        Self { head, text }
+    }
+
+    /// Puts the whole record into a queue of which it may use the first `room` places; false where
+    /// there are not enough left.
+    fn queue(&self, records: &Sender<Part>, room: usize) -> bool {
+        let chunks = self.text.written().chunks(PART);
+        if records.len() + chunks.len() > room {
+            return false;
+        }
+        chunks.map(|chunk| Part::new(self.head, chunk)).all(|part| records.try_send(part).is_ok())
+    }
+
+    /// Takes a whole record out of the queue; `None` once it is closed and empty.
+    fn receive(queue: &Receiver<Part>) -> Option<Self> {
+        let mut part = queue.recv_blocking().ok()?;
+        let (head, mut text) = (part.head, Text::new());
+        text.length = head.length.into();
+        for (at, chunk) in text.bytes[..text.length].chunks_mut(PART).enumerate() {
+            if at > 0 {
+                part = queue.recv_blocking().ok()?;
+            }
+            chunk.copy_from_slice(&part.bytes[..chunk.len()]);
+        }
+        Some(Self { head, text })
     }
 
     fn message(&self) -> &str {
-        self.text.get(0, self.message)
+        self.text.get(0, self.head.message.into())
     }
 
     /// Writes the record as one line: `[   12.345678] early-service[323]: Listening on …`.
     fn write_line(&self, identifier: &str, out: &mut impl io::Write) -> io::Result<()> {
-        let microseconds = self.time.as_nanos() / 1000;
+        let microseconds = self.head.time.as_nanos() / 1000;
         let (seconds, fraction) = (microseconds / 1_000_000, microseconds % 1_000_000);
-        let severity = match self.level {
+        let severity = match self.head.level {
             Level::Error => "error: ",
             Level::Warn => "warning: ",
             Level::Info | Level::Debug | Level::Trace => "",
@@ -287,7 +353,7 @@ impl Entry {
 /// The number is the facility "daemon" with the severity, as in syslog(3); without a facility the
 /// kernel would take the line for its own console's.
 fn kernel_line(entry: &Entry, identifier: &str) -> String {
-    let priority = match entry.level {
+    let priority = match entry.head.level {
         Level::Error => 3 << 3 | 3,
         Level::Warn => 3 << 3 | 4,
         Level::Info | Level::Debug | Level::Trace => 3 << 3 | 6,
@@ -298,10 +364,10 @@ fn kernel_line(entry: &Entry, identifier: &str) -> String {
 /// The record's fields, for the journal.
 impl kv::Source for Entry {
     fn visit<'kvs>(&'kvs self, visitor: &mut dyn VisitSource<'kvs>) -> Result<(), kv::Error> {
-        visitor.visit_pair(Key::from("PHASE"), Value::from(self.phase.name()))?;
+        visitor.visit_pair(Key::from("PHASE"), Value::from(self.head.phase.name()))?;
         // The journal notes when a record was sent, which may be seconds after it was made.
-        visitor.visit_pair(Key::from("LOGGED_NS"), Value::from(self.time.as_nanos()))?;
-        let fields = self.text.get(self.message, self.text.length);
+        visitor.visit_pair(Key::from("LOGGED_NS"), Value::from(self.head.time.as_nanos()))?;
+        let fields = self.text.get(self.head.message.into(), self.text.length);
         for field in fields.split_terminator(FIELD_END) {
             if let Some((name, value)) = field.split_once('=') {
                 visitor.visit_pair(Key::from(name), Value::from(value))?;
@@ -333,6 +399,10 @@ impl Text {
             .get(from..to)
             .and_then(|bytes| std::str::from_utf8(bytes).ok())
             .unwrap_or_default()
+    }
+
+    fn written(&self) -> &[u8] {
+        &self.bytes[..self.length]
     }
 
     fn push(&mut self, text: &str) {
@@ -406,14 +476,14 @@ impl Writer {
     }
 
     /// Takes entries until the queue is closed and empty.
-    fn write_until_closed(&mut self, queue: &Receiver<Entry>) {
-        while let Ok(entry) = queue.recv_blocking() {
+    fn write_until_closed(&mut self, queue: &Receiver<Part>) {
+        while let Some(entry) = Entry::receive(queue) {
             if !self.write_patiently(&entry) {
                 DROPPED.fetch_add(1, Ordering::Relaxed);
                 continue;
             }
-            if let Some(tick) = entry.tick {
-                TICKS_WRITTEN.store(tick, Ordering::Relaxed);
+            if let Some(tick) = entry.head.tick {
+                TICKS_WRITTEN.store(tick.get(), Ordering::Relaxed);
             }
             if dropped() > self.reported {
                 self.report_dropped();
@@ -443,13 +513,13 @@ impl Writer {
         match &self.sink {
             Sink::Journal(journal) => journal.journal_send(
                 &Record::builder()
-                    .level(entry.level)
+                    .level(entry.head.level)
                     .target("early_service")
                     .args(format_args!("{}", entry.message()))
                     .key_values(entry)
                     .build(),
             ),
-            Sink::KernelLog(_) if entry.tick.is_some() => Ok(()),
+            Sink::KernelLog(_) if entry.head.tick.is_some() => Ok(()),
             Sink::KernelLog(kernel_log) => {
                 let mut kernel_log = kernel_log;
                 kernel_log.write_all(kernel_line(entry, self.stage.identifier()).as_bytes())
@@ -525,14 +595,14 @@ mod tests {
         let fields = fields(&entry);
         assert_eq!(fields["COUNTER"], "137");
         assert_eq!(fields["DEADLINE_NS"], "100000000");
-        assert_eq!(fields["LOGGED_NS"], entry.time.as_nanos().to_string());
+        assert_eq!(fields["LOGGED_NS"], entry.head.time.as_nanos().to_string());
         assert!(fields.contains_key("PHASE"));
     }
 
     #[test]
     fn a_line_reads_like_the_kernel_log() {
         let mut entry = entry("137", &[("COUNTER", 137)]);
-        entry.time = Monotonic::from_nanos(12_345_678_901);
+        entry.head.time = Monotonic::from_nanos(12_345_678_901);
         let mut line = Vec::new();
         entry.write_line("early-service", &mut line).expect("a vector takes all");
         let expected = format!("[   12.345678] early-service[{}]: 137\n", process::id());
@@ -558,6 +628,22 @@ mod tests {
     }
 
     #[test]
+    fn a_long_record_takes_several_places_and_comes_out_whole() {
+        let (records, queue) = async_channel::bounded(4);
+        let message = "é".repeat(PART);
+        for text in ["", "137", &message] {
+            let sent = entry(text, &[("COUNTER", u64::MAX)]);
+            assert!(sent.queue(&records, 4), "{text}");
+            assert_eq!(records.len(), sent.text.length.div_ceil(PART), "{text}");
+            let received = Entry::receive(&queue).expect("a record");
+            assert_eq!((received.message(), fields(&received)), (text, fields(&sent)));
+        }
+        let long = entry(&message, &[]);
+        assert!(long.queue(&records, 3) && !long.queue(&records, 3), "half of it would fit");
+        assert_eq!(records.len(), 2, "all of it or nothing");
+    }
+
+    #[test]
     fn a_record_allocates_nothing_on_its_way_to_the_writer() {
         let (records, queue) = async_channel::bounded(2);
         assert!(RECORDS.set(records).is_ok(), "no other test logs");
@@ -570,7 +656,7 @@ mod tests {
                     .key_values(&[("COUNTER", number), ("DEADLINE_NS", u64::MAX)].as_slice())
                     .build(),
             );
-            let entry = queue.try_recv().expect("the record");
+            let entry = Entry::receive(&queue).expect("the record");
             let mut line = [0; TEXT + 64];
             entry.write_line("early-service-initrd", &mut &mut line[..]).expect("room");
             assert!(line.contains(&b']'));

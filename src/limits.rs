@@ -10,7 +10,7 @@
 //! | time until replies are taken | [`UNREAD`] | the client goes |
 //! | replies of ours that wait | [`REPLIES`](crate::session::REPLIES) bytes | the client is not read from |
 //! | replies in the kernel | [`UNTAKEN`] bytes | the same |
-//! | log records that wait | 256, see [`journal`](crate::journal) | the record is dropped and counted |
+//! | log records that wait | 256, fewer of long ones, see [`journal`](crate::journal) | the record is dropped and counted |
 //!
 //! A client that goes is told why in a last line, unless it does not take what it was sent before,
 //! and the log says so too, once a second at the most for each kind.

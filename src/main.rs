@@ -200,9 +200,7 @@ fn serve(
     journal: &mut Journal,
 ) -> Result<Option<Peer>, Error> {
     make_room_for_descriptors();
-    // Before there is a socket file that a signal could leave behind.
-    let signals = Signals::install(options.stage).map_err(Error::Signals)?;
-    // From here on, clients wait in the backlog instead of being refused.
+    // From here on, clients wait in the backlog instead of being refused: all else comes after.
     let ((listeners, adoption), old_root) = match options.stage {
         // Polling them starts the reactor's thread, which needs none of the capabilities that
         // following PID 1 takes.
@@ -212,6 +210,8 @@ fn serve(
         }
         Stage::Root => (listen(&options, passed)?, None),
     };
+    // A signal that comes before leaves a socket file behind, which the next start replaces.
+    let signals = Signals::install(options.stage).map_err(Error::Signals)?;
     journal.start().map_err(Error::Thread)?;
     let state_file = options.state_file.as_deref().and_then(open_state_file);
 
@@ -271,4 +271,19 @@ fn serve(
     // futures-lite's block_on sleeps until it is woken; smol's would also poll the reactor.
     future::block_on(executor.run(supervisor.run(started)));
     Ok(successor.try_recv().ok())
+}
+
+/// In the place of the unwinder's routine, for a release binary that has no unwinder (see `build.rs`).
+///
+/// The compiler then sees that no frame of a backtrace is ever printed, and leaves out the printer:
+/// a third of the binary.
+/// Where `RUST_BACKTRACE` asks for one, this is called after the panic's message is written.
+#[cfg(all(without_unwinding, not(test)))]
+#[allow(
+    unsafe_code,
+    reason = "a symbol's name is a promise that no library has another meaning for it"
+)]
+#[unsafe(no_mangle)]
+extern "C" fn _Unwind_Backtrace() -> ! {
+    std::process::abort()
 }
