@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Floor: the least program that binds a UNIX socket and answers one line.
+//! Floor: the least program that binds a UNIX socket and answers lines, one client after another.
 //!
 //! Std alone, the release profile, the daemon's linkage (see `build.rs`): what `cargo bench` holds
-//! the daemon's start against.
-//! Never ends by itself, so that its memory can be looked at.
+//! the daemon's start against, and as many commands a second as one client can get at all.
+//! Takes every line for a whole one and for the same command, and never ends by itself.
 
 use std::env;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::process::ExitCode;
+
+/// As many as there can be lines in one read.
+static REPLIES: [[u8; 2]; 1024] = [*b"0\n"; 1024];
 
 fn main() -> ExitCode {
     match env::args_os().nth(1).map(serve) {
@@ -17,13 +21,16 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(path: impl AsRef<std::path::Path>) -> io::Result<()> {
+fn serve(path: impl AsRef<Path>) -> io::Result<()> {
     let listener = UnixListener::bind(path)?;
     loop {
         let (mut client, _) = listener.accept()?;
-        let mut line = [0; 128];
-        if client.read(&mut line)? > 0 {
-            client.write_all(b"0\n")?;
+        let mut lines = [0; 1024];
+        let mut length = client.read(&mut lines)?;
+        while length > 0 {
+            let count = lines[..length].iter().filter(|byte| **byte == b'\n').count();
+            client.write_all(REPLIES[..count].as_flattened())?;
+            length = client.read(&mut lines)?;
         }
     }
 }

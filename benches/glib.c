@@ -1,80 +1,109 @@
 // SPDX-License-Identifier: Apache-2.0
-// The same service as a C programmer would write it on glib's main loop: a counter that ticks every
-// 100 ms and logs each number, clients on a UNIX socket that ask for it.
+// The same service as glib's documentation has it written: a counter that ticks every 100 ms and logs
+// each number, clients on a UNIX socket that ask for it, by the streams of GIO on glib's main loop.
 //
 // What `cargo bench` holds the daemon against. It has no state file, no handoff, no limits and no
 // journal; a line cut by a read is kept, and all replies to one read leave in one write.
 
-#include <glib-unix.h>
+#include <gio/gio.h>
+#include <gio/gunixsocketaddress.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <unistd.h>
 
 struct client {
+    GSocketConnection *connection;
     size_t length;
     char input[1024];
+    char replies[4096];
 };
 
 static guint64 counter;
 
+static void receive(struct client *client);
+
+static void leave(struct client *client) {
+    g_object_unref(client->connection);
+    g_free(client);
+}
+
 static gboolean tick(gpointer unused) {
     (void)unused;
-    g_printerr("%" G_GUINT64_FORMAT "\n", counter++);
+    g_message("%" G_GUINT64_FORMAT, counter++);
     return G_SOURCE_CONTINUE;
 }
 
-static gboolean serve(gint fd, GIOCondition condition, gpointer data) {
-    (void)condition;
-    struct client *client = data;
-    char *input = client->input, *end;
-    ssize_t count = read(fd, input + client->length, sizeof client->input - client->length);
-    if (count <= 0) {
-        close(fd);
-        return G_SOURCE_REMOVE;
-    }
-    char replies[4096];
-    size_t length = 0, left = client->length + count;
-    while ((end = memchr(input, '\n', left))) {
-        size_t line = end - input;
-        gboolean is_known = line == 11 && !memcmp(input, "get_counter", line);
-        if (is_known)
-            length += sprintf(replies + length, "%" G_GUINT64_FORMAT "\n", counter);
+/* Carries out all whole lines, and says how long the replies to them are. */
+static size_t carry_out(struct client *client) {
+    char *line = client->input, *end;
+    size_t length = 0, left = client->length;
+    while ((end = memchr(line, '\n', left))) {
+        *end = '\0';
+        if (g_str_equal(line, "get_counter"))
+            length += sprintf(client->replies + length, "%" G_GUINT64_FORMAT "\n", counter);
         else
-            length += sprintf(replies + length, "?\n");
-        left -= line + 1;
-        input = end + 1;
+            length += sprintf(client->replies + length, "?\n");
+        left -= end + 1 - line;
+        line = end + 1;
     }
-    memmove(client->input, input, left);
+    memmove(client->input, line, left);
     client->length = left;
-    gboolean is_sent = !length || write(fd, replies, length) == (ssize_t)length;
-    if (is_sent && left < sizeof client->input)
-        return G_SOURCE_CONTINUE;
-    close(fd);
-    return G_SOURCE_REMOVE;
+    return length;
 }
 
-static gboolean greet(gint listener, GIOCondition condition, gpointer unused) {
-    (void)condition, (void)unused;
-    int fd = accept(listener, NULL, NULL);
-    if (fd >= 0)
-        g_unix_fd_add_full(G_PRIORITY_DEFAULT, fd, G_IO_IN, serve, g_new0(struct client, 1), g_free);
-    return G_SOURCE_CONTINUE;
+static void sent(GObject *stream, GAsyncResult *result, gpointer data) {
+    if (g_output_stream_write_all_finish(G_OUTPUT_STREAM(stream), result, NULL, NULL))
+        receive(data);
+    else
+        leave(data);
+}
+
+static void received(GObject *stream, GAsyncResult *result, gpointer data) {
+    struct client *client = data;
+    gssize count = g_input_stream_read_finish(G_INPUT_STREAM(stream), result, NULL);
+    if (count <= 0) {
+        leave(client);
+        return;
+    }
+    client->length += count;
+    size_t length = carry_out(client);
+    GOutputStream *replies = g_io_stream_get_output_stream(G_IO_STREAM(client->connection));
+    if (length)
+        g_output_stream_write_all_async(replies, client->replies, length, G_PRIORITY_DEFAULT, NULL,
+                                        sent, client);
+    else if (client->length < sizeof client->input)
+        receive(client);
+    else
+        leave(client);
+}
+
+static void receive(struct client *client) {
+    GInputStream *commands = g_io_stream_get_input_stream(G_IO_STREAM(client->connection));
+    g_input_stream_read_async(commands, client->input + client->length,
+                              sizeof client->input - client->length, G_PRIORITY_DEFAULT, NULL,
+                              received, client);
+}
+
+static gboolean greet(GSocketService *service, GSocketConnection *connection, GObject *source,
+                      gpointer unused) {
+    (void)service, (void)source, (void)unused;
+    struct client *client = g_new0(struct client, 1);
+    client->connection = g_object_ref(connection);
+    receive(client);
+    return FALSE;
 }
 
 int main(int argc, char **argv) {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    if (argc != 2 || strlen(argv[1]) >= sizeof address.sun_path)
+    if (argc != 2)
         return 2;
-    strcpy(address.sun_path, argv[1]);
-    int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (listener < 0 || bind(listener, (struct sockaddr *)&address, sizeof address) ||
-        listen(listener, SOMAXCONN)) {
-        perror(argv[1]);
+    GError *error = NULL;
+    GSocketService *service = g_socket_service_new();
+    GSocketAddress *address = g_unix_socket_address_new(argv[1]);
+    if (!g_socket_listener_add_address(G_SOCKET_LISTENER(service), address, G_SOCKET_TYPE_STREAM,
+                                       G_SOCKET_PROTOCOL_DEFAULT, NULL, NULL, &error)) {
+        fprintf(stderr, "%s\n", error->message);
         return 1;
     }
-    g_unix_fd_add(listener, G_IO_IN, greet, NULL);
+    g_signal_connect(service, "incoming", G_CALLBACK(greet), NULL);
     g_timeout_add(100, tick, NULL);
     g_main_loop_run(g_main_loop_new(NULL, FALSE));
 }

@@ -5,59 +5,98 @@ use std::time::Duration;
 
 use crate::load::{Answered, Clients, Until};
 use crate::process::Process;
-use crate::programs::{Programs, Run};
+use crate::programs::{ALONE, Programs, Run};
 use crate::sample::{Sample, Unit};
 use crate::table::{Measured, Row, Table, Target};
 
-/// How many commands a client that pipelines has in flight.
-const PIPELINED: usize = 256;
+/// How many clients, and how they are tried.
+struct Crowd {
+    count: usize,
+    /// How many commands each has in flight when it pipelines: with as many for each of a thousand as
+    /// for one, the last would wait for a quarter of a second.
+    pipelined: usize,
+    /// Many short tries in turns: what else the machine does hits all programs then.
+    tries: usize,
+    time: Duration,
+}
 
-const TRIES: usize = 5;
-const TRY: Until = Until::Over(Duration::from_millis(400));
+const CROWDS: [Crowd; 3] = [
+    Crowd { count: 1, pipelined: 256, tries: 21, time: Duration::from_millis(60) },
+    Crowd { count: 100, pipelined: 64, tries: 15, time: Duration::from_millis(100) },
+    Crowd { count: 1000, pipelined: 16, tries: 5, time: Duration::from_millis(300) },
+];
 
 pub(crate) fn rows(programs: &Programs, table: &mut Table) {
-    for (in_flight, how) in [(1, "one at a time"), (PIPELINED, "pipelined")] {
-        for count in [1, 100, 1000] {
-            let who = if count == 1 { "1 client".to_owned() } else { format!("{count} clients") };
-            let (daemon, glib) = tries(programs, count, in_flight);
-            let sample = |unit, figure: fn(&Answered) -> f64| {
-                let of = |tries: &Vec<Answered>| Sample::new(unit, tries.iter().map(figure));
-                (of(&daemon), Measured::from(glib.as_ref().map(of).map_err(Clone::clone)))
+    for is_pipelined in [false, true] {
+        for crowd in CROWDS {
+            let count = crowd.count;
+            let (in_flight, how) = match is_pipelined {
+                true => (crowd.pipelined, format!("{} in flight", crowd.pipelined)),
+                false => (1, "one at a time".to_owned()),
             };
-            let (per_second, glibs) = sample(Unit::PerSecond, Answered::per_second);
-            let over = glibs.as_ref().map(|glibs| per_second.over(glibs)).map_err(Clone::clone);
-            let row = Row::new(format!("commands, {how}, {who}"), per_second).glib(glibs);
-            let is_promised = in_flight == PIPELINED && count == 1;
-            table.push(if is_promised { row.target(Target::AtLeast(1e6)) } else { row });
-            if in_flight == 1 && count == 1 {
-                let row = Row::new("the same, over the C program's", over);
+            let who = if count == 1 { "1 client".to_owned() } else { format!("{count} clients") };
+            let tried = Tried::all(programs, &crowd, in_flight);
+            let over = tried.over_gio();
+            let mut add = |figure: String, unit, of: fn(&Answered) -> f64, target| {
+                let row = tried.row(figure, unit, of);
+                table.push(if let Some(target) = target { row.target(target) } else { row });
+            };
+            let target = (is_pipelined && count == 1).then_some(Target::AtLeast(1e6));
+            add(format!("commands, {how}, {who}"), Unit::PerSecond, Answered::per_second, target);
+            let p50 = |answered: &Answered| answered.latency(0.50);
+            add(format!("latency p50, {how}, {who}"), Unit::Seconds, p50, None);
+            let p99 = |answered: &Answered| answered.latency(0.99);
+            add(format!("latency p99, {how}, {who}"), Unit::Seconds, p99, None);
+            if !is_pipelined && count == 1 {
+                let row = Row::new("commands, one at a time, 1 client, over C on GIO", over);
                 table.push(row.target(Target::AtLeast(2.0)));
             }
-            let p50 = sample(Unit::Seconds, |answered| answered.latency(0.50));
-            table.push(Row::new(format!("latency p50, {how}, {who}"), p50.0).glib(p50.1));
-            let p99 = sample(Unit::Seconds, |answered| answered.latency(0.99));
-            table.push(Row::new(format!("latency p99, {how}, {who}"), p99.0).glib(p99.1));
         }
     }
 }
 
-/// Both programs at the same work, in turns.
-fn tries(
-    programs: &Programs,
-    count: usize,
-    in_flight: usize,
-) -> (Vec<Answered>, Result<Vec<Answered>, String>) {
-    let run = Run::new();
-    let daemon = Process::start(programs.initrd(&run));
-    let glib = programs.glib(&run).map(Process::start);
-    let mut of_daemon = Clients::connect(&daemon, count);
-    let mut of_glib = glib.as_ref().map(|glib| Clients::connect(glib, count));
-    let (mut daemons, mut glibs) = (Vec::new(), Vec::new());
-    for _ in 0..TRIES {
-        daemons.push(of_daemon.ask(in_flight, TRY));
-        if let Ok(of_glib) = &mut of_glib {
-            glibs.push(of_glib.ask(in_flight, TRY));
+/// The same work by each program: the daemon, the floor where it can, the C programs.
+struct Tried([Option<Result<Vec<Answered>, String>>; 4]);
+
+impl Tried {
+    /// Has them work in turns.
+    fn all(programs: &Programs, crowd: &Crowd, in_flight: usize) -> Self {
+        let (run, count) = (Run::new(), crowd.count);
+        let [glib, bare] = programs.c(&run);
+        // It serves one client after another.
+        let floor = (count == 1).then(|| Ok(programs.floor_by(&run, ALONE)));
+        let starts = [Some(Ok(programs.initrd(&run))), floor, Some(glib), Some(bare)];
+        let processes = starts.map(|start| start.map(|start| start.map(Process::start)));
+        let mut tried = processes.each_ref().map(|process| {
+            let process = process.as_ref()?;
+            Some(process.as_ref().map(|process| (process, Vec::new())).map_err(Clone::clone))
+        });
+        for _ in 0..crowd.tries {
+            for (process, answered) in tried.iter_mut().flatten().flatten() {
+                answered
+                    .push(Clients::connect(process, count).ask(in_flight, Until::Over(crowd.time)));
+            }
         }
+        Self(tried.map(|tried| tried.map(|tried| tried.map(|(_, answered)| answered))))
     }
-    (daemons, of_glib.map(|_| glibs).map_err(Clone::clone))
+
+    fn sample(&self, which: usize, unit: Unit, of: fn(&Answered) -> f64) -> Option<Measured> {
+        let tried = self.0[which].as_ref()?;
+        let sample = |tries: &Vec<Answered>| Sample::new(unit, tries.iter().map(of));
+        Some(tried.as_ref().map(sample).map_err(Clone::clone))
+    }
+
+    fn row(&self, figure: String, unit: Unit, of: fn(&Answered) -> f64) -> Row {
+        let [daemon, floor, glib, bare] = [0, 1, 2, 3].map(|which| self.sample(which, unit, of));
+        let row = Row::new(figure, daemon.expect("it was tried"));
+        let row = row.c([glib, bare].map(|measured| measured.expect("it was tried")));
+        if let Some(floor) = floor { row.floor(floor) } else { row }
+    }
+
+    /// How many commands a second over those of the C program on GIO.
+    fn over_gio(&self) -> Measured {
+        let per_second = |which| self.sample(which, Unit::PerSecond, Answered::per_second);
+        let [daemon, glib] = [0, 2].map(|which| per_second(which).expect("it was tried"));
+        Ok(daemon?.over(&glib?))
+    }
 }

@@ -53,7 +53,9 @@ pub(crate) enum Cost {
     /// Each, in µs.
     ProcessorTimeEach,
     /// Each.
-    Instructions,
+    InstructionsOfACommand,
+    /// Each.
+    InstructionsOfATick,
 }
 
 impl Cost {
@@ -62,13 +64,14 @@ impl Cost {
             Self::Memory => "private memory, kB",
             Self::ProcessorTime => "processor time a second, ms",
             Self::ProcessorTimeEach => "processor time a command, µs",
-            Self::Instructions => "instructions each",
+            Self::InstructionsOfACommand => "instructions a command",
+            Self::InstructionsOfATick => "instructions a tick",
         }
     }
 
     /// Whether it is for each of what the abscissa counts, and not for all of them together.
     const fn is_each(self) -> bool {
-        matches!(self, Self::ProcessorTimeEach | Self::Instructions)
+        !matches!(self, Self::Memory | Self::ProcessorTime)
     }
 }
 
@@ -121,7 +124,7 @@ fn with_clients(programs: &Programs, curves: &mut Vec<Curve>) {
     let instructions = at_each(&CLIENTS, |clients| per_command(programs, clients, 1));
     push(curves, With::Clients, Cost::Memory, Ok(memory));
     push(curves, With::Clients, Cost::ProcessorTimeEach, Ok(time));
-    push(curves, With::Clients, Cost::Instructions, joined(&CLIENTS, instructions));
+    push(curves, With::Clients, Cost::InstructionsOfACommand, joined(&CLIENTS, instructions));
 }
 
 fn with_commands_in_flight(programs: &Programs, curves: &mut Vec<Curve>) {
@@ -136,7 +139,7 @@ fn with_commands_in_flight(programs: &Programs, curves: &mut Vec<Curve>) {
     let instructions = at_each(&IN_FLIGHT, |in_flight| per_command(programs, 1, in_flight));
     push(curves, With::InFlight, Cost::Memory, Ok(memory));
     push(curves, With::InFlight, Cost::ProcessorTimeEach, Ok(time));
-    push(curves, With::InFlight, Cost::Instructions, joined(&IN_FLIGHT, instructions));
+    push(curves, With::InFlight, Cost::InstructionsOfACommand, joined(&IN_FLIGHT, instructions));
 }
 
 fn with_ticks(programs: &Programs, curves: &mut Vec<Curve>) {
@@ -160,7 +163,7 @@ fn with_ticks(programs: &Programs, curves: &mut Vec<Curve>) {
     let instructions = at_each(&PERIODS[1..], |period| per_tick(programs, period));
     push(curves, With::Ticks, Cost::Memory, Ok(memory));
     push(curves, With::Ticks, Cost::ProcessorTime, Ok(time));
-    push(curves, With::Ticks, Cost::Instructions, joined(&rates[1..], instructions));
+    push(curves, With::Ticks, Cost::InstructionsOfATick, joined(&rates[1..], instructions));
 }
 
 fn push(curves: &mut Vec<Curve>, with: With, cost: Cost, points: Result<Vec<(f64, f64)>, String>) {

@@ -19,45 +19,35 @@ const TRIES: usize = 3;
 
 pub(crate) fn rows(programs: &Programs, table: &mut Table) {
     // At the same time: each of them sleeps nearly always.
-    let (one, other, third) = (Run::new(), Run::new(), Run::new());
-    let initrd = Process::start(programs.initrd(&one));
-    let root = Process::start(programs.root(&other, &[]));
-    let glib = programs.glib(&third).map(Process::start);
+    let (one, other) = (Run::new(), Run::new());
+    let daemons = [programs.initrd(&one), programs.root(&other, &[])].map(Ok);
+    let [initrd, root] = daemons.map(|start| start.map(Process::start));
+    let [glib, bare] = programs.c(&one).map(|start| start.map(Process::start));
+    let processes = [initrd, root, glib, bare];
     thread::sleep(SETTLED);
-    let processes = [Some(&initrd), Some(&root), glib.as_ref().ok()];
-    let mut spent = [const { Vec::new() }; 3];
+    let mut spent = [const { Vec::new() }; 4];
     for _ in 0..TRIES {
-        let before = processes.map(|process| process.map(Spent::so_far));
+        let before = processes.each_ref().map(|process| process.as_ref().ok().map(Spent::so_far));
         thread::sleep(TRY);
         for ((process, before), spent) in processes.iter().zip(before).zip(&mut spent) {
+            let process = process.as_ref().ok();
             spent.extend(process.zip(before).map(|(process, before)| before.until(process)));
         }
     }
-    let [initrd, root, of_glib] = &spent;
-    let sample = |unit, spent: &[PerSecond], figure: fn(&PerSecond) -> f64| -> Measured {
-        if spent.is_empty() {
-            return Err(glib.as_ref().err().cloned().unwrap_or_default());
-        }
-        Ok(Sample::new(unit, spent.iter().map(figure)))
+    let sample = |which: usize, unit, figure: fn(&PerSecond) -> f64| -> Measured {
+        processes[which].as_ref().map_err(Clone::clone)?;
+        Ok(Sample::new(unit, spent[which].iter().map(figure)))
     };
-    for (stage, spent) in [("initrd stage", initrd), ("root stage", root)] {
-        table.push(
-            Row::new(
-                format!("context switches, idle, {stage}"),
-                sample(Unit::PerSecond, spent, |spent| spent.switches),
-            )
-            .glib(sample(Unit::PerSecond, of_glib, |spent| spent.switches))
-            .target(Target::AtMost(55.0)),
-        );
+    let stages = ["initrd stage", "root stage"];
+    for (which, stage) in stages.into_iter().enumerate() {
+        let switches = |which| sample(which, Unit::PerSecond, |spent| spent.switches);
+        let row = Row::new(format!("context switches, idle, {stage}"), switches(which));
+        table.push(row.c([2, 3].map(switches)).target(Target::AtMost(55.0)));
     }
-    for (stage, spent) in [("initrd stage", initrd), ("root stage", root)] {
-        table.push(
-            Row::new(
-                format!("processor time a second, idle, {stage}"),
-                sample(Unit::Seconds, spent, |spent| spent.time),
-            )
-            .glib(sample(Unit::Seconds, of_glib, |spent| spent.time)),
-        );
+    for (which, stage) in stages.into_iter().enumerate() {
+        let time = |which| sample(which, Unit::Seconds, |spent| spent.time);
+        let row = Row::new(format!("processor time a second, idle, {stage}"), time(which));
+        table.push(row.c([2, 3].map(time)));
     }
 }
 

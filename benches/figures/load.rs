@@ -112,6 +112,7 @@ impl Clients {
         if let Until::Answered(each) = until {
             assert_eq!(commands + others, each * self.0.len(), "answered in {LIMIT:?}");
         }
+        assert!(!latencies.is_empty(), "time for one whole write");
         latencies.sort_unstable();
         Answered { commands, elapsed, latencies }
     }

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Figures: what the daemon costs, in one table, beside the least program that could do its start
-//! and a C program that does its work.
+//! and two C programs that do its work.
 //!
 //! `cargo bench` takes some four minutes; needs neither root nor systemd, and strace, valgrind, zstd,
 //! unshare, gcc, pkg-config and libglib2.0-dev for all rows: a row whose tool is missing says so.
 //! `cargo bench -- --plot FILE.svg` also draws how the costs grow.
 //! `cargo bench -- --check` takes less than a minute, measures only what is the same on a busy
 //! machine, and fails where a figure exceeds the committed one.
+//! `cargo bench -- start idle` measures only what these files are about.
 //!
 //! A figure is the median of its tries; in brackets is the middle half of them.
 //! What is measured is the packaged binary (`cargo build --release`), started with the options of its
@@ -55,17 +56,42 @@ use programs::{DESCRIPTORS, Programs};
 use table::Table;
 use waiting::{LIMIT, until};
 
-const USAGE: &str = "cargo bench [-- --check | --plot FILE.svg]";
+/// Each adds its rows.
+const SUBJECTS: [(&str, fn(&Programs, &mut Table)); 7] = [
+    ("size", size::rows),
+    ("start", start::rows),
+    ("instructions", instructions::rows),
+    ("idle", idle::rows),
+    ("ticks", ticks::rows),
+    ("commands", commands::rows),
+    ("handoff", handoff::rows),
+];
+
+/// The last one, which is also drawn.
+const GROWTH: &str = "growth";
+
+const USAGE: &str = "cargo bench [-- --check | [SUBJECT]... [--plot FILE.svg]]";
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
+    if !env::args_os().any(|argument| argument == "--bench") {
+        // `cargo test --all-targets` starts benches too, and the debug build is not what is packaged.
+        eprintln!("nothing is measured: {USAGE}");
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut arguments = env::args_os().skip(1).filter(|argument| argument != "--bench");
-    let (mut is_check, mut plot) = (false, None);
+    let (mut is_check, mut plot, mut subjects) = (false, None, Vec::new());
     while let Some(argument) = arguments.next() {
         match argument.to_str() {
             Some("--check") => is_check = true,
             Some("--plot") => plot = Some(PathBuf::from(arguments.next().ok_or(USAGE)?)),
+            Some(name) if name == GROWTH || SUBJECTS.iter().any(|(known, _)| *known == name) => {
+                subjects.push(name.to_owned());
+            }
             _ => return Err(format!("{}: {USAGE}", argument.to_string_lossy()).into()),
         }
+    }
+    if plot.is_some() && !subjects.is_empty() {
+        subjects.push(GROWTH.to_owned());
     }
     limit_descriptors()?;
     eprintln!("building");
@@ -76,32 +102,34 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         return Ok(if checked.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     print!("{}", machine()?);
-    measure(&programs, plot.as_deref())?;
+    measure(&programs, &subjects, plot.as_deref())?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Measures what its rows say.
-type Subject = fn(&Programs, &mut Table);
-
-/// Every figure, and the plot.
-fn measure(programs: &Programs, plot: Option<&Path>) -> Result<(), Box<dyn Error>> {
+/// Measures the subjects of these names, or all, and draws the growth.
+fn measure(
+    programs: &Programs,
+    names: &[String],
+    plot: Option<&Path>,
+) -> Result<(), Box<dyn Error>> {
     let (begin, mut table) = (Instant::now(), Table::default());
-    let subjects: [(&str, Subject); 7] = [
-        ("size", size::rows),
-        ("start", start::rows),
-        ("instructions", instructions::rows),
-        ("idle", idle::rows),
-        ("ticks", ticks::rows),
-        ("commands", commands::rows),
-        ("handoff", handoff::rows),
-    ];
-    for (name, rows) in subjects {
-        eprintln!("{:3} s: {name}", begin.elapsed().as_secs());
-        rows(programs, &mut table);
+    let is_wanted = |name| {
+        let is_wanted = names.is_empty() || names.iter().any(|wanted| wanted == name);
+        if is_wanted {
+            eprintln!("{:3} s: {name}", begin.elapsed().as_secs());
+        }
+        is_wanted
+    };
+    for (name, rows) in SUBJECTS {
+        if is_wanted(name) {
+            rows(programs, &mut table);
+        }
     }
-    eprintln!("{:3} s: growth", begin.elapsed().as_secs());
-    let curves = growth::curves(programs);
-    growth::rows(&curves, &mut table);
+    let mut curves = Vec::new();
+    if is_wanted(GROWTH) {
+        curves = growth::curves(programs);
+        growth::rows(&curves, &mut table);
+    }
     eprintln!("{:3} s: done", begin.elapsed().as_secs());
     print!("\n{table}");
     if let Some(to) = plot {

@@ -67,6 +67,7 @@ fn panel(
     chart
         .configure_mesh()
         .x_labels(6)
+        .max_light_lines(1)
         .y_labels(5)
         .x_desc(curve.with.name())
         .label_style(font(11))

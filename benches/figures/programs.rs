@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Programs: the daemon as it is packaged, the floor and the C program, built and ready to start.
+//! Programs: the daemon as it is packaged, the floor and the C programs, built and ready to start.
 //!
 //! The daemon's options are those in its units' `ExecStart=`, with a scratch directory for `/run`.
 //! What is not as in the unit: no socket of PID 1 (a path is bound instead), no sandbox, no `Nice=`.
@@ -28,13 +28,16 @@ pub(crate) type Around<'a> = &'a [OsString];
 /// Nothing.
 pub(crate) const ALONE: Around<'static> = &[];
 
+/// The sources in C, without their ending.
+const C: [&str; 2] = ["glib", "loop"];
+
 /// Where they are.
 pub(crate) struct Programs {
     pub(crate) daemon: PathBuf,
     pub(crate) floor: PathBuf,
-    /// The reason where it could not be built.
-    pub(crate) glib: Result<PathBuf, String>,
-    /// Where the C program lies.
+    /// The one on GIO and the one on glib's bare loop; the reason where it could not be built.
+    pub(crate) c: [Result<PathBuf, String>; 2],
+    /// Where those lie.
     _scratch: Scratch,
 }
 
@@ -47,10 +50,10 @@ pub(crate) struct Start {
 impl Programs {
     pub(crate) fn build() -> Result<Self, Box<dyn Error>> {
         let scratch = Scratch::new();
-        let glib = compile(&scratch.join("glib"));
+        let c = C.map(|name| compile(name, &scratch.join(name)));
         // The daemon last: built with the examples, its dependencies would have features of theirs.
         let floor = build::floor(concat!(env!("OUT_DIR"), "/without-unwinding.ld"))?;
-        Ok(Self { daemon: build::daemon()?, floor, glib, _scratch: scratch })
+        Ok(Self { daemon: build::daemon()?, floor, c, _scratch: scratch })
     }
 
     /// The first stage.
@@ -69,14 +72,17 @@ impl Programs {
     }
 
     pub(crate) fn floor_by(&self, run: &Run, by: Around<'_>) -> Start {
-        let socket = run.join("floor.sock");
+        let socket = run.join("floor");
         Start { command: started(by, &self.floor, run, [&socket]), socket }
     }
 
-    pub(crate) fn glib(&self, run: &Run) -> Result<Start, String> {
-        let program = self.glib.clone()?;
-        let socket = run.join("glib.sock");
-        Ok(Start { command: started(ALONE, &program, run, [&socket]), socket })
+    pub(crate) fn c(&self, run: &Run) -> [Result<Start, String>; 2] {
+        self.c.clone().map(|program| {
+            let program = program?;
+            let name = program.file_name().expect("one of two").to_string_lossy().into_owned();
+            let socket = run.join(&name);
+            Ok(Start { command: started(ALONE, &program, run, [&socket]), socket })
+        })
     }
 
     fn unit(&self, unit: &str, run: &Run, by: Around<'_>, options: &[&str]) -> Start {
@@ -125,8 +131,9 @@ impl Run {
             let _ = fs::remove_dir_all(&directory);
             fs::create_dir(&directory).expect("a new directory");
         }
-        let _ = fs::remove_file(self.scratch.join("floor.sock"));
-        let _ = fs::remove_file(self.scratch.join("glib.sock"));
+        for socket in ["floor"].iter().chain(&C) {
+            let _ = fs::remove_file(self.scratch.join(socket));
+        }
     }
 
     pub(crate) fn join(&self, name: &str) -> PathBuf {
@@ -172,15 +179,18 @@ fn exec_start(unit: &str) -> Vec<&str> {
     words
 }
 
-/// Compiles the C program; says why, where that is not possible.
-fn compile(to: &Path) -> Result<PathBuf, String> {
+/// Compiles a C program; says why, where that is not possible.
+fn compile(name: &str, to: &Path) -> Result<PathBuf, String> {
     let missing = "needs gcc, pkg-config and libglib2.0-dev";
-    let flags = Command::new("pkg-config").args(["--cflags", "--libs", "glib-2.0"]).output();
+    let flags = Command::new("pkg-config").args(["--cflags", "--libs", "gio-2.0"]).output();
     let flags = flags.ok().filter(|flags| flags.status.success()).ok_or(missing)?;
     let flags = String::from_utf8_lossy(&flags.stdout).into_owned();
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/glib.c");
+    let source = format!(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/{}.c"), name);
     let mut gcc = Command::new("gcc");
-    gcc.args(["-O2", "-s", "-o"]).arg(to).arg(source).args(flags.split_whitespace());
+    gcc.args(["-O2", "-s", "-Wl,--as-needed", "-o"])
+        .arg(to)
+        .arg(source)
+        .args(flags.split_whitespace());
     match gcc.status() {
         Ok(status) if status.success() => Ok(to.to_owned()),
         Ok(status) => Err(format!("gcc failed: {status}")),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Table: what was measured, beside the floor and the C program, and what was promised.
+//! Table: what was measured, beside the floor and the C programs, and what was promised.
 
 use std::fmt;
 
@@ -20,22 +20,23 @@ pub(crate) struct Row {
     figure: String,
     daemon: Measured,
     floor: Option<Measured>,
-    glib: Option<Measured>,
+    c: [Option<Measured>; 2],
     target: Option<Target>,
 }
 
 impl Row {
     pub(crate) fn new(figure: impl Into<String>, daemon: impl Into<Measured>) -> Self {
-        let (floor, glib, target) = (None, None, None);
-        Self { figure: figure.into(), daemon: daemon.into(), floor, glib, target }
+        let (floor, c, target) = (None, [None, None], None);
+        Self { figure: figure.into(), daemon: daemon.into(), floor, c, target }
     }
 
     pub(crate) fn floor(self, floor: Measured) -> Self {
         Self { floor: Some(floor), ..self }
     }
 
-    pub(crate) fn glib(self, glib: Measured) -> Self {
-        Self { glib: Some(glib), ..self }
+    /// With the figures of the C programs.
+    pub(crate) fn c(self, c: [Measured; 2]) -> Self {
+        Self { c: c.map(Some), ..self }
     }
 
     pub(crate) fn target(self, target: Target) -> Self {
@@ -57,13 +58,14 @@ impl Row {
         }
     }
 
-    fn cells(&self) -> [String; 6] {
+    fn cells(&self) -> [String; 7] {
         let cell = |measured: &Measured| match measured {
             Ok(sample) => sample.to_string(),
             Err(reason) => format!("NOT MEASURED: {reason}"),
         };
         let optional =
             |measured: &Option<Measured>| measured.as_ref().map(cell).unwrap_or_default();
+        let [glib, bare] = &self.c;
         let judged = self.target.map(|target| self.judged(target));
         let (target, is_met) = judged.unwrap_or_default();
         let verdict = match (self.target, is_met) {
@@ -76,7 +78,8 @@ impl Row {
             self.figure.clone(),
             cell(&self.daemon),
             optional(&self.floor),
-            optional(&self.glib),
+            optional(glib),
+            optional(bare),
             target,
             verdict.to_owned(),
         ]
@@ -101,7 +104,7 @@ impl Table {
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let heads = ["figure", "early-service", "floor", "C on glib", "target", ""];
+        let heads = ["figure", "early-service", "floor", "C, GIO", "C, bare glib", "target", ""];
         let heads = heads.map(str::to_owned);
         let rows: Vec<_> = self.0.iter().map(Row::cells).collect();
         aligned(f, &heads, &rows)?;
