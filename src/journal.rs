@@ -60,7 +60,7 @@ const PART: usize = 96;
 const TEXT: usize = 240;
 
 /// The writer's stack: formatting and one system call.
-const STACK: usize = 64 * 1024;
+pub(crate) const STACK: usize = 64 * 1024;
 
 /// How long the end of the process waits for queued records.
 ///

@@ -199,9 +199,7 @@ fn serve(
     journal: &mut Journal,
 ) -> Result<Option<Peer>, Error> {
     make_room_for_descriptors();
-    // Before there is a socket file that a signal could leave behind.
-    let signals = Signals::install(options.stage).map_err(Error::Signals)?;
-    // From here on, clients wait in the backlog instead of being refused.
+    // From here on, clients wait in the backlog instead of being refused: all else comes after.
     let ((listeners, adoption), old_root) = match options.stage {
         // Polling them starts the reactor's thread, which needs none of the capabilities that
         // following PID 1 takes.
@@ -211,6 +209,8 @@ fn serve(
         }
         Stage::Root => (listen(&options, passed)?, None),
     };
+    // A signal that comes before leaves a socket file behind, which the next start replaces.
+    let signals = Signals::install(options.stage).map_err(Error::Signals)?;
     journal.start().map_err(Error::Thread)?;
     let state_file = options.state_file.as_deref().and_then(open_state_file);
 

@@ -22,6 +22,8 @@ use rustix::fs::{CWD, Mode, OFlags, fstat, openat, stat};
 use rustix::process::{chroot, fchdir};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
+use crate::journal;
+
 /// The root directory that the process was started in.
 pub(crate) struct OldRoot {
     /// `/proc/1`, reachable when `/proc` no longer is.
@@ -69,14 +71,18 @@ pub(crate) fn drop_capabilities() -> io::Result<()> {
 
 /// Does `work` in a thread without the capabilities: threads that it starts do not have them
 /// either.
+///
+/// Its stack has the size of the log writer's, which then takes it over: glibc keeps the stack of a
+/// thread that has ended for the next one that needs no larger one.
 pub(crate) fn without_capabilities<T: Send>(
     work: impl FnOnce() -> io::Result<T> + Send,
 ) -> io::Result<T> {
     thread::scope(|scope| {
-        let unprivileged = scope.spawn(|| {
+        let thread = thread::Builder::new().stack_size(journal::STACK);
+        let unprivileged = thread.spawn_scoped(scope, || {
             drop_capabilities()?;
             work()
-        });
+        })?;
         unprivileged.join().unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
     })
 }

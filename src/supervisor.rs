@@ -28,9 +28,13 @@ use crate::{handoff, journal, server, systemd};
 /// From the signals one: they report once.
 pub(crate) const MAILBOX: usize = 7;
 
-/// How often a survivor looks for the new root: a tick, so that no more than one tick's log line
-/// waits for it.
+/// How often a survivor looks for the new root once SIGCONT has announced it: a tick, so that no more
+/// than one tick's log line waits for it.
 const LOOK_FOR_ROOT: Duration = Duration::from_millis(100);
+
+/// How often it looks before, for a switch that nobody announces; each look costs two wake-ups and
+/// four system calls, where the boot is busiest.
+const WATCH_ROOT: Duration = Duration::from_secs(1);
 
 /// The actor.
 pub(crate) struct Supervisor {
@@ -56,7 +60,7 @@ impl Supervisor {
     /// Leads the process from Booting to its end.
     pub(crate) async fn run(mut self, started: Event) {
         if self.old_root.is_some() {
-            self.rounds.set_interval(LOOK_FOR_ROOT);
+            self.rounds.set_interval(WATCH_ROOT);
         } else if let Some(interval) = systemd::watchdog() {
             self.rounds.set_interval(interval);
         }
@@ -69,6 +73,9 @@ impl Supervisor {
                     None => return,
                 },
                 Wake::Continued | Wake::Round if self.old_root.is_some() => {
+                    if let Wake::Continued = occasion {
+                        self.rounds.set_interval(LOOK_FOR_ROOT);
+                    }
                     if self.follow_root() {
                         wake = Some(Wake::Event(Event::RootSwitched));
                         continue;
