@@ -56,8 +56,10 @@ use programs::{DESCRIPTORS, Programs};
 use table::Table;
 use waiting::{LIMIT, until};
 
-/// Each adds its rows.
-const SUBJECTS: [(&str, fn(&Programs, &mut Table)); 7] = [
+/// Adds the rows of one subject.
+type Subject = fn(&Programs, &mut Table);
+
+const SUBJECTS: [(&str, Subject); 7] = [
     ("size", size::rows),
     ("start", start::rows),
     ("instructions", instructions::rows),
