@@ -72,8 +72,9 @@ const COMMITTED: [Committed; 9] = [
     Committed {
         figure: "instructions per tick",
         unit: Unit::Count,
-        committed: 16_500.0,
-        tolerance: 0.15,
+        committed: 17_000.0,
+        // How often the three threads find each other at work differs from run to run.
+        tolerance: 0.25,
         measure: |programs| {
             let tries = at_each(&[10; 3], |period| per_tick(programs, period)).into_iter();
             let tries =
