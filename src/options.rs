@@ -14,26 +14,43 @@ use lexopt::{Arg, Parser, ValueExt};
 
 /// The text of `--help`.
 pub(crate) const HELP: &str = "\
-Counts from the initrd on, and hands the count to the root filesystem.
+Counts from the initrd on, answers commands on a UNIX socket, and hands the
+count over to the same program on the root filesystem.
 
 Usage: early-service [OPTION]...
 
 Options:
-  -s, --server-socket-path PATH      UNIX socket to serve, beside those that systemd passes; where
-                                     it passes none, by default early-service.sock in the first
-                                     directory of $RUNTIME_DIRECTORY
-  -c, --client-socket-path PATH      UNIX socket of the predecessor to adopt the count from
-      --takeover-existing-socket     adopt from the process that serves the server socket now, and
-                                     take its place there
-      --state-file PATH              file whose lock makes a process the owner of the count, and from
-                                     which the next one goes on if it dies; the same for all
-  -d, --timer-delay-ms MS            time between two ticks, 1 to 4294967295 (100)
-      --successor USER               user, by name or number, who may ask for the handoff beside
-                                     root and the user that the process runs as
-      --survive-systemd-kill-signal  initrd stage: ignore SIGTERM; its unit starts the program with
-                                     '@' as the first character of argv[0] (systemd.service(5))
-  -h, --help                         show this text
-  -V, --version                      show the version
+  -s, --server-socket-path PATH
+          UNIX socket to serve, beside those that a .socket unit passes; where
+          it passes none, by default early-service.sock in the first directory
+          of $RUNTIME_DIRECTORY
+  -c, --client-socket-path PATH
+          UNIX socket of the process to adopt the count from; by default none
+      --takeover-existing-socket
+          adopt from the process that serves the server socket now, and take its
+          place there
+      --state-file PATH
+          file whose lock makes a process the owner of the count, and from which
+          the next one goes on if it dies, the same for both stages; by default
+          none
+  -d, --timer-delay-ms MS
+          time between two ticks, 1 to 4294967295 milliseconds; by default 100
+      --successor USER
+          user, by name or number, who may ask for the count beside root and the
+          user that this process runs as; by default none
+      --survive-systemd-kill-signal
+          stage of the initrd: ignore SIGTERM; a unit starts it with '@' as the
+          first character of argv[0] (systemd.service(5))
+  -h, --help
+          show this text
+  -V, --version
+          show the version
+
+Try it:
+  early-service --server-socket-path /tmp/early-service.sock
+  echo status | nc -N -U /tmp/early-service.sock
+
+All about it: man early-service
 ";
 
 /// What the process was started to do.

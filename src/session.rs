@@ -28,7 +28,7 @@ use rustix::net::sockopt::set_socket_send_buffer_size;
 use smol::Async;
 
 use crate::limits::{OVERRUN, UNTAKEN};
-use crate::{clock, peer};
+use crate::{clock, peer, standing};
 
 /// The most commands that travel in one message.
 ///
@@ -53,10 +53,15 @@ const _: () = assert!(INPUT > command::MAX_LINE + 2, "a partial line leaves room
 /// The bytes of replies that wait to be sent: a full batch.
 pub(crate) const REPLIES: usize = BATCH * (counter::MAX_REPLY + 1);
 
-/// Room for any reply that the server gives by itself: an invalid line or its half of a status.
-const OWN_REPLY: usize = command::MAX_INVALID + 1;
+/// Room for any reply that the server gives by itself: an invalid line, or a status line, which the
+/// counter completes.
+const OWN_REPLY: usize =
+    if command::MAX_INVALID > MAX_STATUS { command::MAX_INVALID } else { MAX_STATUS } + 1;
 const _: () =
     assert!(REPLIES > OWN_REPLY, "a reply of the server's own always fits an empty buffer");
+
+/// The longest status line.
+const MAX_STATUS: usize = standing::MAX_HEAD + 1 + counter::MAX_STATUS;
 
 /// Commands on their way to the counter, and its replies on their way back.
 ///
