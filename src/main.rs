@@ -152,7 +152,8 @@ fn listen(
     options: &Options,
     passed: Vec<OwnedFd>,
 ) -> Result<(Vec<Listener>, Option<Adoption>), listener::Error> {
-    let mut listeners = passed.into_iter().map(Listener::passed).collect::<Result<Vec<_>, _>>()?;
+    let passed = passed.into_iter().map(|socket| Listener::passed(socket, options.rebind));
+    let mut listeners = passed.collect::<Result<Vec<_>, _>>()?;
     let mut adoption = match &options.predecessor {
         Predecessor::At(path) => Some(Adoption::new(path.clone(), None)),
         Predecessor::OnServerSocket | Predecessor::Nobody => None,

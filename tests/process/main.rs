@@ -19,6 +19,7 @@
 //! | [`older`] | the C programs on the other side, and who may ask |
 //! | [`options`] | the command line |
 //! | [`ownership`] | the lock, and who waits for it |
+//! | [`rebinding`] | a fresh socket in the place of a passed one |
 //! | [`recovery`] | going on after a death or a stop |
 //! | [`refusing`] | what a successor does not adopt |
 //! | [`sessions`] | what clients notice of a handoff |
@@ -46,6 +47,7 @@ mod memory;
 mod older;
 mod options;
 mod ownership;
+mod rebinding;
 mod recovery;
 mod refusing;
 mod sessions;

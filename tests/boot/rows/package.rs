@@ -18,7 +18,7 @@ pub(super) const ROWS: &[TreeRow] = &[
     TreeRow { name: "units: verified without a word, exposure at most 1.0", holds: units },
 ];
 
-const LINKS: [&str; 3] = [
+pub(super) const LINKS: [&str; 3] = [
     "etc/systemd/system/multi-user.target.wants/early-service.service",
     "etc/systemd/system/sockets.target.wants/early-service.socket",
     "etc/systemd/system/initrd.target.wants/early-service-initrd.service",
@@ -115,7 +115,7 @@ fn units(image: &Image, claims: &mut Claims) -> Result<(), String> {
 }
 
 /// A copy of the tree that may be changed.
-fn copy_of(image: &Image, purpose: &str) -> Result<std::path::PathBuf, String> {
+pub(super) fn copy_of(image: &Image, purpose: &str) -> Result<std::path::PathBuf, String> {
     let tree = cache::directory().join("runs").join(format!("{purpose}-{:?}", image.guest));
     cache::remove(&tree)?;
     fs::create_dir_all(cache::directory().join("runs"))
@@ -124,16 +124,16 @@ fn copy_of(image: &Image, purpose: &str) -> Result<std::path::PathBuf, String> {
     Ok(tree)
 }
 
-fn run_in(tree: &Path, script: &str) -> Result<String, String> {
+pub(super) fn run_in(tree: &Path, script: &str) -> Result<String, String> {
     let path = tree.join("boot-test/script");
     fs::write(&path, script)
         .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
     output("chmod", Command::new("chmod").arg("755").arg(&path))?;
-    chroot(tree, "/boot-test/script")
+    chroot(tree, &["/boot-test/script"])
 }
 
 /// The names in an initrd that is not compressed.
-fn contents(initrd: &Path) -> Result<String, String> {
+pub(super) fn contents(initrd: &Path) -> Result<String, String> {
     const LIST: &str = r#"exec cpio --quiet --list < "$1""#;
     output("cpio --list", Command::new("sh").args(["-euc", LIST, "sh"]).arg(initrd))
 }
