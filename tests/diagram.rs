@@ -123,7 +123,10 @@ fn the_readme_has_the_lifecycle_as_it_is() {
     let shown = readme.split_once(BEGIN).and_then(|(_, rest)| rest.split_once(END));
     let (shown, _) = shown.expect("the README has the marks around the diagram");
     let drawn = drawn();
-    assert!(shown == drawn, "the README has another one than the code; this is the code's:\n{drawn}");
+    assert!(
+        shown == drawn,
+        "the README has another one than the code; this is the code's:\n{drawn}"
+    );
 }
 
 /// What the README says in words, because the arrows would hide the others.
