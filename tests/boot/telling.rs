@@ -20,6 +20,8 @@ pub(crate) const TOLD: Plan = Plan {
     in_root: r"
         wait_until root_serves && wait_until first_is_gone && sleep 2 && tell_left_of_first
         type_into_nc 'status\n'; wait_until nc_shows 2; tell nc < /run/boot-nc/out",
+    // What the watching client writes to the kernel's log is not held back.
+    cmdline: "printk.devkmsg=on",
     ..Plan::ORDINARY
 };
 
@@ -127,7 +129,7 @@ pub(crate) fn figures(boot: &Boot, image: &Image) -> Result<String, String> {
     line("added to the initrd, by gzip", kilobytes(added));
     line("  of that the program", kilobytes(image.program_in_initrd()?));
     line("first stage, resident before the handoff", memory("first-Rss:")?);
-    line("  of that private and written to", memory("first-Private_Dirty:")?);
+    line("  of that anonymous", memory("first-Anonymous:")?);
     line("first stage, held after the handoff", held_after(boot)?);
     Ok(text)
 }

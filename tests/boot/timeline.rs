@@ -24,15 +24,18 @@ type Panel<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64
 type Drawn<T = ()> = Result<T, DrawingAreaErrorKind<std::io::Error>>;
 
 /// Pixels: the width of a README, and what the panels need below a head of two lines.
-const SIZE: (u32, u32) = (900, 700);
+const SIZE: (i32, i32) = (900, 700);
+/// The time axis.
+const PANELS_END: i32 = SIZE.1 - 48;
 const LANES_TOP: i32 = 64;
 const TARGETS_AT: i32 = LANES_TOP + 78;
 const BARS_TOP: i32 = TARGETS_AT + 14;
+const BAR: i32 = 20;
 const LANES_END: i32 = BARS_TOP + 80;
 const COUNTER_END: i32 = LANES_END + 250;
 /// Beside the panels; to the left for their names and numbers.
-const LEFT: u32 = 112;
-const RIGHT: u32 = 22;
+const LEFT: i32 = 112;
+const RIGHT: i32 = 22;
 /// Rows of names of targets.
 const FLAGS: usize = 5;
 
@@ -177,7 +180,7 @@ pub(crate) fn svg(boot: &Boot, guest: Guest) -> Result<String, String> {
 }
 
 fn draw(story: &Story, guest: Guest, to: &mut String) -> Drawn {
-    let paper = SVGBackend::with_string(to, SIZE).into_drawing_area();
+    let paper = SVGBackend::with_string(to, (SIZE.0 as u32, SIZE.1 as u32)).into_drawing_area();
     paper.fill(&PAPER)?;
     head(story, guest, &paper)?;
     let (_, below) = paper.split_vertically(LANES_END);
@@ -214,7 +217,7 @@ fn panel<'a>(
     area: &Area<'a>,
     story: &Story,
     (low, high): (f64, f64),
-    axis: u32,
+    axis: i32,
 ) -> Drawn<Panel<'a, 'a>> {
     let mut panel = ChartBuilder::on(area)
         .margin_right(RIGHT)
@@ -238,7 +241,7 @@ fn panel<'a>(
 /// The switch of root and the handoff, through all panels; named where the counter has not come to.
 fn moments(story: &Story, panel: &Panel, paper: &Area) -> Drawn {
     const LINES: [i32; 2] = [22, 38];
-    let (top, bottom) = (TARGETS_AT, SIZE.1.cast_signed() - 48);
+    let (top, bottom) = (TARGETS_AT, PANELS_END);
     let x = |at: f64| panel.backend_coord(&(at, 0.0)).0;
     let (from, to) = (x(story.stopped.0), x(story.stopped.1).max(x(story.stopped.0) + 2));
     paper.draw(&Rectangle::new([(from, top), (to, bottom)], SWITCH.mix(0.25).filled()))?;
@@ -285,8 +288,8 @@ fn lanes(story: &Story, panel: &Panel, paper: &Area) -> Drawn {
         paper.draw(&Circle::new((at, TARGETS_AT), 3, color.filled()))?;
         write(paper, name, (at + 4, y), 11, color, HPos::Left)?;
     }
-    paper.draw(&PathElement::new([(LEFT.cast_signed(), TARGETS_AT), (end, TARGETS_AT)], FAINT))?;
-    write(paper, "targets", (LEFT.cast_signed() - 8, TARGETS_AT), 12, INK, HPos::Right)?;
+    paper.draw(&PathElement::new([(LEFT, TARGETS_AT), (end, TARGETS_AT)], FAINT))?;
+    write(paper, "targets", (LEFT - 8, TARGETS_AT), 12, INK, HPos::Right)?;
 
     let Story { socket, first, root, handoff, .. } = story;
     let bars = [
@@ -308,14 +311,14 @@ fn lanes(story: &Story, panel: &Panel, paper: &Area) -> Drawn {
         ),
     ];
     for ((name, parts), row) in bars.into_iter().zip(0..) {
-        let (top, bottom) = (BARS_TOP + row * 26, BARS_TOP + row * 26 + 20);
-        let middle = i32::midpoint(top, bottom);
-        write(paper, name, (LEFT.cast_signed() - 8, middle), 12, INK, HPos::Right)?;
+        let (top, bottom) = (BARS_TOP + row * (BAR + 6), BARS_TOP + row * (BAR + 6) + BAR);
+        let middle = top + BAR / 2;
+        write(paper, name, (LEFT - 8, middle), 12, INK, HPos::Right)?;
         for ((from, to), color, text) in parts {
             let (from, to) = (x(from), x(to).max(x(from) + 2));
             paper.draw(&Rectangle::new([(from, top), (to, bottom)], color.filled()))?;
             if width(text, 11) < to - from {
-                write(paper, text, (i32::midpoint(from, to), middle), 11, PAPER, HPos::Center)?;
+                write(paper, text, ((from + to) / 2, middle), 11, PAPER, HPos::Center)?;
             }
         }
     }
@@ -350,7 +353,7 @@ fn draw_off(story: &Story, panel: &Panel, paper: &Area) -> Drawn {
     let x = |at: f64| panel.backend_coord(&(at, 0.0)).0;
     for (from, to) in &story.standstills {
         let (from, to) = (x(*from), x(*to).max(x(*from) + 2));
-        let band = [(from, COUNTER_END + 8), (to, SIZE.1.cast_signed() - 48)];
+        let band = [(from, COUNTER_END + 8), (to, PANELS_END)];
         paper.draw(&Rectangle::new(band, FAINT.mix(0.25).filled()))?;
     }
     for (at, off, tick) in story.off() {
@@ -362,13 +365,15 @@ fn draw_off(story: &Story, panel: &Panel, paper: &Area) -> Drawn {
     let Some((at, off, tick)) = latest else { return Ok(()) };
     let (place, y) = panel.backend_coord(&(at, off));
     let text = format!("the latest: {}, by {off:.1} ms", tick.number);
-    let right = place..place + 8 + width(&text, 12);
+    let long = width(&text, 12);
+    let right = place..place + 8 + long;
     let in_the_way = [story.switch, story.stopped.1, story.handoff.0, story.end];
-    if in_the_way.iter().any(|at| right.contains(&x(*at))) {
-        write(paper, &text, (place - 8, y), 12, INK, HPos::Right)?;
-    } else {
-        write(paper, &text, (place + 8, y), 12, INK, HPos::Left)?;
-    }
+    let (from, to) = match in_the_way.iter().any(|at| right.contains(&x(*at))) {
+        true => (place - 8 - long, place - 8),
+        false => (place + 8, place + 8 + long),
+    };
+    paper.draw(&Rectangle::new([(from, y - 9), (to, y + 9)], PAPER.mix(0.85).filled()))?;
+    write(paper, &text, ((from + to) / 2, y), 12, INK, HPos::Center)?;
     write(paper, "grey: it could", (16, COUNTER_END + 56), 11, FAINT, HPos::Left)?;
     write(paper, "not run", (16, COUNTER_END + 70), 11, FAINT, HPos::Left)
 }

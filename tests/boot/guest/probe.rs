@@ -163,7 +163,7 @@ fn busy() {
 /// sleep.
 fn watch() {
     const SLEEP: Duration = Duration::from_millis(1);
-    /// So seldom that the kernel takes them all, which are ten in five seconds from one writer.
+    /// What is shorter makes no tick late that anybody would ask about.
     const LONG: Duration = Duration::from_millis(6);
     let mut log = OpenOptions::new().write(true).open("/dev/kmsg").expect("the kernel has a log");
     loop {

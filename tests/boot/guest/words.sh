@@ -85,7 +85,7 @@ first_pid() {
 note_first() {
     first_pid > /run/boot-first
     while read -r field value _; do
-        case $field in Rss: | Private_Dirty:) say "first-$field" "$value" ;; esac
+        case $field in Rss: | Anonymous:) say "first-$field" "$value" ;; esac
     done < "/proc/$(first_pid)/smaps_rollup"
 }
 
