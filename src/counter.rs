@@ -28,8 +28,10 @@ use early_service_machine::schedule::{Monotonic, Period};
 use futures_lite::future;
 use smol::Timer;
 
+use crate::catalog::Id;
 use crate::mailbox::post;
 use crate::session::Batch;
+use crate::standing::Kept;
 use crate::state_file::StateFile;
 use crate::{clock, handoff, journal, server};
 
@@ -184,7 +186,10 @@ impl Counter {
         let (next, due) = (counter.state().next, counter.due(now));
         let file = self.state_file.as_ref().map(|file| file.path().display().to_string());
         let file = file.as_deref().unwrap_or("the predecessor");
-        log::info!("Recovering at {next} from {file}: {due} ticks are due since it was written");
+        log::info!(
+            MESSAGE_ID = Id::Recovered;
+            "Recovering at {next} from {file}: {due} ticks are due since it was written"
+        );
         say_unlogged(counter.state(), unlogged);
     }
 
@@ -285,7 +290,8 @@ impl Counter {
             debug_assert!(written.is_ok(), "the session made sure of room");
         }
         if std::mem::take(&mut batch.status) {
-            let written = writeln!(batch.replies, "{counter}");
+            let kept = Kept::of(self.state_file.as_ref());
+            let written = writeln!(batch.replies, "{kept} {counter}");
             debug_assert!(written.is_ok(), "the session made sure of room");
         }
         if has_changed {
@@ -301,12 +307,15 @@ fn say_unlogged(state: State, Unlogged { ticks, unbroken }: Unlogged) {
     let (first, last) = (state.next.wrapping_sub(unbroken), state.next.wrapping_sub(1));
     match ticks.saturating_sub(unbroken) {
         0 => {}
-        before => log::warn!("The last {before} before the counter was set to {first} {WHY}"),
+        before => log::warn!(
+            MESSAGE_ID = Id::LinesMissing;
+            "The last {before} before the counter was set to {first} {WHY}"
+        ),
     }
     match unbroken {
         0 => {}
-        1 => log::warn!("Number {last} {WHY}"),
-        _ => log::warn!("Numbers {first} to {last} {WHY}"),
+        1 => log::warn!(MESSAGE_ID = Id::LinesMissing; "Number {last} {WHY}"),
+        _ => log::warn!(MESSAGE_ID = Id::LinesMissing; "Numbers {first} to {last} {WHY}"),
     }
 }
 
@@ -379,8 +388,8 @@ mod tests {
     fn ticks_that_are_due_come_before_the_command() {
         let mut bench = Bench::new();
         bench.tell(0, Message::Load(Start::Anew(State { next: 10 }), None));
-        assert_eq!(bench.status_at(99), "counter=10 ticks_late=0\n");
-        assert_eq!(bench.status_at(3050), "counter=40 ticks_late=29\n");
+        assert_eq!(bench.status_at(99), "state_file=none counter=10 ticks_late=0\n");
+        assert_eq!(bench.status_at(3050), "state_file=none counter=40 ticks_late=29\n");
     }
 
     #[test]
@@ -397,8 +406,8 @@ mod tests {
         assert_eq!(snapshot.state, State { next: 12 });
         bench.tell(450, Message::Load(Start::After(snapshot), None));
         assert!(bench.counter.timer.will_fire());
-        assert_eq!(bench.status_at(499), "counter=14 ticks_late=1\n");
-        assert_eq!(bench.status_at(500), "counter=15 ticks_late=1\n");
+        assert_eq!(bench.status_at(499), "state_file=none counter=14 ticks_late=1\n");
+        assert_eq!(bench.status_at(500), "state_file=none counter=15 ticks_late=1\n");
     }
 
     /// What this thread allocates for so many of these.

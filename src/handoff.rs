@@ -31,6 +31,7 @@ use rustix::process::geteuid;
 use smol::Async;
 
 use crate::adoption::{Adoption, Given, Received};
+use crate::catalog::Id;
 use crate::counter::Start;
 use crate::locking::Locking;
 use crate::mailbox::post;
@@ -39,8 +40,9 @@ use crate::peer::{self, Heard, Peer};
 use crate::seldom::Seldom;
 use crate::server::Sockets;
 use crate::session::Asked;
+use crate::standing::{Origin, Standing};
 use crate::state_file::StateFile;
-use crate::{counter, server, users};
+use crate::{clock, counter, server, standing, users};
 
 /// The most clients whose question waits here: whoever asks in one turn of the server.
 ///
@@ -232,7 +234,10 @@ impl Handoff {
     /// Goes on with what a successor did not adopt.
     fn take_back(&mut self, offering: &Offering) -> (Start, Option<StateFile>) {
         let (pid, cause) = (offering.pid(), offering.cause());
-        log::warn!("Process {pid} did not adopt the state: {cause}; serving on");
+        log::warn!(
+            MESSAGE_ID = Id::NotAdopted;
+            "Process {pid} did not adopt the state: {cause}; serving on"
+        );
         let (snapshot, mut file) = self.frozen.take().unzip();
         let file_state = file.as_mut().and_then(Option::as_mut).map(StateFile::load);
         let start = match (file_state, snapshot) {
@@ -256,6 +261,8 @@ impl Handoff {
         if let Some(lock) = lock {
             file = StateFile::handed_over(file, lock);
         }
+        // Who sent no state may have owned none.
+        let predecessor = peer.as_ref().filter(|_| state.is_some()).and_then(Peer::pid);
         self.sockets.join(sockets);
         let recorded = file.as_mut().and_then(|file| file.load().ok());
         let start = match (recorded, state) {
@@ -281,6 +288,13 @@ impl Handoff {
             }
             (None, None) => Start::Anew(State::default()),
         };
+        let origin = match start {
+            Start::AfterDeath { .. } => Origin::Recovered,
+            Start::Anew(_) if state.is_none() => Origin::New,
+            Start::Anew(_) | Start::After(_) => Origin::Adopted,
+        };
+        let (since, is_kept) = (clock::now(), file.is_some());
+        standing::begin(Standing { origin, predecessor, since, is_kept });
         (start, file)
     }
 
@@ -333,7 +347,7 @@ impl Handoff {
             ));
             return turn_away(&stream, &asked);
         }
-        log::info!("Handing over to process {pid} of user {uid}");
+        log::info!(MESSAGE_ID = Id::HandingOver; "Handing over to process {pid} of user {uid}");
         self.offering = Some(Offering::new(stream, peer, asked));
         self.report(Event::HandoffRequested);
     }
@@ -372,7 +386,8 @@ impl Handoff {
             }
             drop(self.sockets);
             if offering.is_done() {
-                log::info!("Process {} has adopted the state", offering.pid());
+                let pid = offering.pid();
+                log::info!(MESSAGE_ID = Id::HandedOver; "Process {pid} has adopted the state");
                 // It fails only where nobody wants to say a last word.
                 let _ = self.farewell.try_send(offering.into_peer());
             }

@@ -37,6 +37,7 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use smol::Timer;
 use systemd_journal_logger::{JournalLog, connected_to_journal};
 
+use crate::catalog::{Id, MESSAGE_ID};
 use crate::clock;
 use crate::options::Stage;
 use crate::root::drop_capabilities;
@@ -265,6 +266,8 @@ struct Entry {
 struct Head {
     level: Level,
     phase: Phase,
+    /// What the catalog explains it by; not in the text, where it would take 44 bytes.
+    id: Option<Id>,
     /// Where the message ends and the fields begin.
     message: u16,
     /// The length of the text.
@@ -293,11 +296,14 @@ impl Entry {
         // Text takes what it can and never fails.
         let _ = write!(text, "{}", record.args());
         let message = text.length;
-        let _ = record.key_values().visit(&mut text);
+        let mut fields = Fields { text: &mut text, id: None };
+        let _ = record.key_values().visit(&mut fields);
+        let id = fields.id;
         let ticks = || NonZeroU64::new(TICKS_LOGGED.load(Ordering::Relaxed));
         let head = Head {
             level: record.level(),
             phase: phase(),
+            id,
             message: short(message),
             length: short(text.length),
             tick: if record.target() == TICK { ticks() } else { None },
@@ -365,6 +371,9 @@ fn kernel_line(entry: &Entry, identifier: &str) -> String {
 impl kv::Source for Entry {
     fn visit<'kvs>(&'kvs self, visitor: &mut dyn VisitSource<'kvs>) -> Result<(), kv::Error> {
         visitor.visit_pair(Key::from("PHASE"), Value::from(self.head.phase.name()))?;
+        if let Some(id) = self.head.id {
+            visitor.visit_pair(Key::from(MESSAGE_ID), Value::from(id.text()))?;
+        }
         // The journal notes when a record was sent, which may be seconds after it was made.
         visitor.visit_pair(Key::from("LOGGED_NS"), Value::from(self.head.time.as_nanos()))?;
         let fields = self.text.get(self.head.message.into(), self.text.length);
@@ -433,9 +442,19 @@ impl fmt::Write for Text {
     }
 }
 
-impl<'kvs> VisitSource<'kvs> for Text {
+/// Where the fields of a record go.
+struct Fields<'a> {
+    text: &'a mut Text,
+    id: Option<Id>,
+}
+
+impl<'kvs> VisitSource<'kvs> for Fields<'_> {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
-        let _ = write!(self, "{key}={value}{FIELD_END}");
+        if key.as_str() == MESSAGE_ID {
+            self.id = value.to_borrowed_str().and_then(Id::find);
+        } else {
+            let _ = write!(self.text, "{key}={value}{FIELD_END}");
+        }
         Ok(())
     }
 }
@@ -542,6 +561,7 @@ impl Writer {
             &Record::builder()
                 .level(Level::Warn)
                 .args(format_args!("{missing} log lines dropped: the log was not read fast enough"))
+                .key_values(&[(MESSAGE_ID, Id::LinesDropped)])
                 .build(),
         );
         if self.write(&report).is_ok() {
@@ -597,6 +617,22 @@ mod tests {
         assert_eq!(fields["DEADLINE_NS"], "100000000");
         assert_eq!(fields["LOGGED_NS"], entry.head.time.as_nanos().to_string());
         assert!(fields.contains_key("PHASE"));
+    }
+
+    #[test]
+    fn the_longest_line_keeps_its_id_and_every_byte_of_its_message() {
+        let message = "x".repeat(TEXT - Text::CUT.len());
+        let entry = Entry::new(
+            &Record::builder()
+                .level(Level::Info)
+                .args(format_args!("{message}"))
+                .key_values(&[(MESSAGE_ID, Id::LockHeld)])
+                .build(),
+        );
+        assert_eq!(entry.message(), message);
+        assert_eq!(fields(&entry)[MESSAGE_ID], Id::LockHeld.text());
+        let unexplained = self::entry("137", &[("COUNTER", 137)]);
+        assert!(!fields(&unexplained).contains_key(MESSAGE_ID));
     }
 
     #[test]

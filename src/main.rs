@@ -19,6 +19,7 @@
 //! Nobody waits for room in a mailbox, so nobody waits for another in a circle.
 
 mod adoption;
+mod catalog;
 mod clock;
 mod counter;
 mod handoff;
@@ -35,6 +36,7 @@ mod seldom;
 mod server;
 mod session;
 mod signals;
+mod standing;
 mod state_file;
 mod supervisor;
 mod systemd;
@@ -55,6 +57,7 @@ use rustix::process::{Resource, getrlimit};
 use smol::{LocalExecutor, Timer};
 
 use adoption::Adoption;
+use catalog::Id;
 use counter::Counter;
 use handoff::Handoff;
 use journal::Journal;
@@ -149,7 +152,8 @@ fn listen(
     options: &Options,
     passed: Vec<OwnedFd>,
 ) -> Result<(Vec<Listener>, Option<Adoption>), listener::Error> {
-    let mut listeners = passed.into_iter().map(Listener::passed).collect::<Result<Vec<_>, _>>()?;
+    let passed = passed.into_iter().map(|socket| Listener::passed(socket, options.rebind));
+    let mut listeners = passed.collect::<Result<Vec<_>, _>>()?;
     let mut adoption = match &options.predecessor {
         Predecessor::At(path) => Some(Adoption::new(path.clone(), None)),
         Predecessor::OnServerSocket | Predecessor::Nobody => None,
@@ -174,8 +178,13 @@ fn listen(
 
 /// The state file; one that cannot be used costs recovery and not the service.
 fn open_state_file(path: &Path) -> Option<StateFile> {
-    let opened = StateFile::open(path);
-    opened.inspect_err(|error| log::error!("{error}; the state will not outlive us")).ok()
+    let unusable = |error: &state_file::Error| {
+        log::error!(
+            MESSAGE_ID = Id::StateFileUnusable;
+            "{error}; the state will not outlive us"
+        );
+    };
+    StateFile::open(path).inspect_err(unusable).ok()
 }
 
 /// Has the kernel make its table of our descriptors as large as it will ever be.
@@ -250,7 +259,7 @@ fn serve(
         sockets: Sockets { listeners, sessions: Vec::new() },
         frozen: None,
         offering: None,
-        refusals: Seldom::default(),
+        refusals: Seldom::explained(Id::Refused),
     };
     let supervisor = Supervisor {
         mailbox: supervisor_mailbox,

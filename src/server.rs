@@ -31,7 +31,8 @@ use crate::mailbox::post;
 use crate::options::Stage;
 use crate::seldom::Seldom;
 use crate::session::{Asked, Batch, Next, Session};
-use crate::{clock, counter, handoff, journal, limits};
+use crate::standing::Head;
+use crate::{clock, counter, handoff, journal, limits, standing};
 
 /// The most batches with the counter at once; it answers within microseconds, so a few suffice.
 pub(crate) const UNDER_WAY: usize = 16;
@@ -320,6 +321,7 @@ impl Server {
         }
         self.gate = Gate::Closed;
         self.clients = 0;
+        standing::count(0);
         self.sweep.clear();
         self.accept_again.clear();
         let sockets = Sockets {
@@ -392,15 +394,19 @@ impl Server {
 
     /// Writes the part of the status line that every state has; the counter completes it.
     fn write_status(&self, batch: &mut Batch) {
-        let written = write!(
-            batch.replies,
-            "stage={} phase={} pid={} clients={} log_lines_dropped={} ",
-            self.stage.name(),
-            journal::phase(),
-            process::id(),
-            self.clients,
-            journal::dropped(),
-        );
+        let standing = standing::standing();
+        let now = clock::now();
+        let head = Head {
+            stage: self.stage,
+            phase: journal::phase(),
+            pid: process::id(),
+            standing,
+            serving_s: standing
+                .map_or(0, |standing| now.nanos_since(standing.since) / 1_000_000_000),
+            clients: self.clients,
+            log_lines_dropped: journal::dropped(),
+        };
+        let written = write!(batch.replies, "{head} ");
         debug_assert!(written.is_ok(), "the session made sure of room");
         batch.status = true;
     }
@@ -443,6 +449,7 @@ impl Server {
     fn take(&mut self, slot: usize) -> Option<Box<Session>> {
         let session = self.slots.get_mut(slot)?.session.take()?;
         self.clients -= 1;
+        standing::count(self.clients);
         if self.clients == 0 {
             self.sweep.clear();
         }
@@ -510,6 +517,7 @@ impl Server {
             session.is_beyond = self.clients >= self.places;
             place.session = Some(session);
             self.clients += 1;
+            standing::count(self.clients);
         }
         if self.clients == 1 {
             self.sweep.set_interval(SWEEP);
@@ -775,7 +783,8 @@ mod tests {
         let (_, batch) = bench.batch();
         let line = String::from_utf8_lossy(batch.replies.unsent()).into_owned();
         assert!(line.starts_with("stage=root phase="), "{line}");
-        assert!(line.contains(&format!(" pid={} clients=1 ", process::id())), "{line}");
+        assert!(line.contains(&format!(" pid={} version=", process::id())), "{line}");
+        assert!(line.contains(" clients=1 log_lines_dropped="), "{line}");
         assert!(line.ends_with(' ') && batch.status, "{line}");
     }
 

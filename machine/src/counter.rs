@@ -247,6 +247,9 @@ impl Counter {
     }
 }
 
+/// The longest form of a [`Counter`] in a status line, in bytes.
+pub const MAX_STATUS: usize = MAX_FIELDS + " ticks_late=18446744073709551615".len();
+
 /// This state's part of a status line: `counter=137 ticks_late=0`.
 impl fmt::Display for Counter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

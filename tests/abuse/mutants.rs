@@ -151,22 +151,11 @@ const MUTANTS: &[Mutant] = &[
         changes: &[
             Change {
                 file: "src/session.rs",
-                from: "        match Pin::new(&mut &self.stream).poll_read(&mut context, room) {
-            Poll::Pending => Poll::Pending,",
+                from: "        match self.stream.get_ref().read(room) {",
                 to: "        let mut taken = std::collections::VecDeque::new();
-        let read = match self.stream.poll_readable(&mut context) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(_) => match peer::receive(&self.stream, room, &mut taken) {
-                Err(rustix::io::Errno::AGAIN) => {
-                    self.waker.wake_by_ref();
-                    Poll::Pending
-                }
-                received => Poll::Ready(received.map(|(count, _)| count)),
-            },
-        };
+        let read = peer::receive(&self.stream, room, &mut taken);
         std::mem::forget(taken);
-        match read {
-            Poll::Pending => Poll::Pending,",
+        match read.map(|(count, _)| count).map_err(io::Error::from) {",
             },
             Change {
                 file: "src/peer.rs",

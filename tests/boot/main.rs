@@ -61,6 +61,14 @@ fn selinux_denies_what_is_known_and_no_more() {
     assert_all_hold(&plan::run_labelled(rows::selinux::PLANS, guest::Guest::Bookworm));
 }
 
+#[test]
+#[ignore = "boots a virtual machine: minutes, and root"]
+fn the_rpm_does_what_the_debian_package_does() {
+    let _alone = MACHINES.lock().unwrap_or_else(PoisonError::into_inner);
+    let verdicts = plan::run_rpm(&rows::rpm::BOOTED, rows::rpm::ROWS, guest::Guest::Bookworm);
+    assert_all_hold(&verdicts);
+}
+
 fn assert_all_hold(verdicts: &[plan::Verdict]) {
     let table = plan::table(verdicts);
     println!("\n{table}");
