@@ -184,14 +184,13 @@ impl Image {
     /// How many bytes our module adds to an initrd that gzip compresses; the guest's own is not
     /// compressed, to boot sooner.
     pub(crate) fn added_to_initrd(&self) -> Result<usize, String> {
-        const SIZE: &str = r#"gzip --stdout "$1" | wc --bytes"#;
-        let size = |initrd| -> Result<usize, String> {
-            let mut gzip = Command::new("sh");
-            gzip.args(["-euc", SIZE, "sh"]).arg(self.initrd(initrd));
-            let bytes = output("gzip", &mut gzip)?;
-            bytes.trim().parse().map_err(|error| format!("wc said {bytes:?}: {error}"))
-        };
-        Ok(size(Initrd::Usual)?.saturating_sub(size(Initrd::Without)?))
+        let (with, without) = (self.initrd(Initrd::Usual), self.initrd(Initrd::Without));
+        Ok(compressed(&with)?.saturating_sub(compressed(&without)?))
+    }
+
+    /// How many of them the program is.
+    pub(crate) fn program_in_initrd(&self) -> Result<usize, String> {
+        compressed(&self.tree().join("usr/bin/early-service"))
     }
 
     pub(crate) fn disk(&self) -> PathBuf {
@@ -202,6 +201,13 @@ impl Image {
     pub(crate) fn tree(&self) -> PathBuf {
         self.directory.join("tree")
     }
+}
+
+/// The bytes of a file as gzip writes it.
+fn compressed(file: &Path) -> Result<usize, String> {
+    const SIZE: &str = r#"gzip --stdout "$1" | wc --bytes"#;
+    let bytes = output("gzip", Command::new("sh").args(["-euc", SIZE, "sh"]).arg(file))?;
+    bytes.trim().parse().map_err(|error| format!("wc said {bytes:?}: {error}"))
 }
 
 /// A file system of a tree: owners, modes and attributes included.

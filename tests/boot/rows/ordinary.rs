@@ -22,6 +22,7 @@ pub(super) const PLANS: &[Plan] = &[ORDINARY];
 pub(crate) const ORDINARY: Plan = Plan {
     clients: &["boot-storm", "boot-sit", "boot-nc"],
     in_initrd: r#"
+        note_first
         tell account-initrd < /etc/passwd; tell account-initrd < /etc/group
         stat -c '%U:%G %a' "$STATE" | tell state
         stat -c %i "$STATE" | tell state-inode
@@ -35,7 +36,7 @@ pub(crate) const ORDINARY: Plan = Plan {
         systemctl show -P StatusText early-service.service | tell status
         journalctl --catalog --merge --no-pager --identifier=early-service \
             --identifier=early-service-initrd | grep -A 1 'Subject: ' | tell explained
-        ls -d /run/early-service-initrd 2> /dev/null | tell left-behind
+        tell_left_of_first
         stat -c '%U:%G %a' /run/early-service /run/early-service/early-service.sock | tell owner
         for process in /proc/[0-9]*; do
             case $(cat "$process/comm") in early-service*) ;; *) continue ;; esac
@@ -82,8 +83,7 @@ fn spared(boot: &Boot, claims: &mut Claims) {
 fn first_stage_ends_well(boot: &Boot, claims: &mut Claims) {
     story::first_stage_ends_well(boot, story::ADOPTED, claims);
     story::fails_never(boot, story::ROOT, claims);
-    let left: Vec<_> = boot.lines("left-behind").collect();
-    claims.that("the first stage leaves nothing behind", left.is_empty(), left.join(", "));
+    story::nothing_left_of_first(boot, claims);
 }
 
 fn clients(boot: &Boot, claims: &mut Claims) {
