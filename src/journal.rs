@@ -161,7 +161,6 @@ static RECORDS: OnceLock<Sender<Part>> = OnceLock::new();
 pub(crate) struct Journal {
     queue: Receiver<Part>,
     stage: Stage,
-    to_journal: bool,
     /// Closed by the writer's end.
     writer: Option<Receiver<()>>,
 }
@@ -173,13 +172,13 @@ impl Journal {
         if RECORDS.set(records).is_ok() && log::set_logger(&Logger).is_ok() {
             log::set_max_level(LevelFilter::Info);
         }
-        Self { queue, stage, to_journal: journal_is_ours(), writer: None }
+        Self { queue, stage, writer: None }
     }
 
     /// Starts the thread that writes.
     pub(crate) fn start(&mut self) -> io::Result<()> {
         let (alive, ended) = async_channel::bounded(1);
-        let (queue, stage, to_journal) = (self.queue.clone(), self.stage, self.to_journal);
+        let (queue, stage) = (self.queue.clone(), self.stage);
         thread::Builder::new().name("journal".to_owned()).stack_size(STACK).spawn(move || {
             // Sent by nobody: that it is dropped tells the other end.
             let _alive: Sender<()> = alive;
@@ -187,7 +186,7 @@ impl Journal {
                 // It cannot fail for one who has them, and one who has none loses nothing.
                 let _ = drop_capabilities();
             }
-            Writer::open(stage, to_journal).write_until_closed(&queue);
+            Writer::open(stage).write_until_closed(&queue);
         })?;
         self.writer = Some(ended);
         Ok(())
@@ -482,8 +481,8 @@ impl Writer {
     /// standard error.
     ///
     /// Opened by the thread itself: connecting sends a datagram, and that may block.
-    fn open(stage: Stage, to_journal: bool) -> Self {
-        let sink = match to_journal.then(|| open_journal(stage)) {
+    fn open(stage: Stage) -> Self {
+        let sink = match journal_is_ours().then(|| open_journal(stage)) {
             Some(Ok(journal)) => Sink::Journal(journal),
             Some(Err(_)) if stage == Stage::Initrd => {
                 let kernel_log = OpenOptions::new().write(true).open("/dev/kmsg");
