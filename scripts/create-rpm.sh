@@ -33,7 +33,7 @@ archive() {
         --mtime="@$(git log -1 --format=%ct)" "$@"
 }
 git ls-files -z |
-    archive --null --files-from=- --transform="s,^,$name-$version/," \
+    archive --null --files-from=- --transform="flags=r;s,^,$name-$version/," \
         --file "$topdir/SOURCES/$name-$version.tar.gz"
 cargo vendor --quiet --locked "$topdir/vendor" > /dev/null
 archive --directory "$topdir" --file "$topdir/SOURCES/$name-$version-vendor.tar.gz" vendor

@@ -69,8 +69,8 @@ fn listed(list: &str) -> BTreeSet<String> {
 }
 
 /// What is no part of the system: what each packager keeps of packages, what differs from one
-/// installation to the next, and what is compared elsewhere.
-const NO_MATTER: [&str; 10] = [
+/// installation to the next, what is compared elsewhere, and what the guests' dpkg leaves out.
+const NO_MATTER: [&str; 11] = [
     "boot",
     "boot-test",
     "etc/machine-id",
@@ -78,6 +78,7 @@ const NO_MATTER: [&str; 10] = [
     "usr/lib/.build-id",
     "usr/share/doc",
     "usr/share/licenses",
+    "usr/share/man",
     "var/cache",
     "var/lib",
     "var/log",
