@@ -1,22 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `early-service`: answers from the initrd on, and hands its state to the root filesystem.
+//! `early-service` for a state of one's own: answers from the initrd on, and hands the state to the
+//! root filesystem.
+//!
+//! The program is [`main`] with a [`Service`]: a [`State`](machine::State) and the words for it.
+//! Nothing else knows what the state is; the counter of the program `early-service` is one.
 //!
 //! The wiring table:
 //!
 //! | actor | owns | may tell | mailbox holds |
 //! | --- | --- | --- | --- |
-//! | [`counter`] | value, rhythm, timer | server, handoff, supervisor | all batches, a few orders |
-//! | [`server`] | listeners, sessions | counter, handoff | all batches, a few orders |
-//! | [`handoff`] | connection to the other process | counter, server, supervisor | orders, askers |
+//! | [`ticker`] | state, rhythm, timer | server, handoff, supervisor | all batches, a few orders |
+//! | [`server`] | listeners, sessions | ticker, handoff | all batches, a few orders |
+//! | [`handoff`] | connection to the other process | ticker, server, supervisor | orders, askers |
 //! | [`signals`] | signal handlers | supervisor | none |
 //! | [`journal`] | log queue, writer thread | nobody | 256 records |
 //! | [`supervisor`] | lifecycle | server, handoff, PID 1 | what can be reported at once |
 //!
-//! The lock and the state file are the counter's while it ticks, the sockets the server's while it
+//! The lock and the state file are the ticker's while it ticks, the sockets the server's while it
 //! serves; at all other times both are the handoff's.
 //!
 //! All exist from start to end, all but the journal's writer on this thread.
 //! Nobody waits for room in a mailbox, so nobody waits for another in a circle.
+#![forbid(unsafe_code)]
+#![allow(
+    rustdoc::private_intra_doc_links,
+    reason = "the wiring table is for those who read the code"
+)]
 
 mod adoption;
 mod clock;
@@ -33,11 +42,13 @@ mod peer;
 mod root;
 mod seldom;
 mod server;
+mod service;
 mod session;
 mod signals;
 mod state_file;
 mod supervisor;
 mod systemd;
+mod ticker;
 mod users;
 
 use std::env;
@@ -55,7 +66,6 @@ use rustix::process::{Resource, getrlimit};
 use smol::{LocalExecutor, Timer};
 
 use adoption::Adoption;
-use counter::Counter;
 use handoff::Handoff;
 use journal::Journal;
 use listener::Listener;
@@ -68,6 +78,10 @@ use server::{Server, Sockets};
 use signals::Signals;
 use state_file::StateFile;
 use supervisor::Supervisor;
+use ticker::Ticker;
+
+pub use early_service_machine as machine;
+pub use service::{Field, Service};
 
 /// The exit status of a command line that cannot be carried out, as getopt(3) users have it.
 const USAGE: u8 = 2;
@@ -76,14 +90,24 @@ const USAGE: u8 = 2;
 /// the end.
 const ORDERS: usize = 6;
 
-fn main() -> ExitCode {
+/// The whole program: reads its command line, carries the state, and says how it ended.
+///
+/// ```no_run
+/// use std::process::ExitCode;
+///
+/// fn main() -> ExitCode {
+///     early_service::main::<early_service::machine::Counter>()
+/// }
+/// ```
+#[must_use]
+pub fn main<S: Service>() -> ExitCode {
     let passed = systemd::listeners();
     let runtime_directory = env::var_os("RUNTIME_DIRECTORY");
     let environment =
         Environment { runtime_directory, passes_socket: !passed.as_ref().is_ok_and(Vec::is_empty) };
     match options::parse(env::args_os().skip(1), &environment) {
-        Ok(Command::Run(options)) => run(options, passed),
-        Ok(Command::Help) => print(HELP),
+        Ok(Command::Run(options)) => run::<S>(options, passed),
+        Ok(Command::Help) => print(&[S::ABOUT, HELP].concat()),
         Ok(Command::Version) => print(concat!("early-service ", env!("CARGO_PKG_VERSION"), "\n")),
         Err(error) => {
             let _ = writeln!(io::stderr(), "early-service: {error}");
@@ -99,10 +123,13 @@ fn print(text: &str) -> ExitCode {
     }
 }
 
-fn run(options: Options, passed: Result<Vec<OwnedFd>, sd_listen_fds::Error>) -> ExitCode {
+fn run<S: Service>(
+    options: Options,
+    passed: Result<Vec<OwnedFd>, sd_listen_fds::Error>,
+) -> ExitCode {
     let mut journal = Journal::install(options.stage);
     let result =
-        passed.map_err(Error::Passed).and_then(|passed| serve(options, passed, &mut journal));
+        passed.map_err(Error::Passed).and_then(|passed| serve::<S>(options, passed, &mut journal));
     if let Err(error) = &result {
         log::error!("{error}");
     }
@@ -111,7 +138,7 @@ fn run(options: Options, passed: Result<Vec<OwnedFd>, sd_listen_fds::Error>) -> 
         Ok(successor) => {
             if let Some(successor) = successor.filter(|_| is_written) {
                 // If it does not hear it, it says that lines may be missing.
-                let _ = successor.say(&Message::Logged.to_string());
+                let _ = successor.say(&Message::<S>::Logged.to_string());
             }
             ExitCode::SUCCESS
         }
@@ -145,10 +172,10 @@ impl fmt::Display for Error {
 }
 
 /// What the process listens on, and whom it adopts from.
-fn listen(
+fn listen<S: Service>(
     options: &Options,
     passed: Vec<OwnedFd>,
-) -> Result<(Vec<Listener>, Option<Adoption>), listener::Error> {
+) -> Result<(Vec<Listener>, Option<Adoption<S>>), listener::Error> {
     let mut listeners = passed.into_iter().map(Listener::passed).collect::<Result<Vec<_>, _>>()?;
     let mut adoption = match &options.predecessor {
         Predecessor::At(path) => Some(Adoption::new(path.clone(), None)),
@@ -193,7 +220,7 @@ fn make_room_for_descriptors() {
 }
 
 /// Serves until the end; a successor that adopted the state is to be told when the log is written.
-fn serve(
+fn serve<S: Service>(
     options: Options,
     passed: Vec<OwnedFd>,
     journal: &mut Journal,
@@ -214,7 +241,7 @@ fn serve(
     journal.start().map_err(Error::Thread)?;
     let state_file = options.state_file.as_deref().and_then(open_state_file);
 
-    let (to_counter, counter_mailbox) = async_channel::bounded(server::UNDER_WAY + ORDERS);
+    let (to_ticker, ticker_mailbox) = async_channel::bounded(server::UNDER_WAY + ORDERS);
     let (to_server, server_mailbox) = async_channel::bounded(server::UNDER_WAY + ORDERS);
     let (to_handoff, handoff_mailbox) = async_channel::bounded(handoff::MAILBOX);
     let (to_supervisor, supervisor_mailbox) = async_channel::bounded(supervisor::MAILBOX);
@@ -227,19 +254,19 @@ fn serve(
         None => Event::StartedAlone,
     };
     let signals = signals.run(to_supervisor.clone(), to_supervisor_continued);
-    let counter = Counter::new(
-        counter_mailbox,
+    let ticker = Ticker::<S>::new(
+        ticker_mailbox,
         to_server.clone(),
         to_handoff.clone(),
         to_supervisor.clone(),
         alive.clone(),
         options.period,
     );
-    let server = Server::new(server_mailbox, to_counter.clone(), to_handoff.clone(), options.stage);
+    let server = Server::new(server_mailbox, to_ticker.clone(), to_handoff.clone(), options.stage);
     let handoff = Handoff {
         mailbox: handoff_mailbox,
         supervisor: to_supervisor,
-        counter: to_counter.clone(),
+        ticker: to_ticker.clone(),
         server: to_server.clone(),
         farewell,
         alive,
@@ -263,26 +290,11 @@ fn serve(
     };
 
     let executor = LocalExecutor::new();
-    executor.spawn(counter.run()).detach();
+    executor.spawn(ticker.run()).detach();
     executor.spawn(server.run()).detach();
     executor.spawn(handoff.run()).detach();
     executor.spawn(signals).detach();
     // futures-lite's block_on sleeps until it is woken; smol's would also poll the reactor.
     future::block_on(executor.run(supervisor.run(started)));
     Ok(successor.try_recv().ok())
-}
-
-/// In the place of the unwinder's routine, for a release binary that has no unwinder (see `build.rs`).
-///
-/// The compiler then sees that no frame of a backtrace is ever printed, and leaves out the printer:
-/// a third of the binary.
-/// Where `RUST_BACKTRACE` asks for one, this is called after the panic's message is written.
-#[cfg(all(without_unwinding, not(test)))]
-#[allow(
-    unsafe_code,
-    reason = "a symbol's name is a promise that no library has another meaning for it"
-)]
-#[unsafe(no_mangle)]
-extern "C" fn _Unwind_Backtrace() -> ! {
-    std::process::abort()
 }

@@ -12,9 +12,8 @@ use std::path::PathBuf;
 use early_service_machine::schedule::Period;
 use lexopt::{Arg, Parser, ValueExt};
 
-/// The text of `--help`.
-pub(crate) const HELP: &str = "\
-Counts from the initrd on, and hands the count to the root filesystem.
+/// The text of `--help`, after the line that says what the service does.
+pub(crate) const HELP: &str = "
 
 Usage: early-service [OPTION]...
 
@@ -22,10 +21,10 @@ Options:
   -s, --server-socket-path PATH      UNIX socket to serve, beside those that systemd passes; where
                                      it passes none, by default early-service.sock in the first
                                      directory of $RUNTIME_DIRECTORY
-  -c, --client-socket-path PATH      UNIX socket of the predecessor to adopt the count from
+  -c, --client-socket-path PATH      UNIX socket of the predecessor to adopt the state from
       --takeover-existing-socket     adopt from the process that serves the server socket now, and
                                      take its place there
-      --state-file PATH              file whose lock makes a process the owner of the count, and from
+      --state-file PATH              file whose lock makes a process the owner of the state, and from
                                      which the next one goes on if it dies; the same for all
   -d, --timer-delay-ms MS            time between two ticks, 1 to 4294967295 (100)
       --successor USER               user, by name or number, who may ask for the handoff beside

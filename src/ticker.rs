@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Counter: owns the value and its rhythm.
+//! Ticker: owns the state and its rhythm.
 //!
-//! Ticks at absolute deadlines and logs each number; carries out what clients ask of it.
-//! Whoever replaces the state replaces this actor.
+//! Ticks at absolute deadlines and logs each tick; carries out what clients ask of the state.
 //!
-//! Owns the running [`machine::Counter`](early_service_machine::counter::Counter), the timer and,
-//! while it ticks, the state file.
+//! Owns the [`Running`] state, the timer and, while it ticks, the state file.
+//! Never knows what the state is: what is said of it are the words of its [`Service`].
 //! Never does other I/O than writing that, and never waits for anything but its timer and its
 //! mailbox.
 //! Ends with the process.
@@ -20,44 +19,45 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
-use early_service_machine::State;
-use early_service_machine::counter::{Command, Counter as Running, Reply, Snapshot};
 use early_service_machine::lifecycle::Event;
 use early_service_machine::record::Unlogged;
+use early_service_machine::rhythm::{Running, Snapshot, Tick};
 use early_service_machine::schedule::{Monotonic, Period};
 use futures_lite::future;
+use log::{Level, LevelFilter, Record};
 use smol::Timer;
 
 use crate::mailbox::post;
+use crate::service::{Service, TickFields, written};
 use crate::session::Batch;
 use crate::state_file::StateFile;
 use crate::{clock, handoff, journal, server};
 
-/// What others tell the counter.
-pub(crate) enum Message {
+/// What others tell the ticker.
+pub(crate) enum Message<S: Service> {
     /// From the handoff: tick on from here.
-    Load(Start, Option<StateFile>),
+    Load(Start<S>, Option<StateFile>),
     /// From the server: carry out the commands of one read.
-    CarryOut { slot: usize, batch: Box<Batch> },
+    CarryOut { slot: usize, batch: Box<Batch<S>> },
     /// From the server, after the last batch: stop ticking, give the state and its file to the
     /// handoff, and tell the supervisor.
     Freeze,
     /// From the handoff: the predecessor died with its last ticks, up to this state, not known to be
     /// in the log.
-    Unlogged(State, Unlogged),
+    Unlogged(S, Unlogged),
     /// From the server, after the last batch: stop ticking for good, and confirm it.
     Leave,
 }
 
-/// Where the count begins.
+/// Where the state begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Start {
+pub(crate) enum Start<S> {
     /// At a state without a rhythm: the first tick comes one period from now.
-    Anew(State),
+    Anew(S),
     /// Where a living owner stopped.
-    After(Snapshot),
+    After(Snapshot<S>),
     /// Where an owner died, with its last ticks not known to be in the log.
-    AfterDeath { snapshot: Snapshot, unlogged: Unlogged },
+    AfterDeath { snapshot: Snapshot<S>, unlogged: Unlogged },
 }
 
 /// The most ticks that are caught up at once, before the log's writer is given a chance.
@@ -71,36 +71,36 @@ const LAST_LINES: Duration = Duration::from_millis(250);
 const LOOK_FOR_LINES: Duration = Duration::from_millis(1);
 
 /// The actor.
-pub(crate) struct Counter {
-    mailbox: Receiver<Message>,
-    server: Sender<server::Message>,
-    handoff: Sender<handoff::Message>,
+pub(crate) struct Ticker<S: Service> {
+    mailbox: Receiver<Message<S>>,
+    server: Sender<server::Message<S>>,
+    handoff: Sender<handoff::Message<S>>,
     supervisor: Sender<Event>,
     /// Closed when the actor has left.
     alive: Sender<()>,
     period: Period,
     timer: Timer,
-    /// What the timer is set to, while the counter ticks.
+    /// What the timer is set to, while the state ticks.
     armed: Option<Monotonic>,
-    running: Option<Running>,
+    running: Option<Running<S>>,
     /// Where the state is kept, while it is ours.
     state_file: Option<StateFile>,
-    /// What `set_counter` replaced since the last tick, to be logged with the next one.
-    replaced: Option<u64>,
+    /// What commands replaced since the last tick, to be logged with the next one.
+    replaced: Option<S>,
     /// How many ticks came since a command last changed the state; more than any where none has.
     since_change: u64,
 }
 
-enum Wake {
+enum Wake<S: Service> {
     Deadline,
-    Message(Message),
+    Message(Message<S>),
 }
 
-impl Counter {
+impl<S: Service> Ticker<S> {
     pub(crate) fn new(
-        mailbox: Receiver<Message>,
-        server: Sender<server::Message>,
-        handoff: Sender<handoff::Message>,
+        mailbox: Receiver<Message<S>>,
+        server: Sender<server::Message<S>>,
+        handoff: Sender<handoff::Message<S>>,
         supervisor: Sender<Event>,
         alive: Sender<()>,
         period: Period,
@@ -135,7 +135,7 @@ impl Counter {
     }
 
     /// Waits for the next deadline or message; `None` once nobody can send any more.
-    async fn next_event(&mut self) -> Option<Wake> {
+    async fn next_event(&mut self) -> Option<Wake<S>> {
         let deadline = async {
             (&mut self.timer).await;
             Some(Wake::Deadline)
@@ -144,7 +144,7 @@ impl Counter {
         future::or(deadline, message).await
     }
 
-    fn handle(&mut self, wake: Wake, now: Monotonic) {
+    fn handle(&mut self, wake: Wake<S>, now: Monotonic) {
         self.catch_up(now);
         match wake {
             // The timer has fired and must be set again, even if it fired a moment early.
@@ -164,39 +164,39 @@ impl Counter {
         self.arm();
     }
 
-    fn load(&mut self, start: Start, now: Monotonic) {
-        let counter = match start {
+    fn load(&mut self, start: Start<S>, now: Monotonic) {
+        let running = match start {
             Start::Anew(state) => Running::starting(state, now, self.period),
             Start::After(snapshot) => Running::resuming(snapshot, now, self.period),
             Start::AfterDeath { snapshot, unlogged } => {
-                let counter = Running::resuming(snapshot, now, self.period);
-                self.say_recovered(&counter, unlogged, now);
-                counter
+                let running = Running::resuming(snapshot, now, self.period);
+                self.say_recovered(&running, unlogged, now);
+                running
             }
         };
-        self.running = Some(counter);
+        self.running = Some(running);
         self.store(0);
         self.catch_up(now);
     }
 
-    /// Says where the count goes on.
-    fn say_recovered(&self, counter: &Running, unlogged: Unlogged, now: Monotonic) {
-        let (next, due) = (counter.state().next, counter.due(now));
+    /// Says where the state goes on.
+    fn say_recovered(&self, running: &Running<S>, unlogged: Unlogged, now: Monotonic) {
+        let (state, due) = (running.state(), running.due(now));
         let file = self.state_file.as_ref().map(|file| file.path().display().to_string());
         let file = file.as_deref().unwrap_or("the predecessor");
-        log::info!("Recovering at {next} from {file}: {due} ticks are due since it was written");
-        say_unlogged(counter.state(), unlogged);
+        log::info!("Recovering at {state} from {file}: {due} ticks are due since it was written");
+        say_unlogged(state, unlogged);
     }
 
     /// Gives away all that is needed to tick.
     fn freeze(&mut self) {
-        let Some(counter) = self.running.take() else {
+        let Some(running) = self.running.take() else {
             return;
         };
         if let Some(previous) = self.replaced.take() {
-            log_set(counter.state().next, previous);
+            log_change(running.state(), previous);
         }
-        let (snapshot, state_file) = (counter.snapshot(), self.state_file.take());
+        let (snapshot, state_file) = (running.snapshot(), self.state_file.take());
         post(&self.handoff, handoff::Message::State(snapshot, state_file));
         post(&self.supervisor, Event::Frozen);
     }
@@ -217,10 +217,10 @@ impl Counter {
 
     /// Writes the state to its file, before `to_be_logged` ticks are.
     fn store(&mut self, to_be_logged: u64) {
-        if let (Some(file), Some(counter)) = (&mut self.state_file, &self.running) {
+        if let (Some(file), Some(running)) = (&mut self.state_file, &self.running) {
             let ticks = journal::unlogged().saturating_add(to_be_logged);
             let unlogged = Unlogged { ticks, unbroken: ticks.min(self.since_change) };
-            file.store(counter.snapshot(), unlogged);
+            file.store(running.snapshot(), unlogged);
         }
     }
 
@@ -243,12 +243,12 @@ impl Counter {
 
     /// Takes ticks that are due, `at_most` so many, and says how many.
     fn tick(&mut self, now: Monotonic, at_most: usize) -> usize {
-        let Some(counter) = &mut self.running else {
+        let Some(running) = &mut self.running else {
             return 0;
         };
         // What is logged is what was counted and written before.
-        let mut uncounted = *counter;
-        let taken = std::iter::from_fn(|| counter.tick(now)).take(at_most).count();
+        let mut uncounted = *running;
+        let taken = std::iter::from_fn(|| running.tick(now)).take(at_most).count();
         if taken == 0 {
             return 0;
         }
@@ -257,35 +257,29 @@ impl Counter {
         self.store(count);
         for tick in std::iter::from_fn(|| uncounted.tick(now)).take(taken) {
             if let Some(previous) = self.replaced.take() {
-                log_set(tick.number, previous);
+                log_change(tick.state, previous);
             }
-            log::info!(
-                target: journal::TICK,
-                COUNTER = tick.number,
-                DEADLINE_NS = tick.deadline.as_nanos(),
-                ACTUAL_NS = now.as_nanos();
-                "{}", tick.number
-            );
+            log_tick(tick, now);
         }
         taken
     }
 
-    fn carry_out(&mut self, batch: &mut Batch) {
-        let Some(counter) = &mut self.running else {
+    fn carry_out(&mut self, batch: &mut Batch<S>) {
+        let Some(running) = &mut self.running else {
             return;
         };
         let mut has_changed = false;
         for command in batch.take_commands() {
-            let reply = counter.apply(command);
-            if let (Command::Set(_), Reply::Previous(previous)) = (command, reply) {
-                self.replaced.get_or_insert(previous);
+            if S::is_change(&command) {
+                self.replaced.get_or_insert(running.state());
                 has_changed = true;
             }
+            let reply = running.apply(command);
             let written = writeln!(batch.replies, "{reply}");
             debug_assert!(written.is_ok(), "the session made sure of room");
         }
         if std::mem::take(&mut batch.status) {
-            let written = writeln!(batch.replies, "{counter}");
+            let written = writeln!(batch.replies, "{running}");
             debug_assert!(written.is_ok(), "the session made sure of room");
         }
         if has_changed {
@@ -295,39 +289,53 @@ impl Counter {
     }
 }
 
-/// Says which numbers before `state` may be missing from the log.
-fn say_unlogged(state: State, Unlogged { ticks, unbroken }: Unlogged) {
+/// Says which ticks before `state` may be missing from the log.
+fn say_unlogged<S: Service>(state: S, Unlogged { ticks, unbroken }: Unlogged) {
     const WHY: &str = "may be missing from the log: queued in a process that died";
-    let (first, last) = (state.next.wrapping_sub(unbroken), state.next.wrapping_sub(1));
     match ticks.saturating_sub(unbroken) {
         0 => {}
-        before => log::warn!("The last {before} before the counter was set to {first} {WHY}"),
+        before => {
+            let them = written(|f| state.write_last_before_change(before, unbroken, f));
+            log::warn!("{them} {WHY}");
+        }
     }
-    match unbroken {
-        0 => {}
-        1 => log::warn!("Number {last} {WHY}"),
-        _ => log::warn!("Numbers {first} to {last} {WHY}"),
+    if unbroken > 0 {
+        log::warn!("{} {WHY}", written(|f| state.write_last(unbroken, f)));
     }
 }
 
-/// Logged once for all that was set between two ticks: thousands a second can be.
-fn log_set(number: u64, previous: u64) {
-    log::info!(
-        target: journal::CLIENT,
-        "Setting the counter to {number}, previous value {previous}"
+fn log_tick<S: Service>(Tick { state, deadline }: Tick<S>, now: Monotonic) {
+    if log::max_level() < LevelFilter::Info {
+        return;
+    }
+    let fields = TickFields { state, deadline_ns: deadline.as_nanos(), actual_ns: now.as_nanos() };
+    log::logger().log(
+        &Record::builder()
+            .level(Level::Info)
+            .target(journal::TICK)
+            .args(format_args!("{}", written(|f| state.write_tick(f))))
+            .key_values(&fields)
+            .build(),
     );
+}
+
+/// Logged once for all that was changed between two ticks: thousands a second can be.
+fn log_change<S: Service>(state: S, previous: S) {
+    log::info!(target: journal::CLIENT, "{}", written(|f| state.write_change(&previous, f)));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use early_service_machine::Counter;
+    use early_service_machine::counter::Command;
 
-    /// A counter with the far ends of its mailboxes, and a clock that the test turns.
+    /// A ticker with the far ends of its mailboxes, and a clock that the test turns.
     struct Bench {
-        counter: Counter,
-        _mailbox: Sender<Message>,
-        server: Receiver<server::Message>,
-        handoff: Receiver<handoff::Message>,
+        ticker: Ticker<Counter>,
+        _mailbox: Sender<Message<Counter>>,
+        server: Receiver<server::Message<Counter>>,
+        handoff: Receiver<handoff::Message<Counter>>,
         supervisor: Receiver<Event>,
         start: Monotonic,
     }
@@ -340,10 +348,9 @@ mod tests {
             let (to_supervisor, supervisor) = async_channel::bounded(4);
             let (alive, _) = async_channel::bounded(1);
             let period = Period::from_millis(100).expect("100 is not 0");
-            let counter =
-                Counter::new(mailbox, to_server, to_handoff, to_supervisor, alive, period);
+            let ticker = Ticker::new(mailbox, to_server, to_handoff, to_supervisor, alive, period);
             let start = clock::now();
-            Self { counter, _mailbox, server, handoff, supervisor, start }
+            Self { ticker, _mailbox, server, handoff, supervisor, start }
         }
 
         /// One that counts, and keeps its state in a file.
@@ -353,13 +360,13 @@ mod tests {
             let file = StateFile::open(&path).expect("a scratch file");
             std::fs::remove_file(path).expect("our own");
             let mut bench = Self::new();
-            bench.tell(0, Message::Load(Start::Anew(State::default()), Some(file)));
+            bench.tell(0, Message::Load(Start::Anew(Counter::default()), Some(file)));
             bench
         }
 
-        fn tell(&mut self, ms: u64, message: Message) {
+        fn tell(&mut self, ms: u64, message: Message<Counter>) {
             let now = Monotonic::from_nanos(self.start.as_nanos() + ms * 1_000_000);
-            self.counter.handle(Wake::Message(message), now);
+            self.ticker.handle(Wake::Message(message), now);
         }
 
         fn status_at(&mut self, ms: u64) -> String {
@@ -378,7 +385,7 @@ mod tests {
     #[test]
     fn ticks_that_are_due_come_before_the_command() {
         let mut bench = Bench::new();
-        bench.tell(0, Message::Load(Start::Anew(State { next: 10 }), None));
+        bench.tell(0, Message::Load(Start::Anew(Counter { next: 10 }), None));
         assert_eq!(bench.status_at(99), "counter=10 ticks_late=0\n");
         assert_eq!(bench.status_at(3050), "counter=40 ticks_late=29\n");
     }
@@ -386,17 +393,17 @@ mod tests {
     #[test]
     fn a_frozen_counter_does_not_tick_and_its_rhythm_goes_on_without_a_shift() {
         let mut bench = Bench::new();
-        bench.tell(0, Message::Load(Start::Anew(State { next: 10 }), None));
+        bench.tell(0, Message::Load(Start::Anew(Counter { next: 10 }), None));
         bench.tell(250, Message::Freeze);
         assert_eq!(bench.supervisor.try_recv(), Ok(Event::Frozen));
-        assert!(!bench.counter.timer.will_fire());
-        bench.counter.handle(Wake::Deadline, clock::now());
+        assert!(!bench.ticker.timer.will_fire());
+        bench.ticker.handle(Wake::Deadline, clock::now());
         let Ok(handoff::Message::State(snapshot, None)) = bench.handoff.try_recv() else {
             panic!("the state is with the handoff")
         };
-        assert_eq!(snapshot.state, State { next: 12 });
+        assert_eq!(snapshot.state, Counter { next: 12 });
         bench.tell(450, Message::Load(Start::After(snapshot), None));
-        assert!(bench.counter.timer.will_fire());
+        assert!(bench.ticker.timer.will_fire());
         assert_eq!(bench.status_at(499), "counter=14 ticks_late=1\n");
         assert_eq!(bench.status_at(500), "counter=15 ticks_late=1\n");
     }
@@ -411,7 +418,7 @@ mod tests {
         // The reactor's table of timers, which it looks after at times of its own.
         const GROWTH: u64 = 2;
         // The same waits without a counter.
-        let (_sender, mailbox) = async_channel::bounded::<Message>(1);
+        let (_sender, mailbox) = async_channel::bounded::<Message<Counter>>(1);
         let mut timer = Timer::never();
         let mut deadline = clock::now().as_nanos();
         let mut bare = || {
@@ -428,8 +435,8 @@ mod tests {
         let mut tick = || {
             ms += 100;
             let now = Monotonic::from_nanos(bench.start.as_nanos() + ms * 1_000_000);
-            bench.counter.handle(Wake::Deadline, now);
-            let waits = future::poll_once(bench.counter.next_event());
+            bench.ticker.handle(Wake::Deadline, now);
+            let waits = future::poll_once(bench.ticker.next_event());
             assert!(future::block_on(waits).is_none());
         };
         // The first of each sets things up that stay.

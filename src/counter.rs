@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Counter: what people and the journal see of it.
+//!
+//! The state itself and its commands stand in the module of the same name in `machine`; whoever
+//! replaces one replaces both.
+
+use std::fmt::{Formatter, Result};
+
+use early_service_machine::Counter;
+
+use crate::service::{Field, Service};
+
+impl Service for Counter {
+    const ABOUT: &'static str =
+        "Counts from the initrd on, and hands the count to the root filesystem.";
+    const WHAT: &'static str = "counter";
+
+    fn write_tick(&self, f: &mut Formatter<'_>) -> Result {
+        write!(f, "{}", self.next)
+    }
+
+    fn fields(&self) -> impl IntoIterator<Item = (&'static str, Field<'_>)> {
+        [("COUNTER", Field::Number(self.next))]
+    }
+
+    fn write_change(&self, previous: &Self, f: &mut Formatter<'_>) -> Result {
+        let (number, previous) = (self.next, previous.next);
+        write!(f, "Setting the counter to {number}, previous value {previous}")
+    }
+
+    fn write_last(&self, ticks: u64, f: &mut Formatter<'_>) -> Result {
+        let (first, last) = (self.next.wrapping_sub(ticks), self.next.wrapping_sub(1));
+        match ticks {
+            1 => write!(f, "Number {last}"),
+            _ => write!(f, "Numbers {first} to {last}"),
+        }
+    }
+
+    fn write_last_before_change(&self, ticks: u64, since: u64, f: &mut Formatter<'_>) -> Result {
+        let first = self.next.wrapping_sub(since);
+        write!(f, "The last {ticks} before the counter was set to {first}")
+    }
+}
