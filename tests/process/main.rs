@@ -8,6 +8,7 @@
 //! | file | shows |
 //! | --- | --- |
 //! | [`adopting`] | a successor, and predecessors of all kinds |
+//! | [`camera`] | the same with another service, that of the example |
 //! | [`commands`] | what clients see |
 //! | [`exchange`] | a predecessor, and successors of all kinds |
 //! | [`handoff`] | one process after the other |
@@ -32,6 +33,7 @@
 #![allow(clippy::print_stderr, reason = "a test that fails shows what the daemon logged")]
 
 mod adopting;
+mod camera;
 mod commands;
 mod exchange;
 mod handoff;
@@ -50,6 +52,8 @@ mod state_file;
 mod systemd;
 mod ticks;
 
+#[path = "../../examples/shared/build.rs"]
+mod build;
 mod client;
 mod daemon;
 mod journald;
