@@ -8,7 +8,7 @@ use std::fmt::{Formatter, Result};
 
 use early_service_machine::Counter;
 
-use crate::service::{Field, Service};
+use crate::service::Service;
 
 impl Service for Counter {
     const ABOUT: &'static str =
@@ -19,8 +19,8 @@ impl Service for Counter {
         write!(f, "{}", self.next)
     }
 
-    fn fields(&self) -> impl IntoIterator<Item = (&'static str, Field<'_>)> {
-        [("COUNTER", Field::Number(self.next))]
+    fn fields(&self) -> impl IntoIterator<Item = (&'static str, u64)> {
+        [("COUNTER", self.next)]
     }
 
     fn write_change(&self, previous: &Self, f: &mut Formatter<'_>) -> Result {

@@ -81,7 +81,7 @@ use supervisor::Supervisor;
 use ticker::Ticker;
 
 pub use early_service_machine as machine;
-pub use service::{Field, Service};
+pub use service::Service;
 
 /// The exit status of a command line that cannot be carried out, as getopt(3) users have it.
 const USAGE: u8 = 2;

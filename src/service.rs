@@ -14,7 +14,7 @@ use log::kv::{self, Key, Value, VisitSource};
 /// # use std::fmt::{self, Formatter};
 /// # use early_service::machine::fields::{Fields, Lacking, number};
 /// use early_service::machine::State;
-/// use early_service::{Field, Service};
+/// use early_service::Service;
 ///
 /// /// How many doors were opened.
 /// #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -62,8 +62,8 @@ use log::kv::{self, Key, Value, VisitSource};
 ///     fn write_tick(&self, f: &mut Formatter<'_>) -> fmt::Result {
 ///         write!(f, "{} doors", self.0)
 ///     }
-///     fn fields(&self) -> impl IntoIterator<Item = (&'static str, Field<'_>)> {
-///         [("DOORS", Field::Number(self.0)), ("BUILDING", Field::Text("main"))]
+///     fn fields(&self) -> impl IntoIterator<Item = (&'static str, u64)> {
+///         [("DOORS", self.0)]
 ///     }
 ///     fn write_change(&self, previous: &Self, f: &mut Formatter<'_>) -> fmt::Result {
 ///         write!(f, "{} doors instead of {}", self.0, previous.0)
@@ -98,8 +98,9 @@ pub trait Service: State {
 
     /// Writes the log line of one tick: of this state, as it was before the tick.
     ///
-    /// With the fields, it should stay within 96 bytes, so that it takes one place of the log's queue,
-    /// and must within 240 or is cut: there are [`fields`](Self::fields) and 58 bytes of the rhythm's.
+    /// With [`fields`](Self::fields) and some 60 bytes of the rhythm's it should stay within 96 bytes:
+    /// what is longer takes two places of the log's queue, so that the queue is full after 128 ticks
+    /// instead of 256; what is longer than 240 is cut.
     ///
     /// # Errors
     ///
@@ -109,7 +110,7 @@ pub trait Service: State {
     /// The journal's fields of that line, beside those of the rhythm.
     ///
     /// A name consists of capital letters, digits and underscores (systemd.journal-fields(7)).
-    fn fields(&self) -> impl IntoIterator<Item = (&'static str, Field<'_>)>;
+    fn fields(&self) -> impl IntoIterator<Item = (&'static str, u64)>;
 
     /// Writes the log line of all that commands changed between two ticks, from `previous` to this
     /// state.
@@ -141,22 +142,6 @@ pub trait Service: State {
     ) -> fmt::Result;
 }
 
-/// The value of a field in the journal.
-///
-/// ```
-/// use early_service::Field;
-///
-/// let fields = [("FRAME", Field::Number(137)), ("CAMERA", Field::Text("rear"))];
-/// assert_eq!(fields[1], ("CAMERA", Field::Text("rear")));
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Field<'a> {
-    /// A number, in decimal digits.
-    Number(u64),
-    /// A text without NUL characters.
-    Text(&'a str),
-}
-
 /// What a function writes, as text.
 pub(crate) struct Written<F>(F);
 
@@ -182,12 +167,8 @@ pub(crate) struct TickFields<S> {
 
 impl<S: Service> kv::Source for TickFields<S> {
     fn visit<'kvs>(&'kvs self, visitor: &mut dyn VisitSource<'kvs>) -> Result<(), kv::Error> {
-        for (name, field) in self.state.fields() {
-            let value = match field {
-                Field::Number(number) => Value::from(number),
-                Field::Text(text) => Value::from(text),
-            };
-            visitor.visit_pair(Key::from(name), value)?;
+        for (name, number) in self.state.fields() {
+            visitor.visit_pair(Key::from(name), Value::from(number))?;
         }
         visitor.visit_pair(Key::from("DEADLINE_NS"), Value::from(self.deadline_ns))?;
         visitor.visit_pair(Key::from("ACTUAL_NS"), Value::from(self.actual_ns))

@@ -137,13 +137,6 @@ impl Gear {
             _ => None,
         }
     }
-
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Drive => "drive",
-            Self::Reverse => "reverse",
-        }
-    }
 }
 
 impl Overlay {
@@ -154,10 +147,6 @@ impl Overlay {
         bytes.get_mut(..text.len())?.copy_from_slice(text);
         let is_plain = !text.is_empty() && text.iter().all(u8::is_ascii_graphic);
         is_plain.then_some(Self { bytes })
-    }
-
-    pub(crate) fn text(&self) -> &str {
-        str::from_utf8(self.bytes.trim_ascii_end()).unwrap_or_default()
     }
 }
 
@@ -177,13 +166,16 @@ impl Display for Camera {
 
 impl Display for Gear {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        f.write_str(match self {
+            Self::Drive => "drive",
+            Self::Reverse => "reverse",
+        })
     }
 }
 
 impl Display for Overlay {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str(self.text())
+        f.write_str(str::from_utf8(self.bytes.trim_ascii_end()).unwrap_or_default())
     }
 }
 

@@ -51,7 +51,7 @@ fn each_command_is_answered_with_what_it_replaced() {
     let daemon = camera(&scratch, "camera", &STILL);
     let replies = nc(
         &daemon.socket,
-        &format!(
+        format!(
             "get_frame\nset_frame 18446744073709551615\nset_gear reverse\nset_overlay {OVERLAY}\n\
              set_overlay x\nset_gear park\nset_overlay two words\nget_counter\n"
         ),
@@ -74,7 +74,7 @@ fn each_command_is_answered_with_what_it_replaced() {
 fn more_commands_than_a_batch_has_room_for_are_all_answered() {
     let scratch = Scratch::new();
     let daemon = camera(&scratch, "camera", &STILL);
-    let replies = nc(&daemon.socket, &format!("set_overlay {OVERLAY}\n").repeat(500));
+    let replies = nc(&daemon.socket, format!("set_overlay {OVERLAY}\n").repeat(500));
     let expected = format!("previous overlay {OVERLAY}");
     assert_eq!(replies.lines().skip(1).filter(|reply| **reply == expected).count(), 499);
 }
@@ -83,7 +83,7 @@ fn more_commands_than_a_batch_has_room_for_are_all_answered() {
 fn frame_gear_and_overlay_go_from_process_to_process() {
     let scratch = Scratch::new();
     let mut first = camera(&scratch, "first", &STILL);
-    nc(&first.socket, &format!("set_frame 137\nset_gear reverse\nset_overlay {OVERLAY}\n"));
+    nc(&first.socket, format!("set_frame 137\nset_gear reverse\nset_overlay {OVERLAY}\n"));
     let mut second = successor(&scratch, "second", &first.socket);
     assert!(first.ended().0.success());
     second.wait_for(&format!("Adopting 137 reverse {OVERLAY} and 0 clients from"));
