@@ -9,7 +9,7 @@
 //! | --- | --- | --- | --- |
 //! | tables | discarded by the linker | 56 | 23 |
 //! | printer of backtraces, with its reader of debug data | nobody calls it, see `main.rs` | 198 | 88 |
-//! | libgcc_s, a library to load: 9 system calls | nobody needs it | 125 | 43 |
+//! | libgcc_s, a library to load: 9 system calls | nobody needs it | another file | |
 //!
 //! Works with LLD and GNU ld (ld(1), "Implicit Linker Scripts"); GNU ld keeps loading libgcc_s.
 

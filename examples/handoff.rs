@@ -33,7 +33,7 @@ const WATCHED: Duration = Duration::from_secs(3);
 const HELD: Duration = Duration::from_millis(60);
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let daemon = build::build("--bin", "early-service")?;
+    let daemon = build::daemon()?;
     let scratch = Scratch::new()?;
     let (initrd_socket, root_socket) = (scratch.join("initrd.sock"), scratch.join("root.sock"));
     let state_file = scratch.join("state");

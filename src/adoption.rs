@@ -26,6 +26,7 @@ use rustix::net::sockopt::socket_peercred;
 use rustix::process::geteuid;
 use smol::{Async, Timer};
 
+use crate::catalog::Id;
 use crate::listener::Listener;
 use crate::peer::{Heard, Peer};
 use crate::server::Sockets;
@@ -259,7 +260,7 @@ impl<S: Service> Adoption<S> {
     pub(crate) fn refuse(&mut self, why: &str) {
         let line = format!("cannot adopt from {}: {why}", self.path.display());
         self.count_repeated(&line);
-        self.say_once(line);
+        self.say_once(Id::PredecessorRefuses, line);
         self.discard();
         if let Some(peer) = self.take_peer() {
             let _ = peer.say(&Message::<S>::Abort(why.as_bytes()).to_string());
@@ -288,7 +289,8 @@ impl<S: Service> Adoption<S> {
         let Self { path, progress, received, .. } = self;
         if let Some(given) = &received.state {
             let clients = received.sockets.sessions.len();
-            log::info!("Adopting {given} and {clients} clients from {}", path.display());
+            let path = path.display();
+            log::info!(MESSAGE_ID = Id::Adopted; "Adopting {given} and {clients} clients from {path}");
         }
         let peer = match progress {
             Progress::Idle(peer) => peer,
@@ -333,7 +335,10 @@ impl<S: Service> Adoption<S> {
                         Err(Silence::Long) => {
                             talk.is_told = true;
                             let path = self.path.display();
-                            log::warn!("{path} does not answer: waiting for it");
+                            log::warn!(
+                                MESSAGE_ID = Id::PredecessorSilent;
+                                "{path} does not answer: waiting for it"
+                            );
                             systemd::status(format_args!("adopting: {path} does not answer"));
                         }
                         Err(Silence::TooLong) => {
@@ -367,7 +372,8 @@ impl<S: Service> Adoption<S> {
         let peer = match Async::new(stream) {
             Ok(stream) => Peer::new(stream),
             Err(error) => {
-                self.say_once(format!("cannot talk to {}: {error}", self.path.display()));
+                let line = format!("cannot talk to {}: {error}", self.path.display());
+                self.say_once(Id::PredecessorRefuses, line);
                 return Some(self.pause_with(Event::PredecessorRefused));
             }
         };
@@ -393,7 +399,8 @@ impl<S: Service> Adoption<S> {
         }
         if waiting >= SILENT {
             let path = self.path.display();
-            self.say_once(format!("{path} has no room in its backlog: waiting for it"));
+            let line = format!("{path} has no room in its backlog: waiting for it");
+            self.say_once(Id::PredecessorSilent, line);
         }
         self.progress = Progress::Pausing(now + ASK_AGAIN, way);
         None
@@ -425,13 +432,13 @@ impl<S: Service> Adoption<S> {
             }
             Outcome::Refused(answer) => {
                 let line = self.asking_again(&answer);
-                self.say_once(line);
+                self.say_once(Id::PredecessorRefuses, line);
                 return Some(self.pause_with(Event::PredecessorRefused));
             }
             Outcome::TakenBack(answer) => {
                 let line = self.asking_again(&answer);
                 self.count_repeated(&line);
-                self.say_once(line);
+                self.say_once(Id::PredecessorRefuses, line);
                 return Some(self.pause_with(Event::PredecessorRefused));
             }
             // It dies at this moment, or has died.
@@ -440,10 +447,11 @@ impl<S: Service> Adoption<S> {
             }
             Outcome::Unknown(Answer::Line(_)) if !has_lock => {
                 // An older program holds no lock: somebody else does, and owns.
-                self.say_once(format!(
+                let line = format!(
                     "{} does not know the handoff, and another process holds the lock: waiting",
                     self.path.display()
-                ));
+                );
+                self.say_once(Id::LockHeld, line);
                 return Some(self.pause_with(Event::PredecessorRefused));
             }
             Outcome::Unknown(answer) => {
@@ -486,17 +494,21 @@ impl<S: Service> Adoption<S> {
     fn absent(&mut self, cause: fmt::Arguments<'_>, has_lock: bool) {
         let path = self.path.display();
         if has_lock {
-            log::warn!("No predecessor at {path}: {cause}; starting at {}", S::default());
+            log::warn!(
+                MESSAGE_ID = Id::PredecessorAbsent;
+                "No predecessor at {path}: {cause}; starting at {}", S::default()
+            );
         } else {
-            self.say_once(format!(
+            let line = format!(
                 "No predecessor at {path}: {cause}; another process holds the lock: waiting"
-            ));
+            );
+            self.say_once(Id::LockHeld, line);
         }
     }
 
-    fn say_once(&mut self, line: String) {
+    fn say_once(&mut self, id: Id, line: String) {
         if self.said.as_ref() != Some(&line) {
-            log::warn!("{line}");
+            log::warn!(MESSAGE_ID = id; "{line}");
             systemd::status(format_args!("adopting: {line}"));
             self.said = Some(line);
         }

@@ -11,8 +11,8 @@ use early_service_machine::Counter;
 use crate::service::Service;
 
 impl Service for Counter {
-    const ABOUT: &'static str =
-        "Counts from the initrd on, and hands the count to the root filesystem.";
+    const ABOUT: &'static str = "Counts from the initrd on, answers commands on a UNIX socket, and hands the\n\
+         count over to the same program on the root filesystem.";
     const WHAT: &'static str = "counter";
 
     fn write_tick(&self, f: &mut Formatter<'_>) -> Result {

@@ -30,6 +30,7 @@ use rustix::process::geteuid;
 use smol::Async;
 
 use crate::adoption::{Adoption, Given, Received};
+use crate::catalog::Id;
 use crate::locking::Locking;
 use crate::mailbox::post;
 use crate::offering::{Estate, Offering};
@@ -38,9 +39,10 @@ use crate::seldom::Seldom;
 use crate::server::Sockets;
 use crate::service::Service;
 use crate::session::Asked;
+use crate::standing::{Origin, Standing};
 use crate::state_file::StateFile;
 use crate::ticker::Start;
-use crate::{server, ticker, users};
+use crate::{clock, server, standing, ticker, users};
 
 /// The most clients whose question waits here: whoever asks in one turn of the server.
 ///
@@ -232,7 +234,10 @@ impl<S: Service> Handoff<S> {
     /// Goes on with what a successor did not adopt.
     fn take_back(&mut self, offering: &Offering) -> (Start<S>, Option<StateFile>) {
         let (pid, cause) = (offering.pid(), offering.cause());
-        log::warn!("Process {pid} did not adopt the state: {cause}; serving on");
+        log::warn!(
+            MESSAGE_ID = Id::NotAdopted;
+            "Process {pid} did not adopt the state: {cause}; serving on"
+        );
         let (snapshot, mut file) = self.frozen.take().unzip();
         let file_state = file.as_mut().and_then(Option::as_mut).map(StateFile::load);
         let start = match (file_state, snapshot) {
@@ -256,6 +261,8 @@ impl<S: Service> Handoff<S> {
         if let Some(lock) = lock {
             file = StateFile::handed_over(file, lock);
         }
+        // Who sent no state may have owned none.
+        let predecessor = peer.as_ref().filter(|_| state.is_some()).and_then(Peer::pid);
         self.sockets.join(sockets);
         let recorded = file.as_mut().and_then(|file| file.load().ok());
         let start = match (recorded, state) {
@@ -281,6 +288,13 @@ impl<S: Service> Handoff<S> {
             }
             (None, None) => Start::Anew(S::default()),
         };
+        let origin = match start {
+            Start::AfterDeath { .. } => Origin::Recovered,
+            Start::Anew(_) if state.is_none() => Origin::New,
+            Start::Anew(_) | Start::After(_) => Origin::Adopted,
+        };
+        let (since, is_kept) = (clock::now(), file.is_some());
+        standing::begin(Standing { origin, predecessor, since, is_kept });
         (start, file)
     }
 
@@ -333,7 +347,7 @@ impl<S: Service> Handoff<S> {
             ));
             return turn_away::<S>(&stream, &asked);
         }
-        log::info!("Handing over to process {pid} of user {uid}");
+        log::info!(MESSAGE_ID = Id::HandingOver; "Handing over to process {pid} of user {uid}");
         self.offering = Some(Offering::new(stream, peer, asked));
         self.report(Event::HandoffRequested);
     }
@@ -372,7 +386,8 @@ impl<S: Service> Handoff<S> {
             }
             drop(self.sockets);
             if offering.is_done() {
-                log::info!("Process {} has adopted the state", offering.pid());
+                let pid = offering.pid();
+                log::info!(MESSAGE_ID = Id::HandedOver; "Process {pid} has adopted the state");
                 // It fails only where nobody wants to say a last word.
                 let _ = self.farewell.try_send(offering.into_peer());
             }

@@ -37,6 +37,7 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use smol::Timer;
 use systemd_journal_logger::{JournalLog, connected_to_journal};
 
+use crate::catalog::{Id, MESSAGE_ID};
 use crate::clock;
 use crate::options::Stage;
 use crate::root::drop_capabilities;
@@ -160,7 +161,6 @@ static RECORDS: OnceLock<Sender<Part>> = OnceLock::new();
 pub(crate) struct Journal {
     queue: Receiver<Part>,
     stage: Stage,
-    to_journal: bool,
     /// Closed by the writer's end.
     writer: Option<Receiver<()>>,
 }
@@ -172,13 +172,13 @@ impl Journal {
         if RECORDS.set(records).is_ok() && log::set_logger(&Logger).is_ok() {
             log::set_max_level(LevelFilter::Info);
         }
-        Self { queue, stage, to_journal: journal_is_ours(), writer: None }
+        Self { queue, stage, writer: None }
     }
 
     /// Starts the thread that writes.
     pub(crate) fn start(&mut self) -> io::Result<()> {
         let (alive, ended) = async_channel::bounded(1);
-        let (queue, stage, to_journal) = (self.queue.clone(), self.stage, self.to_journal);
+        let (queue, stage) = (self.queue.clone(), self.stage);
         thread::Builder::new().name("journal".to_owned()).stack_size(STACK).spawn(move || {
             // Sent by nobody: that it is dropped tells the other end.
             let _alive: Sender<()> = alive;
@@ -186,7 +186,7 @@ impl Journal {
                 // It cannot fail for one who has them, and one who has none loses nothing.
                 let _ = drop_capabilities();
             }
-            Writer::open(stage, to_journal).write_until_closed(&queue);
+            Writer::open(stage).write_until_closed(&queue);
         })?;
         self.writer = Some(ended);
         Ok(())
@@ -265,6 +265,8 @@ struct Entry {
 struct Head {
     level: Level,
     phase: Phase,
+    /// What the catalog explains it by; not in the text, where it would take 44 bytes.
+    id: Option<Id>,
     /// Where the message ends and the fields begin.
     message: u16,
     /// The length of the text.
@@ -293,11 +295,14 @@ impl Entry {
         // Text takes what it can and never fails.
         let _ = write!(text, "{}", record.args());
         let message = text.length;
-        let _ = record.key_values().visit(&mut text);
+        let mut fields = Fields { text: &mut text, id: None };
+        let _ = record.key_values().visit(&mut fields);
+        let id = fields.id;
         let ticks = || NonZeroU64::new(TICKS_LOGGED.load(Ordering::Relaxed));
         let head = Head {
             level: record.level(),
             phase: phase(),
+            id,
             message: short(message),
             length: short(text.length),
             tick: if record.target() == TICK { ticks() } else { None },
@@ -365,6 +370,9 @@ fn kernel_line(entry: &Entry, identifier: &str) -> String {
 impl kv::Source for Entry {
     fn visit<'kvs>(&'kvs self, visitor: &mut dyn VisitSource<'kvs>) -> Result<(), kv::Error> {
         visitor.visit_pair(Key::from("PHASE"), Value::from(self.head.phase.name()))?;
+        if let Some(id) = self.head.id {
+            visitor.visit_pair(Key::from(MESSAGE_ID), Value::from(id.text()))?;
+        }
         // The journal notes when a record was sent, which may be seconds after it was made.
         visitor.visit_pair(Key::from("LOGGED_NS"), Value::from(self.head.time.as_nanos()))?;
         let fields = self.text.get(self.head.message.into(), self.text.length);
@@ -433,9 +441,19 @@ impl fmt::Write for Text {
     }
 }
 
-impl<'kvs> VisitSource<'kvs> for Text {
+/// Where the fields of a record go.
+struct Fields<'a> {
+    text: &'a mut Text,
+    id: Option<Id>,
+}
+
+impl<'kvs> VisitSource<'kvs> for Fields<'_> {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
-        let _ = write!(self, "{key}={value}{FIELD_END}");
+        if key.as_str() == MESSAGE_ID {
+            self.id = value.to_borrowed_str().and_then(Id::find);
+        } else {
+            let _ = write!(self.text, "{key}={value}{FIELD_END}");
+        }
         Ok(())
     }
 }
@@ -463,8 +481,8 @@ impl Writer {
     /// standard error.
     ///
     /// Opened by the thread itself: connecting sends a datagram, and that may block.
-    fn open(stage: Stage, to_journal: bool) -> Self {
-        let sink = match to_journal.then(|| open_journal(stage)) {
+    fn open(stage: Stage) -> Self {
+        let sink = match journal_is_ours().then(|| open_journal(stage)) {
             Some(Ok(journal)) => Sink::Journal(journal),
             Some(Err(_)) if stage == Stage::Initrd => {
                 let kernel_log = OpenOptions::new().write(true).open("/dev/kmsg");
@@ -542,6 +560,7 @@ impl Writer {
             &Record::builder()
                 .level(Level::Warn)
                 .args(format_args!("{missing} log lines dropped: the log was not read fast enough"))
+                .key_values(&[(MESSAGE_ID, Id::LinesDropped)])
                 .build(),
         );
         if self.write(&report).is_ok() {
@@ -597,6 +616,22 @@ mod tests {
         assert_eq!(fields["DEADLINE_NS"], "100000000");
         assert_eq!(fields["LOGGED_NS"], entry.head.time.as_nanos().to_string());
         assert!(fields.contains_key("PHASE"));
+    }
+
+    #[test]
+    fn the_longest_line_keeps_its_id_and_every_byte_of_its_message() {
+        let message = "x".repeat(TEXT - Text::CUT.len());
+        let entry = Entry::new(
+            &Record::builder()
+                .level(Level::Info)
+                .args(format_args!("{message}"))
+                .key_values(&[(MESSAGE_ID, Id::LockHeld)])
+                .build(),
+        );
+        assert_eq!(entry.message(), message);
+        assert_eq!(fields(&entry)[MESSAGE_ID], Id::LockHeld.text());
+        let unexplained = self::entry("137", &[("COUNTER", 137)]);
+        assert!(!fields(&unexplained).contains_key(MESSAGE_ID));
     }
 
     #[test]

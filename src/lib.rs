@@ -28,6 +28,7 @@
 )]
 
 mod adoption;
+mod catalog;
 mod clock;
 mod counter;
 mod handoff;
@@ -45,6 +46,7 @@ mod server;
 mod service;
 mod session;
 mod signals;
+mod standing;
 mod state_file;
 mod supervisor;
 mod systemd;
@@ -66,6 +68,7 @@ use rustix::process::{Resource, getrlimit};
 use smol::{LocalExecutor, Timer};
 
 use adoption::Adoption;
+use catalog::Id;
 use handoff::Handoff;
 use journal::Journal;
 use listener::Listener;
@@ -176,7 +179,10 @@ fn listen<S: Service>(
     options: &Options,
     passed: Vec<OwnedFd>,
 ) -> Result<(Vec<Listener>, Option<Adoption<S>>), listener::Error> {
-    let mut listeners = passed.into_iter().map(Listener::passed).collect::<Result<Vec<_>, _>>()?;
+    let mut listeners = passed
+        .into_iter()
+        .map(|socket| Listener::passed(socket, options.rebind))
+        .collect::<Result<Vec<_>, _>>()?;
     let mut adoption = match &options.predecessor {
         Predecessor::At(path) => Some(Adoption::new(path.clone(), None)),
         Predecessor::OnServerSocket | Predecessor::Nobody => None,
@@ -201,8 +207,13 @@ fn listen<S: Service>(
 
 /// The state file; one that cannot be used costs recovery and not the service.
 fn open_state_file(path: &Path) -> Option<StateFile> {
-    let opened = StateFile::open(path);
-    opened.inspect_err(|error| log::error!("{error}; the state will not outlive us")).ok()
+    let unusable = |error: &state_file::Error| {
+        log::error!(
+            MESSAGE_ID = Id::StateFileUnusable;
+            "{error}; the state will not outlive us"
+        );
+    };
+    StateFile::open(path).inspect_err(unusable).ok()
 }
 
 /// Has the kernel make its table of our descriptors as large as it will ever be.
@@ -277,7 +288,7 @@ fn serve<S: Service>(
         sockets: Sockets { listeners, sessions: Vec::new() },
         frozen: None,
         offering: None,
-        refusals: Seldom::default(),
+        refusals: Seldom::explained(Id::Refused),
     };
     let supervisor = Supervisor {
         mailbox: supervisor_mailbox,

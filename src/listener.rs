@@ -6,6 +6,7 @@
 //!
 //! It is bound here, passed by a `.socket` unit, whose file is systemd's business, or comes from the
 //! predecessor with its file.
+//! `--rebind` puts a fresh one in the place of the passed one, and its name back in the end.
 //!
 //! Owns the socket and, where it bound or adopted it, its file.
 //! Never removes a file that is not its own: not a live socket, not something else than a socket,
@@ -16,6 +17,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs;
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -26,7 +28,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, open, renameat_with};
 use rustix::io::Errno;
 use rustix::net::sockopt::{socket_acceptconn, socket_domain};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, listen, socket_with};
@@ -38,6 +40,7 @@ pub(crate) enum Error {
     InUse(PathBuf),
     NotASocket(PathBuf),
     Bind(PathBuf, io::Error),
+    Rebind(PathBuf, io::Error),
     Passed(&'static str),
     HandedOver(&'static str),
 }
@@ -52,6 +55,7 @@ impl fmt::Display for Error {
                 write!(f, "cannot bind {}: the file there is not a socket", path.display())
             }
             Self::Bind(path, error) => write!(f, "cannot bind {}: {error}", path.display()),
+            Self::Rebind(path, error) => write!(f, "cannot rebind {}: {error}", path.display()),
             Self::Passed(cause) => write!(f, "cannot serve a socket of $LISTEN_FDS: {cause}"),
             Self::HandedOver(cause) => {
                 write!(f, "cannot serve a socket of the predecessor: {cause}")
@@ -63,6 +67,9 @@ impl fmt::Display for Error {
 /// A bound socket.
 pub(crate) struct Listener {
     socket: Async<UnixListener>,
+    /// The one that systemd passed, once `socket` has taken its place: who connected before waits in
+    /// its queue, and it is what the name stands for again in the end.
+    passed: Option<Async<UnixListener>>,
     path: PathBuf,
     origin: Origin,
     /// Where its file is: at `path`, or beside it.
@@ -79,6 +86,10 @@ enum Origin {
     BoundBeside,
     /// Bound by systemd, whose business its file is.
     Passed,
+    /// The same, and a fresh one is to take its place.
+    PassedToRebind,
+    /// The fresh one, in its place.
+    Rebound,
     /// The predecessor's, and in its place.
     Adopted,
     /// The predecessor's, which removes the file when it leaves.
@@ -93,17 +104,9 @@ impl Listener {
     }
 
     fn bind_alone(path: &Path) -> Result<Self, Error> {
-        let fails = |error| Error::Bind(path.to_owned(), error);
-        let socket = match UnixListener::bind(path) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                remove_stale(path)?;
-                UnixListener::bind(path).map_err(fails)?
-            }
-            bound => bound.map_err(fails)?,
-        };
-        let socket = Async::new(socket).map_err(fails)?;
+        let socket = bind(path)?;
         let (path, name, file) = (path.to_owned(), path.to_owned(), identity(path));
-        Ok(Self { socket, path, origin: Origin::Bound, name, file })
+        Ok(Self { socket, passed: None, path, origin: Origin::Bound, name, file })
     }
 
     /// Binds a socket for `path`, which a predecessor may still serve; also says whether one does.
@@ -133,10 +136,23 @@ impl Listener {
         }
     }
 
-    /// Takes a socket that systemd passed.
-    pub(crate) fn passed(socket: OwnedFd) -> Result<Self, Error> {
+    /// Takes a socket that systemd passed; a fresh one may be to take its place once we serve.
+    pub(crate) fn passed(socket: OwnedFd, rebind: bool) -> Result<Self, Error> {
         check(&socket).map_err(Error::Passed)?;
-        Self::of(socket)
+        let mut listener = Self::of(socket)?;
+        if rebind {
+            if listener.path.as_os_str().is_empty() {
+                return Err(Error::Passed("it has no path at which to rebind it"));
+            }
+            listener.origin = Origin::PassedToRebind;
+            // A process that was killed has left a dead socket in the place: from now on clients
+            // wait again instead of being refused.
+            let _alone = lock_directory(&listener.path);
+            if is_live(&aside(&listener.path)) && !is_live(&listener.path) {
+                put_back(&listener.path);
+            }
+        }
+        Ok(listener)
     }
 
     fn of(socket: OwnedFd) -> Result<Self, Error> {
@@ -144,7 +160,7 @@ impl Listener {
         let path = named(socket.local_addr());
         let socket = Async::new(socket).map_err(|error| Error::Bind(path.clone(), error))?;
         let name = path.clone();
-        Ok(Self { socket, path, origin: Origin::Passed, name, file: None })
+        Ok(Self { socket, passed: None, path, origin: Origin::Passed, name, file: None })
     }
 
     /// Takes a socket that the predecessor handed over; the file of `in_place` becomes ours.
@@ -171,13 +187,25 @@ impl Listener {
             return Poll::Ready(());
         }
         // An error shows again where the client is accepted.
-        self.socket.poll_readable(context).map(drop)
+        let ready = self.sockets().map(|socket| socket.poll_readable(context).is_ready());
+        if ready.fold(false, |any, ready| any | ready) { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Whether a client waits.
     pub(crate) fn has_client(&self) -> bool {
-        let mut socket = [PollFd::new(&self.socket, PollFlags::IN)];
-        poll(&mut socket, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+        self.with_client().is_some()
+    }
+
+    /// The socket on which a client waits; the older one first, for nobody new comes to it.
+    fn with_client(&self) -> Option<&Async<UnixListener>> {
+        self.sockets().find(|socket| {
+            let mut socket = [PollFd::new(socket, PollFlags::IN)];
+            poll(&mut socket, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+        })
+    }
+
+    fn sockets(&self) -> impl Iterator<Item = &Async<UnixListener>> {
+        self.passed.iter().chain([&self.socket])
     }
 
     /// Accepts a client that waits, as [`has_client`](Self::has_client) has just said.
@@ -190,7 +218,8 @@ impl Listener {
     /// So it is asked first; nobody else accepts while we do, so a client that waits stays.
     /// That also tells a lack of descriptors (EMFILE) with somebody waiting from one without.
     pub(crate) fn accept(&self) -> io::Result<UnixStream> {
-        self.socket.get_ref().accept().map(|(stream, _)| stream)
+        let socket = self.with_client().unwrap_or(&self.socket);
+        socket.get_ref().accept().map(|(stream, _)| stream)
     }
 
     /// Whether its name goes with the predecessor.
@@ -200,8 +229,15 @@ impl Listener {
 
     /// The place is ours for good: clients see our credentials, and find us under the name.
     pub(crate) fn settle(&mut self) {
+        if self.origin == Origin::PassedToRebind {
+            self.origin = Origin::Rebound;
+            if let Err(error) = self.rebind() {
+                log::error!("{error}; the socket that systemd passed is served as it is");
+                self.origin = Origin::Passed;
+            }
+        }
         match self.origin {
-            Origin::Bound => {}
+            Origin::Bound | Origin::Rebound | Origin::PassedToRebind => {}
             Origin::BoundBeside => match fs::rename(&self.name, &self.path) {
                 Ok(()) => {
                     self.origin = Origin::Bound;
@@ -222,6 +258,28 @@ impl Listener {
         }
     }
 
+    /// Puts a fresh socket in the place of the passed one, in one step: there is no moment at which a
+    /// client finds none.
+    ///
+    /// The two exchange their names.
+    /// So the old one keeps one, and can have its place again when we are gone: PID 1 listens on it, and
+    /// lets clients wait.
+    fn rebind(&mut self) -> Result<(), Error> {
+        let aside = aside(&self.path);
+        let _alone = lock_directory(&self.path);
+        let fresh = bind(&aside)?;
+        let exchanged = fs::symlink_metadata(&self.path)
+            .and_then(|old| fs::set_permissions(&aside, old.permissions()))
+            .and_then(|()| Ok(renameat_with(CWD, &aside, CWD, &self.path, RenameFlags::EXCHANGE)?));
+        if let Err(error) = exchanged {
+            remove(&aside);
+            return Err(Error::Rebind(self.path.clone(), error));
+        }
+        self.passed = Some(mem::replace(&mut self.socket, fresh));
+        self.file = identity(&self.path);
+        Ok(())
+    }
+
     /// Leaves the file to the successor.
     pub(crate) fn leave_file(&mut self) {
         self.file = None;
@@ -236,9 +294,34 @@ impl AsFd for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if self.file.is_some() && identity(&self.name) == self.file {
+        if self.file.is_none() || identity(&self.name) != self.file {
+            return;
+        }
+        if self.passed.is_some() {
+            put_back(&self.path);
+        } else {
             remove(&self.name);
         }
+    }
+}
+
+/// Binds `path`, and replaces a socket there that nobody listens on.
+fn bind(path: &Path) -> Result<Async<UnixListener>, Error> {
+    let fails = |error| Error::Bind(path.to_owned(), error);
+    let socket = match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            remove_stale(path)?;
+            UnixListener::bind(path).map_err(fails)?
+        }
+        bound => bound.map_err(fails)?,
+    };
+    Async::new(socket).map_err(fails)
+}
+
+/// Gives a passed socket its place again.
+fn put_back(path: &Path) {
+    if let Err(error) = fs::rename(aside(path), path) {
+        log::error!("cannot put the passed socket back at {}: {error}", path.display());
     }
 }
 
@@ -277,9 +360,19 @@ fn named(address: io::Result<SocketAddr>) -> PathBuf {
     path.unwrap_or_default()
 }
 
-/// The name whose place [`beside`] this one is; any other is its own.
+/// The name of a passed socket while a fresh one has its place, and the one that this was bound by.
+fn aside(path: &Path) -> PathBuf {
+    let mut aside = OsString::from(path);
+    aside.push(ASIDE);
+    aside.into()
+}
+
+/// The name whose place [`beside`] or [`aside`] this one is; any other is its own.
 fn in_place_of(path: &Path) -> PathBuf {
     let bytes = path.as_os_str().as_bytes();
+    if let Some(in_place) = bytes.strip_suffix(ASIDE.as_bytes()) {
+        return Path::new(OsStr::from_bytes(in_place)).to_owned();
+    }
     let digits = bytes.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
     let named = bytes.get(..bytes.len() - digits).unwrap_or(bytes);
     let in_place = named.strip_suffix(BESIDE.as_bytes()).unwrap_or(bytes);
@@ -287,6 +380,7 @@ fn in_place_of(path: &Path) -> PathBuf {
 }
 
 const BESIDE: &str = ".successor";
+const ASIDE: &str = ".passed";
 
 /// How many others may wait beside the same socket: more are a mistake in somebody's unit.
 const BESIDES: u32 = 9;

@@ -12,6 +12,7 @@ use futures_lite::future;
 use rustix::io::Errno;
 use smol::Timer;
 
+use crate::catalog::Id;
 use crate::service::Service;
 use crate::state_file::{Error, StateFile};
 use crate::systemd;
@@ -74,8 +75,11 @@ impl Locking {
     pub(crate) fn say_held(&self) {
         if let Some(file) = &self.file {
             let path = file.path().display();
-            log::warn!("{path} is locked by another process: waiting for it");
-            systemd::status(format_args!("{path} is locked by another process"));
+            log::warn!(
+                MESSAGE_ID = Id::LockHeld;
+                "{path} is locked by another process: waiting for it"
+            );
+            systemd::status(format_args!("booting: another process holds the lock of {path}"));
         }
     }
 
@@ -112,7 +116,10 @@ impl Locking {
             // Around the switch of root the file cannot be named for a moment.
             Some(Err(Error::BootId(_) | Error::Open(_, Errno::NOENT))) => false,
             Some(Err(error)) => {
-                log::error!("{error}; the state will not outlive us");
+                log::error!(
+                    MESSAGE_ID = Id::StateFileUnusable;
+                    "{error}; the state will not outlive us"
+                );
                 self.file = None;
                 true
             }
@@ -125,7 +132,7 @@ impl Locking {
             Some((Ok(_), _)) => Event::LockedWithState,
             Some((Err(ignored), path)) => {
                 if !self.file.as_ref().is_some_and(StateFile::is_new) {
-                    log::warn!("Ignoring {path}: {ignored}");
+                    log::warn!(MESSAGE_ID = Id::StateIgnored; "Ignoring {path}: {ignored}");
                 }
                 Event::LockedWithoutState
             }

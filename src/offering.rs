@@ -24,6 +24,7 @@ use rustix::io::Errno;
 use rustix::net::UCred;
 use smol::{Async, Timer};
 
+use crate::catalog::Id;
 use crate::peer::{self, Heard, Peer};
 use crate::server::Sockets;
 use crate::service::Service;
@@ -249,6 +250,7 @@ impl Offering {
                         self.is_told = true;
                         let pid = self.pid();
                         log::warn!(
+                            MESSAGE_ID = Id::SuccessorSilent;
                             "Process {pid} owns the state and does not serve: waiting for it"
                         );
                         systemd::status(format_args!("draining: process {pid} does not serve yet"));

@@ -12,27 +12,48 @@ use std::path::PathBuf;
 use early_service_machine::schedule::Period;
 use lexopt::{Arg, Parser, ValueExt};
 
-/// The text of `--help`, after the line that says what the service does.
+/// The text of `--help`, after what the service says of itself.
 pub(crate) const HELP: &str = "
 
 Usage: early-service [OPTION]...
 
 Options:
-  -s, --server-socket-path PATH      UNIX socket to serve, beside those that systemd passes; where
-                                     it passes none, by default early-service.sock in the first
-                                     directory of $RUNTIME_DIRECTORY
-  -c, --client-socket-path PATH      UNIX socket of the predecessor to adopt the state from
-      --takeover-existing-socket     adopt from the process that serves the server socket now, and
-                                     take its place there
-      --state-file PATH              file whose lock makes a process the owner of the state, and from
-                                     which the next one goes on if it dies; the same for all
-  -d, --timer-delay-ms MS            time between two ticks, 1 to 4294967295 (100)
-      --successor USER               user, by name or number, who may ask for the handoff beside
-                                     root and the user that the process runs as
-      --survive-systemd-kill-signal  initrd stage: ignore SIGTERM; its unit starts the program with
-                                     '@' as the first character of argv[0] (systemd.service(5))
-  -h, --help                         show this text
-  -V, --version                      show the version
+  -s, --server-socket-path PATH
+          UNIX socket to serve, beside those that a .socket unit passes; where
+          it passes none, by default early-service.sock in the first directory
+          of $RUNTIME_DIRECTORY
+  -c, --client-socket-path PATH
+          UNIX socket of the process to adopt the count from; by default none
+      --takeover-existing-socket
+          adopt from the process that serves the server socket now, and take its
+          place there
+      --rebind
+          stage of the root filesystem: once it serves, put a fresh socket in
+          the place of the one that systemd passes, for the label and the owner
+          that are right now; whoever connects while no process runs is then
+          refused, until the next one has started
+      --state-file PATH
+          file whose lock makes a process the owner of the count, and from which
+          the next one goes on if it dies, the same for both stages; by default
+          none
+  -d, --timer-delay-ms MS
+          time between two ticks, 1 to 4294967295 milliseconds; by default 100
+      --successor USER
+          user, by name or number, who may ask for the count beside root and the
+          user that this process runs as; by default none
+      --survive-systemd-kill-signal
+          stage of the initrd: ignore SIGTERM; a unit starts it with '@' as the
+          first character of argv[0] (systemd.service(5))
+  -h, --help
+          show this text
+  -V, --version
+          show the version
+
+Try it:
+  early-service --server-socket-path /tmp/early-service.sock
+  echo status | nc -N -U /tmp/early-service.sock
+
+All about it: man early-service
 ";
 
 /// What the process was started to do.
@@ -50,6 +71,8 @@ pub(crate) struct Options {
     /// The socket to bind; where systemd passes one, there need not be any.
     pub(crate) server: Option<PathBuf>,
     pub(crate) predecessor: Predecessor,
+    /// Whether a fresh socket is to take the place of the one that systemd passes.
+    pub(crate) rebind: bool,
     /// The file of the lock and the state.
     pub(crate) state_file: Option<PathBuf>,
     pub(crate) period: Period,
@@ -103,6 +126,7 @@ pub(crate) enum Error {
     SamePath(PathBuf),
     NoServerSocket,
     NothingToTakeOver,
+    Rebind(&'static str),
 }
 
 impl fmt::Display for Error {
@@ -127,6 +151,7 @@ impl fmt::Display for Error {
             Self::NothingToTakeOver => {
                 write!(f, "--takeover-existing-socket needs --server-socket-path: it takes that")
             }
+            Self::Rebind(why_not) => write!(f, "--rebind {why_not}"),
             Self::NoServerSocket => {
                 write!(f, "no socket to serve: say --server-socket-path or set $RUNTIME_DIRECTORY")
             }
@@ -158,6 +183,7 @@ pub(crate) fn parse(
     let mut server = None;
     let mut client = None;
     let mut takeover = false;
+    let mut rebind = false;
     let mut successor = None;
     let mut state_file = None;
     let mut period = Period::from_millis(100);
@@ -178,6 +204,7 @@ pub(crate) fn parse(
             "--server-socket-path" => server = Some(PathBuf::from(parser.value()?)),
             "--client-socket-path" => client = Some(PathBuf::from(parser.value()?)),
             "--takeover-existing-socket" => takeover = true,
+            "--rebind" => rebind = true,
             "--state-file" => state_file = Some(PathBuf::from(parser.value()?)),
             "--successor" => successor = Some(parser.value()?.string()?),
             "--survive-systemd-kill-signal" => stage = Stage::Initrd,
@@ -200,6 +227,9 @@ pub(crate) fn parse(
         let default = || default_socket(environment.runtime_directory.as_ref()?);
         Some(server.or_else(default).ok_or(Error::NoServerSocket)?)
     };
+    if rebind {
+        may_rebind(stage, takeover, environment).map_err(Error::Rebind)?;
+    }
     let predecessor = match (client, takeover) {
         (Some(_), true) => return Err(Error::TwoPredecessors),
         (Some(path), false) if Some(&path) == server.as_ref() => return Err(Error::SamePath(path)),
@@ -209,7 +239,25 @@ pub(crate) fn parse(
         (None, false) => Predecessor::Nobody,
     };
     let period = period.ok_or_else(|| Error::TimerDelay(OsString::new()))?;
-    Ok(Command::Run(Options { stage, server, predecessor, state_file, period, successor }))
+    Ok(Command::Run(Options { stage, server, predecessor, rebind, state_file, period, successor }))
+}
+
+/// Why a fresh socket would be of no use.
+fn may_rebind(stage: Stage, takeover: bool, environment: &Environment) -> Result<(), &'static str> {
+    if stage == Stage::Initrd {
+        return Err("is for the root stage: in the initrd there is no policy to label a socket by");
+    }
+    if takeover {
+        return Err(
+            "and --takeover-existing-socket exclude each other: the socket is one or the other",
+        );
+    }
+    if !environment.passes_socket {
+        return Err(
+            "needs a socket that systemd passes: one of the process's own is fresh already",
+        );
+    }
+    Ok(())
 }
 
 /// The socket in the first of the directories that systemd made for the unit, separated by colons
@@ -286,6 +334,16 @@ mod tests {
         }
         let takeover = parse(["--takeover-existing-socket".into()], &environment);
         assert!(matches!(takeover, Err(Error::NothingToTakeOver)));
+        for (line, why_not) in [
+            ("--rebind --survive-systemd-kill-signal", "--rebind is for the root stage"),
+            ("--rebind --takeover-existing-socket -s /a", "exclude each other"),
+        ] {
+            let error = parse(line.split_whitespace().map(OsString::from), &environment);
+            let error = error.expect_err(line).to_string();
+            assert!(error.contains(why_not), "{line:?} says {error:?}");
+        }
+        let rebind = parse(["--rebind".into()], &environment);
+        assert!(matches!(rebind, Ok(Command::Run(Options { rebind: true, .. }))));
     }
 
     #[test]
@@ -302,6 +360,7 @@ mod tests {
             ("-s /a -c /b --takeover-existing-socket", "exclude each other"),
             ("-s /a -c /a", "are both '/a'"),
             ("", "no socket to serve"),
+            ("-s /a --rebind", "--rebind needs a socket that systemd passes"),
         ] {
             let error = parse_line(line, None).expect_err(line).to_string();
             assert!(error.contains(message), "{line:?} says {error:?}");

@@ -19,6 +19,7 @@ use std::os::unix::net::UnixStream;
 
 use early_service_machine::exchange::{Frame, MAX_DESCRIPTORS, frame};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt::socket_peercred;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -86,6 +87,12 @@ impl Peer {
 
     pub(crate) fn stream(&self) -> &Async<UnixStream> {
         &self.stream
+    }
+
+    /// The process on the other end, or the one that called listen(2) for it (`SO_PEERCRED` in
+    /// unix(7)).
+    pub(crate) fn pid(&self) -> Option<i32> {
+        socket_peercred(&self.stream).ok().map(|peer| peer.pid.as_raw_nonzero().get())
     }
 
     /// Waits for the next line.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use early_service_machine::schedule::Monotonic;
 
+use crate::catalog::Id;
 use crate::clock;
 
 /// One kind of line.
@@ -18,17 +19,24 @@ pub(crate) struct Seldom {
     logged: Option<Monotonic>,
     /// Left out since then.
     silent: u64,
+    /// The explanation, where there is one.
+    id: Option<Id>,
 }
 
 impl Seldom {
     const INTERVAL: Duration = Duration::from_secs(1);
 
+    /// One that the catalog explains.
+    pub(crate) fn explained(id: Id) -> Self {
+        Self { id: Some(id), ..Self::default() }
+    }
+
     /// Logs the line with the number of those left out before it, or leaves it out.
     pub(crate) fn warn(&mut self, line: fmt::Arguments<'_>) {
         if let Some(silent) = self.may_speak(clock::now()) {
             match silent {
-                0 => log::warn!("{line}"),
-                more => log::warn!("{line}, and {more} others before"),
+                0 => log::warn!(MESSAGE_ID = self.id; "{line}"),
+                more => log::warn!(MESSAGE_ID = self.id; "{line}, and {more} others before"),
             }
         }
     }

@@ -32,7 +32,8 @@ use crate::options::Stage;
 use crate::seldom::Seldom;
 use crate::service::Service;
 use crate::session::{Asked, Batch, Next, Session};
-use crate::{clock, handoff, journal, limits, ticker};
+use crate::standing::Head;
+use crate::{clock, handoff, journal, limits, standing, ticker};
 
 /// The most batches with the ticker at once; it answers within microseconds, so a few suffice.
 pub(crate) const UNDER_WAY: usize = 16;
@@ -326,6 +327,7 @@ impl<S: Service> Server<S> {
         }
         self.gate = Gate::Closed;
         self.clients = 0;
+        standing::count(0);
         self.sweep.clear();
         self.accept_again.clear();
         let sockets = Sockets {
@@ -398,15 +400,19 @@ impl<S: Service> Server<S> {
 
     /// Writes the part of the status line that every state has; the ticker completes it.
     fn write_status(&self, batch: &mut Batch<S>) {
-        let written = write!(
-            batch.replies,
-            "stage={} phase={} pid={} clients={} log_lines_dropped={} ",
-            self.stage.name(),
-            journal::phase(),
-            process::id(),
-            self.clients,
-            journal::dropped(),
-        );
+        let standing = standing::standing();
+        let now = clock::now();
+        let head = Head {
+            stage: self.stage,
+            phase: journal::phase(),
+            pid: process::id(),
+            standing,
+            serving_s: standing
+                .map_or(0, |standing| now.nanos_since(standing.since) / 1_000_000_000),
+            clients: self.clients,
+            log_lines_dropped: journal::dropped(),
+        };
+        let written = write!(batch.replies, "{head} ");
         debug_assert!(written.is_ok(), "the session made sure of room");
         batch.status = true;
     }
@@ -449,6 +455,7 @@ impl<S: Service> Server<S> {
     fn take(&mut self, slot: usize) -> Option<Box<Session<S>>> {
         let session = self.slots.get_mut(slot)?.session.take()?;
         self.clients -= 1;
+        standing::count(self.clients);
         if self.clients == 0 {
             self.sweep.clear();
         }
@@ -516,6 +523,7 @@ impl<S: Service> Server<S> {
             session.is_beyond = self.clients >= self.places;
             place.session = Some(session);
             self.clients += 1;
+            standing::count(self.clients);
         }
         if self.clients == 1 {
             self.sweep.set_interval(SWEEP);
@@ -782,7 +790,8 @@ mod tests {
         let (_, batch) = bench.batch();
         let line = String::from_utf8_lossy(batch.replies.unsent()).into_owned();
         assert!(line.starts_with("stage=root phase="), "{line}");
-        assert!(line.contains(&format!(" pid={} clients=1 ", process::id())), "{line}");
+        assert!(line.contains(&format!(" pid={} version=", process::id())), "{line}");
+        assert!(line.contains(" clients=1 log_lines_dropped="), "{line}");
         assert!(line.ends_with(' ') && batch.status, "{line}");
     }
 

@@ -29,7 +29,7 @@ use smol::Async;
 
 use crate::limits::{OVERRUN, UNTAKEN};
 use crate::service::Service;
-use crate::{clock, peer};
+use crate::{clock, peer, standing};
 
 /// The most commands that travel in one message.
 ///
@@ -56,13 +56,10 @@ const _: () = assert!(INPUT > command::MAX_LINE + 2, "a partial line leaves room
 /// Of a state with longer replies, a batch has fewer commands.
 pub(crate) const REPLIES: usize = BATCH * 36;
 
-/// The longest status line without the state's own fields.
-const STATUS: usize =
-    "stage=initrd phase=adopting pid= clients= log_lines_dropped= ".len() + 3 * 20 + MAX_STATUS;
-
-/// Room for any line that is no reply of the state: for an invalid line or the status.
+/// Room for any line that is no reply of the state: for an invalid line, or for a status line, which
+/// the ticker completes.
 const fn own_reply<S: Service>() -> usize {
-    let status = STATUS + S::MAX_FIELDS;
+    let status = standing::MAX_HEAD + 1 + S::MAX_FIELDS + MAX_STATUS;
     1 + if status > command::MAX_INVALID { status } else { command::MAX_INVALID }
 }
 

@@ -26,6 +26,8 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, pread, pwrite};
 
+use crate::catalog::Id;
+
 /// A state file that cannot be used.
 #[derive(Debug)]
 pub(crate) enum Error {
@@ -162,6 +164,11 @@ impl StateFile {
         Ok((record, is_ours))
     }
 
+    /// Whether the last change could not be written.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failing
+    }
+
     /// Writes a record; one that cannot be written is said in the log, and the ticks go on.
     pub(crate) fn store<S: State>(&mut self, snapshot: Snapshot<S>, unlogged: Unlogged) {
         let record = Record { sequence: self.sequence, unlogged, snapshot };
@@ -169,7 +176,11 @@ impl StateFile {
         let result = write(&self.file, &record.encode(&self.boot));
         if let Err(error) = &result {
             if !self.failing {
-                log::error!("cannot write the state to {}: {error}", self.path.display());
+                let path = self.path.display();
+                log::error!(
+                    MESSAGE_ID = Id::StateFileUnusable;
+                    "cannot write the state to {path}: {error}"
+                );
             }
         }
         self.failing = result.is_err();

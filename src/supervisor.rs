@@ -16,10 +16,11 @@ use early_service_machine::lifecycle::{Effect, Event, Lifecycle, Phase};
 use futures_lite::future;
 use smol::Timer;
 
+use crate::catalog::Id;
 use crate::mailbox::post;
 use crate::root::{OldRoot, drop_capabilities};
 use crate::service::Service;
-use crate::{handoff, journal, server, systemd};
+use crate::{handoff, journal, server, standing, systemd};
 
 /// The most events under way.
 ///
@@ -66,11 +67,16 @@ impl<S: Service> Supervisor<S> {
             self.rounds.set_interval(interval);
         }
         let mut lifecycle = Lifecycle::new();
+        // How many clients PID 1 knows of. A number that changes waits for the next sign of life.
+        let mut told = None;
         let mut wake = Some(Wake::Event(started));
         while let Some(occasion) = wake {
             match occasion {
                 Wake::Event(event) => match self.step(lifecycle, event).await {
-                    Some(next) => lifecycle = next,
+                    Some(next) => {
+                        lifecycle = next;
+                        told = None;
+                    }
                     None => return,
                 },
                 Wake::Continued | Wake::Round if self.old_root.is_some() => {
@@ -85,6 +91,11 @@ impl<S: Service> Supervisor<S> {
                 Wake::Continued => {}
                 Wake::Round => match lifecycle.phase() {
                     Phase::Booting | Phase::Adopting => systemd::extend_start(),
+                    Phase::Serving if told != Some(standing::clients()) => {
+                        let clients = standing::clients();
+                        systemd::feed_watchdog_with(clients);
+                        told = Some(clients);
+                    }
                     Phase::Serving | Phase::Draining | Phase::Ended => systemd::feed_watchdog(),
                 },
             }
@@ -99,7 +110,7 @@ impl<S: Service> Supervisor<S> {
         let to = next.phase();
         journal::enter(to);
         if from != to {
-            log::info!("{from} => {to}");
+            log::info!(MESSAGE_ID = Id::of(to); "{from} => {to}");
         }
         for effect in effects {
             match effect {
@@ -149,7 +160,7 @@ impl<S: Service> Supervisor<S> {
         let has_switched = match self.old_root.as_ref().map(OldRoot::follow) {
             None | Some(Ok(false)) => return false,
             Some(Ok(true)) => {
-                log::info!("Followed PID 1 to the root filesystem");
+                log::info!(MESSAGE_ID = Id::RootFollowed; "Followed PID 1 to the root filesystem");
                 self.rounds.set_interval(systemd::arm_watchdog());
                 true
             }

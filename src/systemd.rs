@@ -20,6 +20,8 @@ use rustix::net::{
     AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sendto, socket_with,
 };
 
+use crate::standing;
+
 /// How long PID 1 waits for a sign of life before it ends the survivor of the switch.
 ///
 /// The unit in the initrd cannot ask for a watchdog, because its signs of life get lost around the
@@ -51,7 +53,7 @@ pub(crate) fn tell(phase: Phase) {
         Phase::Serving => "READY=1\n",
         Phase::Ended => "STOPPING=1\n",
     };
-    notify(&format!("{change}STATUS={phase}"));
+    notify(&format!("{change}STATUS={}", standing::sentence(phase)));
 }
 
 /// Tells what the process waits for, as `systemctl status` shows it.
@@ -82,6 +84,12 @@ pub(crate) fn arm_watchdog() -> Duration {
 /// Gives PID 1 a sign of life.
 pub(crate) fn feed_watchdog() {
     notify("WATCHDOG=1");
+}
+
+/// The same from one that serves, with how many clients it has now.
+pub(crate) fn feed_watchdog_with(clients: usize) {
+    let sentence = standing::sentence(Phase::Serving);
+    notify(&format!("WATCHDOG=1\nSTATUS={sentence}; clients: {clients}"));
 }
 
 fn notify(message: &str) {

@@ -27,9 +27,11 @@ use futures_lite::future;
 use log::{Level, LevelFilter, Record};
 use smol::Timer;
 
+use crate::catalog::Id;
 use crate::mailbox::post;
 use crate::service::{Service, TickFields, written};
 use crate::session::Batch;
+use crate::standing::Kept;
 use crate::state_file::StateFile;
 use crate::{clock, handoff, journal, server};
 
@@ -184,7 +186,10 @@ impl<S: Service> Ticker<S> {
         let (state, due) = (running.state(), running.due(now));
         let file = self.state_file.as_ref().map(|file| file.path().display().to_string());
         let file = file.as_deref().unwrap_or("the predecessor");
-        log::info!("Recovering at {state} from {file}: {due} ticks are due since it was written");
+        log::info!(
+            MESSAGE_ID = Id::Recovered;
+            "Recovering at {state} from {file}: {due} ticks are due since it was written"
+        );
         say_unlogged(state, unlogged);
     }
 
@@ -279,7 +284,8 @@ impl<S: Service> Ticker<S> {
             debug_assert!(written.is_ok(), "the session made sure of room");
         }
         if std::mem::take(&mut batch.status) {
-            let written = writeln!(batch.replies, "{running}");
+            let kept = Kept::of(self.state_file.as_ref());
+            let written = writeln!(batch.replies, "{kept} {running}");
             debug_assert!(written.is_ok(), "the session made sure of room");
         }
         if has_changed {
@@ -296,11 +302,12 @@ fn say_unlogged<S: Service>(state: S, Unlogged { ticks, unbroken }: Unlogged) {
         0 => {}
         before => {
             let them = written(|f| state.write_last_before_change(before, unbroken, f));
-            log::warn!("{them} {WHY}");
+            log::warn!(MESSAGE_ID = Id::LinesMissing; "{them} {WHY}");
         }
     }
     if unbroken > 0 {
-        log::warn!("{} {WHY}", written(|f| state.write_last(unbroken, f)));
+        let them = written(|f| state.write_last(unbroken, f));
+        log::warn!(MESSAGE_ID = Id::LinesMissing; "{them} {WHY}");
     }
 }
 
@@ -386,8 +393,8 @@ mod tests {
     fn ticks_that_are_due_come_before_the_command() {
         let mut bench = Bench::new();
         bench.tell(0, Message::Load(Start::Anew(Counter { next: 10 }), None));
-        assert_eq!(bench.status_at(99), "counter=10 ticks_late=0\n");
-        assert_eq!(bench.status_at(3050), "counter=40 ticks_late=29\n");
+        assert_eq!(bench.status_at(99), "state_file=none counter=10 ticks_late=0\n");
+        assert_eq!(bench.status_at(3050), "state_file=none counter=40 ticks_late=29\n");
     }
 
     #[test]
@@ -404,8 +411,8 @@ mod tests {
         assert_eq!(snapshot.state, Counter { next: 12 });
         bench.tell(450, Message::Load(Start::After(snapshot), None));
         assert!(bench.ticker.timer.will_fire());
-        assert_eq!(bench.status_at(499), "counter=14 ticks_late=1\n");
-        assert_eq!(bench.status_at(500), "counter=15 ticks_late=1\n");
+        assert_eq!(bench.status_at(499), "state_file=none counter=14 ticks_late=1\n");
+        assert_eq!(bench.status_at(500), "state_file=none counter=15 ticks_late=1\n");
     }
 
     /// What this thread allocates for so many of these.

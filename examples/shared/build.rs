@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Build: a program of this package, with the profile of whoever starts it.
+//! Build: a program of this package, with the profile of the test, example or bench that starts it.
 //!
 //! Cargo names the daemon to tests only, and an example to nobody; and what lies in the target
 //! directory may be of yesterday.
@@ -9,26 +9,44 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Builds the daemon (`--bin early-service`) or an example (`--example camera`) with the profile of
-/// this program, and says where it is.
-pub(crate) fn build(kind: &str, name: &str) -> Result<PathBuf, Box<dyn Error>> {
-    let ourselves = env::current_exe()?;
-    // An example lies in target/PROFILE/examples, a test in target/PROFILE/deps.
-    let profile = ourselves.parent().and_then(Path::parent).ok_or("no target directory")?;
+/// Builds the daemon, and says where it is.
+#[allow(dead_code, reason = "cargo names it to tests")]
+pub(crate) fn daemon() -> Result<PathBuf, Box<dyn Error>> {
+    let directory = cargo(&["build", "--bin", "early-service"], &[])?;
+    Ok(directory.join("early-service"))
+}
+
+/// Builds an example, and says where it is.
+#[allow(dead_code, reason = "no example starts it")]
+pub(crate) fn example(name: &str) -> Result<PathBuf, Box<dyn Error>> {
+    let program = cargo(&["build", "--example", name], &[])?.join("examples").join(name);
+    if !program.exists() {
+        return Err(format!("cargo build --example {name} has not made {program:?}").into());
+    }
+    Ok(program)
+}
+
+/// Builds the least program of `cargo bench`, linked by this script.
+#[allow(dead_code, reason = "only the bench starts it")]
+pub(crate) fn floor(script: &str) -> Result<PathBuf, Box<dyn Error>> {
+    let script = format!("link-arg=-T{script}");
+    let directory = cargo(&["rustc", "--example", "floor"], &["--", "-C", &script])?;
+    Ok(directory.join("examples/floor"))
+}
+
+/// Runs cargo, and says where it puts what it builds.
+fn cargo(arguments: &[&str], last: &[&str]) -> Result<PathBuf, Box<dyn Error>> {
+    let program = env::current_exe()?;
+    let profile = program.parent().and_then(Path::parent).ok_or("no target directory")?;
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", kind, name]);
+    cargo.args(arguments).arg("--quiet");
     cargo.args(["--manifest-path", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")]);
     if profile.ends_with("release") {
         cargo.arg("--release");
     }
-    let status = cargo.status().map_err(|error| format!("cannot start {cargo:?}: {error}"))?;
+    let status = cargo.args(last).status()?;
     if !status.success() {
-        return Err(format!("cannot build {name} with {cargo:?}: {status}").into());
+        return Err(format!("cannot build with {arguments:?}: {status}").into());
     }
-    let directory = if kind == "--example" { profile.join("examples") } else { profile.into() };
-    let program = directory.join(name);
-    if !program.exists() {
-        return Err(format!("{cargo:?} has not made {}", program.display()).into());
-    }
-    Ok(program)
+    Ok(profile.to_owned())
 }

@@ -94,7 +94,7 @@ fn run(options: &Options) -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    let program = match build::build("--bin", "early-service") {
+    let program = match build::daemon() {
         Ok(program) => program,
         Err(error) => {
             eprintln!("soak: {error}");

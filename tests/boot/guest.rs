@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Guest: the two Debians, from a bare tree by mmdebstrap to a disk that boots, with our package
-//! installed by dpkg and three initrds built by the guest's own dracut.
+//! installed by dpkg, or by rpm, and three initrds built by the guest's own dracut.
 
 use crate::cache::{self, Inputs, SOURCE};
 use crate::older::Older;
@@ -54,16 +54,29 @@ pub(crate) enum Initrd {
 /// What both guests are made with.
 pub(crate) struct Parts {
     package: PathBuf,
+    format: Format,
     /// What the package was made of.
     contents: Inputs,
     probe: PathBuf,
     older: Older,
 }
 
+/// What installs our package.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// The guest's own dpkg.
+    Deb,
+    /// The host's rpm, as builders of images do it: the guest then needs none.
+    Rpm,
+}
+
 impl Parts {
-    pub(crate) fn build() -> Result<Self, String> {
-        let (package, contents) = package::build()?;
-        Ok(Self { package, contents, probe: probe()?, older: Older::build()? })
+    pub(crate) fn build(format: Format) -> Result<Self, String> {
+        let (package, contents) = match format {
+            Format::Deb => package::build()?,
+            Format::Rpm => package::build_rpm()?,
+        };
+        Ok(Self { package, format, contents, probe: probe()?, older: Older::build()? })
     }
 }
 
@@ -71,6 +84,8 @@ impl Parts {
 #[derive(Clone)]
 pub(crate) struct Image {
     pub(crate) guest: Guest,
+    /// What is installed.
+    pub(crate) package: PathBuf,
     /// What a plan may put in the place of the package's.
     pub(crate) older: Older,
     directory: PathBuf,
@@ -86,7 +101,7 @@ const DISK: &str = "640M";
 impl Image {
     /// Builds the guest, or takes it from the cache.
     pub(crate) fn build(guest: Guest, parts: &Parts) -> Result<Self, String> {
-        let Parts { package, contents, probe, older } = parts;
+        let Parts { package, format, contents, probe, older } = parts;
         let base = base(guest)?;
         let additions = Path::new(SOURCE).join("tests/boot/guest");
         let inputs = contents
@@ -94,18 +109,30 @@ impl Image {
             .with(DISK.as_bytes())
             .with_path(probe)?
             .with_path(&additions)?;
-        let directory = cache::entry(guest.suite(), &inputs, |to| {
+        let name = match format {
+            Format::Deb => guest.suite().to_owned(),
+            Format::Rpm => format!("{}-rpm", guest.suite()),
+        };
+        let directory = cache::entry(&name, &inputs, |to| {
             let tree = to.join("tree");
             fs::create_dir_all(tree.join("boot-test"))
                 .map_err(|error| format!("cannot make {}: {error}", tree.display()))?;
             output("tar", Command::new("tar").arg("-C").arg(&tree).arg("-xf").arg(&base))?;
             copy(&additions.join("."), &tree.join("boot-test"))?;
-            copy(package, &tree.join("boot-test/early-service.deb"))?;
             copy(probe, &tree.join("usr/bin/boot-probe"))?;
-            chroot(&tree, "/boot-test/prepare.sh")?;
+            chroot(&tree, &["/boot-test/prepare.sh"])?;
+            match format {
+                Format::Deb => {
+                    copy(package, &tree.join("boot-test/early-service.deb"))?;
+                    chroot(&tree, &["dpkg", "-i", "/boot-test/early-service.deb"])?;
+                }
+                // Its database knows nothing of what dpkg has installed.
+                Format::Rpm => rpm(&tree, &["--nodeps", "--install"], Some(package))?,
+            }
+            chroot(&tree, &["/boot-test/initrds.sh"])?;
             disk_of(&tree, &to.join("disk"))
         })?;
-        Ok(Self { guest, older: older.clone(), directory })
+        Ok(Self { guest, package: package.clone(), older: older.clone(), directory })
     }
 
     pub(crate) fn kernel(&self) -> PathBuf {
@@ -122,19 +149,29 @@ impl Image {
     }
 
     /// The same guest with Debian's SELinux policy, in which every file has the policy's label.
-    pub(crate) fn labelled(&self) -> Result<Self, String> {
+    pub(crate) fn labelled(&self, policy_module: PolicyModule) -> Result<Self, String> {
         let policy = policy(self.guest)?;
+        let source = Path::new(SOURCE).join("conf/selinux");
         let inputs = Inputs::new()
             .with(LABEL.as_bytes())
             .with(policy.as_os_str().as_encoded_bytes())
             .with(self.directory.as_os_str().as_encoded_bytes());
-        let name = format!("{}-labelled", self.guest.suite());
+        let (name, inputs) = match policy_module {
+            PolicyModule::None => ("labelled", inputs),
+            PolicyModule::Ours => ("confined", inputs.with(COMPILE.as_bytes()).with_path(&source)?),
+        };
+        let name = format!("{}-{name}", self.guest.suite());
         let directory = cache::entry(&name, &inputs, |to| {
             let (tree, scratch) = (to.join("tree"), to.join("policy"));
             fs::create_dir_all(&scratch)
                 .map_err(|error| format!("cannot make {}: {error}", scratch.display()))?;
             copy(&self.tree(), &tree)?;
             output("tar", Command::new("tar").arg("-C").arg(&scratch).arg("-xf").arg(&policy))?;
+            if policy_module == PolicyModule::Ours {
+                let mut compile = Command::new("sh");
+                compile.args(["-euc", COMPILE, "sh"]).arg(&source).arg(&scratch).arg(&tree);
+                output("checkmodule", &mut compile)?;
+            }
             let mut label = Command::new("unshare");
             label.args(["--mount", "--propagation", "private", "sh", "-euc", LABEL, "sh"]);
             output("setfiles", label.arg(&tree).arg(&scratch))?;
@@ -147,14 +184,13 @@ impl Image {
     /// How many bytes our module adds to an initrd that gzip compresses; the guest's own is not
     /// compressed, to boot sooner.
     pub(crate) fn added_to_initrd(&self) -> Result<usize, String> {
-        const SIZE: &str = r#"gzip --stdout "$1" | wc --bytes"#;
-        let size = |initrd| -> Result<usize, String> {
-            let mut gzip = Command::new("sh");
-            gzip.args(["-euc", SIZE, "sh"]).arg(self.initrd(initrd));
-            let bytes = output("gzip", &mut gzip)?;
-            bytes.trim().parse().map_err(|error| format!("wc said {bytes:?}: {error}"))
-        };
-        Ok(size(Initrd::Usual)?.saturating_sub(size(Initrd::Without)?))
+        let (with, without) = (self.initrd(Initrd::Usual), self.initrd(Initrd::Without));
+        Ok(compressed(&with)?.saturating_sub(compressed(&without)?))
+    }
+
+    /// How many of them the program is.
+    pub(crate) fn program_in_initrd(&self) -> Result<usize, String> {
+        compressed(&self.tree().join("usr/bin/early-service"))
     }
 
     pub(crate) fn disk(&self) -> PathBuf {
@@ -167,6 +203,13 @@ impl Image {
     }
 }
 
+/// The bytes of a file as gzip writes it.
+fn compressed(file: &Path) -> Result<usize, String> {
+    const SIZE: &str = r#"gzip --stdout "$1" | wc --bytes"#;
+    let bytes = output("gzip", Command::new("sh").args(["-euc", SIZE, "sh"]).arg(file))?;
+    bytes.trim().parse().map_err(|error| format!("wc said {bytes:?}: {error}"))
+}
+
 /// A file system of a tree: owners, modes and attributes included.
 fn disk_of(tree: &Path, disk: &Path) -> Result<(), String> {
     let mut make = Command::new("mke2fs");
@@ -174,20 +217,35 @@ fn disk_of(tree: &Path, disk: &Path) -> Result<(), String> {
     output("mke2fs", &mut make).map(drop)
 }
 
+/// Whether the policy has a domain for the root stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PolicyModule {
+    None,
+    /// That of `conf/selinux`.
+    Ours,
+}
+
 /// Gives a tree the policy of another one, and every file in it its label.
 ///
-/// By the programs of that other one, so that the host needs none. The policy is built anew, with a
-/// domain for the service and without what it would deny and not tell (`-D`); files are labelled
-/// whatever the host's own mounts can (`-m`).
+/// By the programs of that other one, so that the host needs none. The policy is built anew, without
+/// what it would deny and not tell (`-D`); files are labelled whatever the host's own mounts can
+/// (`-m`).
 const LABEL: &str = r#"
-    cp "$1/boot-test/early_service.cil" "$2/"
-    chroot "$2" semodule -n -i /early_service.cil
+    cp "$1/boot-test/user.cil" "$2/"
+    chroot "$2" semodule -n -i /user.cil
     chroot "$2" semodule -DBn
     cp -a "$2/etc/selinux" "$1/etc/"
     mount --bind "$1" "$2/mnt"
     mount --bind /proc "$2/proc"
     exec chroot "$2" /usr/sbin/setfiles -F -m -r /mnt \
         /etc/selinux/default/contexts/files/file_contexts /mnt"#;
+
+/// Compiles our module as its file says, and adds it to a tree's policy.
+const COMPILE: &str = r#"
+    checkmodule -M -m -o "$2/early_service.mod" "$1/early_service.te" > /dev/null
+    semodule_package -o "$2/early_service.pp" -m "$2/early_service.mod" -f "$1/early_service.fc"
+    cp "$3/boot-test/client.cil" "$2/"
+    exec chroot "$2" semodule -n -i /early_service.pp -i /client.cil"#;
 
 /// A Debian with the policy, for what its package has made when it was installed.
 fn policy(guest: Guest) -> Result<PathBuf, String> {
@@ -228,14 +286,28 @@ fn probe() -> Result<PathBuf, String> {
 }
 
 /// Runs a program inside a tree, with the kernel's file systems there for as long as it runs.
-pub(crate) fn chroot(tree: &Path, program: &str) -> Result<String, String> {
-    const ENTER: &str = r#"
+pub(crate) fn chroot(tree: &Path, program: &[&str]) -> Result<String, String> {
+    let mut command = with_kernel_in(tree);
+    command.arg("chroot").arg(tree).args(program);
+    output(&format!("{} in {}", program.join(" "), tree.display()), &mut command)
+}
+
+/// Has the host's rpm change a tree; scriptlets run inside.
+pub(crate) fn rpm(tree: &Path, orders: &[&str], package: Option<&Path>) -> Result<(), String> {
+    let mut command = with_kernel_in(tree);
+    command.arg("rpm").arg("--root").arg(tree).args(orders).args(package);
+    output(&format!("rpm {} in {}", orders.join(" "), tree.display()), &mut command).map(drop)
+}
+
+/// What runs its arguments with the kernel's file systems in a tree.
+fn with_kernel_in(tree: &Path) -> Command {
+    const MOUNT: &str = r#"
         for each in dev proc sys; do mount --rbind "/$each" "$1/$each"; done
-        exec chroot "$1" "$2""#;
+        shift; exec "$@""#;
     let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "sh", "-euc", ENTER, "sh"]);
-    command.arg(tree).arg(program).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-    output(&format!("{program} in {}", tree.display()), &mut command)
+    command.args(["--mount", "--propagation", "private", "sh", "-euc", MOUNT, "sh"]);
+    command.arg(tree).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    command
 }
 
 /// Copies a file or the contents of a directory, links and modes included.

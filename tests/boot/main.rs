@@ -25,6 +25,7 @@ mod sabotage;
 mod story;
 mod telling;
 mod ticks;
+mod timeline;
 mod tools;
 
 use std::sync::{Mutex, PoisonError};
@@ -60,6 +61,14 @@ fn selinux_denies_what_is_known_and_no_more() {
     assert_all_hold(&plan::run_labelled(rows::selinux::PLANS, guest::Guest::Bookworm));
 }
 
+#[test]
+#[ignore = "boots a virtual machine: minutes, and root"]
+fn the_rpm_does_what_the_debian_package_does() {
+    let _alone = MACHINES.lock().unwrap_or_else(PoisonError::into_inner);
+    let verdicts = plan::run_rpm(&rows::rpm::BOOTED, rows::rpm::ROWS, guest::Guest::Bookworm);
+    assert_all_hold(&verdicts);
+}
+
 fn assert_all_hold(verdicts: &[plan::Verdict]) {
     let table = plan::table(verdicts);
     println!("\n{table}");
@@ -76,7 +85,8 @@ fn is_meant(name: &str) -> bool {
     }
 }
 
-/// For people: `scripts/boot` runs this one alone. `BOOT_GUEST` says `bookworm` or `trixie`.
+/// For people: `scripts/boot` runs this one alone. `BOOT_GUEST` says `bookworm` or `trixie`,
+/// `BOOT_TIMELINE` names the file for a picture of the boot, if one is wanted.
 #[test]
 #[ignore = "boots a virtual machine: a minute, and root"]
 fn one_boot_is_told_with_its_figures() {
@@ -87,7 +97,12 @@ fn one_boot_is_told_with_its_figures() {
     let told = plan::boot_one(&telling::TOLD, guest).and_then(|(image, boot)| {
         let figures = telling::figures(&boot, &image);
         println!("\n{guest}\n\n{}\n{}", telling::log(&boot), telling::nc(&boot));
-        figures
+        println!("{}", figures?);
+        let Some(file) = std::env::var_os("BOOT_TIMELINE") else { return Ok(()) };
+        let picture = timeline::svg(&boot, guest)?;
+        let file = std::path::Path::new(&file);
+        std::fs::write(file, picture)
+            .map_err(|error| format!("cannot write {}: {error}", file.display()))
     });
-    println!("{}", told.unwrap_or_else(|error| panic!("{error}")));
+    told.unwrap_or_else(|error| panic!("{error}"));
 }

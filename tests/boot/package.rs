@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Package: the release binary and the Debian package around it, built as a release is.
+//! Package: the release binary and the packages around it, built as a release is.
 
 use crate::cache::{self, Inputs, SOURCE};
 use crate::tools::output;
@@ -24,6 +24,37 @@ pub(crate) fn build() -> Result<(PathBuf, Inputs), String> {
         let mut deb = Command::new("cargo");
         deb.current_dir(SOURCE).args(["deb", "--no-build", "--no-strip", "--quiet", "--output"]);
         output("cargo deb", deb.arg(to)).map(drop)
+    })?;
+    Ok((package, inputs))
+}
+
+/// What the RPM is made of besides: it is built from the sources.
+const SOURCES: &[&str] = &[
+    "Cargo.lock",
+    "LICENSE",
+    "README.md",
+    "build.rs",
+    "early-service.spec",
+    "machine/Cargo.toml",
+    "machine/src",
+    "scripts/create-rpm.sh",
+    "scripts/debian-rpm.macros",
+    "src",
+];
+
+/// The RPM, and what it was made of.
+pub(crate) fn build_rpm() -> Result<(PathBuf, Inputs), String> {
+    const BUILD: &str = r#"
+        scripts/create-rpm.sh early-service.spec > /dev/null
+        exec cp target/rpm/RPMS/*/early-service-[0-9]*.rpm "$1""#;
+    let mut inputs = Inputs::new();
+    for path in CONTENTS.iter().chain(SOURCES) {
+        inputs = inputs.with_path(&Path::new(SOURCE).join(path))?;
+    }
+    let package = cache::entry("early-service.rpm", &inputs, |to| {
+        let mut build = Command::new("sh");
+        build.current_dir(SOURCE).args(["-euc", BUILD, "sh"]).arg(to);
+        output("scripts/create-rpm.sh", &mut build).map(drop)
     })?;
     Ok((package, inputs))
 }

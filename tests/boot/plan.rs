@@ -8,7 +8,7 @@
 //! that rows can break.
 
 use crate::claims::Claims;
-use crate::guest::{Guest, Image, Initrd, Parts};
+use crate::guest::{Format, Guest, Image, Initrd, Parts, PolicyModule};
 use crate::machine::{self, Boot, Setting};
 use crate::older;
 use crate::tools;
@@ -59,6 +59,14 @@ pub(crate) struct Row {
 pub(crate) struct TreeRow {
     pub(crate) name: &'static str,
     pub(crate) holds: fn(&Image, &mut Claims) -> Result<(), String>,
+}
+
+/// A line of the table that sets one package against the other, in trees that differ in nothing else:
+/// the Debian package's first.
+#[derive(Clone, Copy)]
+pub(crate) struct PairRow {
+    pub(crate) name: &'static str,
+    pub(crate) holds: fn([&Image; 2], &mut Claims) -> Result<(), String>,
 }
 
 /// A file in the place of the package's, in the initrd and on the disk: path and contents.
@@ -172,7 +180,7 @@ enum Job<'a> {
 /// Tries every plan and every tree row on every guest, two at a time.
 pub(crate) fn run_all(plans: &[Plan], tree_rows: &[TreeRow]) -> Vec<Verdict> {
     tools::require_all();
-    let images = images(&Guest::ALL).unwrap_or_else(|error| panic!("{error}"));
+    let images = images(&Guest::ALL, Format::Deb).unwrap_or_else(|error| panic!("{error}"));
     // The longest first, so that no core is idle at the end.
     let mut plans: Vec<_> = plans.iter().collect();
     plans.sort_by_key(|plan| std::cmp::Reverse(plan.patience));
@@ -213,8 +221,8 @@ pub(crate) fn two_at_a_time<J: Send, T: Send>(
 }
 
 /// These guests, built side by side.
-pub(crate) fn images(guests: &[Guest]) -> Result<Vec<Image>, String> {
-    let parts = &Parts::build()?;
+pub(crate) fn images(guests: &[Guest], format: Format) -> Result<Vec<Image>, String> {
+    let parts = &Parts::build(format)?;
     std::thread::scope(|scope| {
         let build = |&guest| scope.spawn(move || Image::build(guest, parts));
         let builds: Vec<_> = guests.iter().map(build).collect();
@@ -257,27 +265,52 @@ pub(crate) fn boot(plan: &Plan, image: &Image, swaps: &[Swap]) -> Vec<Verdict> {
 /// Boots one plan on one guest, for whoever wants to look at the boot itself.
 pub(crate) fn boot_one(plan: &Plan, guest: Guest) -> Result<(Image, Boot), String> {
     tools::require_all();
-    let image = images(&[guest])?.remove(0);
+    let image = images(&[guest], Format::Deb)?.remove(0);
     let boot = machine::boot(&image, &plan.setting(&image, &[]))?;
     Ok((image, boot))
 }
 
 /// Tries plans on a guest with SELinux's labels. What is denied is its policy's doing: another release
 /// would have a list of its own.
-pub(crate) fn run_labelled(plans: &[Plan], guest: Guest) -> Vec<Verdict> {
+pub(crate) fn run_labelled(plans: &[(PolicyModule, Plan)], guest: Guest) -> Vec<Verdict> {
     tools::require_all();
-    let image = images(&[guest]).and_then(|images| images[0].labelled());
-    let image = image.unwrap_or_else(|error| panic!("{error}"));
-    two_at_a_time(plans, |plan| boot(plan, &image, &[])).concat()
+    let image = images(&[guest], Format::Deb).unwrap_or_else(|error| panic!("{error}")).remove(0);
+    let jobs = plans.iter().map(|(module, plan)| {
+        let labelled = image.labelled(*module);
+        (plan, labelled.unwrap_or_else(|error| panic!("{error}")))
+    });
+    two_at_a_time(jobs, |(plan, image)| boot(plan, &image, &[])).concat()
+}
+
+/// Sets the RPM against the Debian package on one guest, and boots what the RPM has installed.
+pub(crate) fn run_rpm(boots: &Plan, rows: &[PairRow], guest: Guest) -> Vec<Verdict> {
+    tools::require_all();
+    let image =
+        |format| images(&[guest], format).unwrap_or_else(|error| panic!("{error}")).remove(0);
+    let (deb, rpm) = (image(Format::Deb), image(Format::Rpm));
+    let jobs = [None].into_iter().chain(rows.iter().map(Some));
+    let verdicts = two_at_a_time(jobs, |job| match job {
+        None => boot(boots, &rpm, &[]),
+        Some(row) => vec![try_row(row.name, guest, |claims| (row.holds)([&deb, &rpm], claims))],
+    });
+    verdicts.concat()
 }
 
 fn try_tree(row: &TreeRow, image: &Image) -> Verdict {
+    try_row(row.name, image.guest, |claims| (row.holds)(image, claims))
+}
+
+fn try_row(
+    row: &'static str,
+    guest: Guest,
+    holds: impl FnOnce(&mut Claims) -> Result<(), String>,
+) -> Verdict {
     let started = Instant::now();
     let mut claims = Claims::default();
-    if let Err(error) = (row.holds)(image, &mut claims) {
+    if let Err(error) = holds(&mut claims) {
         claims.that("the tools of the guest work", false, error);
     }
-    Verdict { row: row.name, guest: image.guest, broken: claims.broken(), took: started.elapsed() }
+    Verdict { row, guest, broken: claims.broken(), took: started.elapsed() }
 }
 
 /// The verdicts as the table that people read.

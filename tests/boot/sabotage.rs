@@ -8,7 +8,7 @@
 //! One guest is enough: the rows are the same for both.
 
 use crate::cache::{self, SOURCE};
-use crate::guest::{Guest, Image};
+use crate::guest::{Format, Guest, Image};
 use crate::package;
 use crate::plan::{self, Plan, Swap, Verdict};
 use crate::rows::{confinement, first_stage, ordinary, surroundings};
@@ -243,7 +243,8 @@ pub(crate) fn survivors() -> Vec<String> {
     let left_out = SABOTAGES.len() - meant.clone().count();
     let prepared: Result<Vec<_>, String> = meant.map(|each| Ok((each, each.swaps()?))).collect();
     let prepared = prepared.unwrap_or_else(|error| panic!("{error}"));
-    let images = plan::images(&[Guest::Bookworm]).unwrap_or_else(|error| panic!("{error}"));
+    let images =
+        plan::images(&[Guest::Bookworm], Format::Deb).unwrap_or_else(|error| panic!("{error}"));
     let judged = plan::two_at_a_time(prepared, |(sabotage, swaps)| {
         let verdicts = sabotage.boot(&images[0], &swaps);
         let (name, took) = (sabotage.name, verdicts[0].took.as_secs());

@@ -48,6 +48,15 @@ pub(crate) fn first_stage_ends_well(boot: &Boot, words: &str, claims: &mut Claim
     }
 }
 
+/// After the handoff the first stage holds no memory: there is no process, no control group that it
+/// could be charged to, and no directory of its own in `/run`.
+pub(crate) fn nothing_left_of_first(boot: &Boot, claims: &mut Claims) {
+    let looked_for = boot.lines("first-looked-for").count();
+    let left: Vec<_> = boot.lines("first-left").collect();
+    claims.that("it was looked for in three places", looked_for == 3, looked_for);
+    claims.that("the first stage leaves nothing behind", left.is_empty(), left.join(", "));
+}
+
 /// PID 1 has nothing to complain of.
 pub(crate) fn fails_never(boot: &Boot, unit: &str, claims: &mut Claims) {
     for words in ["Failed", "code=", "Scheduled restart", "timed out", "Watchdog"] {

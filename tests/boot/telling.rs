@@ -15,11 +15,13 @@ use std::time::Duration;
 /// An ordinary boot in which somebody sits in nc.
 pub(crate) const TOLD: Plan = Plan {
     name: "told",
-    clients: &["boot-nc"],
-    in_initrd: r"type_into_nc 'status\n'; wait_until nc_shows 1",
+    clients: &["boot-nc", "boot-watch"],
+    in_initrd: r"note_first; type_into_nc 'status\n'; wait_until nc_shows 1",
     in_root: r"
-        wait_until root_serves && wait_until first_is_gone && sleep 2
+        wait_until root_serves && wait_until first_is_gone && sleep 2 && tell_left_of_first
         type_into_nc 'status\n'; wait_until nc_shows 2; tell nc < /run/boot-nc/out",
+    // What the watching client writes to the kernel's log is not held back.
+    cmdline: "printk.devkmsg=on",
     ..Plan::ORDINARY
 };
 
@@ -98,6 +100,12 @@ pub(crate) fn figures(boot: &Boot, image: &Image) -> Result<String, String> {
     let added = image.added_to_initrd()?;
     let latest = ticks.iter().map(|tick| tick.late()).max().unwrap_or_default();
 
+    let memory = |key: &str| {
+        let said = boot.lines(key).next().ok_or_else(|| format!("nobody says {key:?}"))?;
+        Ok::<_, String>(format!("{said} kB"))
+    };
+    let kilobytes = |bytes: usize| format!("{} kB", bytes.div_ceil(1000));
+
     let mut text = String::new();
     let mut line = |what: &str, figure: String| {
         let _ = writeln!(text, "{what:44} {figure:>10}");
@@ -106,6 +114,7 @@ pub(crate) fn figures(boot: &Boot, image: &Image) -> Result<String, String> {
         format!("{:.1} ms", to.saturating_sub(from).as_secs_f64() * 1000.0)
     };
     line("PID 1 to first tick", ms(init, first_tick));
+    line("first stage, Starting to first tick", ms(starting, first_tick));
     line("first stage, Starting to serving", ms(starting, serving));
     // PID 1 reads of it only when it has forked the other services that are due.
     line("first stage, Starting to Started", ms(starting, started));
@@ -117,6 +126,19 @@ pub(crate) fn figures(boot: &Boot, image: &Image) -> Result<String, String> {
     );
     line("latest tick after its deadline", ms(Duration::ZERO, latest));
     line("ticks", ticks.len().to_string());
-    line("added to the initrd, by gzip", format!("{} kB", added.div_ceil(1000)));
+    line("added to the initrd, by gzip", kilobytes(added));
+    line("  of that the program", kilobytes(image.program_in_initrd()?));
+    line("first stage, resident before the handoff", memory("first-Rss:")?);
+    line("  of that anonymous", memory("first-Anonymous:")?);
+    line("first stage, held after the handoff", held_after(boot)?);
     Ok(text)
+}
+
+/// What the first stage takes when it has handed over; what there still is of it, if anything.
+fn held_after(boot: &Boot) -> Result<String, String> {
+    if boot.lines("first-looked-for").next().is_none() {
+        return Err("nobody looked for what is left of the first stage".to_owned());
+    }
+    let left: Vec<_> = boot.lines("first-left").collect();
+    Ok(if left.is_empty() { "nothing".to_owned() } else { left.join(", ") })
 }

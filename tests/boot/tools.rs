@@ -8,15 +8,22 @@ use std::process::Command;
 /// Every program that is called, with the Debian package that has it.
 const NEEDED: &[(&str, &str)] = &[
     ("cargo-deb", "cargo install cargo-deb --locked"),
+    ("checkmodule", "checkpolicy"),
     ("chroot", "coreutils"),
     ("cpio", "cpio"),
     ("debugfs", "e2fsprogs"),
+    ("diff", "diffutils"),
+    ("dpkg-deb", "dpkg"),
     ("git", "git"),
     ("gzip", "gzip"),
     ("journalctl", "systemd"),
     ("mke2fs", "e2fsprogs"),
     ("mmdebstrap", "mmdebstrap"),
     ("qemu-system-x86_64", "qemu-system-x86"),
+    ("rpm", "rpm"),
+    ("rpmbuild", "rpm"),
+    ("rpmlint", "rpmlint"),
+    ("semodule_package", "semodule-utils"),
     ("tar", "tar"),
     ("unshare", "util-linux"),
 ];

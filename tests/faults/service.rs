@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use crate::build::build;
+use crate::build;
 use crate::daemon;
 use crate::load::{self, Words};
 
@@ -60,5 +60,5 @@ pub(crate) static CAMERA: Service = Service {
 
 /// The example of this name, built if it is not.
 fn example(name: &str) -> PathBuf {
-    build("--example", name).unwrap_or_else(|error| panic!("{error}"))
+    build::example(name).unwrap_or_else(|error| panic!("{error}"))
 }

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use rustix::process::Signal;
 
-use crate::build::build;
+use crate::build;
 use crate::client::{nc, status};
 use crate::daemon::{Daemon, STILL, detach};
 use crate::scratch::Scratch;
@@ -21,8 +21,8 @@ const OVERLAY: &str = "caution/trailer/coupled/reverse-with-assistance!";
 /// Starts the camera with the state file of the test.
 fn camera(scratch: &Scratch, socket: &str, options: &[&str]) -> Daemon {
     static PROGRAM: OnceLock<std::path::PathBuf> = OnceLock::new();
-    let program = PROGRAM
-        .get_or_init(|| build("--example", "camera").unwrap_or_else(|error| panic!("{error}")));
+    let program =
+        PROGRAM.get_or_init(|| build::example("camera").unwrap_or_else(|error| panic!("{error}")));
     let mut command = Command::new(program);
     detach(&mut command);
     command.arg("--server-socket-path").arg(scratch.join(socket)).args(options);

@@ -180,8 +180,10 @@ fn status_is_one_line_of_pairs() {
     let daemon = Daemon::serve(scratch.join("sock"), &[STILL[0], STILL[1]]);
     let line = nc(&daemon.socket, "status\n");
     let expected = format!(
-        "stage=root phase=serving pid={} clients=1 log_lines_dropped=0 counter=0 ticks_late=0\n",
-        daemon.pid()
+        "stage=root phase=serving pid={} version={} origin=new predecessor=none serving_s=0 \
+         clients=1 log_lines_dropped=0 state_file=none counter=0 ticks_late=0\n",
+        daemon.pid(),
+        env!("CARGO_PKG_VERSION"),
     );
     assert_eq!(line, expected);
     let replies = nc(&daemon.socket, "set_counter 7\nstatus\nget_counter\n");

@@ -65,6 +65,9 @@ fn the_second_stage_goes_on_with_the_number_that_the_first_one_had_next() {
     second.wait_for(&format!("Adopting {} and 0 clients from", last + 1));
     second.wait_for("adopting => serving");
     assert_eq!(crate::client::status(&second.socket, "phase"), "serving");
+    assert_eq!(crate::client::status(&second.socket, "origin"), "adopted");
+    let predecessor = crate::client::status(&second.socket, "predecessor");
+    assert_eq!(predecessor, first.pid().to_string());
     assert!(second.is_running());
 }
 

@@ -9,15 +9,18 @@
 //! | --- | --- |
 //! | [`adopting`] | a successor, and predecessors of all kinds |
 //! | [`camera`] | the same with another service, that of the example |
+//! | [`catalog`] | what `journalctl --catalog` says |
 //! | [`commands`] | what clients see |
 //! | [`exchange`] | a predecessor, and successors of all kinds |
 //! | [`handoff`] | one process after the other |
 //! | [`inheritance`] | how listeners come to the next process, and their files |
 //! | [`logging`] | lines, fields, and a log that nobody reads |
+//! | [`manual`] | the manual page, held against the program |
 //! | [`memory`] | what is left of commands and connections |
 //! | [`older`] | the C programs on the other side, and who may ask |
 //! | [`options`] | the command line |
 //! | [`ownership`] | the lock, and who waits for it |
+//! | [`rebinding`] | a fresh socket in the place of a passed one |
 //! | [`recovery`] | going on after a death or a stop |
 //! | [`refusing`] | what a successor does not adopt |
 //! | [`sessions`] | what clients notice of a handoff |
@@ -27,22 +30,26 @@
 //! | [`systemd`] | passed sockets, notifications |
 //! | [`ticks`] | rhythm, and catching up |
 //!
-//! They need `nc` (netcat-openbsd) and util-linux; those that put a socket in journald's place need
-//! a mount namespace, which root has, and a user where user namespaces are allowed.
+//! They need `nc` (netcat-openbsd), `journalctl` (systemd), `groff` (groff-base) and util-linux;
+//! those that put a socket in journald's place need a mount namespace, which root has, and a user
+//! where user namespaces are allowed.
 //! What is missing fails a test and is named.
 #![allow(clippy::print_stderr, reason = "a test that fails shows what the daemon logged")]
 
 mod adopting;
 mod camera;
+mod catalog;
 mod commands;
 mod exchange;
 mod handoff;
 mod inheritance;
 mod logging;
+mod manual;
 mod memory;
 mod older;
 mod options;
 mod ownership;
+mod rebinding;
 mod recovery;
 mod refusing;
 mod sessions;

@@ -26,7 +26,7 @@ fn without_a_predecessor_the_second_waits_says_so_and_owns_when_the_first_is_gon
         let second = start_under(&manager, scratch.join("second"), &options);
         let path = file.display();
         second.wait_for(&format!("warning: {path} is locked by another process: waiting for it"));
-        manager.wait_for(&format!("STATUS={path} is locked by another process"));
+        manager.wait_for(&format!("STATUS=booting: another process holds the lock of {path}"));
         manager.wait_until("more time", |said| {
             said.iter().filter(|said| said.starts_with("EXTEND_TIMEOUT_USEC=")).count() > 2
         });

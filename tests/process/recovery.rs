@@ -7,7 +7,7 @@ use early_service_machine::Counter;
 use early_service_machine::record::Record;
 use rustix::process::Signal;
 
-use crate::client::{Client, get_counter, nc};
+use crate::client::{Client, get_counter, nc, status};
 use crate::daemon::{Daemon, STILL, started_with};
 use crate::scratch::Scratch;
 use crate::stage::{record, serve, state_file};
@@ -135,6 +135,8 @@ fn a_count_that_was_set_and_stopped_goes_on_from_there() {
     end(stopped, Signal::TERM);
     let daemon = serve(&scratch, "sock", &STILL);
     assert_eq!(get_counter(&daemon.socket), u64::MAX);
+    let values = ["origin", "predecessor", "state_file"].map(|key| status(&daemon.socket, key));
+    assert_eq!(values, ["recovered", "none", "held"]);
     let state = record(&state_file(&scratch)).snapshot.state;
     assert_eq!(state, Counter { next: u64::MAX });
 }

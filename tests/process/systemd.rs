@@ -11,6 +11,7 @@ use crate::client::{Client, get_counter, nc, until_status};
 use crate::daemon::{Daemon, STILL, started_with};
 use crate::manager::Manager;
 use crate::scratch::Scratch;
+use crate::stage::{serve, start_under, state_file};
 use crate::until;
 
 #[test]
@@ -133,13 +134,40 @@ fn systemd_is_told_the_phase_and_that_the_process_lives() {
     command.env("NOTIFY_SOCKET", &manager.path).env("WATCHDOG_USEC", "300000");
     let mut daemon = Daemon::spawn(&mut command);
 
-    manager.wait_for("STATUS=adopting");
+    manager.wait_for("STATUS=adopting: asking the predecessor for the state");
     manager.wait_for("WATCHDOG=1");
     assert!(!manager.said.contains(&"READY=1".to_owned()), "it does not own the counter yet");
     drop(mute);
     manager.wait_for("READY=1");
-    manager.wait_for("STATUS=serving");
+    manager.wait_for("STATUS=serving: started anew, without a state file");
     daemon.signal(Signal::TERM);
     manager.wait_for("STOPPING=1");
+    manager.wait_for("STATUS=ended: writing out the log");
     until("ended", || !daemon.is_running());
+}
+
+#[test]
+fn systemd_is_told_whose_state_it_was_and_with_a_sign_of_life_how_many_clients_there_are() {
+    let scratch = Scratch::new();
+    let mut manager = Manager::new(&scratch);
+    let first = serve(&scratch, "first", &STILL);
+    let file = state_file(&scratch);
+    let [first_socket, file] = [&first.socket, &file].map(|path| path.to_str().expect("text"));
+    let options = [&STILL[..], &["--state-file", file, "-c", first_socket]].concat();
+    let second = start_under(&manager, scratch.join("second"), &options);
+    let sentence = format!("STATUS=serving: adopted from process {}", first.pid());
+    manager.wait_for(&sentence);
+    manager.wait_for(&format!("{sentence}; clients: 0"));
+    let clients = [(); 3].map(|()| Client::connect(&second.socket));
+    manager.wait_for(&format!("{sentence}; clients: 3"));
+    // What does not change is not told again.
+    let lives = |said: &[String]| said.iter().filter(|said| *said == "WATCHDOG=1").count();
+    let before = lives(&manager.said);
+    manager.wait_until("signs of life", |said| lives(said) > before + 1);
+    let told = manager.said.iter().filter(|said| said.ends_with("; clients: 3")).count();
+    assert_eq!(told, 1, "{:?}", manager.said);
+    drop(clients);
+    manager.wait_until("0 clients again", |said| {
+        said.iter().filter(|said| said.ends_with("; clients: 0")).count() == 2
+    });
 }

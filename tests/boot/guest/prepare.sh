@@ -1,8 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# Runs once in the guest's tree, by chroot: makes a bare Debian into the guest that is booted, with
-# the package installed as a user would install it. Everything it needs lies in /boot-test.
+# Runs once in the guest's tree, by chroot: makes a bare Debian into the guest that is booted. Then
+# the package is installed as a user would install it, and initrds.sh runs. Everything it needs lies
+# in /boot-test.
 set -eu
 cd /boot-test
 
@@ -42,12 +43,3 @@ for unit in apt-daily-upgrade.timer apt-daily.timer dev-hugepages.mount dev-mque
     systemd-user-sessions.service; do
     ln -sf /dev/null "/etc/systemd/system/$unit"
 done
-
-dpkg -i early-service.deb
-
-# dracut's trigger has built the usual one; the other two are for rows of their own.
-kernel=$(ls /lib/modules)
-cp "/boot/initrd.img-$kernel" /boot/usual.img
-dracut --quiet --force --omit early-service /boot/without.img "$kernel"
-dracut --quiet --force --conf /dev/null --confdir /boot-test/lean.conf.d /boot/lean.img "$kernel"
-cp "/boot/vmlinuz-$kernel" /boot/kernel

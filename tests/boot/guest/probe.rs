@@ -30,9 +30,10 @@ fn main() {
         Some("storm") => storm(&mut reports()),
         Some("sit") => sit(&mut reports()),
         Some("busy") => busy(),
+        Some("watch") => watch(),
         Some("flood") => flood(&mut reports(), &std::env::args().nth(2).unwrap_or_default()),
         Some("kill") => kill(&mut reports(), &std::env::args().skip(2).collect::<Vec<_>>()),
-        other => panic!("unknown role {other:?}: storm, sit, busy, flood or kill"),
+        other => panic!("unknown role {other:?}: storm, sit, busy, watch, flood or kill"),
     }
 }
 
@@ -152,6 +153,28 @@ fn busy() {
     let mut sum = 0_u64;
     loop {
         sum = std::hint::black_box(sum.wrapping_mul(31).wrapping_add(7));
+    }
+}
+
+/// Says for how long it was kept from running, whenever that was long, in the kernel's log: its clock
+/// stamps what is written there, and the descriptor outlives the old root.
+///
+/// Around the switch of root that is the time for which PID 1 stops every process, to within a
+/// sleep.
+fn watch() {
+    const SLEEP: Duration = Duration::from_millis(1);
+    /// What is shorter makes no tick late that anybody would ask about.
+    const LONG: Duration = Duration::from_millis(6);
+    let mut log = OpenOptions::new().write(true).open("/dev/kmsg").expect("the kernel has a log");
+    loop {
+        let asleep = Instant::now();
+        sleep(SLEEP);
+        let still = asleep.elapsed().saturating_sub(SLEEP);
+        if still > LONG {
+            // One write is one record.
+            let line = format!("boot-watch: stood still for {} us\n", still.as_micros());
+            drop(log.write_all(line.as_bytes()));
+        }
     }
 }
 

@@ -81,6 +81,24 @@ first_pid() {
     systemctl show -P MainPID early-service-initrd.service
 }
 
+# Remembers the first stage across the switch of root, and says what memory it takes.
+note_first() {
+    first_pid > /run/boot-first
+    while read -r field value _; do
+        case $field in Rss: | Anonymous:) say "first-$field" "$value" ;; esac
+    done < "/proc/$(first_pid)/smaps_rollup"
+}
+
+# Says what is left of it, and that it looked.
+tell_left_of_first() {
+    unit=early-service-initrd
+    for left in "/proc/$(cat /run/boot-first)" "/run/$unit" \
+        "/sys/fs/cgroup/system.slice/$unit.service"; do
+        say first-looked-for "$left"
+        [ ! -e "$left" ] || say first-left "$left"
+    done
+}
+
 root_pid() {
     systemctl show -P MainPID early-service.service
 }

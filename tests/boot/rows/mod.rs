@@ -8,6 +8,7 @@ mod older;
 pub(crate) mod ordinary;
 mod package;
 mod root_stage;
+pub(crate) mod rpm;
 pub(crate) mod selinux;
 pub(crate) mod surroundings;
 

@@ -22,6 +22,7 @@ pub(super) const PLANS: &[Plan] = &[ORDINARY];
 pub(crate) const ORDINARY: Plan = Plan {
     clients: &["boot-storm", "boot-sit", "boot-nc"],
     in_initrd: r#"
+        note_first
         tell account-initrd < /etc/passwd; tell account-initrd < /etc/group
         stat -c '%U:%G %a' "$STATE" | tell state
         stat -c %i "$STATE" | tell state-inode
@@ -32,7 +33,10 @@ pub(crate) const ORDINARY: Plan = Plan {
         stat -c '%U:%G %a' "$STATE" | tell state
         stat -c %i "$STATE" | tell state-inode
         tell account-root < /etc/passwd; tell account-root < /etc/group
-        ls -d /run/early-service-initrd 2> /dev/null | tell left-behind
+        systemctl show -P StatusText early-service.service | tell status
+        journalctl --catalog --merge --no-pager --identifier=early-service \
+            --identifier=early-service-initrd | grep -A 1 'Subject: ' | tell explained
+        tell_left_of_first
         stat -c '%U:%G %a' /run/early-service /run/early-service/early-service.sock | tell owner
         for process in /proc/[0-9]*; do
             case $(cat "$process/comm") in early-service*) ;; *) continue ;; esac
@@ -48,6 +52,7 @@ pub(crate) const ORDINARY: Plan = Plan {
         Row { name: CLIENTS, holds: clients },
         Row { name: NC, holds: nc },
         Row { name: "ordinary boot: one state file, for both stages to write", holds: state_file },
+        Row { name: "ordinary boot: systemctl and journalctl tell its story", holds: told },
         Row { name: "ordinary boot: nothing of the initrd is held", holds: nothing_held },
         Row { name: "ordinary boot: one account in both stages", holds: one_account },
         Row { name: "ordinary boot: power-off within a second", holds: power_off },
@@ -78,8 +83,7 @@ fn spared(boot: &Boot, claims: &mut Claims) {
 fn first_stage_ends_well(boot: &Boot, claims: &mut Claims) {
     story::first_stage_ends_well(boot, story::ADOPTED, claims);
     story::fails_never(boot, story::ROOT, claims);
-    let left: Vec<_> = boot.lines("left-behind").collect();
-    claims.that("the first stage leaves nothing behind", left.is_empty(), left.join(", "));
+    story::nothing_left_of_first(boot, claims);
 }
 
 fn clients(boot: &Boot, claims: &mut Claims) {
@@ -120,6 +124,30 @@ fn state_file(boot: &Boot, claims: &mut Claims) {
     let inodes: Vec<_> = boot.lines("state-inode").collect();
     let same = inodes.len() == 2 && inodes[0] == inodes[1];
     claims.that("it is never replaced", same, inodes.join(", "));
+}
+
+/// To whoever asks `systemctl status`, `status` or `journalctl --catalog`.
+fn told(boot: &Boot, claims: &mut Claims) {
+    let shown: Vec<_> = boot.lines("nc").collect();
+    let first = shown.first().and_then(|line| line.split(' ').find_map(|w| w.strip_prefix("pid=")));
+    let first = first.unwrap_or_default();
+    let after = shown.last().copied().unwrap_or_default();
+    let origin = after.contains(&format!(" origin=adopted predecessor={first} serving_s="));
+    claims.that("status names the first stage", origin, after);
+    claims.that("and that a file keeps the state", after.contains(" state_file=held "), after);
+    let status = boot.lines("status").next().unwrap_or_default();
+    let sentence = format!("serving: adopted from process {first}; clients: ");
+    claims.that("systemctl says so in a sentence", status.starts_with(&sentence), status);
+    let explained: Vec<_> = boot.lines("explained").collect();
+    for subject in [
+        "The first stage survived the switch of root",
+        "The state came from a predecessor",
+        "The successor serves",
+    ] {
+        let lines = explained.windows(2).filter(|pair| pair[0].ends_with(subject));
+        let ours = lines.filter(|pair| pair[1].ends_with("Defined-By: early-service")).count();
+        claims.that("journalctl explains once each", ours == 1, format!("{subject}: {ours}"));
+    }
 }
 
 fn nothing_held(boot: &Boot, claims: &mut Claims) {

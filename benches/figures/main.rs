@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Figures: what the daemon costs, in one table, beside the least program that could do its start
+//! and two C programs that do its work.
+//!
+//! `cargo bench` takes some four minutes; needs neither root nor systemd, and strace, valgrind, zstd,
+//! unshare, gcc, pkg-config and libglib2.0-dev for all rows: a row whose tool is missing says so.
+//! `cargo bench -- --plot FILE.svg` also draws how the costs grow.
+//! `cargo bench -- --check` takes less than a minute, measures only what is the same on a busy
+//! machine, and fails where a figure exceeds the committed one.
+//! `cargo bench -- start idle` measures only what these files are about.
+//!
+//! A figure is the median of its tries; in brackets is the middle half of them.
+//! What is measured is the packaged binary (`cargo build --release`), started with the options of its
+//! unit; all sockets are in scratch directories.
+#![allow(clippy::print_stdout, reason = "a bench is there to show something")]
+#![allow(clippy::print_stderr, reason = "progress is for whoever waits")]
+
+#[path = "../../examples/shared/build.rs"]
+mod build;
+mod check;
+mod commands;
+mod growth;
+mod handoff;
+mod idle;
+mod instructions;
+#[path = "../../tests/process/line.rs"]
+#[allow(dead_code, reason = "a log is read for its times alone")]
+mod line;
+mod load;
+mod plot;
+mod process;
+mod programs;
+mod sample;
+#[path = "../../tests/process/scratch.rs"]
+#[allow(dead_code, reason = "the tests look into it")]
+mod scratch;
+mod size;
+mod start;
+mod table;
+mod ticks;
+#[path = "../../tests/process/waiting.rs"]
+#[allow(dead_code, reason = "the tests compare times of several processes")]
+mod waiting;
+
+use std::env;
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use check::Checked;
+use programs::{DESCRIPTORS, Programs};
+use table::Table;
+use waiting::{LIMIT, until};
+
+/// Adds the rows of one subject.
+type Subject = fn(&Programs, &mut Table);
+
+const SUBJECTS: [(&str, Subject); 7] = [
+    ("size", size::rows),
+    ("start", start::rows),
+    ("instructions", instructions::rows),
+    ("idle", idle::rows),
+    ("ticks", ticks::rows),
+    ("commands", commands::rows),
+    ("handoff", handoff::rows),
+];
+
+/// The last one, which is also drawn.
+const GROWTH: &str = "growth";
+
+const USAGE: &str = "cargo bench [-- --check | [SUBJECT]... [--plot FILE.svg]]";
+
+fn main() -> Result<ExitCode, Box<dyn Error>> {
+    if !env::args_os().any(|argument| argument == "--bench") {
+        // `cargo test --all-targets` starts benches too, and the debug build is not what is packaged.
+        eprintln!("nothing is measured: {USAGE}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut arguments = env::args_os().skip(1).filter(|argument| argument != "--bench");
+    let (mut is_check, mut plot, mut subjects) = (false, None, Vec::new());
+    while let Some(argument) = arguments.next() {
+        match argument.to_str() {
+            Some("--check") => is_check = true,
+            Some("--plot") => plot = Some(PathBuf::from(arguments.next().ok_or(USAGE)?)),
+            Some(name) if name == GROWTH || SUBJECTS.iter().any(|(known, _)| *known == name) => {
+                subjects.push(name.to_owned());
+            }
+            _ => return Err(format!("{}: {USAGE}", argument.to_string_lossy()).into()),
+        }
+    }
+    if plot.is_some() && !subjects.is_empty() {
+        subjects.push(GROWTH.to_owned());
+    }
+    limit_descriptors()?;
+    eprintln!("building");
+    let programs = Programs::build()?;
+    if is_check {
+        let checked = Checked::measure(&programs);
+        print!("{checked}");
+        return Ok(if checked.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    print!("{}", machine()?);
+    measure(&programs, &subjects, plot.as_deref())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Measures the subjects of these names, or all, and draws the growth.
+fn measure(
+    programs: &Programs,
+    names: &[String],
+    plot: Option<&Path>,
+) -> Result<(), Box<dyn Error>> {
+    let (begin, mut table) = (Instant::now(), Table::default());
+    let is_wanted = |name| {
+        let is_wanted = names.is_empty() || names.iter().any(|wanted| wanted == name);
+        if is_wanted {
+            eprintln!("{:3} s: {name}", begin.elapsed().as_secs());
+        }
+        is_wanted
+    };
+    for (name, rows) in SUBJECTS {
+        if is_wanted(name) {
+            rows(programs, &mut table);
+        }
+    }
+    let mut curves = Vec::new();
+    if is_wanted(GROWTH) {
+        curves = growth::curves(programs);
+        growth::rows(&curves, &mut table);
+    }
+    eprintln!("{:3} s: done", begin.elapsed().as_secs());
+    print!("\n{table}");
+    if let Some(to) = plot {
+        plot::draw(&curves, to)?;
+        println!("\nthe growth is drawn in {}", to.display());
+    }
+    Ok(())
+}
+
+/// What the figures were measured on.
+fn machine() -> Result<String, Box<dyn Error>> {
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let information = fs::read_to_string("/proc/cpuinfo")?;
+    let model =
+        information.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let model = model.map_or("processor", |(_, model)| model);
+    let (cores, load) =
+        (std::thread::available_parallelism()?, fs::read_to_string("/proc/loadavg")?);
+    let load = load.split(' ').next().unwrap_or_default();
+    Ok(format!("{cores} × {model}, Linux {}, load {load}\n", kernel.trim()))
+}
+
+/// As many descriptors as the unit gives, for the daemon, and enough for the clients here.
+fn limit_descriptors() -> Result<(), Box<dyn Error>> {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if maximum.is_some_and(|maximum| maximum < DESCRIPTORS) {
+        return Err(format!("needs {DESCRIPTORS} descriptors (ulimit -Hn)").into());
+    }
+    setrlimit(Resource::Nofile, Rlimit { current: Some(DESCRIPTORS), maximum })?;
+    Ok(())
+}

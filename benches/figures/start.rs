@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Start: from exec to the first reply, in time and in system calls, and what it then holds.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::process::{Memory, Process};
+use crate::programs::{ALONE, Programs, Run, Start};
+use crate::sample::{Sample, Unit};
+use crate::table::{Measured, Row, Table, Target};
+use crate::until;
+
+/// How many starts of each program are timed, in turns.
+const STARTS: usize = 150;
+
+/// How many are looked at for memory.
+const LOOKS: usize = 9;
+
+/// How long after the first reply: the writer has started, and a few ticks are logged.
+const SETTLED: Duration = Duration::from_millis(250);
+
+pub(crate) fn rows(programs: &Programs, table: &mut Table) {
+    time(programs, table);
+    calls(programs, table);
+    held(programs, table);
+}
+
+fn time(programs: &Programs, table: &mut Table) {
+    let run = Run::new();
+    let (mut daemon, mut floor, mut c) = (Vec::new(), Vec::new(), Vec::new());
+    let timed = |start: Start| {
+        let (process, taken) = Process::start_timed(start);
+        drop(process);
+        run.clear();
+        taken.as_secs_f64()
+    };
+    for _ in 0..STARTS {
+        daemon.push(timed(programs.initrd(&run)));
+        floor.push(timed(programs.floor_by(&run, ALONE)));
+        c.push(programs.c(&run).map(|start| start.map(timed)));
+    }
+    let (daemon, floor) = (Sample::new(Unit::Seconds, daemon), Sample::new(Unit::Seconds, floor));
+    let c = [0, 1].map(|which| {
+        let tries = c.iter().map(|tried| tried[which].clone()).collect::<Result<Vec<_>, _>>();
+        tries.map(|tries| Sample::new(Unit::Seconds, tries))
+    });
+    let times = daemon.over(&floor);
+    table.push(Row::new("fork and exec to the first reply", daemon).floor(Ok(floor)).c(c));
+    table.push(Row::new("the same, over the floor's", times).target(Target::AtMost(1.3)));
+}
+
+fn calls(programs: &Programs, table: &mut Table) {
+    let run = Run::new();
+    let tries = |start: &dyn Fn(&[OsString]) -> Start| -> Result<Vec<Calls>, String> {
+        (0..3).map(|_| traced(&run, start)).collect()
+    };
+    let daemon = tries(&|by| programs.initrd_by(&run, by, &[]));
+    let floor = tries(&|by| programs.floor_by(&run, by));
+    let sample = |tries: &Result<Vec<Calls>, String>, calls: fn(&Calls) -> usize| {
+        let tries = tries.as_ref().map_err(Clone::clone)?;
+        Ok(Sample::new(Unit::Count, tries.iter().map(|tried| calls(tried) as f64)))
+    };
+    let before_listen = |calls: &Calls| calls.before_listen;
+    let to_reply = |calls: &Calls| calls.to_reply;
+    table.push(
+        Row::new("system calls before listen", sample(&daemon, before_listen))
+            .floor(sample(&floor, before_listen))
+            .target(Target::AtMost(80.0)),
+    );
+    table.push(
+        Row::new("system calls to the first reply, all threads", sample(&daemon, to_reply))
+            .floor(sample(&floor, to_reply)),
+    );
+}
+
+/// How many a start took.
+pub(crate) struct Calls {
+    pub(crate) before_listen: usize,
+    to_reply: usize,
+}
+
+/// Counts the system calls of a start.
+pub(crate) fn traced(run: &Run, start: &dyn Fn(&[OsString]) -> Start) -> Result<Calls, String> {
+    let trace = run.join("trace");
+    let _ = fs::remove_file(&trace);
+    // `-D`: strace is not the parent, so that the process is ours to end.
+    let by = ["strace", "-D", "-f", "-o"].map(OsString::from);
+    let by: Vec<_> = by.into_iter().chain([trace.clone().into()]).collect();
+    is_installed("strace")?;
+    let process = Process::start(start(&by));
+    let pid = process.pid().to_string();
+    drop(process);
+    let read = || fs::read_to_string(&trace).unwrap_or_default();
+    let is_last = |line: &str| line.starts_with(&pid) && line.contains("+++ ");
+    until("the end of the trace", || read().lines().any(is_last));
+    run.clear();
+    Ok(Calls::count(&read()))
+}
+
+impl Calls {
+    /// Each call is counted once, where it begins.
+    fn count(trace: &str) -> Self {
+        let calls =
+            trace.lines().filter_map(|line| line.split_once(' ').map(|(_, call)| call.trim()));
+        let calls = calls.filter(|call| !call.starts_with(['<', '+', '-']));
+        let after_exec: Vec<_> =
+            calls.skip_while(|call| !call.starts_with("execve(")).skip(1).collect();
+        let before_listen = after_exec.iter().position(|call| call.starts_with("listen("));
+        let to_reply = after_exec.iter().position(|call| is_reply(call)).map(|before| before + 1);
+        Self {
+            before_listen: before_listen.expect("it listens"),
+            to_reply: to_reply.expect("it answers"),
+        }
+    }
+}
+
+/// Whether a call writes a number and the end of a line, and nothing else.
+fn is_reply(call: &str) -> bool {
+    let text = call.split_once('"').and_then(|(_, text)| text.split_once("\\n\", "));
+    let is_number = text.is_some_and(|(text, _)| text.parse::<u64>().is_ok());
+    is_number && (call.starts_with("sendto(") || call.starts_with("write("))
+}
+
+/// Says so where a tool is missing.
+pub(crate) fn is_installed(tool: &str) -> Result<(), String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_there = |directory: &Path| directory.join(tool).is_file();
+    let found = std::env::split_paths(&path).any(|directory| is_there(&directory));
+    if found { Ok(()) } else { Err(format!("{tool} is not installed")) }
+}
+
+fn held(programs: &Programs, table: &mut Table) {
+    let run = Run::new();
+    let look = |start: &dyn Fn() -> Result<Start, String>| {
+        let look = |_| start().map(|start| looked(&run, start));
+        (0..LOOKS).map(look).collect::<Result<Vec<_>, _>>()
+    };
+    let initrd = look(&|| Ok(programs.initrd(&run)));
+    let root = look(&|| Ok(programs.root(&run, &[])));
+    let floor = look(&|| Ok(programs.floor_by(&run, ALONE)));
+    let c = [0, 1].map(|which| look(&|| programs.c(&run).into_iter().nth(which).expect("two")));
+    let sample = |looks: &Result<Vec<Held>, String>, unit, figure: fn(&Held) -> f64| {
+        let looks = looks.as_ref().map_err(Clone::clone)?;
+        Measured::Ok(Sample::new(unit, looks.iter().map(figure)))
+    };
+    let private = |held: &Held| held.memory.private;
+    for (stage, looks) in [("initrd stage", &initrd), ("root stage", &root)] {
+        table.push(
+            Row::new(format!("private memory, {stage}"), sample(looks, Unit::Kilobytes, private))
+                .floor(sample(&floor, Unit::Kilobytes, private))
+                .c([0, 1].map(|which| sample(&c[which], Unit::Kilobytes, private)))
+                .target(Target::AtMost(300.0)),
+        );
+    }
+    for (figure, unit, held, target) in [
+        (
+            "resident memory",
+            Unit::Kilobytes,
+            (|held| held.memory.resident) as fn(&Held) -> f64,
+            None,
+        ),
+        ("of it shared", Unit::Kilobytes, |held| held.memory.shared, None),
+        ("threads", Unit::Count, |held| held.threads, Some(Target::AtMost(3.0))),
+    ] {
+        let row = Row::new(figure, sample(&initrd, unit, held))
+            .floor(sample(&floor, unit, held))
+            .c([0, 1].map(|which| sample(&c[which], unit, held)));
+        table.push(match target {
+            Some(target) => row.target(target),
+            None => row,
+        });
+    }
+}
+
+/// What a process that has started holds.
+#[derive(Clone, Copy)]
+pub(crate) struct Held {
+    pub(crate) memory: Memory,
+    pub(crate) threads: f64,
+}
+
+pub(crate) fn looked(run: &Run, start: Start) -> Held {
+    let process = Process::start(start);
+    std::thread::sleep(SETTLED);
+    let held = Held { memory: process.memory(), threads: process.threads() };
+    drop(process);
+    run.clear();
+    held
+}

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Catalog: the log lines that `journalctl --catalog` explains, and the id of each.
+//!
+//! A line says what happened in the words of this program; whoever reads it at night also wants to
+//! know whether that is bad, and what to do.
+//! That stands in `conf/early-service.catalog`, under the id that the line carries as `MESSAGE_ID=`
+//! (<https://systemd.io/CATALOG>).
+//!
+//! Never changes: an id that was released stays with its meaning, and a new meaning gets a new one
+//! (`systemd-id128 new`).
+
+use early_service_machine::lifecycle::Phase;
+use log::kv::{ToValue, Value};
+
+/// The field that carries an id.
+pub(crate) const MESSAGE_ID: &str = "MESSAGE_ID";
+
+/// One list, for the ids, their names and their number.
+macro_rules! ids {
+    ($($(#[$meaning:meta])* $name:ident = $text:literal,)+) => {
+        /// What a line means.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Id { $($(#[$meaning])* $name,)+ }
+
+        impl Id {
+            /// Every id.
+            pub(crate) const ALL: &[Self] = &[$(Self::$name,)+];
+
+            /// The id as the journal knows it: 128 random bits.
+            pub(crate) const fn text(self) -> &'static str {
+                match self { $(Self::$name => $text,)+ }
+            }
+        }
+    };
+}
+
+ids! {
+    /// It asks a predecessor, or waits for one.
+    Adopting = "f69d6eec96f24bad835843a181d1d41a",
+    /// It owns the state, and serves.
+    Serving = "a669d6d4d888461e881a6d3cef70b50b",
+    /// It hands over, and serves nobody meanwhile.
+    Draining = "d49c1e377b28424eb7769ede4cc67c4e",
+    /// It has let go of all, and ends.
+    Ended = "90d545b944424dbb8ced60b60a9c872d",
+    /// A successor that may have the state asked for it.
+    HandingOver = "c22e71841a464f8fad24aacdf517cae8",
+    /// The successor serves.
+    HandedOver = "99a0a659bd0b4d3d965d1f9296829d1c",
+    /// The successor died, gave up or took too long.
+    NotAdopted = "06ce89f767bf43fd99e28c3b5cda50a7",
+    /// Somebody asked for the state who does not get it, or not now.
+    Refused = "f074ed41e5ef49f9973b8b5c4f01a734",
+    /// The successor owns the state and is not heard of.
+    SuccessorSilent = "a2961e3425da4c9fa3ee9dafefd8f9fc",
+    /// The state came from a predecessor.
+    Adopted = "b044639e97ed4bdd8f31f86bf9d2beb3",
+    /// The predecessor is there and does not answer.
+    PredecessorSilent = "ecf52291bab44221ba036e56f384fc32",
+    /// The predecessor lives and does not hand over, or what it sends does not add up.
+    PredecessorRefuses = "cecde4516b194a318f5a037e39fac067",
+    /// Nobody is where a predecessor was expected.
+    PredecessorAbsent = "c6947f350dea4dd8b94da9ba5097a3b7",
+    /// The owner before this one died or stopped, and its state was found.
+    Recovered = "355f9c9f6b9d42588fa6c8a08e577d7e",
+    /// The owner before this one died with lines that it had not written.
+    LinesMissing = "dac2a02c5efe449f8fa0073f44673ef4",
+    /// This process had no room for lines.
+    LinesDropped = "169c28e122ba4bebae1a2e528b2fa8b9",
+    /// The state file cannot be opened, locked or written.
+    StateFileUnusable = "42681eceeb804ae1ae342ee7dcba8c58",
+    /// What stands in the state file is not a state of this boot.
+    StateIgnored = "bab45b97859e4a30ab9e5be7207bee69",
+    /// Another process owns the state.
+    LockHeld = "940f9e044bea446a875e95bc7e2d116a",
+    /// It survived the switch of root.
+    RootFollowed = "6d52eee35c634ca09b25d405641cfbc0",
+}
+
+impl Id {
+    /// The one that this is the text of.
+    pub(crate) fn find(text: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|id| id.text() == text)
+    }
+
+    /// That of the line which says that a phase began; none begins with Booting.
+    pub(crate) const fn of(phase: Phase) -> Option<Self> {
+        match phase {
+            Phase::Booting => None,
+            Phase::Adopting => Some(Self::Adopting),
+            Phase::Serving => Some(Self::Serving),
+            Phase::Draining => Some(Self::Draining),
+            Phase::Ended => Some(Self::Ended),
+        }
+    }
+}
+
+/// So that a line is written `log::warn!(MESSAGE_ID = Id::LockHeld; "…")`.
+impl ToValue for Id {
+    fn to_value(&self) -> Value<'_> {
+        Value::from(self.text())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::Path;
+
+    const CATALOG: &str =
+        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/conf/early-service.catalog"));
+
+    #[test]
+    fn every_id_has_its_entry_and_every_entry_its_id() {
+        let entries: Vec<_> = CATALOG.lines().filter_map(|line| line.strip_prefix("-- ")).collect();
+        let in_catalog: BTreeSet<_> = entries.iter().copied().collect();
+        let in_code: BTreeSet<_> = Id::ALL.iter().map(|id| id.text()).collect();
+        assert_eq!(in_catalog, in_code);
+        assert_eq!(entries.len(), Id::ALL.len(), "none stands twice");
+        for id in Id::ALL {
+            let is_hex = |digit: u8| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit);
+            assert!(id.text().len() == 32 && id.text().bytes().all(is_hex), "{id:?}");
+            assert_eq!(Id::find(id.text()), Some(*id));
+        }
+        assert_eq!(Id::find(""), None);
+    }
+
+    #[test]
+    fn every_id_is_carried_by_some_line() {
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let files =
+            fs::read_dir(sources).expect("our own").map(|file| file.expect("a file").path());
+        let files = files.filter(|file| file.is_file());
+        let text: String = files.map(|file| fs::read_to_string(file).expect("text")).collect();
+        for id in Id::ALL {
+            let by_phase = Phase::ALL.into_iter().any(|phase| Id::of(phase) == Some(*id));
+            let named = format!("Id::{id:?}");
+            // Whole, for one's name may begin with another's.
+            let is_named = text.match_indices(&named).any(|(at, _)| {
+                !text[at + named.len()..].starts_with(|next: char| next.is_alphanumeric())
+            });
+            assert!(by_phase || is_named, "no line carries {id:?}");
+        }
+    }
+}

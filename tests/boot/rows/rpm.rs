@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The RPM, beside the Debian package: the same files, and scriptlets that leave the same system.
+
+use crate::cache::{self, SOURCE};
+use crate::claims::Claims;
+use crate::guest::{Image, Initrd, copy, rpm};
+use crate::plan::{PairRow, Plan};
+use crate::rows::ordinary;
+use crate::rows::package::{LINKS, contents, copy_of, run_in};
+use crate::tools::output;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+/// The ordinary boot, with all of its rows.
+pub(crate) const BOOTED: Plan = Plan { name: "rpm", ..ordinary::ORDINARY };
+
+pub(crate) const ROWS: &[PairRow] = &[
+    PairRow { name: "rpm: the files of the Debian package, with their modes", holds: files },
+    PairRow { name: "rpm: its installation leaves the same system", holds: same_system },
+    PairRow { name: "rpm: the same files in the initrds", holds: same_initrds },
+    PairRow { name: "rpm: an update keeps it disabled, removal takes all away", holds: removed },
+    PairRow { name: "rpm: rpmlint has nothing to say", holds: lint },
+];
+
+/// Where each of the two keeps its licences; the second also links to programs by their build ids.
+const LICENCES: [&str; 4] = [
+    "deb -rw-r--r-- /usr/share/doc/early-service/copyright",
+    "rpm -rw-r--r-- /usr/share/licenses/early-service/LICENSE",
+    "rpm -rw-r--r-- /usr/share/licenses/early-service/LICENSE.dependencies",
+    "rpm lrwxrwxrwx /usr/lib/.build-id",
+];
+
+fn files([deb, rpm]: [&Image; 2], claims: &mut Claims) -> Result<(), String> {
+    let mut list = Command::new("dpkg-deb");
+    let deb = listed(&output("dpkg-deb", list.arg("--contents").arg(&deb.package))?);
+    let rpm = listed(&query(
+        rpm,
+        "[%{FILEMODES:perms} %{FILEUSERNAME}/%{FILEGROUPNAME} %{FILENAMES}\n]",
+    )?);
+    claims.that("there are files", deb.len() > 8, deb.len());
+    let only = |package: &'static str, a: &BTreeSet<String>, b: &BTreeSet<String>| -> Vec<String> {
+        a.difference(b).map(|file| format!("{package} {file}")).collect()
+    };
+    let differ = [only("deb", &deb, &rpm), only("rpm", &rpm, &deb)].concat();
+    claims.that("they differ in their licences alone", differ == LICENCES, differ.join(", "));
+    Ok(())
+}
+
+/// What an RPM says of itself.
+fn query(image: &Image, format: &str) -> Result<String, String> {
+    let mut query = Command::new("rpm");
+    output("rpm", query.args(["--query", "--queryformat", format, "--package"]).arg(&image.package))
+}
+
+/// Mode and path of each file in the list of either, and its owner where that is not root.
+fn listed(list: &str) -> BTreeSet<String> {
+    let file = |line: &str| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let (mode, owner) = (fields.first()?, fields.get(1)?);
+        let path = fields.iter().find(|field| field.starts_with(['/', '.']))?;
+        let path = path.trim_start_matches('.');
+        // The link has the build's own number for a name.
+        let path = if path.starts_with("/usr/lib/.build-id") { "/usr/lib/.build-id" } else { path };
+        let owner = if matches!(*owner, "0/0" | "root/root") { "" } else { owner };
+        (!mode.starts_with('d')).then(|| format!("{mode} {path}{owner}"))
+    };
+    list.lines().filter_map(file).collect()
+}
+
+/// What is no part of the system: what each packager keeps of packages, what differs from one
+/// installation to the next, and what is compared elsewhere.
+const NO_MATTER: [&str; 10] = [
+    "boot",
+    "boot-test",
+    "etc/machine-id",
+    "root/.rpmdb",
+    "usr/lib/.build-id",
+    "usr/share/doc",
+    "usr/share/licenses",
+    "var/cache",
+    "var/lib",
+    "var/log",
+];
+
+/// Every file with its type, mode, owner and target, and what is in those of the system's set-up.
+fn same_system([deb, rpm]: [&Image; 2], claims: &mut Claims) -> Result<(), String> {
+    const LIST: &str = r#"
+        cd "$1"
+        find . -xdev -mindepth 1 -printf '%P %M %U:%G %l\n'
+        find etc usr/lib/dracut usr/lib/systemd usr/lib/sysusers.d -type f -exec sha256sum {} + |
+            sed 's/\([^ ]*\)  \(.*\)/\2 \1/'"#;
+    let matters = |line: &&str| {
+        let is =
+            |path: &&str| line.strip_prefix(*path).is_some_and(|rest| rest.starts_with([' ', '/']));
+        !NO_MATTER.iter().any(is)
+    };
+    let list = |image: &Image| -> Result<BTreeSet<String>, String> {
+        let mut list = Command::new("sh");
+        let list = output("find", list.args(["-euc", LIST, "sh"]).arg(image.tree()))?;
+        Ok(list.lines().filter(matters).map(str::to_owned).collect())
+    };
+    let (deb, rpm) = (list(deb)?, list(rpm)?);
+    claims.that("the trees have files", deb.len() > 5000, deb.len());
+    let differ: Vec<_> = deb.symmetric_difference(&rpm).cloned().collect();
+    claims.that("nothing differs", differ.is_empty(), differ.join(", "));
+    Ok(())
+}
+
+fn same_initrds([deb, rpm]: [&Image; 2], claims: &mut Claims) -> Result<(), String> {
+    for initrd in [Initrd::Usual, Initrd::Without, Initrd::Lean] {
+        let files = |image: &Image| -> Result<BTreeSet<String>, String> {
+            Ok(contents(&image.initrd(initrd))?.lines().map(str::to_owned).collect())
+        };
+        let (deb, rpm) = (files(deb)?, files(rpm)?);
+        let differ: Vec<_> = deb.symmetric_difference(&rpm).cloned().collect();
+        claims.that(
+            &format!("the {initrd:?} initrd is the same"),
+            differ.is_empty(),
+            differ.join(", "),
+        );
+    }
+    Ok(())
+}
+
+fn removed([_, image]: [&Image; 2], claims: &mut Claims) -> Result<(), String> {
+    let tree = copy_of(image, "rpm-removed")?;
+    run_in(&tree, "#!/bin/sh\nexec systemctl -q disable early-service.service\n")?;
+    rpm(&tree, &["--nodeps", "--upgrade", "--force"], Some(&image.package))?;
+    for link in LINKS {
+        let there = tree.join(link).symlink_metadata().is_ok();
+        claims.that("what was disabled stays so", !there, format!("{link} is there"));
+    }
+    run_in(&tree, "#!/bin/sh\nexec systemctl -q enable early-service.service\n")?;
+    rpm(&tree, &["--erase", "early-service"], None)?;
+    run_in(&tree, "#!/bin/sh\nexec cp /boot/initrd.img-* /boot/after\n")?;
+    let contents = contents(&tree.join("boot/after"))?;
+    let found = contents.lines().find(|line| line.contains("early-service"));
+    claims.that("nothing of it in the initrd", found.is_none(), found.unwrap_or_default());
+    claims.that("an initrd all the same", contents.contains("systemd/systemd"), "no systemd in it");
+    let mut find = Command::new("find");
+    find.arg(&tree).args(["-name", "*early-service*", "-not", "-path", "*/boot-test/*"]);
+    let left = output("find", &mut find)?;
+    claims.that("nothing of it in the tree", left.is_empty(), left.trim().replace('\n', ", "));
+    cache::remove(&tree)
+}
+
+fn lint([_, image]: [&Image; 2], claims: &mut Claims) -> Result<(), String> {
+    let source = Path::new(SOURCE);
+    let mut rpmlint = Command::new("rpmlint");
+    rpmlint.arg("-r").arg(source.join("early-service.rpmlintrc"));
+    // It tells a package by its name.
+    let name = query(image, "%{NAME}-%{VERSION}-%{RELEASE}.%{ARCH}.rpm")?;
+    let package = cache::directory().join("runs").join(name);
+    copy(&image.package, &package)?;
+    let said = output("rpmlint", rpmlint.arg(source.join("early-service.spec")).arg(&package))?;
+    let verdict = said.lines().find(|line| line.contains("packages and")).unwrap_or_default();
+    let clean = verdict.contains("1 packages and 1 specfiles checked; 0 errors, 0 warnings");
+    claims.that("no error and no warning", clean, said.trim());
+    cache::remove(&package)
+}

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Diagram: the lifecycle's states in the README, drawn from what `Lifecycle::step` does.
+//!
+//! Every lifecycle that events can lead to is visited, with every event; what comes of it is the
+//! Mermaid text that GitHub shows as a picture. Nothing is drawn from a list of our own, so a new
+//! phase, or a road that leads elsewhere, fails this until the README says so too.
+
+use early_service_machine::lifecycle::{Event, Lifecycle, Phase};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+/// What the README has between.
+const BEGIN: &str = "<!-- lifecycle: drawn by tests/diagram.rs -->\n";
+const END: &str = "<!-- lifecycle: end -->\n";
+
+/// A lifecycle as it is drawn: a phase, and how far it has come in it where that has a name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct State {
+    phase: String,
+    inner: Option<String>,
+}
+
+impl State {
+    /// `Adopting(Adopting(Asking(Theirs)))` is asking, theirs, in Adopting; `Serving(Serving(()))`
+    /// has nothing inside.
+    fn of(lifecycle: &Lifecycle) -> Self {
+        let text = format!("{lifecycle:?}");
+        let mut names = text.split(['(', ')']).filter(|name| !name.is_empty());
+        let phase = names.next().expect("an enum begins with its variant").to_owned();
+        let inner: Vec<_> = names.skip(1).map(str::to_lowercase).collect();
+        Self { phase, inner: (!inner.is_empty()).then(|| inner.join(", ")) }
+    }
+
+    /// What arrows begin and end at.
+    fn id(&self) -> String {
+        self.inner.as_ref().map_or_else(|| self.phase.clone(), |inner| inner.replace(", ", "_"))
+    }
+}
+
+/// A lifecycle that was reached, and the events that lead to it: it can be neither copied nor made.
+struct Place {
+    state: State,
+    way: Vec<Event>,
+}
+
+/// Every lifecycle that there can be, in the order in which they are found.
+fn places() -> Vec<Place> {
+    let mut known = HashSet::from([Lifecycle::new()]);
+    let mut places = vec![Place { state: State::of(&Lifecycle::new()), way: Vec::new() }];
+    let mut next = 0;
+    while let Some(Place { way, .. }) = places.get(next) {
+        let way = way.clone();
+        for event in Event::ALL {
+            let there = arrive(&way).step(event).0;
+            let state = State::of(&there);
+            if known.insert(there) {
+                places.push(Place { state, way: way.iter().copied().chain([event]).collect() });
+            }
+        }
+        next += 1;
+    }
+    places
+}
+
+fn arrive(way: &[Event]) -> Lifecycle {
+    way.iter().fold(Lifecycle::new(), |at, event| at.step(*event).0)
+}
+
+/// The roads from state to state, in the order in which the states were found, with their events.
+fn roads(places: &[Place]) -> Vec<(State, State, Vec<Event>)> {
+    let order: HashMap<_, _> =
+        places.iter().enumerate().map(|(at, place)| (&place.state, at)).collect();
+    let mut roads = BTreeMap::<_, (State, State, Vec<Event>)>::new();
+    for Place { state, way } in places {
+        for event in Event::ALL {
+            let to = State::of(&arrive(way).step(event).0);
+            if to != *state && !is_stop(event, &to) {
+                let road = roads.entry((order[state], order[&to]));
+                road.or_insert_with(|| (state.clone(), to, Vec::new())).2.push(event);
+            }
+        }
+    }
+    roads.into_values().collect()
+}
+
+/// This one leads to the end from everywhere, and is told in words.
+fn is_stop(event: Event, to: &State) -> bool {
+    event == Event::StopRequested && to.phase == "Ended"
+}
+
+/// The block between the marks.
+fn drawn() -> String {
+    let places = places();
+    let mut text = "```mermaid\nstateDiagram-v2\n    [*] --> Booting\n".to_owned();
+    let mut line = |indent: usize, line: &str| {
+        writeln!(text, "{:indent$}{line}", "").expect("a string takes all");
+    };
+    for phase in Phase::ALL.map(|phase| format!("{phase:?}")) {
+        let inner = || places.iter().filter(|place| place.state.phase == phase);
+        if inner().any(|place| place.state.inner.is_some()) {
+            line(4, &format!("state {phase} {{"));
+            for Place { state, .. } in inner() {
+                let name = state.inner.as_deref().unwrap_or(&phase);
+                line(8, &format!("state \"{name}\" as {}", state.id()));
+            }
+            line(4, "}");
+        }
+    }
+    for (from, to, events) in roads(&places) {
+        let events: Vec<_> = events.iter().map(|event| format!("{event:?}")).collect();
+        line(4, &format!("{} --> {}: {}", from.id(), to.id(), events.join("<br>")));
+    }
+    line(4, "Ended --> [*]");
+    text + "```\n"
+}
+
+#[test]
+fn the_readme_has_the_lifecycle_as_it_is() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = fs::read_to_string(&path).expect("there is a README");
+    let shown = readme.split_once(BEGIN).and_then(|(_, rest)| rest.split_once(END));
+    let (shown, _) = shown.expect("the README has the marks around the diagram");
+    let drawn = drawn();
+    assert!(
+        shown == drawn,
+        "the README has another one than the code; this is the code's:\n{drawn}"
+    );
+}
+
+/// What the README says in words, because the arrows would hide the others.
+#[test]
+fn a_stop_ends_every_phase() {
+    for Place { state, way } in places() {
+        let to = State::of(&arrive(&way).step(Event::StopRequested).0);
+        assert_eq!(to.phase, "Ended", "from {state:?}");
+    }
+}

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Manual: `conf/early-service.8` says what the program does.
+//!
+//! They need `groff` (package groff-base), as `man` does.
+
+use std::process::{Command, Stdio};
+
+use crate::client::nc;
+use crate::daemon::{Daemon, STILL, program};
+use crate::scratch::Scratch;
+use crate::stage::{record, start, state_file};
+
+const MANUAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/conf/early-service.8");
+const CHANGELOG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/CHANGELOG.md");
+const README: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"));
+
+/// What groff makes of the page; its complaints are failures.
+#[track_caller]
+fn groff(options: &[&str]) -> String {
+    let mut groff = Command::new("groff");
+    groff.args(["-ww", "-man"]).args(options).arg(MANUAL).stdin(Stdio::null());
+    let output = groff.output().expect("groff runs (this test needs the package groff-base)");
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && complaint.is_empty(), "{complaint}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// The lines of a section, as plain text in which a paragraph is one line.
+#[track_caller]
+fn section(name: &str) -> Vec<String> {
+    let page = groff(&["-Tascii", "-P-cbou", "-rLL=2000n", "-rHY=0"]);
+    let lines = page.lines().skip_while(|line| *line != name).skip(1);
+    let lines = lines.take_while(|line| line.is_empty() || line.starts_with(' '));
+    let lines: Vec<_> = lines.map(str::to_owned).collect();
+    assert!(!lines.is_empty(), "no section {name}");
+    lines
+}
+
+/// The tags of a section, each with its text: the lines that are followed by one further in.
+#[track_caller]
+fn tagged(name: &str) -> Vec<(String, String)> {
+    let depth = |line: &String| line.len() - line.trim_start().len();
+    let lines = section(name);
+    let pairs = lines.windows(2).filter(|pair| !pair[1].is_empty() && depth(&pair[1]) > 7);
+    pairs
+        .filter(|pair| depth(&pair[0]) == 7)
+        .map(|pair| (pair[0].trim().to_owned(), pair[1].trim().to_owned()))
+        .collect()
+}
+
+/// The options of `--help`, each with its text.
+fn help() -> Vec<(String, String)> {
+    let output = program().arg("--help").output().expect("the program runs");
+    let help = String::from_utf8(output.stdout).expect("text");
+    for line in help.lines() {
+        assert!(line.len() <= 80, "a terminal breaks {line:?}");
+    }
+    let (_, options) = help.split_once("\nOptions:\n").expect("options");
+    let (options, _) = options.split_once("\n\n").expect("an end of them");
+    let mut told: Vec<(String, String)> = Vec::new();
+    for line in options.lines() {
+        match told.last_mut() {
+            Some((_, text)) if line.starts_with("       ") => {
+                text.push(' ');
+                text.push_str(line.trim());
+            }
+            _ => told.push((line.trim().to_owned(), String::new())),
+        }
+    }
+    told
+}
+
+/// What a text says is so `by default`.
+fn default_of(text: &str) -> Option<&str> {
+    let (_, after) = text.split_once("by default ")?;
+    // A sentence ends in a full stop before a space; a name may have one within.
+    let end = after.find(";").or_else(|| after.find(". ")).unwrap_or(after.len());
+    after.get(..end).map(|default| default.trim_end_matches('.'))
+}
+
+#[test]
+fn the_page_renders_without_a_warning_on_every_kind_of_terminal() {
+    for device in ["-Tutf8", "-Tascii", "-Tlatin1"] {
+        assert!(groff(&[device]).lines().count() > 100, "{device}");
+    }
+}
+
+#[test]
+fn every_option_is_in_the_help_and_in_the_manual_with_the_same_argument_and_default() {
+    let (help, manual) = (help(), tagged("OPTIONS"));
+    let names = |options: &[(String, String)]| -> Vec<_> {
+        options.iter().map(|(option, _)| option.clone()).collect()
+    };
+    assert_eq!(names(&help), names(&manual));
+    assert!(help.len() >= 9, "{help:?}");
+    for ((option, in_help), (_, in_manual)) in help.iter().zip(&manual) {
+        assert_eq!(default_of(in_help), default_of(in_manual), "{option}");
+    }
+}
+
+#[test]
+fn the_period_is_by_default_what_the_help_says() {
+    let help = help();
+    let (_, text) = help.iter().find(|(option, _)| option.contains("--timer")).expect("an option");
+    let default: u64 = default_of(text).and_then(|ms| ms.parse().ok()).expect("a number");
+    let scratch = Scratch::new();
+    let daemon = start(&scratch, "sock", &[]);
+    daemon.wait_for("=> serving");
+    let period = record(&state_file(&scratch)).snapshot.period;
+    assert_eq!(period.as_nanos(), default * 1_000_000);
+}
+
+#[test]
+fn every_command_is_in_the_manual_in_the_readme_and_understood() {
+    let manual: Vec<_> = tagged("COMMANDS").into_iter().map(|(command, _)| command).collect();
+    let table = README.split("| line | reply | who may |").nth(1).expect("the README's table");
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let in_readme = rows.map(|row| row.split('`').nth(1).expect("a command"));
+    let mut in_readme: Vec<_> = in_readme.map(|line| line.trim_end_matches(" …")).collect();
+    let mut in_manual: Vec<_> = manual.iter().map(String::as_str).collect();
+    in_readme.sort_unstable();
+    in_manual.sort_unstable();
+    assert_eq!(in_manual, in_readme);
+
+    let scratch = Scratch::new();
+    for command in &manual {
+        let daemon = Daemon::serve(scratch.join("sock"), &STILL);
+        let input = format!("nonsense\n{}\n", command.replace(" N", " 7"));
+        let replies = nc(&daemon.socket, input);
+        assert_eq!(replies.matches("Invalid command").count(), 1, "{command}: {replies}");
+        // All that the reply to a wrong line names is in the manual.
+        let complaint = replies.lines().next().expect("a reply");
+        let (_, expected) = complaint.split_once("; expected ").expect("what was expected");
+        for name in expected.replace(" or ", ", ").split(", ") {
+            assert!(in_manual.contains(&name), "{name} is not in the manual");
+        }
+    }
+}
+
+#[test]
+fn every_key_of_the_status_line_is_in_the_manual_and_in_order() {
+    let manual: Vec<_> = tagged("STATUS LINE").into_iter().map(|(key, _)| key).collect();
+    let scratch = Scratch::new();
+    let daemon = Daemon::serve(scratch.join("sock"), &STILL);
+    let line = nc(&daemon.socket, "status\n");
+    let key = |pair: &str| pair.split_once('=').expect("a pair").0.to_owned();
+    let keys: Vec<_> = line.trim_end().split(' ').map(key).collect();
+    assert_eq!(manual, keys);
+}
+
+#[test]
+fn the_page_and_the_changelog_are_of_this_release() {
+    let page = std::fs::read_to_string(MANUAL).expect("our own");
+    let changelog = std::fs::read_to_string(CHANGELOG).expect("our own");
+    let version = env!("CARGO_PKG_VERSION");
+    let mut headings = changelog.lines().filter(|line| line.starts_with("## ["));
+    let heading = headings.find(|line| *line != "## [Unreleased]").expect("a release");
+    assert!(heading.starts_with(&format!("## [{version}] - ")), "{heading}");
+    assert!(page.contains(&format!("\"early\\-service {version}\"")), "the page is of another one");
+}

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Rebinding: a fresh socket in the place of the one that systemd passes.
+//!
+//! What a label is to a socket its inode and its credentials are too: they are of whoever made it,
+//! and these can be seen without a policy.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::Signal;
+
+use crate::client::{Client, get_counter};
+use crate::daemon::{Daemon, STILL, started_with};
+use crate::scratch::Scratch;
+
+fn inode(path: &Path) -> u64 {
+    fs::symlink_metadata(path).expect("a socket").ino()
+}
+
+/// Starts the daemon as the unit does, with `--rebind`.
+fn rebinding(passed: &UnixListener, state_file: &Path) -> Daemon {
+    let mut command = started_with(passed);
+    Daemon::spawn(command.arg("--rebind").args(STILL).arg("--state-file").arg(state_file))
+}
+
+/// Connects as often as it can until told to end; every one that is refused, or not answered, is a
+/// failure.
+fn connect_until(is_over: &AtomicBool, path: &Path) -> usize {
+    let mut served = 0;
+    while !is_over.load(Ordering::Relaxed) {
+        get_counter(path);
+        served += 1;
+    }
+    served
+}
+
+#[test]
+fn whoever_waits_and_whoever_comes_is_served_while_the_socket_becomes_a_fresh_one() {
+    for _ in 0..20 {
+        let scratch = Scratch::new();
+        let path = scratch.join("public");
+        let passed = UnixListener::bind(&path).expect("a socket");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o660)).expect("our own file");
+        let old = inode(&path);
+        let mut waiting: Vec<_> = (0..10).map(|_| Client::connect(&path)).collect();
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let storm = [(); 3].map(|()| scope.spawn(|| connect_until(&is_over, &path)));
+            let daemon = rebinding(&passed, &scratch.join("state"));
+            daemon.wait_for("Listening on UNIX socket");
+            assert_ne!(inode(&path), old, "it is a fresh one");
+            for client in &mut waiting {
+                assert_eq!(client.ask("get_counter"), "0", "from the old one's queue");
+            }
+            assert_eq!(get_counter(&path), 0);
+            is_over.store(true, Ordering::Relaxed);
+            let served: usize =
+                storm.map(|clients| clients.join().expect("nobody refused")).iter().sum();
+            assert!(served > 0);
+            let mode = fs::metadata(&path).expect("a socket").mode() & 0o7777;
+            assert_eq!(mode, 0o660, "with the mode that the unit gave the old one");
+            let stream = UnixStream::connect(&path).expect("a server");
+            let server = socket_peercred(&stream).expect("credentials").pid.as_raw_nonzero().get();
+            assert_eq!(u32::try_from(server), Ok(daemon.pid()), "and with our credentials");
+        });
+    }
+}
+
+#[test]
+fn who_connected_to_the_old_socket_is_served_even_afterwards() {
+    let scratch = Scratch::new();
+    let path = scratch.join("public");
+    let passed = UnixListener::bind(&path).expect("a socket");
+    let daemon = rebinding(&passed, &scratch.join("state"));
+    daemon.wait_for("Listening on UNIX socket");
+    // As one who had found the old file a moment before its name changed.
+    let mut late = Client::connect(scratch.join("public.passed"));
+    assert_eq!(late.ask("get_counter"), "0");
+}
+
+#[test]
+fn in_the_end_the_passed_socket_has_its_place_again_and_lets_clients_wait() {
+    let scratch = Scratch::new();
+    let (path, state) = (scratch.join("public"), scratch.join("state"));
+    let passed = UnixListener::bind(&path).expect("a socket");
+    let old = inode(&path);
+    for round in 0..3 {
+        let mut waiting = Client::connect(&path);
+        waiting.send("get_counter\n");
+        let mut daemon = rebinding(&passed, &state);
+        assert_eq!(waiting.line(), "0", "round {round}");
+        daemon.wait_for("Listening on UNIX socket");
+        assert_ne!(inode(&path), old, "round {round}");
+        daemon.signal(Signal::TERM);
+        assert!(daemon.ended().0.success());
+        assert_eq!(inode(&path), old, "round {round}");
+        assert_eq!(scratch.names(), ["public", "state"], "round {round}");
+    }
+}
+
+#[test]
+fn a_killed_process_leaves_a_socket_that_refuses_until_the_next_one_starts() {
+    let scratch = Scratch::new();
+    let (path, state) = (scratch.join("public"), scratch.join("state"));
+    let passed = UnixListener::bind(&path).expect("a socket");
+    let old = inode(&path);
+    let mut killed = rebinding(&passed, &state);
+    killed.wait_for("Listening on UNIX socket");
+    killed.signal(Signal::KILL);
+    killed.ended();
+    let refused = UnixStream::connect(&path).expect_err("nobody listens").kind();
+    assert_eq!(refused, ErrorKind::ConnectionRefused, "the price");
+
+    // The lock that it waits for holds it back before it serves.
+    let holder = fs::File::open(&state).expect("the state file");
+    flock(&holder, FlockOperation::NonBlockingLockExclusive).expect("a lock that nobody has");
+    let next = rebinding(&passed, &state);
+    crate::until("put back", || inode(&path) == old);
+    let mut waiting = Client::connect(&path);
+    drop(holder);
+    assert_eq!(waiting.ask("get_counter"), "0");
+    next.wait_for("Listening on UNIX socket");
+    assert_ne!(inode(&path), old);
+    assert_eq!(scratch.names(), ["public", "public.passed", "state"]);
+}
+
+#[test]
+fn where_the_place_cannot_be_taken_the_passed_socket_is_served() {
+    let scratch = Scratch::new();
+    let path = scratch.join("public");
+    let passed = UnixListener::bind(&path).expect("a socket");
+    let old = inode(&path);
+    fs::write(scratch.join("public.passed"), "years of work").expect("room");
+    let daemon = rebinding(&passed, &scratch.join("state"));
+    daemon.wait_for("error: cannot bind ");
+    assert_eq!(get_counter(&path), 0);
+    assert_eq!(inode(&path), old);
+    assert_eq!(scratch.names(), ["public", "public.passed", "state"]);
+}
+
+#[test]
+fn a_successor_that_takes_the_place_over_goes_on_with_the_fresh_socket() {
+    let scratch = Scratch::new();
+    let (path, state) = (scratch.join("public"), scratch.join("state"));
+    let passed = UnixListener::bind(&path).expect("a socket");
+    let mut first = rebinding(&passed, &state);
+    first.wait_for("Listening on UNIX socket");
+    let (fresh, mut client) = (inode(&path), Client::connect(&path));
+    assert_eq!(client.ask("set_counter 137"), "previous value 0");
+    let state = state.to_str().expect("a path in words");
+    let next = Daemon::start(&path, &["--takeover-existing-socket", "--state-file", state]);
+    next.wait_for("Listening on UNIX socket");
+    assert!(first.ended().0.success());
+    assert_eq!(inode(&path), fresh, "it is left in its place");
+    assert!(client.ask("get_counter").parse::<u64>().expect("a number") >= 137);
+    assert!(get_counter(&path) >= 137);
+}
