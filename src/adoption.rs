@@ -16,11 +16,10 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use early_service_machine::State;
 use early_service_machine::command::{BUSY, DENIED};
-use early_service_machine::counter::Snapshot;
 use early_service_machine::exchange::{Client, Message, Offer, Printable, Request};
 use early_service_machine::lifecycle::Event;
+use early_service_machine::rhythm::Snapshot;
 use futures_lite::future;
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
@@ -31,6 +30,7 @@ use crate::catalog::Id;
 use crate::listener::Listener;
 use crate::peer::{Heard, Peer};
 use crate::server::Sockets;
+use crate::service::Service;
 use crate::session::{INPUT, REPLIES, Session};
 use crate::state_file::StateFile;
 use crate::{limits, listener, systemd};
@@ -60,13 +60,13 @@ const SILENT: Duration = Duration::from_secs(1);
 const GIVEN_UP: Duration = Duration::from_secs(5);
 
 /// Where the predecessor is, and what to ask it.
-pub(crate) struct Adoption {
+pub(crate) struct Adoption<S: Service> {
     path: PathBuf,
     /// The socket whose place we take, where it is the predecessor's.
     in_place: Option<PathBuf>,
-    progress: Progress,
+    progress: Progress<S>,
     /// What was received.
-    received: Received,
+    received: Received<S>,
     is_committed: bool,
     /// Since when there has been no room in the predecessor's backlog.
     crowded: Option<Instant>,
@@ -79,28 +79,33 @@ pub(crate) struct Adoption {
 }
 
 /// All that a predecessor gave.
-#[derive(Default)]
-pub(crate) struct Received {
-    pub(crate) state: Option<Given>,
+pub(crate) struct Received<S: Service> {
+    pub(crate) state: Option<Given<S>>,
     pub(crate) lock: Option<OwnedFd>,
-    pub(crate) sockets: Sockets,
+    pub(crate) sockets: Sockets<S>,
+}
+
+impl<S: Service> Default for Received<S> {
+    fn default() -> Self {
+        Self { state: None, lock: None, sockets: Sockets::default() }
+    }
 }
 
 /// The state, as far as it travels over the wire.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Given {
+pub(crate) enum Given<S> {
     /// With its rhythm.
-    Whole(Snapshot),
+    Whole(Snapshot<S>),
     /// By an older line.
-    Alone(State),
+    Alone(S),
 }
 
-enum Progress {
+enum Progress<S> {
     /// Waiting for an order; the connection, where there is one, stays open.
     Idle(Option<Peer>),
     /// To connect at that time and ask this way.
     Pausing(Instant, Way),
-    Talking(Talk),
+    Talking(Talk<S>),
 }
 
 /// The ways to ask, from the one that loses nothing to those that any program knows.
@@ -118,24 +123,24 @@ enum Older {
     ListenerAndState,
 }
 
-struct Talk {
+struct Talk<S> {
     peer: Peer,
     way: Way,
     since: Instant,
     /// That the predecessor is silent has been said.
     is_told: bool,
-    expects: Expects,
+    expects: Expects<S>,
 }
 
 /// What the next bytes from the predecessor are.
 #[derive(Clone, Copy)]
-enum Expects {
+enum Expects<S> {
     /// The answer to the request.
     Answer,
     /// The head of the next client, or the end.
-    Client(Offer),
+    Client(Offer<S>),
     /// The bytes of a client.
-    Bytes(Offer, Client),
+    Bytes(Offer<S>, Client),
     /// The word that we are the owner.
     Commit,
     /// The NUL byte beside the listener of an older program.
@@ -177,7 +182,7 @@ impl fmt::Display for Answer {
     }
 }
 
-impl Adoption {
+impl<S: Service> Adoption<S> {
     pub(crate) fn new(path: PathBuf, in_place: Option<PathBuf>) -> Self {
         Self {
             path,
@@ -213,7 +218,7 @@ impl Adoption {
             return;
         };
         // Where that fails, the end of the connection says so.
-        let _ = peer.say(&Message::Prepared.to_string());
+        let _ = peer.say(&Message::<S>::Prepared.to_string());
         let (since, is_told) = (Instant::now(), false);
         let expects = Expects::Commit;
         let talk = Talk { peer, way: Way::Exchange, since, is_told, expects };
@@ -235,7 +240,7 @@ impl Adoption {
     /// Takes the handoff back, and reads nothing more.
     pub(crate) fn abort(&mut self) {
         if let Some(peer) = self.take_peer() {
-            let _ = peer.say(&Message::Abort(b"the successor was told to stop").to_string());
+            let _ = peer.say(&Message::<S>::Abort(b"the successor was told to stop").to_string());
         }
     }
 
@@ -258,7 +263,7 @@ impl Adoption {
         self.say_once(Id::PredecessorRefuses, line);
         self.discard();
         if let Some(peer) = self.take_peer() {
-            let _ = peer.say(&Message::Abort(why.as_bytes()).to_string());
+            let _ = peer.say(&Message::<S>::Abort(why.as_bytes()).to_string());
         }
     }
 
@@ -280,7 +285,7 @@ impl Adoption {
     }
 
     /// Takes out all that was received, and the connection; what was to be said about it is said.
-    pub(crate) fn finish(self) -> (Received, Option<Peer>) {
+    pub(crate) fn finish(self) -> (Received<S>, Option<Peer>) {
         let Self { path, progress, received, .. } = self;
         if let Some(given) = &received.state {
             let clients = received.sockets.sessions.len();
@@ -409,7 +414,7 @@ impl Adoption {
                 Request::Exchange { listener: listener.filter(|path| !path.contains('\n')) }
             }
             Some(Older::ListenerAndState) => Request::ListenerAndState,
-            Some(Older::State) => Request::State,
+            Some(Older::State) => Request::State(S::HAND_OVER),
         };
         request.to_string()
     }
@@ -491,7 +496,7 @@ impl Adoption {
         if has_lock {
             log::warn!(
                 MESSAGE_ID = Id::PredecessorAbsent;
-                "No predecessor at {path}: {cause}; starting at {}", State::default()
+                "No predecessor at {path}: {cause}; starting at {}", S::default()
             );
         } else {
             let line = format!(
@@ -550,14 +555,14 @@ async fn silence(since: Instant, is_told: bool, may_be_dead: bool) -> Silence {
     Silence::TooLong
 }
 
-impl Expects {
+impl<S> Expects<S> {
     /// Whether an older program may have said this.
     fn may_be_older(self, line: &[u8]) -> bool {
         matches!(self, Self::Answer) && !line.starts_with(b"state ")
     }
 }
 
-impl Talk {
+impl<S: Service> Talk<S> {
     /// Whether the predecessor may be an older program; one that has begun to answer is none, so it
     /// owns until it commits, and its end is seen.
     fn is_unanswered(&self) -> bool {
@@ -565,7 +570,7 @@ impl Talk {
     }
 
     /// Waits for the next thing that the predecessor says, and takes it in.
-    async fn step(&mut self, received: &mut Received, in_place: Option<&Path>) -> Outcome {
+    async fn step(&mut self, received: &mut Received<S>, in_place: Option<&Path>) -> Outcome {
         match self.expects {
             Expects::Nul => {
                 // Without it comes a line that says why.
@@ -636,8 +641,8 @@ impl Talk {
 
     fn take_offer(
         &mut self,
-        received: &mut Received,
-        offer: Offer,
+        received: &mut Received<S>,
+        offer: Offer<S>,
         in_place: Option<&Path>,
     ) -> Outcome {
         let most = limits::clients() + limits::RESERVE;
@@ -660,8 +665,8 @@ impl Talk {
 
     async fn take_client(
         &mut self,
-        received: &mut Received,
-        offer: Offer,
+        received: &mut Received<S>,
+        offer: Offer<S>,
         client: Client,
     ) -> Outcome {
         let lengths = usize::try_from(client.input).ok().zip(usize::try_from(client.replies).ok());
@@ -695,7 +700,7 @@ impl Talk {
         Outcome::GoOn
     }
 
-    fn take_end(&mut self, received: &mut Received, offer: Offer) -> Outcome {
+    fn take_end(&mut self, received: &mut Received<S>, offer: Offer<S>) -> Outcome {
         let clients = count(&received.sockets.sessions);
         if clients != offer.clients {
             return Outcome::Mismatch(format!("{clients} of {} clients came", offer.clients));
@@ -716,11 +721,15 @@ impl Talk {
     }
 }
 
-fn count(sessions: &[Box<Session>]) -> u64 {
+fn count<S: Service>(sessions: &[Box<Session<S>>]) -> u64 {
     u64::try_from(sessions.len()).unwrap_or_default()
 }
 
-fn take_listener(received: &mut Received, listener: OwnedFd, in_place: Option<&Path>) -> Outcome {
+fn take_listener<S: Service>(
+    received: &mut Received<S>,
+    listener: OwnedFd,
+    in_place: Option<&Path>,
+) -> Outcome {
     match Listener::handed_over(listener, in_place) {
         Ok(listener) => {
             received.sockets.listeners.push(listener);
@@ -731,8 +740,8 @@ fn take_listener(received: &mut Received, listener: OwnedFd, in_place: Option<&P
 }
 
 /// The line of an older program: the state, or that it does not hand over.
-fn take_older_answer(received: &mut Received, line: &[u8]) -> Outcome {
-    if let Some(state) = State::parse(line) {
+fn take_older_answer<S: Service>(received: &mut Received<S>, line: &[u8]) -> Outcome {
+    if let Some(state) = S::parse(line) {
         received.state = Some(Given::Alone(state));
         return Outcome::Event(Event::OlderStateReceived);
     }
@@ -742,11 +751,11 @@ fn take_older_answer(received: &mut Received, line: &[u8]) -> Outcome {
     Outcome::Unknown(Answer::line(line))
 }
 
-impl fmt::Display for Given {
+impl<S: Service> fmt::Display for Given<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Whole(snapshot) => snapshot.state.fmt(f),
-            Self::Alone(state) => state.fmt(f),
+            Self::Whole(snapshot) => fmt::Display::fmt(&snapshot.state, f),
+            Self::Alone(state) => fmt::Display::fmt(state, f),
         }
     }
 }

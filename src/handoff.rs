@@ -18,12 +18,11 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 
 use async_channel::{Receiver, Sender};
-use early_service_machine::State;
 use early_service_machine::command::{BUSY, DENIED};
-use early_service_machine::counter::Snapshot;
 use early_service_machine::exchange::Message as Line;
 use early_service_machine::lifecycle::{Effect, Event};
 use early_service_machine::record::Unlogged;
+use early_service_machine::rhythm::Snapshot;
 use futures_lite::future;
 use rustix::net::UCred;
 use rustix::net::sockopt::socket_peercred;
@@ -32,17 +31,18 @@ use smol::Async;
 
 use crate::adoption::{Adoption, Given, Received};
 use crate::catalog::Id;
-use crate::counter::Start;
 use crate::locking::Locking;
 use crate::mailbox::post;
 use crate::offering::{Estate, Offering};
 use crate::peer::{self, Heard, Peer};
 use crate::seldom::Seldom;
 use crate::server::Sockets;
+use crate::service::Service;
 use crate::session::Asked;
 use crate::standing::{Origin, Standing};
 use crate::state_file::StateFile;
-use crate::{clock, counter, server, standing, users};
+use crate::ticker::Start;
+use crate::{clock, server, standing, ticker, users};
 
 /// The most clients whose question waits here: whoever asks in one turn of the server.
 ///
@@ -54,23 +54,23 @@ pub(crate) const ASKERS: usize = server::ACCEPTS;
 pub(crate) const MAILBOX: usize = ASKERS + 2 * 3 + 2;
 
 /// What others tell the handoff actor.
-pub(crate) enum Message {
+pub(crate) enum Message<S: Service> {
     /// From the supervisor.
     Order(Effect),
     /// From the server: the client on this connection asked for the state.
     Asked(Async<UnixStream>, Asked),
     /// From the server, freezing: every socket of which a client has the other end.
-    Sockets(Sockets),
-    /// From the counter, freezing: the state and its file.
-    State(Snapshot, Option<StateFile>),
+    Sockets(Sockets<S>),
+    /// From the ticker, freezing: the state and its file.
+    State(Snapshot<S>, Option<StateFile>),
 }
 
 /// The actor.
-pub(crate) struct Handoff {
-    pub(crate) mailbox: Receiver<Message>,
+pub(crate) struct Handoff<S: Service> {
+    pub(crate) mailbox: Receiver<Message<S>>,
     pub(crate) supervisor: Sender<Event>,
-    pub(crate) counter: Sender<counter::Message>,
-    pub(crate) server: Sender<server::Message>,
+    pub(crate) ticker: Sender<ticker::Message<S>>,
+    pub(crate) server: Sender<server::Message<S>>,
     /// Takes the connection on which a last word is due when the log is written.
     pub(crate) farewell: Sender<Peer>,
     /// Closed when the actor has left.
@@ -80,27 +80,27 @@ pub(crate) struct Handoff {
     /// The state file until it is locked and loaded.
     pub(crate) locking: Locking,
     /// The predecessor, until its state is loaded.
-    pub(crate) adoption: Option<Adoption>,
+    pub(crate) adoption: Option<Adoption<S>>,
     /// The predecessor that was adopted from, until it has left.
-    pub(crate) leaving: Option<Leaving>,
+    pub(crate) leaving: Option<Leaving<S>>,
     /// The listeners at the start; everything of clients while frozen.
-    pub(crate) sockets: Sockets,
+    pub(crate) sockets: Sockets<S>,
     /// The state and its file, while frozen.
-    pub(crate) frozen: Option<(Snapshot, Option<StateFile>)>,
+    pub(crate) frozen: Option<(Snapshot<S>, Option<StateFile>)>,
     /// The successor, until it serves or has given up.
     pub(crate) offering: Option<Offering>,
     pub(crate) refusals: Seldom,
 }
 
 /// A predecessor that writes out its log, and what would be missing if it died over that.
-pub(crate) struct Leaving {
+pub(crate) struct Leaving<S> {
     peer: Peer,
-    state: State,
+    state: S,
     unlogged: Unlogged,
 }
 
-enum Wake {
-    Message(Message),
+enum Wake<S: Service> {
+    Message(Message<S>),
     Locking(Event),
     Adoption(Event),
     Offering(Event),
@@ -108,7 +108,7 @@ enum Wake {
     Left(bool),
 }
 
-impl Handoff {
+impl<S: Service> Handoff<S> {
     pub(crate) async fn run(mut self) {
         while let Some(wake) = self.next_event().await {
             match wake {
@@ -133,10 +133,10 @@ impl Handoff {
     }
 
     /// Waits for what is to be done next; `None` once nobody can send any more.
-    async fn next_event(&mut self) -> Option<Wake> {
+    async fn next_event(&mut self) -> Option<Wake<S>> {
         let message = async { self.mailbox.recv().await.ok().map(Wake::Message) };
         let has_lock = self.locking.is_ours();
-        let locking = async { Some(Wake::Locking(self.locking.next().await)) };
+        let locking = async { Some(Wake::Locking(self.locking.next::<S>().await)) };
         let adoption = async {
             match &mut self.adoption {
                 Some(adoption) => Some(Wake::Adoption(adoption.next(has_lock).await)),
@@ -172,14 +172,14 @@ impl Handoff {
             Effect::Abort => {
                 self.with_adoption(Adoption::abort);
                 if let Some(offering) = &self.offering {
-                    offering.abort();
+                    offering.abort::<S>();
                 }
             }
             Effect::Load => self.load(),
             Effect::Done => {
                 if let Some(leaving) = &self.leaving {
                     // Whether it is heard does not matter: the state is ours.
-                    let _ = leaving.peer.say(&Line::Done.to_string());
+                    let _ = leaving.peer.say(&Line::<S>::Done.to_string());
                 }
             }
             Effect::Listen => {
@@ -192,7 +192,7 @@ impl Handoff {
             Effect::Offer => self.offer(),
             Effect::Commit => {
                 if let Some(offering) = &mut self.offering {
-                    offering.commit();
+                    offering.commit::<S>();
                 }
             }
             // The supervisor gives the one to the server, and the other is taken by `run`.
@@ -200,7 +200,7 @@ impl Handoff {
         }
     }
 
-    fn with_adoption(&mut self, order: impl FnOnce(&mut Adoption)) {
+    fn with_adoption(&mut self, order: impl FnOnce(&mut Adoption<S>)) {
         if let Some(adoption) = &mut self.adoption {
             order(adoption);
         }
@@ -222,17 +222,17 @@ impl Handoff {
         self.report(event);
     }
 
-    /// Gives the counter the state from which it ticks on.
+    /// Gives the ticker the state from which it ticks on.
     fn load(&mut self) {
         let (start, file) = match self.offering.take() {
             Some(offering) => self.take_back(&offering),
             None => self.take_over(),
         };
-        post(&self.counter, counter::Message::Load(start, file));
+        post(&self.ticker, ticker::Message::Load(start, file));
     }
 
     /// Goes on with what a successor did not adopt.
-    fn take_back(&mut self, offering: &Offering) -> (Start, Option<StateFile>) {
+    fn take_back(&mut self, offering: &Offering) -> (Start<S>, Option<StateFile>) {
         let (pid, cause) = (offering.pid(), offering.cause());
         log::warn!(
             MESSAGE_ID = Id::NotAdopted;
@@ -246,13 +246,13 @@ impl Handoff {
                 Start::AfterDeath { snapshot: record.snapshot, unlogged: record.unlogged }
             }
             (_, Some(snapshot)) => Start::After(snapshot),
-            (_, None) => Start::Anew(State::default()),
+            (_, None) => Start::Anew(S::default()),
         };
         (start, file.flatten())
     }
 
     /// Becomes the owner of what the predecessor or the file gives.
-    fn take_over(&mut self) -> (Start, Option<StateFile>) {
+    fn take_over(&mut self) -> (Start<S>, Option<StateFile>) {
         let mut file = self.locking.file.take();
         let adoption = self.adoption.take();
         let is_committed = adoption.as_ref().is_some_and(Adoption::is_committed);
@@ -286,7 +286,7 @@ impl Handoff {
                 self.leaving = peer.map(|peer| Leaving { peer, state, unlogged });
                 Start::After(snapshot)
             }
-            (None, None) => Start::Anew(State::default()),
+            (None, None) => Start::Anew(S::default()),
         };
         let origin = match start {
             Start::AfterDeath { .. } => Origin::Recovered,
@@ -306,7 +306,7 @@ impl Handoff {
         if !offering.is_older() {
             return offering.offer(offered);
         }
-        log::info!("Returning counter to client and terminating the process");
+        log::info!("Returning {} to client and terminating the process", S::WHAT);
         let event = match offering.answer(offered) {
             Ok(()) => {
                 // It knows nothing of the file, whose state would be told as that of a dead owner.
@@ -345,7 +345,7 @@ impl Handoff {
             self.refusals.warn(format_args!(
                 "Refusing to hand over: process {pid} came while another one is adopting"
             ));
-            return turn_away(&stream, &asked);
+            return turn_away::<S>(&stream, &asked);
         }
         log::info!(MESSAGE_ID = Id::HandingOver; "Handing over to process {pid} of user {uid}");
         self.offering = Some(Offering::new(stream, peer, asked));
@@ -365,7 +365,7 @@ impl Handoff {
     fn predecessor_left(&mut self, has_logged: bool) {
         if let Some(Leaving { state, unlogged, .. }) = self.leaving.take() {
             if !has_logged {
-                post(&self.counter, counter::Message::Unlogged(state, unlogged));
+                post(&self.ticker, ticker::Message::Unlogged(state, unlogged));
             }
             post(&self.server, server::Message::PredecessorLeft);
         }
@@ -400,10 +400,10 @@ impl Handoff {
     }
 }
 
-fn estate<'a>(
-    frozen: Option<&'a (Snapshot, Option<StateFile>)>,
-    sockets: &'a Sockets,
-) -> Option<Estate<'a>> {
+fn estate<'a, S: Service>(
+    frozen: Option<&'a (Snapshot<S>, Option<StateFile>)>,
+    sockets: &'a Sockets<S>,
+) -> Option<Estate<'a, S>> {
     frozen.map(|(snapshot, state_file)| Estate {
         snapshot: *snapshot,
         state_file: state_file.as_ref(),
@@ -411,12 +411,12 @@ fn estate<'a>(
     })
 }
 
-impl Leaving {
+impl<S: Service> Leaving<S> {
     /// Waits for the end of the connection; whether the log was written before.
     async fn has_logged(&mut self) -> bool {
         loop {
             match self.peer.line().await {
-                Heard::Line(line) if Line::parse(line) == Ok(Line::Logged) => return true,
+                Heard::Line(line) if Line::<S>::parse(line) == Ok(Line::Logged) => return true,
                 Heard::Line(_) | Heard::TooLong(_) => {}
                 Heard::End => return false,
             }
@@ -425,9 +425,9 @@ impl Leaving {
 }
 
 /// Tells one that may ask that others are served first.
-pub(crate) fn turn_away(stream: &Async<UnixStream>, asked: &Asked) {
+pub(crate) fn turn_away<S: Service>(stream: &Async<UnixStream>, asked: &Asked) {
     match asked {
-        Asked::Exchange { .. } => answer_and_close(stream, &Line::Busy.to_string()),
+        Asked::Exchange { .. } => answer_and_close(stream, &Line::<S>::Busy.to_string()),
         Asked::ListenerAndState | Asked::State => answer_and_close(stream, BUSY),
     }
 }

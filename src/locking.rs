@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use smol::Timer;
 
 use crate::catalog::Id;
+use crate::service::Service;
 use crate::state_file::{Error, StateFile};
 use crate::systemd;
 
@@ -83,7 +84,7 @@ impl Locking {
     }
 
     /// Waits until there is something to report; may be dropped at any point.
-    pub(crate) async fn next(&mut self) -> Event {
+    pub(crate) async fn next<S: Service>(&mut self) -> Event {
         loop {
             match self.progress {
                 Progress::Paused | Progress::Ours => future::pending().await,
@@ -98,7 +99,7 @@ impl Locking {
             }
             if self.try_lock() {
                 self.progress = Progress::Ours;
-                return self.found();
+                return self.found::<S>();
             }
             if self.progress == Progress::First {
                 self.progress = Progress::Held;
@@ -126,8 +127,8 @@ impl Locking {
     }
 
     /// Looks into the file, now that nobody else writes it.
-    fn found(&mut self) -> Event {
-        match self.file.as_mut().map(|file| (file.load(), file.path().display().to_string())) {
+    fn found<S: Service>(&mut self) -> Event {
+        match self.file.as_mut().map(|file| (file.load::<S>(), file.path().display().to_string())) {
             Some((Ok(_), _)) => Event::LockedWithState,
             Some((Err(ignored), path)) => {
                 if !self.file.as_ref().is_some_and(StateFile::is_new) {

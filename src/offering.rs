@@ -16,9 +16,9 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use early_service_machine::counter::Snapshot;
 use early_service_machine::exchange::{MAX_DESCRIPTORS, Message, Offer, Printable};
 use early_service_machine::lifecycle::Event;
+use early_service_machine::rhythm::Snapshot;
 use futures_lite::future;
 use rustix::io::Errno;
 use rustix::net::UCred;
@@ -27,6 +27,7 @@ use smol::{Async, Timer};
 use crate::catalog::Id;
 use crate::peer::{self, Heard, Peer};
 use crate::server::Sockets;
+use crate::service::Service;
 use crate::session::{Asked, Session};
 use crate::state_file::StateFile;
 use crate::{listener, systemd};
@@ -58,12 +59,19 @@ const STUCK: Duration = Duration::from_millis(50);
 const MESSAGE: usize = 16 * 1024;
 
 /// What the successor is offered, and the predecessor keeps in case that one dies.
-#[derive(Clone, Copy)]
-pub(crate) struct Estate<'a> {
-    pub(crate) snapshot: Snapshot,
+pub(crate) struct Estate<'a, S: Service> {
+    pub(crate) snapshot: Snapshot<S>,
     pub(crate) state_file: Option<&'a StateFile>,
-    pub(crate) sockets: &'a Sockets,
+    pub(crate) sockets: &'a Sockets<S>,
 }
+
+impl<S: Service> Clone for Estate<'_, S> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S: Service> Copy for Estate<'_, S> {}
 
 /// The one that asked, and how far it has come.
 pub(crate) struct Offering {
@@ -163,14 +171,14 @@ impl Offering {
     }
 
     /// Begins to send.
-    pub(crate) fn offer(&mut self, estate: Estate<'_>) {
+    pub(crate) fn offer<S: Service>(&mut self, estate: Estate<'_, S>) {
         self.since = Instant::now();
         self.compose(Part::State, estate);
     }
 
     /// Gives an older successor what it asked for, at once: it says nothing more, and reads to the
     /// end.
-    pub(crate) fn answer(&self, estate: Estate<'_>) -> io::Result<()> {
+    pub(crate) fn answer<S: Service>(&self, estate: Estate<'_, S>) -> io::Result<()> {
         if self.asked == Asked::ListenerAndState {
             let mut listeners = estate.sockets.listeners.iter();
             let listener = listeners.find(|listener| self.asked_on(listener.path()));
@@ -185,16 +193,16 @@ impl Offering {
     }
 
     /// Says that the successor is the owner.
-    pub(crate) fn commit(&mut self) {
+    pub(crate) fn commit<S: Service>(&mut self) {
         // Where that fails, the end of the connection says so.
-        let _ = self.peer.say(&Message::Commit.to_string());
+        let _ = self.peer.say(&Message::<S>::Commit.to_string());
         (self.progress, self.since, self.is_told) = (Progress::Committed, Instant::now(), false);
     }
 
     /// Takes the offer back.
-    pub(crate) fn abort(&self) {
+    pub(crate) fn abort<S: Service>(&self) {
         // There is room for it, and where the successor is gone nobody needs it.
-        let _ = self.peer.say(&Message::Abort(self.cause().as_bytes()).to_string());
+        let _ = self.peer.say(&Message::<S>::Abort(self.cause().as_bytes()).to_string());
     }
 
     /// The connection, for a last word on it.
@@ -203,7 +211,7 @@ impl Offering {
     }
 
     /// Waits until there is something to report; may be dropped at any point.
-    pub(crate) async fn next(&mut self, estate: Option<Estate<'_>>) -> Event {
+    pub(crate) async fn next<S: Service>(&mut self, estate: Option<Estate<'_, S>>) -> Event {
         let event = loop {
             match (self.progress, estate) {
                 (Progress::Idle, _) | (Progress::Sending(_), None) => future::pending().await,
@@ -215,7 +223,7 @@ impl Offering {
                 }
                 (Progress::Offered, _) => {
                     let limit = self.since + OFFER;
-                    let heard = async { Some(hear(&mut self.peer).await) };
+                    let heard = async { Some(hear::<S>(&mut self.peer).await) };
                     let too_late = async {
                         Timer::at(limit).await;
                         None
@@ -247,7 +255,7 @@ impl Offering {
                         );
                         systemd::status(format_args!("draining: process {pid} does not serve yet"));
                     }
-                    match hear(&mut self.peer).await {
+                    match hear::<S>(&mut self.peer).await {
                         Word::Done => {
                             self.is_done = true;
                             break Event::SuccessorDone;
@@ -274,7 +282,7 @@ impl Offering {
     }
 
     /// Sends on, and composes the next message when this one is out.
-    async fn send(&mut self, part: Part, estate: Estate<'_>) {
+    async fn send<S: Service>(&mut self, part: Part, estate: Estate<'_, S>) {
         let unsent = self.message.get(self.sent..).unwrap_or_default();
         // They go with the first byte.
         let descriptors = if self.sent == 0 { part.descriptors(estate) } else { Vec::new() };
@@ -299,7 +307,7 @@ impl Offering {
         }
     }
 
-    fn compose(&mut self, part: Part, estate: Estate<'_>) {
+    fn compose<S: Service>(&mut self, part: Part, estate: Estate<'_, S>) {
         self.progress = Progress::Sending(part);
         self.message.clear();
         self.sent = 0;
@@ -319,19 +327,19 @@ impl Offering {
             Part::Clients(from, to) => {
                 for session in clients(estate, from, to) {
                     let (client, unread, unsent) = session.parts();
-                    push_line(&mut self.message, Message::Client(client));
+                    push_line(&mut self.message, Message::<S>::Client(client));
                     self.message.extend_from_slice(unread);
                     self.message.extend_from_slice(unsent);
                 }
             }
-            Part::End => push_line(&mut self.message, Message::End),
+            Part::End => push_line(&mut self.message, Message::<S>::End),
         }
     }
 }
 
 impl Part {
     /// The descriptors that travel beside this part.
-    fn descriptors(self, estate: Estate<'_>) -> Vec<BorrowedFd<'_>> {
+    fn descriptors<S: Service>(self, estate: Estate<'_, S>) -> Vec<BorrowedFd<'_>> {
         match self {
             Self::State => estate.sockets.listeners.iter().map(AsFd::as_fd).collect(),
             Self::Clients(from, to) => clients(estate, from, to).iter().map(AsFd::as_fd).collect(),
@@ -340,7 +348,7 @@ impl Part {
     }
 
     /// The part after this one.
-    fn next(self, estate: Estate<'_>) -> Option<Self> {
+    fn next<S: Service>(self, estate: Estate<'_, S>) -> Option<Self> {
         let from = match self {
             Self::State => 0,
             Self::Clients(_, to) => to,
@@ -358,12 +366,12 @@ impl Part {
     }
 }
 
-fn clients(estate: Estate<'_>, from: usize, to: usize) -> &[Box<Session>] {
+fn clients<S: Service>(estate: Estate<'_, S>, from: usize, to: usize) -> &[Box<Session<S>>] {
     let sessions = &estate.sockets.sessions;
     sessions.get(from..to.min(sessions.len())).unwrap_or_default()
 }
 
-fn push_line(message: &mut Vec<u8>, line: Message<'_>) {
+fn push_line<S: Service>(message: &mut Vec<u8>, line: Message<'_, S>) {
     message.extend_from_slice(format!("{line}\n").as_bytes());
 }
 
@@ -376,11 +384,11 @@ enum Word {
     Other,
 }
 
-async fn hear(peer: &mut Peer) -> Word {
+async fn hear<S: Service>(peer: &mut Peer) -> Word {
     match peer.line().await {
         Heard::End => Word::Gone(None),
         Heard::TooLong(_) => Word::Other,
-        Heard::Line(line) => match Message::parse(line) {
+        Heard::Line(line) => match Message::<S>::parse(line) {
             Ok(Message::Prepared) => Word::Prepared,
             Ok(Message::Done) => Word::Done,
             Ok(Message::Abort(b"")) => Word::Gone(Some("it aborted".to_owned())),

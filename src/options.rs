@@ -12,10 +12,8 @@ use std::path::PathBuf;
 use early_service_machine::schedule::Period;
 use lexopt::{Arg, Parser, ValueExt};
 
-/// The text of `--help`.
-pub(crate) const HELP: &str = "\
-Counts from the initrd on, answers commands on a UNIX socket, and hands the
-count over to the same program on the root filesystem.
+/// The text of `--help`, after what the service says of itself.
+pub(crate) const HELP: &str = "
 
 Usage: early-service [OPTION]...
 

@@ -3,10 +3,10 @@
 //!
 //! Owns the listeners and every connection; a session that can go on puts the number of its slot
 //! into the mailbox `ready`, so that a thousand silent clients cost nothing.
-//! Never knows what a command means: batches go to the counter and come back as text.
+//! Never knows what a command means: batches go to the ticker and come back as text.
 //! Ends when it is to leave and every batch is back.
 //!
-//! **Invariant:** at most [`UNDER_WAY`] batches are with the counter; each comes back.
+//! **Invariant:** at most [`UNDER_WAY`] batches are with the ticker; each comes back.
 //!
 //! **Invariant:** while frozen, nothing is read, written or accepted: the sockets are elsewhere.
 
@@ -30,11 +30,12 @@ use crate::listener::Listener;
 use crate::mailbox::post;
 use crate::options::Stage;
 use crate::seldom::Seldom;
+use crate::service::Service;
 use crate::session::{Asked, Batch, Next, Session};
 use crate::standing::Head;
-use crate::{clock, counter, handoff, journal, limits, standing};
+use crate::{clock, handoff, journal, limits, standing, ticker};
 
-/// The most batches with the counter at once; it answers within microseconds, so a few suffice.
+/// The most batches with the ticker at once; it answers within microseconds, so a few suffice.
 pub(crate) const UNDER_WAY: usize = 16;
 
 /// How often silent clients are looked for, while there are clients at all.
@@ -48,14 +49,19 @@ pub(crate) const ACCEPTS: usize = 16;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Every socket of which a client has the other end: whoever holds this may talk to clients.
-#[derive(Default)]
-pub(crate) struct Sockets {
+pub(crate) struct Sockets<S: Service> {
     pub(crate) listeners: Vec<Listener>,
     #[allow(clippy::vec_box, reason = "they move on into slots, a kilobyte each without the box")]
-    pub(crate) sessions: Vec<Box<Session>>,
+    pub(crate) sessions: Vec<Box<Session<S>>>,
 }
 
-impl Sockets {
+impl<S: Service> Default for Sockets<S> {
+    fn default() -> Self {
+        Self { listeners: Vec::new(), sessions: Vec::new() }
+    }
+}
+
+impl<S: Service> Sockets<S> {
     /// Adds those of a predecessor.
     ///
     /// A listener that we have already stays, be it the same one or, passed by systemd, one for the
@@ -77,18 +83,18 @@ impl Sockets {
 }
 
 /// What others tell the server.
-pub(crate) enum Message {
+pub(crate) enum Message<S: Service> {
     /// From the handoff: accept and answer clients, on these.
-    Listen(Sockets),
+    Listen(Sockets<S>),
     /// From the supervisor: stop; once every batch is back, give the sockets to the handoff and
-    /// have the counter stop.
+    /// have the ticker stop.
     Freeze,
     /// From the handoff: the predecessor has left, nobody can connect to its listeners any more.
     PredecessorLeft,
-    /// From the counter: the batch of this slot, with its replies.
-    CarriedOut { slot: usize, batch: Box<Batch> },
+    /// From the ticker: the batch of this slot, with its replies.
+    CarriedOut { slot: usize, batch: Box<Batch<S>> },
     /// From the supervisor: take in nobody and nothing more, send the replies under way, have the
-    /// counter leave, and leave.
+    /// ticker leave, and leave.
     Leave,
 }
 
@@ -97,23 +103,23 @@ enum Gate {
     /// Without sockets.
     Closed,
     Open,
-    /// Frozen, but batches are with the counter.
+    /// Frozen, but batches are with the ticker.
     Freezing,
-    /// Leaving, but batches are with the counter.
+    /// Leaving, but batches are with the ticker.
     Leaving,
 }
 
 /// The actor.
-pub(crate) struct Server {
-    mailbox: Receiver<Message>,
+pub(crate) struct Server<S: Service> {
+    mailbox: Receiver<Message<S>>,
     ready: Receiver<usize>,
     ready_from_session: Sender<usize>,
-    counter: Sender<counter::Message>,
-    handoff: Sender<handoff::Message>,
+    ticker: Sender<ticker::Message<S>>,
+    handoff: Sender<handoff::Message<S>>,
     stage: Stage,
     listeners: Vec<Listener>,
     gate: Gate,
-    slots: Vec<Slot>,
+    slots: Vec<Slot<S>>,
     clients: usize,
     /// How many there is a place for.
     places: usize,
@@ -129,8 +135,8 @@ pub(crate) struct Server {
 }
 
 /// A place for a session; its waker outlives the sessions that use it.
-struct Slot {
-    session: Option<Box<Session>>,
+struct Slot<S: Service> {
+    session: Option<Box<Session<S>>>,
     waker: Arc<SlotWaker>,
 }
 
@@ -154,8 +160,8 @@ impl Wake for SlotWaker {
     }
 }
 
-enum Occasion {
-    Message(Message),
+enum Occasion<S: Service> {
+    Message(Message<S>),
     /// On the listener of this number.
     Connection(usize),
     Ready(usize),
@@ -163,11 +169,11 @@ enum Occasion {
     AcceptAgain,
 }
 
-impl Server {
+impl<S: Service> Server<S> {
     pub(crate) fn new(
-        mailbox: Receiver<Message>,
-        counter: Sender<counter::Message>,
-        handoff: Sender<handoff::Message>,
+        mailbox: Receiver<Message<S>>,
+        ticker: Sender<ticker::Message<S>>,
+        handoff: Sender<handoff::Message<S>>,
         stage: Stage,
     ) -> Self {
         let places = limits::clients();
@@ -177,7 +183,7 @@ impl Server {
             mailbox,
             ready,
             ready_from_session,
-            counter,
+            ticker,
             handoff,
             stage,
             listeners: Vec::new(),
@@ -199,7 +205,7 @@ impl Server {
             self.handle(occasion, clock::now());
             if self.gate == Gate::Leaving && self.under_way == 0 {
                 // After the last batch, which it would not carry out any more.
-                return post(&self.counter, counter::Message::Leave);
+                return post(&self.ticker, ticker::Message::Leave);
             }
             // A tick waits for one turn of ours at the most, however busy the clients are.
             future::yield_now().await;
@@ -207,7 +213,7 @@ impl Server {
     }
 
     /// Waits for what is to be done next; `None` once nobody can send any more.
-    async fn next_event(&mut self) -> Option<Occasion> {
+    async fn next_event(&mut self) -> Option<Occasion<S>> {
         let message = async { self.mailbox.recv().await.ok().map(Occasion::Message) };
         if self.gate != Gate::Open {
             return message.await;
@@ -248,7 +254,7 @@ impl Server {
         future::or(message, future::or(timers, clients)).await
     }
 
-    fn handle(&mut self, occasion: Occasion, now: Monotonic) {
+    fn handle(&mut self, occasion: Occasion<S>, now: Monotonic) {
         match occasion {
             Occasion::Message(Message::Listen(sockets)) => self.open_gate(sockets),
             Occasion::Message(Message::Freeze) => {
@@ -292,12 +298,12 @@ impl Server {
         }
     }
 
-    fn session(&mut self, slot: usize) -> Option<&mut Session> {
+    fn session(&mut self, slot: usize) -> Option<&mut Session<S>> {
         self.slots.get_mut(slot)?.session.as_deref_mut()
     }
 
     /// Takes in the listeners, and the clients that were handed over.
-    fn open_gate(&mut self, Sockets { listeners, sessions }: Sockets) {
+    fn open_gate(&mut self, Sockets { listeners, sessions }: Sockets<S>) {
         self.gate = Gate::Open;
         self.listeners = listeners;
         for listener in &mut self.listeners {
@@ -329,7 +335,7 @@ impl Server {
             sessions: self.slots.iter_mut().filter_map(|slot| slot.session.take()).collect(),
         };
         post(&self.handoff, handoff::Message::Sockets(sockets));
-        post(&self.counter, counter::Message::Freeze);
+        post(&self.ticker, ticker::Message::Freeze);
     }
 
     /// Takes in who waits in the backlogs of listeners that the predecessor alone had a name for,
@@ -387,13 +393,13 @@ impl Server {
         }
     }
 
-    fn carry_out(&mut self, slot: usize, batch: Box<Batch>) {
+    fn carry_out(&mut self, slot: usize, batch: Box<Batch<S>>) {
         self.under_way += 1;
-        post(&self.counter, counter::Message::CarryOut { slot, batch });
+        post(&self.ticker, ticker::Message::CarryOut { slot, batch });
     }
 
-    /// Writes the part of the status line that every state has; the counter completes it.
-    fn write_status(&self, batch: &mut Batch) {
+    /// Writes the part of the status line that every state has; the ticker completes it.
+    fn write_status(&self, batch: &mut Batch<S>) {
         let standing = standing::standing();
         let now = clock::now();
         let head = Head {
@@ -422,7 +428,7 @@ impl Server {
             post(&self.handoff, handoff::Message::Asked(session.into_stream(), asked));
         } else {
             // Closed without a word, it would take us for an older program.
-            handoff::turn_away(&session.into_stream(), &asked);
+            handoff::turn_away::<S>(&session.into_stream(), &asked);
         }
     }
 
@@ -446,7 +452,7 @@ impl Server {
     }
 
     /// Frees a slot.
-    fn take(&mut self, slot: usize) -> Option<Box<Session>> {
+    fn take(&mut self, slot: usize) -> Option<Box<Session<S>>> {
         let session = self.slots.get_mut(slot)?.session.take()?;
         self.clients -= 1;
         standing::count(self.clients);
@@ -510,7 +516,7 @@ impl Server {
     }
 
     /// Puts a session into a free slot, and says which.
-    fn place(&mut self, mut session: Box<Session>) -> usize {
+    fn place(&mut self, mut session: Box<Session<S>>) -> usize {
         let slot = self.free_slot();
         if let Some(place) = self.slots.get_mut(slot) {
             session.settle(Waker::from(Arc::clone(&place.waker)));
@@ -589,15 +595,16 @@ fn is_transient(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use early_service_machine::Counter;
     use std::env;
     use std::io::{Read, Write};
 
     /// A server that listens, with the far ends of its mailboxes.
     struct Bench {
-        server: Server,
-        _mailbox: Sender<Message>,
-        counter: Receiver<counter::Message>,
-        handoff: Receiver<handoff::Message>,
+        server: Server<Counter>,
+        _mailbox: Sender<Message<Counter>>,
+        ticker: Receiver<ticker::Message<Counter>>,
+        handoff: Receiver<handoff::Message<Counter>>,
     }
 
     impl Bench {
@@ -605,12 +612,12 @@ mod tests {
             let socket = format!("early-service-{}-{test}.sock", process::id());
             let listener = Listener::bind(&env::temp_dir().join(socket)).expect("a scratch socket");
             let (_mailbox, mailbox) = async_channel::bounded(1);
-            let (to_counter, counter) = async_channel::bounded(UNDER_WAY + 2);
+            let (to_ticker, ticker) = async_channel::bounded(UNDER_WAY + 2);
             let (to_handoff, handoff) = async_channel::bounded(1);
-            let mut server = Server::new(mailbox, to_counter, to_handoff, Stage::Root);
+            let mut server = Server::new(mailbox, to_ticker, to_handoff, Stage::Root);
             let sockets = Sockets { listeners: vec![listener], sessions: Vec::new() };
             server.handle(Occasion::Message(Message::Listen(sockets)), clock::now());
-            Self { server, _mailbox, counter, handoff }
+            Self { server, _mailbox, ticker, handoff }
         }
 
         /// A client in the next free slot.
@@ -621,7 +628,7 @@ mod tests {
             client
         }
 
-        fn tell(&mut self, message: Message) {
+        fn tell(&mut self, message: Message<Counter>) {
             self.server.handle(Occasion::Message(message), clock::now());
         }
 
@@ -629,11 +636,11 @@ mod tests {
             self.server.handle(Occasion::Ready(slot), clock::now());
         }
 
-        /// The batch that the counter got, and its slot.
-        fn batch(&mut self) -> (usize, Box<Batch>) {
-            match self.counter.try_recv() {
-                Ok(counter::Message::CarryOut { slot, batch }) => (slot, batch),
-                _ => panic!("the counter got no batch"),
+        /// The batch that the ticker got, and its slot.
+        fn batch(&mut self) -> (usize, Box<Batch<Counter>>) {
+            match self.ticker.try_recv() {
+                Ok(ticker::Message::CarryOut { slot, batch }) => (slot, batch),
+                _ => panic!("the ticker got no batch"),
             }
         }
     }
@@ -657,15 +664,15 @@ mod tests {
         let (slot, mut batch) = bench.batch();
         assert_eq!(slot, 0);
         bench.tell(Message::Freeze);
-        assert!(bench.counter.try_recv().is_err(), "a batch is still under way");
+        assert!(bench.ticker.try_recv().is_err(), "a batch is still under way");
 
         assert_eq!(batch.take_commands().count(), 1);
         writeln!(batch.replies, "137").expect("room");
         bench.tell(Message::CarriedOut { slot, batch });
-        assert!(matches!(bench.counter.try_recv(), Ok(counter::Message::Freeze)));
+        assert!(matches!(bench.ticker.try_recv(), Ok(ticker::Message::Freeze)));
         other.write_all(b"get_counter\n").expect("room");
         bench.wake(1);
-        assert!(bench.counter.try_recv().is_err(), "nothing is read while frozen");
+        assert!(bench.ticker.try_recv().is_err(), "nothing is read while frozen");
         assert_eq!(read(&mut one), "", "nothing is written while frozen");
 
         let Ok(handoff::Message::Sockets(sockets)) = bench.handoff.try_recv() else {
@@ -690,7 +697,7 @@ mod tests {
         bench.tell(Message::Leave);
         other.write_all(b"get_counter\n").expect("room");
         bench.wake(1);
-        assert!(bench.counter.try_recv().is_err(), "nothing more is read");
+        assert!(bench.ticker.try_recv().is_err(), "nothing more is read");
         assert_eq!(batch.take_commands().count(), 1);
         writeln!(batch.replies, "137").expect("room");
         bench.tell(Message::CarriedOut { slot, batch });
@@ -709,7 +716,7 @@ mod tests {
         writeln!(batch.replies, "137").expect("room");
         busy.write_all(b"get_counter\n").expect("room");
         bench.tell(Message::CarriedOut { slot, batch });
-        assert!(bench.counter.try_recv().is_err(), "its next command waits for its turn");
+        assert!(bench.ticker.try_recv().is_err(), "its next command waits for its turn");
         assert_eq!(read(&mut busy), "137\n", "its answer does not");
         assert_eq!(bench.server.ready.recv_blocking(), Ok(0), "which it will have");
         bench.wake(0);
@@ -775,7 +782,7 @@ mod tests {
     }
 
     #[test]
-    fn status_names_what_the_server_knows_and_leaves_the_rest_to_the_counter() {
+    fn status_names_what_the_server_knows_and_leaves_the_rest_to_the_ticker() {
         let mut bench = Bench::new("status");
         let mut client = bench.client();
         client.write_all(b"status\n").expect("room");
@@ -813,8 +820,8 @@ mod tests {
                 let mut answered = 0;
                 while answered < at_once {
                     bench.wake(0);
-                    if let Ok(counter::Message::CarryOut { slot, mut batch }) =
-                        bench.counter.try_recv()
+                    if let Ok(ticker::Message::CarryOut { slot, mut batch }) =
+                        bench.ticker.try_recv()
                     {
                         for _ in batch.take_commands() {
                             writeln!(batch.replies, "{}", u64::MAX).expect("room");

@@ -20,14 +20,15 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 
 use early_service_machine::command::{self, Command, Frame};
-use early_service_machine::counter;
 use early_service_machine::exchange::{Client, Request};
+use early_service_machine::rhythm::MAX_STATUS;
 use early_service_machine::schedule::Monotonic;
 use futures_lite::io::AsyncWrite;
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use smol::Async;
 
 use crate::limits::{OVERRUN, UNTAKEN};
+use crate::service::Service;
 use crate::{clock, peer, standing};
 
 /// The most commands that travel in one message.
@@ -50,34 +51,40 @@ const LINGER: u64 = 50_000;
 pub(crate) const INPUT: usize = 1024;
 const _: () = assert!(INPUT > command::MAX_LINE + 2, "a partial line leaves room to read on");
 
-/// The bytes of replies that wait to be sent: a full batch.
-pub(crate) const REPLIES: usize = BATCH * (counter::MAX_REPLY + 1);
+/// The bytes of replies that wait to be sent: a full batch of those of the counter.
+///
+/// Of a state with longer replies, a batch has fewer commands.
+pub(crate) const REPLIES: usize = BATCH * 36;
 
-/// Room for any reply that the server gives by itself: an invalid line, or a status line, which the
-/// counter completes.
-const OWN_REPLY: usize =
-    if command::MAX_INVALID > MAX_STATUS { command::MAX_INVALID } else { MAX_STATUS } + 1;
-const _: () =
-    assert!(REPLIES > OWN_REPLY, "a reply of the server's own always fits an empty buffer");
+/// Room for any line that is no reply of the state: for an invalid line, or for a status line, which
+/// the ticker completes.
+const fn own_reply<S: Service>() -> usize {
+    let status = standing::MAX_HEAD + 1 + S::MAX_FIELDS + MAX_STATUS;
+    1 + if status > command::MAX_INVALID { status } else { command::MAX_INVALID }
+}
 
-/// The longest status line.
-const MAX_STATUS: usize = standing::MAX_HEAD + 1 + counter::MAX_STATUS;
-
-/// Commands on their way to the counter, and its replies on their way back.
+/// Commands on their way to the ticker, and its replies on their way back.
 ///
 /// The box goes to and fro, so that a command costs no allocation.
-pub(crate) struct Batch {
-    commands: [counter::Command; BATCH],
+pub(crate) struct Batch<S: Service> {
+    commands: [S::Command; BATCH],
     count: usize,
-    /// After the commands, the counter completes the status line that the replies end with.
+    /// After the commands, the ticker completes the status line that the replies end with.
     pub(crate) status: bool,
     pub(crate) replies: Replies,
 }
 
-impl Batch {
+impl<S: Service> Batch<S> {
     pub(crate) fn new() -> Box<Self> {
+        const {
+            assert!(
+                REPLIES > S::MAX_REPLY && REPLIES > own_reply::<S>(),
+                "the state is too large: a reply (MAX_REPLY) or a status line with its fields \
+                 (MAX_FIELDS) does not fit a session's buffer"
+            );
+        }
         Box::new(Self {
-            commands: [counter::Command::default(); BATCH],
+            commands: [S::Command::default(); BATCH],
             count: 0,
             status: false,
             replies: Replies { bytes: [0; REPLIES], start: 0, end: 0 },
@@ -85,13 +92,13 @@ impl Batch {
     }
 
     /// Takes the commands out, to be carried out.
-    pub(crate) fn take_commands(&mut self) -> impl Iterator<Item = counter::Command> + use<> {
+    pub(crate) fn take_commands(&mut self) -> impl Iterator<Item = S::Command> + use<S> {
         self.commands.into_iter().take(std::mem::take(&mut self.count))
     }
 
     /// Adds a command; false when there is no room for it, or for its reply.
-    pub(crate) fn push(&mut self, command: counter::Command) -> bool {
-        let needed = (self.count + 1) * (counter::MAX_REPLY + 1);
+    pub(crate) fn push(&mut self, command: S::Command) -> bool {
+        let needed = (self.count + 1) * (S::MAX_REPLY + 1);
         match self.commands.get_mut(self.count) {
             Some(free) if self.replies.room() >= needed => {
                 *free = command;
@@ -178,13 +185,13 @@ impl Input {
 }
 
 /// What a session wants next.
-pub(crate) enum Next {
+pub(crate) enum Next<S: Service> {
     /// Nothing until its waker is called.
     Wait,
     /// This batch carried out.
-    CarryOut(Box<Batch>),
+    CarryOut(Box<Batch<S>>),
     /// The server's half of a status line written, then the batch carried out.
-    Status(Box<Batch>),
+    Status(Box<Batch<S>>),
     /// The state handed over to this client.
     HandOver(Asked),
     /// To be closed.
@@ -209,17 +216,17 @@ impl From<Request<'_>> for Asked {
                 Self::Exchange { listener: listener.map(PathBuf::from) }
             }
             Request::ListenerAndState => Self::ListenerAndState,
-            Request::State => Self::State,
+            Request::State(_) => Self::State,
         }
     }
 }
 
 /// One client.
-pub(crate) struct Session {
+pub(crate) struct Session<S: Service> {
     stream: Async<UnixStream>,
     input: Input,
-    /// Absent while it is with the counter.
-    batch: Option<Box<Batch>>,
+    /// Absent while it is with the ticker.
+    batch: Option<Box<Batch<S>>>,
     /// When the client last ended a line or took a reply.
     active: Monotonic,
     /// It has ended a line here.
@@ -233,7 +240,7 @@ pub(crate) struct Session {
     waker: Waker,
 }
 
-impl Session {
+impl<S: Service> Session<S> {
     /// A session that calls nobody until it is settled in its place.
     pub(crate) fn new(stream: Async<UnixStream>) -> Box<Self> {
         let waker = Waker::noop().clone();
@@ -315,7 +322,7 @@ impl Session {
         }
     }
 
-    /// Whether its batch is with the counter.
+    /// Whether its batch is with the ticker.
     pub(crate) fn is_under_way(&self) -> bool {
         self.batch.is_none()
     }
@@ -349,7 +356,7 @@ impl Session {
     }
 
     /// The batch is back from the counter.
-    pub(crate) fn answered(&mut self, batch: Box<Batch>) {
+    pub(crate) fn answered(&mut self, batch: Box<Batch<S>>) {
         self.batch = Some(batch);
     }
 
@@ -369,7 +376,7 @@ impl Session {
     }
 
     /// Sends, understands and reads as much as goes without waiting, with one read at the most.
-    pub(crate) fn advance(&mut self) -> Next {
+    pub(crate) fn advance(&mut self) -> Next<S> {
         let Some(mut batch) = self.batch.take() else {
             return Next::Wait;
         };
@@ -419,7 +426,7 @@ impl Session {
         }
     }
 
-    fn keep(&mut self, batch: Box<Batch>, next: Next) -> Next {
+    fn keep(&mut self, batch: Box<Batch<S>>, next: Next<S>) -> Next<S> {
         self.batch = Some(batch);
         next
     }
@@ -479,12 +486,12 @@ impl Session {
     }
 }
 
-impl Session {
+impl<S: Service> Session<S> {
     /// Reads and throws away what follows a line that is too long, once, and then closes.
     ///
     /// A connection that is closed with something unread is reset, and `nc`, which is still writing,
     /// would not show why.
-    fn discard(&mut self) -> Next {
+    fn discard(&mut self) -> Next<S> {
         let Some(left) = self.overrun else {
             return Next::Close;
         };
@@ -505,7 +512,7 @@ impl Session {
     }
 }
 
-impl AsFd for Session {
+impl<S: Service> AsFd for Session<S> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
     }
@@ -530,7 +537,7 @@ enum Understood {
 }
 
 /// Takes lines off the input until the batch is full, or one must wait for what came before it.
-fn understand(input: &mut Input, batch: &mut Batch) -> Understood {
+fn understand<S: Service>(input: &mut Input, batch: &mut Batch<S>) -> Understood {
     loop {
         let (line, taken) = match command::frame(input.unread(), input.ended) {
             Frame::Line(line, taken) => (line, taken),
@@ -539,13 +546,15 @@ fn understand(input: &mut Input, batch: &mut Batch) -> Understood {
             Frame::Partial if input.ended => return Understood::Finished,
             Frame::Partial => return Understood::Nothing,
             Frame::TooLong if batch.count > 0 => return Understood::CarryOut,
-            Frame::TooLong if batch.replies.room() < OWN_REPLY => return Understood::SendFirst,
+            Frame::TooLong if batch.replies.room() < own_reply::<S>() => {
+                return Understood::SendFirst;
+            }
             Frame::TooLong => {
                 write_line(&mut batch.replies, command::TOO_LONG);
                 return Understood::TooLong;
             }
         };
-        match Command::parse(line) {
+        match Command::<S>::parse(line) {
             Ok(Command::State(command)) => {
                 if !batch.push(command) {
                     // Full of commands, or of replies of our own.
@@ -557,7 +566,7 @@ fn understand(input: &mut Input, batch: &mut Batch) -> Understood {
                 }
             }
             _ if batch.count > 0 => return Understood::CarryOut,
-            _ if batch.replies.room() < OWN_REPLY => return Understood::SendFirst,
+            _ if batch.replies.room() < own_reply::<S>() => return Understood::SendFirst,
             Err(invalid) => write_line(&mut batch.replies, invalid),
             Ok(Command::Status) => {
                 input.start += taken;
@@ -584,17 +593,18 @@ fn write_line(replies: &mut Replies, line: impl fmt::Display) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use early_service_machine::{Counter, State, counter};
     use std::io::{Read, Write};
     use std::net::Shutdown;
 
     /// A session and the client's end of its connection.
-    fn connected() -> (Box<Session>, UnixStream) {
+    fn connected() -> (Box<Session<Counter>>, UnixStream) {
         let (ours, client) = UnixStream::pair().expect("a socket pair");
         let stream = Async::new(ours).expect("a socket can be polled");
         (Session::new(stream), client)
     }
 
-    fn commands(next: Next) -> (Vec<counter::Command>, Box<Batch>) {
+    fn commands(next: Next<Counter>) -> (Vec<counter::Command>, Box<Batch<Counter>>) {
         match next {
             Next::CarryOut(mut batch) => (batch.take_commands().collect(), batch),
             _ => panic!("no batch"),
@@ -741,14 +751,14 @@ mod tests {
         for (unread, unsent) in [(INPUT + 1, 0), (0, REPLIES + 1)] {
             let (session, _client) = connected();
             let (unread, unsent) = (vec![b'x'; unread], vec![b'x'; unsent]);
-            assert!(Session::adopt(session.stream, head, &unread, &unsent).is_none());
+            assert!(Session::<Counter>::adopt(session.stream, head, &unread, &unsent).is_none());
         }
     }
 
     #[test]
     fn handing_over_waits_until_all_before_it_is_answered_and_sent() {
         let (mut session, mut client) = connected();
-        let lines = format!("nonsense\nget_counter\n{}\n", counter::HAND_OVER);
+        let lines = format!("nonsense\nget_counter\n{}\n", Counter::HAND_OVER);
         client.write_all(lines.as_bytes()).expect("room");
         let (batch, mut box_of_it) = commands(session.advance());
         assert_eq!(batch, [counter::Command::Get]);

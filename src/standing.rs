@@ -170,9 +170,9 @@ mod tests {
     use crate::limits;
     use std::fs::File;
 
-    use early_service_machine::State;
-    use early_service_machine::counter::Counter;
+    use early_service_machine::Counter;
     use early_service_machine::record::Unlogged;
+    use early_service_machine::rhythm::Running;
     use early_service_machine::schedule::Period;
 
     #[test]
@@ -202,7 +202,7 @@ mod tests {
         let mut file = StateFile::handed_over(None, full.into()).expect("a boot id");
         assert_eq!(Kept::of(Some(&file)), Kept::Held);
         let period = Period::from_millis(100).expect("100 is not 0");
-        let counter = Counter::starting(State::default(), Monotonic::from_nanos(0), period);
+        let counter = Running::starting(Counter::default(), Monotonic::from_nanos(0), period);
         file.store(counter.snapshot(), Unlogged::default());
         assert_eq!(Kept::of(Some(&file)), Kept::Failing);
         assert_eq!(Kept::of(None), Kept::None);

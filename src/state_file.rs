@@ -17,8 +17,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use early_service_machine::counter::Snapshot;
+use early_service_machine::State;
 use early_service_machine::record::{BootId, Ignored, Record, SIZE, Unlogged};
+use early_service_machine::rhythm::Snapshot;
 use rustix::fs::{
     CWD, FallocateFlags, FileType, FlockOperation, Mode, OFlags, fallocate, flock, fstat, openat,
     stat,
@@ -154,7 +155,7 @@ impl StateFile {
     }
 
     /// Reads the record; also says whether it is the one that we wrote last.
-    pub(crate) fn load(&mut self) -> Result<(Record, bool), Ignored> {
+    pub(crate) fn load<S: State>(&mut self) -> Result<(Record<S>, bool), Ignored> {
         let mut bytes = [0; SIZE];
         let length = pread(&self.file, &mut bytes, 0).unwrap_or(0);
         let record = Record::decode(bytes.get(..length).unwrap_or_default(), &self.boot)?;
@@ -169,7 +170,7 @@ impl StateFile {
     }
 
     /// Writes a record; one that cannot be written is said in the log, and the ticks go on.
-    pub(crate) fn store(&mut self, snapshot: Snapshot, unlogged: Unlogged) {
+    pub(crate) fn store<S: State>(&mut self, snapshot: Snapshot<S>, unlogged: Unlogged) {
         let record = Record { sequence: self.sequence, unlogged, snapshot };
         self.sequence = self.sequence.wrapping_add(1);
         let result = write(&self.file, &record.encode(&self.boot));

@@ -19,13 +19,14 @@ use smol::Timer;
 use crate::catalog::Id;
 use crate::mailbox::post;
 use crate::root::{OldRoot, drop_capabilities};
+use crate::service::Service;
 use crate::{handoff, journal, server, standing, systemd};
 
 /// The most events under way.
 ///
 /// From the handoff actor five: the lock is reported twice at the most, the other process once until
 /// an order follows, and one may have asked just before and just after.
-/// From the counter one: it is frozen once for each request.
+/// From the ticker one: it is frozen once for each request.
 /// From the signals one: they report once.
 pub(crate) const MAILBOX: usize = 7;
 
@@ -38,12 +39,12 @@ const LOOK_FOR_ROOT: Duration = Duration::from_millis(100);
 const WATCH_ROOT: Duration = Duration::from_secs(1);
 
 /// The actor.
-pub(crate) struct Supervisor {
+pub(crate) struct Supervisor<S: Service> {
     pub(crate) mailbox: Receiver<Event>,
     /// PID 1 stopped every process and lets them go on (SIGCONT), as it does around the switch.
     pub(crate) continued: Receiver<()>,
-    pub(crate) server: Sender<server::Message>,
-    pub(crate) handoff: Sender<handoff::Message>,
+    pub(crate) server: Sender<server::Message<S>>,
+    pub(crate) handoff: Sender<handoff::Message<S>>,
     /// The root to leave, until it has been left.
     pub(crate) old_root: Option<OldRoot>,
     pub(crate) rounds: Timer,
@@ -57,7 +58,7 @@ enum Wake {
     Round,
 }
 
-impl Supervisor {
+impl<S: Service> Supervisor<S> {
     /// Leads the process from Booting to its end.
     pub(crate) async fn run(mut self, started: Event) {
         if self.old_root.is_some() {

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Build: the daemon, with the profile of the example or the bench that starts it.
+//! Build: a program of this package, with the profile of the test, example or bench that starts it.
+//!
+//! Cargo names the daemon to tests only, and an example to nobody; and what lies in the target
+//! directory may be of yesterday.
 
 use std::env;
 use std::error::Error;
@@ -7,13 +10,24 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Builds the daemon, and says where it is.
+#[allow(dead_code, reason = "cargo names it to tests")]
 pub(crate) fn daemon() -> Result<PathBuf, Box<dyn Error>> {
     let directory = cargo(&["build", "--bin", "early-service"], &[])?;
     Ok(directory.join("early-service"))
 }
 
-/// Builds the least program of `cargo bench`, linked by this script.
+/// Builds an example, and says where it is.
 #[allow(dead_code, reason = "no example starts it")]
+pub(crate) fn example(name: &str) -> Result<PathBuf, Box<dyn Error>> {
+    let program = cargo(&["build", "--example", name], &[])?.join("examples").join(name);
+    if !program.exists() {
+        return Err(format!("cargo build --example {name} has not made {program:?}").into());
+    }
+    Ok(program)
+}
+
+/// Builds the least program of `cargo bench`, linked by this script.
+#[allow(dead_code, reason = "only the bench starts it")]
 pub(crate) fn floor(script: &str) -> Result<PathBuf, Box<dyn Error>> {
     let script = format!("link-arg=-T{script}");
     let directory = cargo(&["rustc", "--example", "floor"], &["--", "-C", &script])?;

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use crate::fate::{Blow, Fate, When, while_stopped};
 use crate::judge::{Evidence, Loss, judge};
 use crate::line::Line;
-use crate::load::{Load, Said, Told, ten};
+use crate::load::{COUNTER, Load, Said, Told, ten};
 use crate::process::{Figures, Process};
 use crate::random::Random;
 use crate::record::{Record, Rhythm};
@@ -111,7 +111,7 @@ impl Chain {
         let mut owner = Process::start(&program, &scratch, &public, None, 0);
         living.lock().expect("no panic").push(owner.victim.clone());
         until("the first process serves", || owner.serves());
-        let rhythm = Record::read(&scratch.join("state")).rhythm();
+        let rhythm = Record::read(&scratch.join("state"), COUNTER.key).rhythm();
         Self {
             program,
             sleepers: Sleepers::new(&scratch.join("public"), random.next()),
@@ -138,7 +138,7 @@ impl Chain {
         let started = self.started;
         let (seed, random) = (self.random.next(), Random::new(self.random.next()));
         let public = self.scratch.join("public");
-        let load = Load::start(&public, &ten(PAUSE), Some(&self.ranges), seed);
+        let load = Load::start(&public, &ten(PAUSE), Some(&self.ranges), seed, &COUNTER);
         self.sleepers.begin();
         load.wait_for_answers(1);
         let (past, may_end) = (Vec::new(), fate.is_deadly());
@@ -213,11 +213,11 @@ impl Chain {
     /// Waits for a tick of the owner that is written to the state file and to the log.
     fn settle(&mut self) -> Record {
         let state = self.scratch.join("state");
-        let before = Record::read(&state);
+        let before = Record::read(&state, COUNTER.key);
         let mut last = before;
         // Any tick: the line of this one or that one may find no room.
         until("a tick and its line", || {
-            last = Record::read(&state);
+            last = Record::read(&state, COUNTER.key);
             last.deadline > before.deadline && self.owner.has_logged(last.counter - 1)
         });
         last

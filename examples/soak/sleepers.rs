@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use crate::load::{Answer, Command, Told};
+use crate::load::{Answer, COUNTER, Command, Told};
 use crate::random::Random;
 use crate::{LIMIT, now};
 
@@ -76,7 +76,7 @@ impl Sleepers {
                 Habit::Unread => sleeper.ask(LINE, vec![Command::Get], told),
                 Habit::Glut => {
                     let many: Vec<_> = (0..MANY).map(|_| Command::Echo(random.next())).collect();
-                    let lines: String = many.iter().map(|command| command.line()).collect();
+                    let lines: String = many.iter().map(|command| command.line(&COUNTER)).collect();
                     sleeper.ask(lines.as_bytes(), many, told);
                 }
             }
@@ -165,7 +165,7 @@ impl Sleeper {
                 }
             }
             let reply = reply.trim_end();
-            let Some(said) = command.understand(reply) else {
+            let Some(said) = command.understand(reply, &COUNTER) else {
                 return told.wrong.push(format!("{command:?} is answered with {reply:?}"));
             };
             told.answers.push(Answer { sent: self.sent, received: now(), said });

@@ -8,10 +8,10 @@
 //! `cargo +nightly fuzz run -s none command -- -dict=fuzz/command.dict`
 #![no_main]
 
-use early_service_machine::State;
+use early_service_machine::Counter;
 use early_service_machine::command::{Command, Frame, MAX_INVALID, MAX_LINE, TOO_LONG, frame};
-use early_service_machine::counter::Counter;
 use early_service_machine::exchange::Request;
+use early_service_machine::rhythm::Running;
 use early_service_machine::schedule::{Monotonic, Period};
 use libfuzzer_sys::fuzz_target;
 
@@ -26,7 +26,7 @@ fuzz_target!(|bytes: &[u8]| {
 fn serve(sent: &[u8], mut sizes: impl Iterator<Item = usize>) -> Vec<String> {
     let (mut replies, mut kept, mut left) = (Vec::new(), Vec::new(), sent);
     let period = Period::from_millis(100).expect("not zero");
-    let mut counter = Counter::starting(State::default(), Monotonic::default(), period);
+    let mut counter = Running::starting(Counter::default(), Monotonic::default(), period);
     loop {
         let size = sizes.next().unwrap_or(left.len()).clamp(1, left.len().max(1));
         let (piece, rest) = left.split_at(size.min(left.len()));
@@ -66,12 +66,12 @@ fn pieces(seed: u8) -> impl Iterator<Item = usize> {
 }
 
 /// The reply to one line, held against what its client is promised.
-fn reply(line: &[u8], counter: &mut Counter) -> String {
-    let reply = match Command::parse(line) {
+fn reply(line: &[u8], counter: &mut Running<Counter>) -> String {
+    let reply = match Command::<Counter>::parse(line) {
         Ok(command) => {
             let written = command.to_string();
             assert!(written.len() <= MAX_LINE, "{written}");
-            assert_eq!(Command::parse(written.as_bytes()), Ok(command), "{written}");
+            assert_eq!(Command::<Counter>::parse(written.as_bytes()), Ok(command), "{written}");
             match command {
                 // Its successor may say more than we know, and the supervisor answers.
                 Command::HandOver(Request::Exchange { .. }) => return written,

@@ -9,12 +9,12 @@
 //! `cargo +nightly fuzz run -s none exchange -- -dict=fuzz/exchange.dict`
 #![no_main]
 
-use early_service_machine::State;
-use early_service_machine::counter::Snapshot;
 use early_service_machine::exchange::{
     Client, Frame, MAX_LINE, Message, Offer, Printable, Request, frame,
 };
+use early_service_machine::rhythm::Snapshot;
 use early_service_machine::schedule::{Monotonic, Period};
+use early_service_machine::{Counter, State};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -52,19 +52,19 @@ fn read(said: &[u8], size: usize) -> Vec<Option<Vec<u8>>> {
 
 /// Holds what a line is understood as against what it says.
 fn hear(line: &[u8]) {
-    if let Some(request) = Request::parse(line) {
+    if let Some(request) = Request::parse::<Counter>(line) {
         let written = request.to_string();
-        assert_eq!(Request::parse(written.as_bytes()), Some(request), "{written}");
+        assert_eq!(Request::parse::<Counter>(written.as_bytes()), Some(request), "{written}");
         match request {
             Request::Exchange { listener: Some(path) } => assert!(line.ends_with(path.as_bytes())),
             Request::Exchange { listener: None } => assert!(line.starts_with(b"handoff ")),
-            Request::ListenerAndState | Request::State => assert_eq!(written.as_bytes(), line),
+            Request::ListenerAndState | Request::State(_) => assert_eq!(written.as_bytes(), line),
         }
     }
-    if let Some(state) = State::parse(line) {
+    if let Some(state) = Counter::parse(line) {
         assert!(says(&format!("state={}", Printable(line)), ("state", &state.to_string())));
     }
-    match Message::parse(line) {
+    match Message::<Counter>::parse(line) {
         Ok(message) => {
             let written = read_back(message);
             let text = String::from_utf8_lossy(line);
@@ -97,7 +97,7 @@ fn say(bytes: &[u8]) {
         piece.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
     };
     let snapshot = Snapshot {
-        state: State { next: number(0) },
+        state: Counter { next: number(0) },
         deadline: Monotonic::from_nanos(number(1)),
         period: Period::from_nanos(number(2).max(1)).expect("not zero"),
     };
@@ -114,13 +114,13 @@ fn say(bytes: &[u8]) {
 }
 
 /// The text form of a message, after it was read as a line.
-fn read_back(message: Message<'_>) -> String {
+fn read_back(message: Message<'_, Counter>) -> String {
     let written = message.to_string();
     assert!(written.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{written:?}");
     let sent = written.clone() + "\n";
     let Frame::Line(line, taken) = frame(sent.as_bytes()) else { panic!("no line: {written}") };
     assert_eq!(taken, sent.len(), "{written}");
-    let read = Message::parse(line).map(|message| message.to_string());
+    let read = Message::<Counter>::parse(line).map(|message| message.to_string());
     assert_eq!(read.as_ref(), Ok(&written));
     written
 }

@@ -9,9 +9,9 @@
 //! `cargo +nightly fuzz run -s none record -- -dict=fuzz/record.dict`
 #![no_main]
 
-use early_service_machine::State;
-use early_service_machine::counter::Snapshot;
+use early_service_machine::Counter;
 use early_service_machine::record::{BootId, Record, SIZE, Unlogged};
+use early_service_machine::rhythm::Snapshot;
 use early_service_machine::schedule::{Monotonic, Period};
 use libfuzzer_sys::fuzz_target;
 
@@ -31,21 +31,21 @@ fuzz_target!(|bytes: &[u8]| {
     let [older, newer] = [0, 6].map(|at| {
         let deadline = Monotonic::from_nanos(number(at));
         let period = Period::from_nanos(number(at + 1).max(1)).expect("not zero");
-        let snapshot = Snapshot { state: State { next: number(at + 2) }, deadline, period };
+        let snapshot = Snapshot { state: Counter { next: number(at + 2) }, deadline, period };
         let unlogged = Unlogged { ticks: number(at + 3), unbroken: number(at + 4) };
         let record = Record { sequence: number(at + 5), unlogged, snapshot };
         let file = record.encode(&boot);
-        assert_eq!(Record::decode(&file, &boot), Ok(record));
-        assert!(Record::decode(&file, &other).is_err(), "it is of another boot");
+        assert_eq!(Record::<Counter>::decode(&file, &boot), Ok(record));
+        assert!(Record::<Counter>::decode(&file, &other).is_err(), "it is of another boot");
         file
     });
     let (at, flip) = (number(0) as usize % SIZE, (number(0) >> 16) as u8);
-    assert!(Record::decode(&older[..at], &boot).is_err(), "cut off after {at} bytes");
+    assert!(Record::<Counter>::decode(&older[..at], &boot).is_err(), "cut off after {at} bytes");
     let longer = [&older[..], &newer[..at + 1]].concat();
-    assert!(Record::decode(&longer, &boot).is_err(), "{} bytes too long", at + 1);
+    assert!(Record::<Counter>::decode(&longer, &boot).is_err(), "{} bytes too long", at + 1);
     let mut damaged = older;
     damaged[at] ^= flip.max(1);
-    assert!(Record::decode(&damaged, &boot).is_err(), "byte {at} is another by {flip}");
+    assert!(Record::<Counter>::decode(&damaged, &boot).is_err(), "byte {at} is another by {flip}");
     // One in four thousand million of such mixtures has a checksum that is right.
     load(&[&newer[..at], &older[at..]].concat());
 });
@@ -56,7 +56,7 @@ fn boot(id: &str) -> BootId {
 
 /// Loads a file, and holds what it is taken for against what it says.
 fn load(file: &[u8]) {
-    let record = match Record::decode(file, &boot(BOOT)) {
+    let record = match Record::<Counter>::decode(file, &boot(BOOT)) {
         Ok(record) => record,
         Err(ignored) => return assert!(ignored.to_string().starts_with("it")),
     };
@@ -80,7 +80,7 @@ fn load(file: &[u8]) {
     says("deadline_ns", snapshot.deadline.as_nanos());
     says("period_ns", snapshot.period.as_nanos());
     let again = record.encode(&boot(BOOT));
-    assert_eq!(Record::decode(&again, &boot(BOOT)), Ok(record));
+    assert_eq!(Record::<Counter>::decode(&again, &boot(BOOT)), Ok(record));
     // Other keys, another order and zeros in front are all by which the bytes may differ.
     let again = String::from_utf8_lossy(again.trim_ascii_end());
     let is_plain = text.len() == again.len() && keys(&text).eq(keys(&again));

@@ -9,9 +9,10 @@
 
 use core::num::{NonZeroU32, NonZeroU64};
 
-use early_service_machine::counter::{Command, Counter, Reply, Snapshot};
+use early_service_machine::counter::{Command, Counter, Reply};
+use early_service_machine::fields::Fields;
+use early_service_machine::rhythm::{Running, Snapshot};
 use early_service_machine::schedule::{Monotonic, Period};
-use early_service_machine::{State, fields::Fields};
 use libfuzzer_sys::fuzz_target;
 
 /// A number, a time, the period of whoever had the state before, ours, and what happens.
@@ -21,7 +22,7 @@ fuzz_target!(|course: Course| {
     let (mut next, mut clock, until_now, ours, happens) = course;
     let ours = Period::from_millis(ours.get()).expect("not zero");
     let at = Monotonic::from_nanos;
-    let mut counter = Counter::starting(State { next }, at(clock), ours);
+    let mut counter = Running::starting(Counter { next }, at(clock), ours);
     for (what, number) in happens {
         match what % 8 {
             0 => clock = number,
@@ -30,18 +31,18 @@ fuzz_target!(|course: Course| {
                 next = number;
             }
             2 => {
-                let state = State { next: number };
+                let state = Counter { next: number };
                 let deadline = at(clock.saturating_sub(number));
                 let until_now = Period::from_nanos(until_now.get()).expect("not zero");
                 let snapshot = Snapshot { state, deadline, period: until_now };
-                counter = Counter::resuming(snapshot, at(clock), ours);
+                counter = Running::resuming(snapshot, at(clock), ours);
                 next = number;
             }
             3 => {
                 let written = counter.snapshot().to_string();
                 let read = Snapshot::read(Fields::new(written.as_bytes()));
                 assert_eq!(read, Ok(counter.snapshot()), "{written}");
-                counter = Counter::resuming(counter.snapshot(), at(clock), ours);
+                counter = Running::resuming(counter.snapshot(), at(clock), ours);
             }
             _ => clock = clock.saturating_add(number % (ours.as_nanos() * 4)),
         }
@@ -51,13 +52,13 @@ fuzz_target!(|course: Course| {
 });
 
 /// Takes what is due, and no more than a few of many.
-fn take_ticks(counter: &mut Counter, now: Monotonic, next: &mut u64, ours: Period) {
+fn take_ticks(counter: &mut Running<Counter>, now: Monotonic, next: &mut u64, ours: Period) {
     let due = counter.due(now);
     for left in (0..due).rev().take(64) {
         let (deadline, period, late) =
             (counter.deadline(), counter.snapshot().period, counter.late());
         let tick = counter.tick(now).unwrap_or_else(|| panic!("{left} more are due"));
-        assert_eq!((tick.number, tick.deadline), (*next, deadline));
+        assert_eq!((tick.state.next, tick.deadline), (*next, deadline));
         *next = next.wrapping_add(1);
         assert!(deadline <= now, "a tick before its time");
         assert_eq!(counter.deadline().nanos_since(deadline), period.as_nanos());
@@ -70,6 +71,6 @@ fn take_ticks(counter: &mut Counter, now: Monotonic, next: &mut u64, ours: Perio
     if due <= 64 {
         assert_eq!((counter.due(now), counter.tick(now)), (0, None));
     }
-    assert_eq!(counter.state(), State { next: *next });
+    assert_eq!(counter.state(), Counter { next: *next });
     assert_eq!(counter.to_string(), format!("counter={next} ticks_late={}", counter.late()));
 }

@@ -2,16 +2,16 @@
 //! Command grammar: where a line ends, and what it asks for.
 //!
 //! The protocol is lines of text, so that a person can speak it with `nc`.
-//! The commands of the state itself stand in [`counter`]; here is what every state has: status and
-//! handing over.
+//! The commands of the state itself are its own ([`State::command`]); here is what every state has:
+//! status and handing over.
 //!
 //! **Invariant:** how the bytes were cut into reads changes nothing: a line that is complete reads
 //! the same, and one that is too long is so from its first byte too many.
 
 use core::fmt;
 
-use crate::counter;
 use crate::exchange::Request;
+use crate::state::State;
 
 /// The longest line, in bytes, its end (`\n` or `\r\n`) not counted.
 ///
@@ -21,35 +21,36 @@ pub const MAX_LINE: usize = 128;
 
 /// What a client may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Command<'a> {
+pub enum Command<'a, S: State> {
     /// A command of the state.
-    State(counter::Command),
+    State(S::Command),
     /// A successor asks for the state.
     HandOver(Request<'a>),
     /// `status`: one line about the process.
     Status,
 }
 
-impl<'a> Command<'a> {
+impl<'a, S: State> Command<'a, S> {
     /// Reads one line without its end.
     ///
     /// # Errors
     ///
     /// [`Invalid`], whose text form is the reply to the client.
     pub fn parse(line: &'a [u8]) -> Result<Self, Invalid<'a>> {
-        if let Some(request) = Request::parse(line) {
+        if let Some(request) = Request::parse::<S>(line) {
             return Ok(Self::HandOver(request));
         }
         if line == b"status" {
             return Ok(Self::Status);
         }
-        counter::Command::parse(line)
-            .map(Self::State)
-            .map_err(|expected| Invalid { line, expected })
+        S::command(line).map(Self::State).map_err(|expected| {
+            let hand_over = (expected == S::EXPECTED).then_some(S::HAND_OVER);
+            Invalid { line, expected, hand_over }
+        })
     }
 }
 
-impl fmt::Display for Command<'_> {
+impl<S: State> fmt::Display for Command<'_, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::State(command) => command.fmt(f),
@@ -66,6 +67,8 @@ impl fmt::Display for Command<'_> {
 pub struct Invalid<'a> {
     line: &'a [u8],
     expected: &'static str,
+    /// The line that is named beside them, where all commands are.
+    hand_over: Option<&'static str>,
 }
 
 /// How many bytes of an invalid line are repeated to the client: enough to recognise it.
@@ -74,6 +77,9 @@ const SHOWN: usize = 32;
 /// The longest text form of [`Invalid`], in bytes: each byte shown may be escaped to four.
 pub const MAX_INVALID: usize = SHOWN * 4 + 128;
 
+/// Everything of it but what the state says was expected.
+pub(crate) const FRAME: usize = "Invalid command: ...; expected ,  or status".len() + SHOWN * 4;
+
 impl fmt::Display for Invalid<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (shown, more) = match self.line.split_at_checked(SHOWN) {
@@ -81,8 +87,8 @@ impl fmt::Display for Invalid<'_> {
             _ => (self.line, ""),
         };
         write!(f, "Invalid command: {}{more}; expected {}", shown.escape_ascii(), self.expected)?;
-        if self.expected == counter::EXPECTED {
-            write!(f, ", {} or status", counter::HAND_OVER)?;
+        if let Some(hand_over) = self.hand_over {
+            write!(f, ", {hand_over} or status")?;
         }
         Ok(())
     }
@@ -133,6 +139,7 @@ pub fn frame(bytes: &[u8], ended: bool) -> Frame<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::counter::{self, Counter};
     use std::string::{String, ToString};
     use std::vec::Vec;
 
@@ -191,9 +198,9 @@ mod tests {
     #[test]
     fn every_command_formats_to_a_line_that_reads_the_same() {
         for command in [
-            Command::State(counter::Command::Get),
+            Command::<Counter>::State(counter::Command::Get),
             Command::State(counter::Command::Set(5)),
-            Command::HandOver(Request::State),
+            Command::HandOver(Request::State(Counter::HAND_OVER)),
             Command::HandOver(Request::Exchange { listener: Some("/run/a") }),
             Command::Status,
         ] {
@@ -220,7 +227,7 @@ mod tests {
                  get_counter_and_terminate or status",
             ),
         ] {
-            let invalid = Command::parse(line).expect_err("not a command").to_string();
+            let invalid = Command::<Counter>::parse(line).expect_err("not a command").to_string();
             assert_eq!(invalid, reply);
         }
     }
@@ -230,7 +237,7 @@ mod tests {
         for line in
             [[0xff; MAX_LINE].to_vec(), [b"set_counter ".to_vec(), [0; 116].to_vec()].concat()]
         {
-            let invalid = Command::parse(&line).expect_err("not a command").to_string();
+            let invalid = Command::<Counter>::parse(&line).expect_err("not a command").to_string();
             assert!(invalid.contains("...; expected"), "{invalid}");
             assert!(invalid.len() <= MAX_INVALID, "{} bytes", invalid.len());
         }

@@ -37,13 +37,18 @@ use core::fmt::{self, Write as _};
 use core::str;
 
 use crate::command::DENIED;
-use crate::counter::{HAND_OVER, Snapshot};
 use crate::fields::{Fields, Lacking, number};
+use crate::rhythm::Snapshot;
+use crate::state::{Bounds, State};
 
 /// The longest line of the exchange, in bytes without its end.
 ///
 /// The state's fields are most of it.
 pub const MAX_LINE: usize = 512;
+
+/// The longest `state 1 …` without the state's own fields.
+pub(crate) const FRAME: usize =
+    "state 1  deadline_ns= period_ns= lock=1 listeners= clients=".len() + 4 * 20;
 
 /// The most descriptors beside one message: the kernel takes up to 253 (`SCM_MAX_FD`).
 pub const MAX_DESCRIPTORS: usize = 64;
@@ -62,8 +67,8 @@ pub enum Request<'a> {
     },
     /// [`PASS_STATE`].
     ListenerAndState,
-    /// [`HAND_OVER`].
-    State,
+    /// The state's own older line, which this is ([`State::HAND_OVER`]).
+    State(&'static str),
 }
 
 impl<'a> Request<'a> {
@@ -71,9 +76,9 @@ impl<'a> Request<'a> {
     ///
     /// A newer version is welcome: the answer says which one we speak.
     #[must_use]
-    pub fn parse(line: &'a [u8]) -> Option<Self> {
-        if line == HAND_OVER.as_bytes() {
-            return Some(Self::State);
+    pub fn parse<S: State>(line: &'a [u8]) -> Option<Self> {
+        if line == S::HAND_OVER.as_bytes() {
+            return Some(Self::State(S::HAND_OVER));
         }
         if line == PASS_STATE.as_bytes() {
             return Some(Self::ListenerAndState);
@@ -93,7 +98,7 @@ const LISTENER: &str = " listener=";
 impl fmt::Display for Request<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::State => f.write_str(HAND_OVER),
+            Self::State(line) => f.write_str(line),
             Self::ListenerAndState => f.write_str(PASS_STATE),
             Self::Exchange { listener: None } => f.write_str("handoff 1"),
             Self::Exchange { listener: Some(path) } => write!(f, "handoff 1{LISTENER}{path}"),
@@ -103,9 +108,9 @@ impl fmt::Display for Request<'_> {
 
 /// The first line of the predecessor's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Offer {
+pub struct Offer<S> {
     /// The state and its rhythm.
-    pub snapshot: Snapshot,
+    pub snapshot: Snapshot<S>,
     /// Whether the lock's descriptor comes with the last line.
     pub lock: bool,
     /// How many listeners come along.
@@ -129,9 +134,9 @@ pub struct Client {
 
 /// A line of the exchange after the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Message<'a> {
+pub enum Message<'a, S> {
     /// `state 1 …`: what the predecessor offers.
-    State(Offer),
+    State(Offer<S>),
     /// `client …`: one client, whose bytes follow the line.
     Client(Client),
     /// `end`: all has been sent.
@@ -176,7 +181,7 @@ impl From<Lacking> for Unreadable {
     }
 }
 
-impl<'a> Message<'a> {
+impl<'a, S: State> Message<'a, S> {
     /// Reads one line without its end.
     ///
     /// # Errors
@@ -219,8 +224,9 @@ impl<'a> Message<'a> {
     }
 }
 
-impl fmt::Display for Message<'_> {
+impl<S: State> fmt::Display for Message<'_, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let () = Bounds::<S>::HOLD;
         match self {
             Self::State(Offer { snapshot, lock, listeners, clients }) => {
                 let lock = u8::from(*lock);
@@ -314,16 +320,16 @@ pub fn frame(bytes: &[u8]) -> Frame<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::State;
+    use crate::counter::Counter;
     use crate::schedule::{Monotonic, Period};
     use std::string::ToString;
 
     const OFFER: &str =
         "state 1 counter=137 deadline_ns=5 period_ns=7 lock=1 listeners=2 clients=3";
 
-    fn offer() -> Offer {
+    fn offer() -> Offer<Counter> {
         let snapshot = Snapshot {
-            state: State { next: 137 },
+            state: Counter { next: 137 },
             deadline: Monotonic::from_nanos(5),
             period: Period::from_nanos(7).expect("not zero"),
         };
@@ -359,7 +365,7 @@ mod tests {
             ([b'\n'; MAX_LINE], "\\n".repeat((MAX_LINE - 6) / 2)),
             ([0xff; MAX_LINE], "\\xff".repeat((MAX_LINE - 6) / 4)),
         ] {
-            assert_eq!(Message::Abort(&reason).to_string(), ["abort ", &shown].concat());
+            assert_eq!(Message::<Counter>::Abort(&reason).to_string(), ["abort ", &shown].concat());
         }
     }
 
@@ -375,7 +381,7 @@ mod tests {
         assert_eq!(Message::parse(newer.as_bytes()), Ok(Message::State(offer())));
         for key in ["counter", "deadline_ns", "period_ns", "lock", "listeners", "clients"] {
             let older = OFFER.replace(key, "other");
-            let error = Message::parse(older.as_bytes()).expect_err("a key is missing");
+            let error = Message::<Counter>::parse(older.as_bytes()).expect_err("a key is missing");
             assert_eq!(error, Unreadable::Lacking(Lacking(key)));
         }
     }
@@ -387,7 +393,7 @@ mod tests {
         let client = "client input=-1 replies=0 ended=0 closing=0";
         for line in ["", "state", "state 2 x", "End", "prepared ", "abort ", &lock, &period, client]
         {
-            assert!(Message::parse(line.as_bytes()).is_err(), "{line:?}");
+            assert!(Message::<Counter>::parse(line.as_bytes()).is_err(), "{line:?}");
         }
     }
 
@@ -406,14 +412,16 @@ mod tests {
             ("handoff 0", None),
             ("handoff", None),
             ("handoff one", None),
-            ("get_counter_and_terminate", Some(Request::State)),
+            ("get_counter_and_terminate", Some(Request::State(Counter::HAND_OVER))),
             ("pass_state_and_terminate", Some(Request::ListenerAndState)),
             ("get_counter", None),
         ] {
-            assert_eq!(Request::parse(line.as_bytes()), request, "{line:?}");
+            assert_eq!(Request::parse::<Counter>(line.as_bytes()), request, "{line:?}");
         }
-        for line in ["handoff 1", "handoff 1 listener=/run/a b.sock", PASS_STATE, HAND_OVER] {
-            let request = Request::parse(line.as_bytes()).expect("a request");
+        for line in
+            ["handoff 1", "handoff 1 listener=/run/a b.sock", PASS_STATE, Counter::HAND_OVER]
+        {
+            let request = Request::parse::<Counter>(line.as_bytes()).expect("a request");
             assert_eq!(request.to_string(), line);
         }
     }

@@ -11,6 +11,8 @@
 //! | --- | --- |
 //! | [`lifecycle`] | who owns the state, and when a process hands over, serves or leaves |
 //! | [`schedule`] | when the next tick is due, and which ones were missed |
+//! | [`state`] | what a state must say of itself |
+//! | [`rhythm`] | a state that runs, and what goes on from it |
 //! | [`counter`] | the state itself, its commands and its replies |
 //! | [`command`] | where a line ends, and what it asks for |
 //! | [`exchange`] | what predecessor and successor say to each other |
@@ -18,7 +20,7 @@
 //! | [`fields`] | how both of them write numbers down |
 //!
 //! Everything that knows that the state is a *counter* stands in [`counter`].
-//! To carry another state, replace that module.
+//! To carry another state, write another such module.
 //!
 //! No input makes this crate panic: the lints of its manifest forbid indexing, unchecked
 //! arithmetic, `unwrap` and the like, and the fuzz targets try the rest.
@@ -42,6 +44,9 @@ pub mod exchange;
 pub mod fields;
 pub mod lifecycle;
 pub mod record;
+pub mod rhythm;
 pub mod schedule;
+pub mod state;
 
-pub use counter::State;
+pub use counter::Counter;
+pub use state::State;

@@ -16,8 +16,9 @@
 
 use core::fmt::{self, Write as _};
 
-use crate::counter::{self, Snapshot};
 use crate::fields::{Fields, Lacking};
+use crate::rhythm::Snapshot;
+use crate::state::{Bounds, State};
 
 /// The bytes of a record.
 ///
@@ -31,12 +32,11 @@ const MAGIC: &str = "early-service-state 1 ";
 const CHECKSUM: &str = " crc=";
 
 /// Everything but the state at its longest: the record must hold both.
-const FRAME: usize = MAGIC.len()
+pub(crate) const FRAME: usize = MAGIC.len()
     + "boot= sequence= unlogged= unbroken= deadline_ns= period_ns= crc=\n".len()
     + BootId::LENGTH
     + 5 * 20
     + 8;
-const _: () = assert!(FRAME + counter::MAX_FIELDS <= SIZE, "every state fits the record");
 
 /// The kernel's name for this boot: 36 hexadecimal digits and hyphens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,13 +62,13 @@ impl fmt::Display for BootId {
 
 /// The state at one instant, with what its next owner must know beside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Record {
+pub struct Record<S> {
     /// How many records were written before this one, in this boot.
     pub sequence: u64,
     /// What the log may lack.
     pub unlogged: Unlogged,
     /// The state and its rhythm.
-    pub snapshot: Snapshot,
+    pub snapshot: Snapshot<S>,
 }
 
 /// The last ticks that are not known to be in the log.
@@ -107,13 +107,14 @@ impl fmt::Display for Ignored {
     }
 }
 
-impl Record {
+impl<S: State> Record<S> {
     /// The bytes for the file.
     #[must_use]
     pub fn encode(&self, boot: &BootId) -> [u8; SIZE] {
+        let () = Bounds::<S>::HOLD;
         let mut text = Text::EMPTY;
         let Self { sequence, unlogged: Unlogged { ticks, unbroken }, snapshot } = self;
-        // It cannot fail: the constants above leave room for the longest.
+        // It cannot fail: the bounds of the state leave room for the longest.
         let _ = write!(text, "{MAGIC}boot={boot} sequence={sequence}");
         let _ = write!(text, " unlogged={ticks} unbroken={unbroken} {snapshot}");
         text.sealed()
@@ -231,7 +232,7 @@ const HALVES: [u32; 16] = [
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::State;
+    use crate::counter::Counter;
     use crate::schedule::{Monotonic, Period};
     use std::string::{String, ToString};
     use std::vec::Vec;
@@ -241,9 +242,9 @@ mod tests {
         BootId::parse(id.as_bytes()).expect("the kernel's form")
     }
 
-    fn record(number: u64) -> Record {
+    fn record(number: u64) -> Record<Counter> {
         let snapshot = Snapshot {
-            state: State { next: number },
+            state: Counter { next: number },
             deadline: Monotonic::from_nanos(number),
             period: Period::from_millis(100).expect("not zero"),
         };
@@ -255,7 +256,7 @@ mod tests {
     fn a_record_reads_as_it_was_written() {
         for number in [0, 137, u64::MAX] {
             let bytes = record(number).encode(&boot('a'));
-            assert_eq!(Record::decode(&bytes, &boot('a')), Ok(record(number)));
+            assert_eq!(Record::<Counter>::decode(&bytes, &boot('a')), Ok(record(number)));
             assert!(bytes.ends_with(b" \n") && bytes.is_ascii());
         }
     }
@@ -284,7 +285,7 @@ mod tests {
             ("too long", [&good[..], b"\n"].concat(), Ignored::Torn),
             ("another boot", record(137).encode(&boot('b')).to_vec(), Ignored::Stale),
         ] {
-            assert_eq!(Record::decode(&bytes, &boot('a')), Err(why), "{case}");
+            assert_eq!(Record::<Counter>::decode(&bytes, &boot('a')), Err(why), "{case}");
         }
     }
 
@@ -298,7 +299,7 @@ mod tests {
         for (at, flip) in (0..SIZE).flat_map(|at| (1..=u8::MAX).map(move |flip| (at, flip))) {
             let mut bytes = good;
             *bytes.get_mut(at).expect("within the record") ^= flip;
-            let decoded = Record::decode(&bytes, &boot('a'));
+            let decoded = Record::<Counter>::decode(&bytes, &boot('a'));
             assert!(decoded.is_err(), "{flip:#x} in byte {at}");
         }
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use early_service_machine::Counter;
 use early_service_machine::record::{BootId, Record};
 
 use crate::claims::Claims;
@@ -84,7 +85,7 @@ pub(crate) fn of_the_log(claims: &mut Claims) {
 fn next(path: &str) -> Option<(u64, u64)> {
     let boot = std::fs::read("/proc/sys/kernel/random/boot_id").expect("Linux");
     let boot = BootId::parse(boot.trim_ascii_end()).expect("a boot id");
-    let record = Record::decode(&std::fs::read(path).ok()?, &boot).ok()?;
+    let record = Record::<Counter>::decode(&std::fs::read(path).ok()?, &boot).ok()?;
     let snapshot = record.snapshot;
     Some((snapshot.state.next, snapshot.deadline.as_nanos()))
 }

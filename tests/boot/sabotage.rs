@@ -45,8 +45,8 @@ const SABOTAGES: &[Sabotage] = &[
         name: "tick-skipped",
         changes: &[Change {
             file: "machine/src/counter.rs",
-            from: "self.state.next = number.wrapping_add(1);",
-            to: "self.state.next = number.wrapping_add(if number == 20 { 2 } else { 1 });",
+            from: "self.next = self.next.wrapping_add(1);",
+            to: "self.next = self.next.wrapping_add(if self.next == 20 { 2 } else { 1 });",
         }],
         plan: &ORDINARY,
         breaks: &[Break { row: ordinary::NUMBERS, claim: "every number once and in order" }],
@@ -66,7 +66,7 @@ const SABOTAGES: &[Sabotage] = &[
         // The count goes on, but the successor's first tick comes a period after it has adopted.
         name: "rhythm-begun-anew",
         changes: &[Change {
-            file: "src/counter.rs",
+            file: "src/ticker.rs",
             from: "Start::After(snapshot) => Running::resuming(snapshot, now, self.period),",
             to: "Start::After(snapshot) => Running::starting(snapshot.state, now, self.period),",
         }],
@@ -104,9 +104,9 @@ const SABOTAGES: &[Sabotage] = &[
         // What is in the file is older than what was logged.
         name: "written-too-late",
         changes: &[Change {
-            file: "src/counter.rs",
+            file: "src/ticker.rs",
             from: "self.store(count);",
-            to: "if uncounted.state().next % 10 == 0 { self.store(count) }",
+            to: "if uncounted.deadline().as_nanos() / 100_000_000 % 10 == 0 { self.store(count) }",
         }],
         plan: &first_stage::KILLED,
         breaks: &[Break { row: first_stage::RECOVERS, claim: "no number twice" }],
@@ -115,13 +115,13 @@ const SABOTAGES: &[Sabotage] = &[
         name: "exit-1-after-the-handoff",
         changes: &[
             Change {
-                file: "src/main.rs",
+                file: "src/lib.rs",
                 from: "let mut journal = Journal::install(options.stage);",
                 to: "let fails = options.stage == Stage::Initrd;
                      let mut journal = Journal::install(options.stage);",
             },
             Change {
-                file: "src/main.rs",
+                file: "src/lib.rs",
                 from: "            }
             ExitCode::SUCCESS",
                 to: "            }

@@ -6,12 +6,16 @@ use std::time::Duration;
 use crate::crowd::{assert_sound, make_all, show};
 use crate::proxy::{Arrow, Moment};
 use crate::random::Random;
+use crate::service::{CAMERA, COUNTER, Service};
 use crate::trial::{Fault, Plan, Side, When};
 use crate::{number_from, seed};
 
 /// For each arrow, side and fault, half of them before the arrow; `FAULTS_TRIES` in the environment
 /// is another number.
 const TRIES: u64 = 20;
+
+/// The same for the camera, which shares all but its words; `FAULTS_TRIES_CAMERA` is another number.
+const TRIES_CAMERA: u64 = 4;
 
 /// Longer than the predecessor's offer lasts: it withdraws it meanwhile.
 const LONG: std::ops::Range<Duration> = Duration::from_millis(1100)..Duration::from_millis(1400);
@@ -41,12 +45,21 @@ fn while_stopped(random: &mut Random) -> Duration {
 
 #[test]
 fn whoever_is_killed_or_stopped_at_whatever_arrow_what_is_promised_holds() {
+    at_each_arrow(&COUNTER, number_from("FAULTS_TRIES", TRIES));
+}
+
+#[test]
+fn whatever_is_carried_holds_as_well_whoever_is_killed_or_stopped_at_whatever_arrow() {
+    at_each_arrow(&CAMERA, number_from("FAULTS_TRIES_CAMERA", TRIES_CAMERA));
+}
+
+fn at_each_arrow(service: &'static Service, tries: u64) {
     let seed = seed();
     let mut random = Random::new(seed);
     let (mut plans, mut names) = (Vec::new(), Vec::new());
     for arrow in Arrow::ALL {
         for (side, fault) in KINDS {
-            for number in 0..number_from("FAULTS_TRIES", TRIES) {
+            for number in 0..tries {
                 let (moment, delay) = match number % 2 {
                     0 => (Moment::Before, Duration::ZERO),
                     _ => (Moment::After, random.duration(Duration::ZERO..REACTION)),
@@ -54,12 +67,13 @@ fn whoever_is_killed_or_stopped_at_whatever_arrow_what_is_promised_holds() {
                 let fault = fault(&mut random);
                 let when = When::Arrow(arrow, moment, delay);
                 let (sets, seed) = (number % 4 < 2, random.next());
-                plans.push(Plan { side, fault, when, sets, seed });
+                plans.push(Plan { side, fault, when, sets, seed, service });
                 names.push(format!("{arrow:12}  {side:11}  {fault:7}"));
             }
         }
     }
     let results = make_all(&plans);
-    show(&format!("at each arrow (FAULTS_SEED={seed})"), &names, &results);
+    let key = service.words.key;
+    show(&format!("at each arrow, {key} (FAULTS_SEED={seed})"), &names, &results);
     assert_sound(&plans, &results);
 }

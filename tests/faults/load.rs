@@ -23,6 +23,22 @@ use crate::{LIMIT, now, until};
 /// The numbers that follow one that was set: more than any test lasts.
 pub(crate) const RANGE: u64 = 1_000_000_000;
 
+/// What a service calls the number that it counts.
+#[derive(Debug)]
+pub(crate) struct Words {
+    /// What a client sends to read it.
+    pub(crate) get: &'static str,
+    /// What it sends, before another number, to set it.
+    pub(crate) set: &'static str,
+    /// What stands before the number that was replaced, in the answer to that.
+    pub(crate) previous: &'static str,
+    /// Its key in a status line and in the state file.
+    pub(crate) key: &'static str,
+}
+
+pub(crate) static COUNTER: Words =
+    Words { get: "get_counter", set: "set_counter", previous: "previous value ", key: "counter" };
+
 /// What a client asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Command {
@@ -44,21 +60,21 @@ pub(crate) enum Said {
 }
 
 impl Command {
-    pub(crate) fn line(self) -> String {
+    pub(crate) fn line(self, words: &Words) -> String {
         match self {
-            Self::Get => "get_counter\n".to_owned(),
-            Self::Set(to) => format!("set_counter {to}\n"),
+            Self::Get => format!("{}\n", words.get),
+            Self::Set(to) => format!("{} {to}\n", words.set),
             Self::Status => "status\n".to_owned(),
             Self::Echo(number) => format!("echo-{number}\n"),
         }
     }
 
     /// Reads the reply; `None` where it is the reply to something else.
-    pub(crate) fn understand(self, reply: &str) -> Option<Said> {
+    pub(crate) fn understand(self, reply: &str, words: &Words) -> Option<Said> {
         match self {
             Self::Get => reply.parse().ok().map(Said::Next),
             Self::Set(by) => {
-                let previous = reply.strip_prefix("previous value ")?.parse().ok()?;
+                let previous = reply.strip_prefix(words.previous)?.parse().ok()?;
                 Some(Said::Replaced { previous, by })
             }
             Self::Status => {
@@ -67,7 +83,7 @@ impl Command {
                     pairs.find(|(name, _)| *name == key).map(|(_, value)| value)
                 };
                 let pid = value("pid")?.parse().ok()?;
-                Some(Said::Status { pid, next: value("counter")?.parse().ok()? })
+                Some(Said::Status { pid, next: value(words.key)?.parse().ok()? })
             }
             Self::Echo(number) => {
                 let complaint = format!("Invalid command: echo-{number};");
@@ -167,6 +183,7 @@ impl Load {
         habits: &[Habit],
         ranges: Option<&Arc<AtomicU64>>,
         seed: u64,
+        words: &'static Words,
     ) -> Self {
         let is_over = Arc::new(AtomicBool::new(false));
         let client = |(habit, seed): (&Habit, u64)| {
@@ -174,6 +191,7 @@ impl Load {
             let client = Client {
                 socket: socket.to_owned(),
                 habit: *habit,
+                words,
                 ranges: ranges.cloned(),
                 random: Random::new(seed),
                 connection: None,
@@ -219,6 +237,7 @@ impl Drop for Load {
 struct Client {
     socket: PathBuf,
     habit: Habit,
+    words: &'static Words,
     ranges: Option<Arc<AtomicU64>>,
     random: Random,
     connection: Option<BufReader<UnixStream>>,
@@ -248,7 +267,7 @@ impl Client {
             return;
         };
         let commands = self.commands();
-        let lines: String = commands.iter().map(|command| command.line()).collect();
+        let lines: String = commands.iter().map(|command| command.line(self.words)).collect();
         let sent = now();
         if !self.write(connection.get_mut(), lines.as_bytes()) {
             return self.ended(sent, &commands);
@@ -266,7 +285,7 @@ impl Client {
                 }
             }
             let reply = reply.trim_end();
-            let Some(said) = command.understand(reply) else {
+            let Some(said) = command.understand(reply, self.words) else {
                 return self.told.wrong.push(format!("{command:?} is answered with {reply:?}"));
             };
             self.told.answers.push(Answer { sent, received: now(), said });

@@ -13,10 +13,11 @@
 //! | [`proxy`] | stands between the processes, to stop the exchange at an arrow |
 //! | [`load`] | the clients |
 //! | [`judge`], [`order`] | what is right and what is not |
+//! | [`service`] | the programs, and what differs between them |
 //!
 //! `FAULTS_TRIES` (20 for each arrow, side and fault, half of them before the arrow is delivered),
-//! `FAULTS_INSTANTS` (1000) and `FAULTS_HANDOFFS` in the environment ask for more, `FAULTS_SEED`
-//! for the same tries again.
+//! `FAULTS_TRIES_CAMERA` (4, of the example's service), `FAULTS_INSTANTS` (1000) and `FAULTS_HANDOFFS`
+//! in the environment ask for more, `FAULTS_SEED` for the same tries again.
 //! A table says how many tries each fault had, and what was lost by right.
 #![allow(clippy::print_stderr, reason = "a test that fails shows what the daemon logged")]
 
@@ -24,6 +25,8 @@ mod arrows;
 mod instants;
 mod relay;
 
+#[path = "../../examples/shared/build.rs"]
+mod build;
 mod crowd;
 #[allow(dead_code, reason = "the process tests use all of it")]
 #[path = "../process/daemon.rs"]
@@ -39,6 +42,7 @@ mod record;
 #[allow(dead_code, reason = "the process tests use all of it")]
 #[path = "../process/scratch.rs"]
 mod scratch;
+mod service;
 #[path = "../process/starting.rs"]
 mod starting;
 mod trial;

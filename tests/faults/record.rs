@@ -17,25 +17,25 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// Reads the file once there is a record in it.
-    pub(crate) fn read(path: &Path) -> Self {
+    /// Reads the file once there is a record in it, whose number has this key.
+    pub(crate) fn read(path: &Path, key: &str) -> Self {
         let mut record = None;
         until("a record in the state file", || {
             // Read twice, for the owner may be writing.
             let [one, other] = [(); 2].map(|()| fs::read_to_string(path).unwrap_or_default());
-            record = (one == other).then(|| Self::parse(&one)).flatten();
+            record = (one == other).then(|| Self::parse(&one, key)).flatten();
             record.is_some()
         });
         record.expect("just read")
     }
 
-    fn parse(line: &str) -> Option<Self> {
+    fn parse(line: &str, key: &str) -> Option<Self> {
         let line = line.strip_prefix("early-service-state 1 ")?;
         let value = |key: &str| {
             let mut pairs = line.split_whitespace().filter_map(|pair| pair.split_once('='));
             pairs.find(|(name, _)| *name == key)?.1.parse().ok()
         };
-        let (counter, deadline) = (value("counter")?, value("deadline_ns")?);
+        let (counter, deadline) = (value(key)?, value("deadline_ns")?);
         Some(Self { counter, deadline, period: value("period_ns")? })
     }
 

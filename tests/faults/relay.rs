@@ -20,7 +20,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::daemon::{Line, started_with};
 use crate::judge::{Evidence, judge};
-use crate::load::{Asks, Habit, Load, Told};
+use crate::load::{Asks, COUNTER, Habit, Load, Told};
 use crate::record::{Record, Rhythm};
 use crate::scratch::Scratch;
 use crate::victim::Victim;
@@ -110,7 +110,7 @@ impl Relay {
     }
 
     fn rhythm(&self) -> Rhythm {
-        Record::read(&self.scratch.join("state")).rhythm()
+        Record::read(&self.scratch.join("state"), COUNTER.key).rhythm()
     }
 
     /// Ends the last process, and says what is known.
@@ -121,7 +121,7 @@ impl Relay {
         let mut lines: Vec<_> = log.lines().map(Line::read).collect();
         // Stable: the lines of one process stay in their order.
         lines.sort_by_key(|line| line.time);
-        let last = Record::read(&self.scratch.join("state"));
+        let last = Record::read(&self.scratch.join("state"), COUNTER.key);
         let owners = self.pids;
         let (may_end, may_lose_lines, may_drop_lines) = (false, false, false);
         let first = rhythm.first();
@@ -215,7 +215,8 @@ fn run(handoffs: u64) {
     let mut relay = Relay::start();
     let rhythm = relay.rhythm();
     let ranges = Arc::new(AtomicU64::new(1));
-    let load = Load::start(&relay.scratch.join("public"), &clients(), Some(&ranges), seed());
+    let load =
+        Load::start(&relay.scratch.join("public"), &clients(), Some(&ranges), seed(), &COUNTER);
     load.wait_for_answers(1);
     let started = now();
     for _ in 0..handoffs {

@@ -16,13 +16,15 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::daemon::{Daemon, Line, started_with};
+use crate::daemon::{Daemon, Line};
 use crate::judge::{Evidence, Loss, Wrong, judge};
 use crate::load::{Load, Told, ten};
 use crate::proxy::{Arrow, Moment, Onlooker, Proxy};
 use crate::random::Random;
 use crate::record::{Record, Rhythm};
 use crate::scratch::Scratch;
+use crate::service::Service;
+use crate::starting;
 use crate::victim::Victim;
 use crate::{LIMIT, now, until};
 
@@ -98,6 +100,7 @@ pub(crate) struct Plan {
     /// Whether clients set the counter.
     pub(crate) sets: bool,
     pub(crate) seed: u64,
+    pub(crate) service: &'static Service,
 }
 
 /// What came of it.
@@ -159,12 +162,12 @@ impl<'a> Stage<'a> {
         let scratch = Scratch::new();
         let public = UnixListener::bind(scratch.join("public")).expect("a socket");
         let private = scratch.join("predecessor");
-        let mut command = started_with(&public);
+        let mut command = starting::with((plan.service.program)(), &public);
         command.arg("--survive-systemd-kill-signal").arg("--server-socket-path").arg(&private);
         let predecessor = Actor::start(&mut command, &scratch);
         let served = format!("Listening on UNIX socket {}", private.display());
         predecessor.daemon.wait_for(&served);
-        let rhythm = Record::read(&scratch.join("state")).rhythm();
+        let rhythm = Record::read(&scratch.join("state"), plan.service.words.key).rhythm();
         let (successors, random) = (Vec::new(), Random::new(plan.seed));
         Self { plan, random, scratch, public, predecessor, successors, proxy: None, rhythm }
     }
@@ -172,7 +175,8 @@ impl<'a> Stage<'a> {
     fn clients(&mut self) -> Load {
         let ranges = self.plan.sets.then(|| Arc::new(AtomicU64::new(1)));
         let seed = self.random.next();
-        Load::start(&self.scratch.join("public"), &ten(PAUSE), ranges.as_ref(), seed)
+        let public = self.scratch.join("public");
+        Load::start(&public, &ten(PAUSE), ranges.as_ref(), seed, self.plan.service.words)
     }
 
     /// Starts the first successor, and sees to it that the blow falls when it is to fall.
@@ -201,7 +205,7 @@ impl<'a> Stage<'a> {
     fn start_successor(&mut self) {
         let private = self.scratch.join("predecessor");
         let path = self.proxy.as_ref().map_or(&*private, Proxy::path);
-        let mut command = started_with(&self.public);
+        let mut command = starting::with((self.plan.service.program)(), &self.public);
         command.arg("--client-socket-path").arg(path);
         self.successors.push(Actor::start(&mut command, &self.scratch));
     }
@@ -239,7 +243,10 @@ impl<'a> Stage<'a> {
             let (status, _) = actor.daemon.ended();
             let may_fail = is_deadly && *role == side && place <= 1;
             assert!(status.success() || may_fail, "{role}: {status}: {:?}", actor.lines());
-            lines.extend(actor.daemon.whole_log());
+            lines.extend(actor.daemon.whole_log().into_iter().map(|line| {
+                let message = self.plan.service.in_words_of_the_counter(line.message);
+                Line { message, ..line }
+            }));
         }
         lines.sort_by_key(|line| line.time);
         let sent = |arrow| {
@@ -260,7 +267,7 @@ impl<'a> Stage<'a> {
             told,
             lines,
             owners,
-            last: Record::read(&self.scratch.join("state")),
+            last: Record::read(&self.scratch.join("state"), self.plan.service.words.key),
             may_end,
             may_lose_lines: is_deadly,
             may_drop_lines: false,

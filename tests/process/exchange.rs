@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
 
-use early_service_machine::State;
+use early_service_machine::Counter;
 use early_service_machine::record::BootId;
 use rustix::process::Signal;
 
@@ -224,7 +224,7 @@ fn an_owner_that_dies_before_it_serves_leaves_what_it_wrote_to_the_predecessor()
     daemon.wait_for("Recovering at 500 from ");
     client.send("ter\n");
     assert_eq!(client.line(), "500");
-    assert_eq!(record(&state_file(&scratch)).snapshot.state, State { next: 500 });
+    assert_eq!(record(&state_file(&scratch)).snapshot.state, Counter { next: 500 });
 }
 
 #[test]
@@ -242,7 +242,7 @@ fn a_predecessor_that_is_told_to_stop_saves_as_long_as_it_is_the_owner_and_not_a
         daemon.signal(Signal::TERM);
         assert!(daemon.ended().0.success());
         successor.end();
-        assert_eq!(record(&state_file(&scratch)).snapshot.state, State { next: expected });
+        assert_eq!(record(&state_file(&scratch)).snapshot.state, Counter { next: expected });
         assert!(is_locked(&state_file(&scratch)), "the successor has the lock");
         drop(offer);
     }
@@ -268,7 +268,7 @@ fn the_word_that_it_serves_counts_even_if_the_successor_dies_with_it() {
 fn write_as_owner(scratch: &Scratch, counter: u64) {
     let path = state_file(scratch);
     let mut record = record(&path);
-    record.snapshot.state = State { next: counter };
+    record.snapshot.state = Counter { next: counter };
     record.sequence += 1;
     let boot = fs::read("/proc/sys/kernel/random/boot_id").expect("Linux");
     let boot = BootId::parse(boot.trim_ascii_end()).expect("a boot id");

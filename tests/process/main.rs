@@ -8,6 +8,7 @@
 //! | file | shows |
 //! | --- | --- |
 //! | [`adopting`] | a successor, and predecessors of all kinds |
+//! | [`camera`] | the same with another service, that of the example |
 //! | [`catalog`] | what `journalctl --catalog` says |
 //! | [`commands`] | what clients see |
 //! | [`exchange`] | a predecessor, and successors of all kinds |
@@ -36,6 +37,7 @@
 #![allow(clippy::print_stderr, reason = "a test that fails shows what the daemon logged")]
 
 mod adopting;
+mod camera;
 mod catalog;
 mod commands;
 mod exchange;
@@ -57,6 +59,8 @@ mod state_file;
 mod systemd;
 mod ticks;
 
+#[path = "../../examples/shared/build.rs"]
+mod build;
 mod client;
 mod daemon;
 mod journald;

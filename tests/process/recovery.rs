@@ -3,7 +3,7 @@
 
 use std::os::unix::net::UnixListener;
 
-use early_service_machine::State;
+use early_service_machine::Counter;
 use early_service_machine::record::Record;
 use rustix::process::Signal;
 
@@ -14,7 +14,7 @@ use crate::stage::{record, serve, state_file};
 use crate::{now, until};
 
 /// How many ticks of `record` are due at `now`.
-fn due(record: &Record, now: u64) -> u64 {
+fn due(record: &Record<Counter>, now: u64) -> u64 {
     let (deadline, period) = (record.snapshot.deadline.as_nanos(), record.snapshot.period);
     now.checked_sub(deadline).map_or(0, |late| late / period.as_nanos() + 1)
 }
@@ -138,7 +138,7 @@ fn a_count_that_was_set_and_stopped_goes_on_from_there() {
     let values = ["origin", "predecessor", "state_file"].map(|key| status(&daemon.socket, key));
     assert_eq!(values, ["recovered", "none", "held"]);
     let state = record(&state_file(&scratch)).snapshot.state;
-    assert_eq!(state, State { next: u64::MAX });
+    assert_eq!(state, Counter { next: u64::MAX });
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use early_service_machine::Counter;
 use early_service_machine::record::{BootId, Ignored, Record};
 use rustix::fs::{FlockOperation, flock};
 
@@ -64,7 +65,7 @@ pub(crate) fn for_everybody(scratch: &Scratch) -> PathBuf {
 }
 
 /// What the file says.
-pub(crate) fn read(path: &Path) -> Result<Record, Ignored> {
+pub(crate) fn read(path: &Path) -> Result<Record<Counter>, Ignored> {
     let boot = fs::read("/proc/sys/kernel/random/boot_id").expect("Linux");
     let boot = BootId::parse(boot.trim_ascii_end()).expect("a boot id");
     Record::decode(&fs::read(path).expect("a state file"), &boot)
@@ -72,7 +73,7 @@ pub(crate) fn read(path: &Path) -> Result<Record, Ignored> {
 
 /// The record in the file; one that is being written at this moment is read again.
 #[track_caller]
-pub(crate) fn record(path: &Path) -> Record {
+pub(crate) fn record(path: &Path) -> Record<Counter> {
     let mut record = None;
     until("a record", || {
         record = read(path).ok();

@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use early_service_machine::State;
+use early_service_machine::Counter;
 use early_service_machine::record::{BootId, SIZE};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Signal, geteuid};
@@ -201,7 +201,7 @@ fn a_file_system_that_fills_up_later_changes_nothing() {
         let mut full = File::create(inside.join("full")).expect("a file");
         while full.write(&[0; 4096]).is_ok() {}
         assert_eq!(nc(&daemon.socket, "set_counter 5\n"), "previous value 0\n");
-        assert_eq!(record(&inside.join("state")).snapshot.state, State { next: 5 });
+        assert_eq!(record(&inside.join("state")).snapshot.state, Counter { next: 5 });
         assert!(!daemon.messages().iter().any(|line| line.contains("cannot")), "{before}");
     }
 }

@@ -1,0 +1,481 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Ticker: owns the state and its rhythm.
+//!
+//! Ticks at absolute deadlines and logs each tick; carries out what clients ask of the state.
+//!
+//! Owns the [`Running`] state, the timer and, while it ticks, the state file.
+//! Never knows what the state is: what is said of it are the words of its [`Service`].
+//! Never does other I/O than writing that, and never waits for anything but its timer and its
+//! mailbox.
+//! Ends with the process.
+//!
+//! **Invariant:** each change stands in the state file before it is logged or answered, so whoever
+//! owns next goes on from what anybody has seen.
+//!
+//! **Invariant:** the ticks that are due come before any command, so a reply never lags behind the
+//! clock, not even after the process was stopped for a while.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use async_channel::{Receiver, Sender};
+use early_service_machine::lifecycle::Event;
+use early_service_machine::record::Unlogged;
+use early_service_machine::rhythm::{Running, Snapshot, Tick};
+use early_service_machine::schedule::{Monotonic, Period};
+use futures_lite::future;
+use log::{Level, LevelFilter, Record};
+use smol::Timer;
+
+use crate::catalog::Id;
+use crate::mailbox::post;
+use crate::service::{Service, TickFields, written};
+use crate::session::Batch;
+use crate::standing::Kept;
+use crate::state_file::StateFile;
+use crate::{clock, handoff, journal, server};
+
+/// What others tell the ticker.
+pub(crate) enum Message<S: Service> {
+    /// From the handoff: tick on from here.
+    Load(Start<S>, Option<StateFile>),
+    /// From the server: carry out the commands of one read.
+    CarryOut { slot: usize, batch: Box<Batch<S>> },
+    /// From the server, after the last batch: stop ticking, give the state and its file to the
+    /// handoff, and tell the supervisor.
+    Freeze,
+    /// From the handoff: the predecessor died with its last ticks, up to this state, not known to be
+    /// in the log.
+    Unlogged(S, Unlogged),
+    /// From the server, after the last batch: stop ticking for good, and confirm it.
+    Leave,
+}
+
+/// Where the state begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start<S> {
+    /// At a state without a rhythm: the first tick comes one period from now.
+    Anew(S),
+    /// Where a living owner stopped.
+    After(Snapshot<S>),
+    /// Where an owner died, with its last ticks not known to be in the log.
+    AfterDeath { snapshot: Snapshot<S>, unlogged: Unlogged },
+}
+
+/// The most ticks that are caught up at once, before the log's writer is given a chance.
+const PORTION: usize = 64;
+
+/// How long the end of the process waits for the last ticks to be logged, so that the next owner
+/// need not name them as missing, and how often it looks.
+///
+/// A journal that blocks must not hold up power-off.
+const LAST_LINES: Duration = Duration::from_millis(250);
+const LOOK_FOR_LINES: Duration = Duration::from_millis(1);
+
+/// The actor.
+pub(crate) struct Ticker<S: Service> {
+    mailbox: Receiver<Message<S>>,
+    server: Sender<server::Message<S>>,
+    handoff: Sender<handoff::Message<S>>,
+    supervisor: Sender<Event>,
+    /// Closed when the actor has left.
+    alive: Sender<()>,
+    period: Period,
+    timer: Timer,
+    /// What the timer is set to, while the state ticks.
+    armed: Option<Monotonic>,
+    running: Option<Running<S>>,
+    /// Where the state is kept, while it is ours.
+    state_file: Option<StateFile>,
+    /// What commands replaced since the last tick, to be logged with the next one.
+    replaced: Option<S>,
+    /// How many ticks came since a command last changed the state; more than any where none has.
+    since_change: u64,
+}
+
+enum Wake<S: Service> {
+    Deadline,
+    Message(Message<S>),
+}
+
+impl<S: Service> Ticker<S> {
+    pub(crate) fn new(
+        mailbox: Receiver<Message<S>>,
+        server: Sender<server::Message<S>>,
+        handoff: Sender<handoff::Message<S>>,
+        supervisor: Sender<Event>,
+        alive: Sender<()>,
+        period: Period,
+    ) -> Self {
+        Self {
+            mailbox,
+            server,
+            handoff,
+            supervisor,
+            alive,
+            period,
+            timer: Timer::never(),
+            armed: None,
+            running: None,
+            state_file: None,
+            replaced: None,
+            since_change: u64::MAX,
+        }
+    }
+
+    pub(crate) async fn run(mut self) {
+        while let Some(wake) = self.next_event().await {
+            let mut patience = journal::Patience::default();
+            while self.tick(clock::now(), PORTION) == PORTION {
+                patience.wait_for_room(PORTION).await;
+            }
+            if let Wake::Message(Message::Leave) = wake {
+                return self.leave().await;
+            }
+            self.handle(wake, clock::now());
+        }
+    }
+
+    /// Waits for the next deadline or message; `None` once nobody can send any more.
+    async fn next_event(&mut self) -> Option<Wake<S>> {
+        let deadline = async {
+            (&mut self.timer).await;
+            Some(Wake::Deadline)
+        };
+        let message = async { self.mailbox.recv().await.ok().map(Wake::Message) };
+        future::or(deadline, message).await
+    }
+
+    fn handle(&mut self, wake: Wake<S>, now: Monotonic) {
+        self.catch_up(now);
+        match wake {
+            // The timer has fired and must be set again, even if it fired a moment early.
+            Wake::Deadline => self.armed = None,
+            Wake::Message(Message::Load(start, state_file)) => {
+                self.state_file = state_file;
+                self.load(start, now);
+            }
+            Wake::Message(Message::CarryOut { slot, mut batch }) => {
+                self.carry_out(&mut batch);
+                post(&self.server, server::Message::CarriedOut { slot, batch });
+            }
+            Wake::Message(Message::Freeze) => self.freeze(),
+            Wake::Message(Message::Unlogged(state, count)) => say_unlogged(state, count),
+            Wake::Message(Message::Leave) => self.running = None,
+        }
+        self.arm();
+    }
+
+    fn load(&mut self, start: Start<S>, now: Monotonic) {
+        let running = match start {
+            Start::Anew(state) => Running::starting(state, now, self.period),
+            Start::After(snapshot) => Running::resuming(snapshot, now, self.period),
+            Start::AfterDeath { snapshot, unlogged } => {
+                let running = Running::resuming(snapshot, now, self.period);
+                self.say_recovered(&running, unlogged, now);
+                running
+            }
+        };
+        self.running = Some(running);
+        self.store(0);
+        self.catch_up(now);
+    }
+
+    /// Says where the state goes on.
+    fn say_recovered(&self, running: &Running<S>, unlogged: Unlogged, now: Monotonic) {
+        let (state, due) = (running.state(), running.due(now));
+        let file = self.state_file.as_ref().map(|file| file.path().display().to_string());
+        let file = file.as_deref().unwrap_or("the predecessor");
+        log::info!(
+            MESSAGE_ID = Id::Recovered;
+            "Recovering at {state} from {file}: {due} ticks are due since it was written"
+        );
+        say_unlogged(state, unlogged);
+    }
+
+    /// Gives away all that is needed to tick.
+    fn freeze(&mut self) {
+        let Some(running) = self.running.take() else {
+            return;
+        };
+        if let Some(previous) = self.replaced.take() {
+            log_change(running.state(), previous);
+        }
+        let (snapshot, state_file) = (running.snapshot(), self.state_file.take());
+        post(&self.handoff, handoff::Message::State(snapshot, state_file));
+        post(&self.supervisor, Event::Frozen);
+    }
+
+    /// Ticks no more; the state is left in its file with what of it is in the log by now.
+    async fn leave(mut self) {
+        if self.state_file.is_some() {
+            let start = clock::now();
+            let waited = || Duration::from_nanos(clock::now().nanos_since(start));
+            while journal::unlogged() > 0 && waited() < LAST_LINES {
+                Timer::after(LOOK_FOR_LINES).await;
+            }
+            self.store(0);
+        }
+        drop(self.state_file);
+        drop(self.alive);
+    }
+
+    /// Writes the state to its file, before `to_be_logged` ticks are.
+    fn store(&mut self, to_be_logged: u64) {
+        if let (Some(file), Some(running)) = (&mut self.state_file, &self.running) {
+            let ticks = journal::unlogged().saturating_add(to_be_logged);
+            let unlogged = Unlogged { ticks, unbroken: ticks.min(self.since_change) };
+            file.store(running.snapshot(), unlogged);
+        }
+    }
+
+    /// Sets the timer where the deadline is another one than before: setting it may wake a thread.
+    fn arm(&mut self) {
+        let deadline = self.running.as_ref().map(Running::deadline);
+        if deadline != self.armed {
+            self.armed = deadline;
+            match deadline {
+                Some(deadline) => self.timer.set_at(clock::instant(deadline)),
+                None => self.timer.clear(),
+            }
+        }
+    }
+
+    /// Takes every tick that is due.
+    fn catch_up(&mut self, now: Monotonic) {
+        while self.tick(now, PORTION) == PORTION {}
+    }
+
+    /// Takes ticks that are due, `at_most` so many, and says how many.
+    fn tick(&mut self, now: Monotonic, at_most: usize) -> usize {
+        let Some(running) = &mut self.running else {
+            return 0;
+        };
+        // What is logged is what was counted and written before.
+        let mut uncounted = *running;
+        let taken = std::iter::from_fn(|| running.tick(now)).take(at_most).count();
+        if taken == 0 {
+            return 0;
+        }
+        let count = u64::try_from(taken).unwrap_or_default();
+        self.since_change = self.since_change.saturating_add(count);
+        self.store(count);
+        for tick in std::iter::from_fn(|| uncounted.tick(now)).take(taken) {
+            if let Some(previous) = self.replaced.take() {
+                log_change(tick.state, previous);
+            }
+            log_tick(tick, now);
+        }
+        taken
+    }
+
+    fn carry_out(&mut self, batch: &mut Batch<S>) {
+        let Some(running) = &mut self.running else {
+            return;
+        };
+        let mut has_changed = false;
+        for command in batch.take_commands() {
+            if S::is_change(&command) {
+                self.replaced.get_or_insert(running.state());
+                has_changed = true;
+            }
+            let reply = running.apply(command);
+            let written = writeln!(batch.replies, "{reply}");
+            debug_assert!(written.is_ok(), "the session made sure of room");
+        }
+        if std::mem::take(&mut batch.status) {
+            let kept = Kept::of(self.state_file.as_ref());
+            let written = writeln!(batch.replies, "{kept} {running}");
+            debug_assert!(written.is_ok(), "the session made sure of room");
+        }
+        if has_changed {
+            self.since_change = 0;
+            self.store(0);
+        }
+    }
+}
+
+/// Says which ticks before `state` may be missing from the log.
+fn say_unlogged<S: Service>(state: S, Unlogged { ticks, unbroken }: Unlogged) {
+    const WHY: &str = "may be missing from the log: queued in a process that died";
+    match ticks.saturating_sub(unbroken) {
+        0 => {}
+        before => {
+            let them = written(|f| state.write_last_before_change(before, unbroken, f));
+            log::warn!(MESSAGE_ID = Id::LinesMissing; "{them} {WHY}");
+        }
+    }
+    if unbroken > 0 {
+        let them = written(|f| state.write_last(unbroken, f));
+        log::warn!(MESSAGE_ID = Id::LinesMissing; "{them} {WHY}");
+    }
+}
+
+fn log_tick<S: Service>(Tick { state, deadline }: Tick<S>, now: Monotonic) {
+    if log::max_level() < LevelFilter::Info {
+        return;
+    }
+    let fields = TickFields { state, deadline_ns: deadline.as_nanos(), actual_ns: now.as_nanos() };
+    log::logger().log(
+        &Record::builder()
+            .level(Level::Info)
+            .target(journal::TICK)
+            .args(format_args!("{}", written(|f| state.write_tick(f))))
+            .key_values(&fields)
+            .build(),
+    );
+}
+
+/// Logged once for all that was changed between two ticks: thousands a second can be.
+fn log_change<S: Service>(state: S, previous: S) {
+    log::info!(target: journal::CLIENT, "{}", written(|f| state.write_change(&previous, f)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use early_service_machine::Counter;
+    use early_service_machine::counter::Command;
+
+    /// A ticker with the far ends of its mailboxes, and a clock that the test turns.
+    struct Bench {
+        ticker: Ticker<Counter>,
+        _mailbox: Sender<Message<Counter>>,
+        server: Receiver<server::Message<Counter>>,
+        handoff: Receiver<handoff::Message<Counter>>,
+        supervisor: Receiver<Event>,
+        start: Monotonic,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let (_mailbox, mailbox) = async_channel::bounded(1);
+            let (to_server, server) = async_channel::bounded(4);
+            let (to_handoff, handoff) = async_channel::bounded(4);
+            let (to_supervisor, supervisor) = async_channel::bounded(4);
+            let (alive, _) = async_channel::bounded(1);
+            let period = Period::from_millis(100).expect("100 is not 0");
+            let ticker = Ticker::new(mailbox, to_server, to_handoff, to_supervisor, alive, period);
+            let start = clock::now();
+            Self { ticker, _mailbox, server, handoff, supervisor, start }
+        }
+
+        /// One that counts, and keeps its state in a file.
+        fn with_file(test: &str) -> Self {
+            let path = format!("early-service-{}-{test}.state", std::process::id());
+            let path = std::env::temp_dir().join(path);
+            let file = StateFile::open(&path).expect("a scratch file");
+            std::fs::remove_file(path).expect("our own");
+            let mut bench = Self::new();
+            bench.tell(0, Message::Load(Start::Anew(Counter::default()), Some(file)));
+            bench
+        }
+
+        fn tell(&mut self, ms: u64, message: Message<Counter>) {
+            let now = Monotonic::from_nanos(self.start.as_nanos() + ms * 1_000_000);
+            self.ticker.handle(Wake::Message(message), now);
+        }
+
+        fn status_at(&mut self, ms: u64) -> String {
+            let mut batch = Batch::new();
+            batch.status = true;
+            self.tell(ms, Message::CarryOut { slot: 7, batch });
+            match self.server.try_recv() {
+                Ok(server::Message::CarriedOut { slot: 7, batch }) => {
+                    String::from_utf8_lossy(batch.replies.unsent()).into_owned()
+                }
+                _ => panic!("the batch did not come back"),
+            }
+        }
+    }
+
+    #[test]
+    fn ticks_that_are_due_come_before_the_command() {
+        let mut bench = Bench::new();
+        bench.tell(0, Message::Load(Start::Anew(Counter { next: 10 }), None));
+        assert_eq!(bench.status_at(99), "state_file=none counter=10 ticks_late=0\n");
+        assert_eq!(bench.status_at(3050), "state_file=none counter=40 ticks_late=29\n");
+    }
+
+    #[test]
+    fn a_frozen_counter_does_not_tick_and_its_rhythm_goes_on_without_a_shift() {
+        let mut bench = Bench::new();
+        bench.tell(0, Message::Load(Start::Anew(Counter { next: 10 }), None));
+        bench.tell(250, Message::Freeze);
+        assert_eq!(bench.supervisor.try_recv(), Ok(Event::Frozen));
+        assert!(!bench.ticker.timer.will_fire());
+        bench.ticker.handle(Wake::Deadline, clock::now());
+        let Ok(handoff::Message::State(snapshot, None)) = bench.handoff.try_recv() else {
+            panic!("the state is with the handoff")
+        };
+        assert_eq!(snapshot.state, Counter { next: 12 });
+        bench.tell(450, Message::Load(Start::After(snapshot), None));
+        assert!(bench.ticker.timer.will_fire());
+        assert_eq!(bench.status_at(499), "state_file=none counter=14 ticks_late=1\n");
+        assert_eq!(bench.status_at(500), "state_file=none counter=15 ticks_late=1\n");
+    }
+
+    /// What this thread allocates for so many of these.
+    fn allocated(count: usize, mut once: impl FnMut()) -> u64 {
+        allocation_counter::measure(|| (0..count).for_each(|_| once())).count_total
+    }
+
+    #[test]
+    fn a_tick_allocates_what_its_timer_and_mailbox_do_and_nothing_else() {
+        // The reactor's table of timers, which it looks after at times of its own.
+        const GROWTH: u64 = 2;
+        // The same waits without a counter.
+        let (_sender, mailbox) = async_channel::bounded::<Message<Counter>>(1);
+        let mut timer = Timer::never();
+        let mut deadline = clock::now().as_nanos();
+        let mut bare = || {
+            deadline += 100_000_000;
+            timer.set_at(clock::instant(Monotonic::from_nanos(deadline)));
+            let waits = future::or(async { _ = (&mut timer).await }, async {
+                _ = mailbox.recv().await;
+            });
+            assert!(future::block_on(future::poll_once(waits)).is_none());
+        };
+
+        let mut bench = Bench::with_file("ticks");
+        let mut ms = 0;
+        let mut tick = || {
+            ms += 100;
+            let now = Monotonic::from_nanos(bench.start.as_nanos() + ms * 1_000_000);
+            bench.ticker.handle(Wake::Deadline, now);
+            let waits = future::poll_once(bench.ticker.next_event());
+            assert!(future::block_on(waits).is_none());
+        };
+        // The first of each sets things up that stay.
+        allocated(10, &mut bare);
+        allocated(10, &mut tick);
+        for count in [1, 100, 1000] {
+            let (bare, ticks) = (allocated(count, &mut bare), allocated(count, &mut tick));
+            assert!(ticks.abs_diff(bare) <= GROWTH, "{count} ticks: {ticks}, and {bare} without");
+        }
+    }
+
+    #[test]
+    fn commands_allocate_nothing() {
+        let mut bench = Bench::with_file("commands");
+        let mut spare = Some(Batch::new());
+        let mut replies = 0;
+        let mut ask = || {
+            let mut batch = spare.take().expect("it came back");
+            for command in [Command::Get, Command::Set(137), Command::Get] {
+                assert!(batch.push(command));
+            }
+            bench.tell(50, Message::CarryOut { slot: 0, batch });
+            let Ok(server::Message::CarriedOut { mut batch, .. }) = bench.server.try_recv() else {
+                panic!("the batch did not come back")
+            };
+            let unsent = batch.replies.unsent().len();
+            replies += unsent;
+            batch.replies.sent(unsent);
+            spare = Some(batch);
+        };
+        allocated(1, &mut ask);
+        assert_eq!(allocated(1000, &mut ask), 0);
+        assert!(replies > 20_000, "{replies} bytes of replies");
+    }
+}

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Service: what differs between the programs that are put to the same test.
+//!
+//! All count something, so what one of them says is read as what the counter would have said, and
+//! judged by the same rules.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use crate::build;
+use crate::daemon;
+use crate::load::{self, Words};
+
+/// One program.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) program: fn() -> OsString,
+    /// What its clients say, and are told.
+    pub(crate) words: &'static Words,
+    /// A line of the log in the counter's words; `None` where they are no others.
+    translate: fn(&str) -> Option<String>,
+}
+
+impl Service {
+    /// A line of the log as the counter would have said it.
+    pub(crate) fn in_words_of_the_counter(&self, message: String) -> String {
+        (self.translate)(&message).unwrap_or(message)
+    }
+}
+
+pub(crate) static COUNTER: Service =
+    Service { program: daemon::binary, words: &load::COUNTER, translate: |_| None };
+
+/// The example that carries a camera.
+pub(crate) static CAMERA: Service = Service {
+    program: || {
+        static BUILT: OnceLock<PathBuf> = OnceLock::new();
+        BUILT.get_or_init(|| example("camera")).into()
+    },
+    words: &Words { get: "get_frame", set: "set_frame", previous: "previous frame ", key: "frame" },
+    translate: |message| {
+        if let Some(rest) = message.strip_prefix("Going on at frame ") {
+            let (frame, rest) = rest.split_once(", previous frame ")?;
+            let (previous, _) = rest.split_once(", in ")?;
+            return Some(format!("Setting the counter to {frame}, previous value {previous}"));
+        }
+        if let Some(rest) = message.strip_prefix("Frame ") {
+            return rest.strip_suffix(", drive").map(str::to_owned);
+        }
+        let lost = message.strip_prefix("warning: ")?;
+        Some(if let Some(frames) = lost.strip_prefix("Frame") {
+            format!("warning: Number{frames}")
+        } else {
+            message
+                .replace(" before the camera went on at frame ", " before the counter was set to ")
+        })
+    },
+};
+
+/// The example of this name, built if it is not.
+fn example(name: &str) -> PathBuf {
+    build::example(name).unwrap_or_else(|error| panic!("{error}"))
+}
