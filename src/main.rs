@@ -14,7 +14,7 @@ fn main() -> ExitCode {
 /// The compiler then sees that no frame of a backtrace is ever printed, and leaves out the printer:
 /// a third of the binary.
 /// Where `RUST_BACKTRACE` asks for one, this is called after the panic's message is written.
-#[cfg(all(without_unwinding, not(test)))]
+#[cfg(without_unwinding)]
 #[allow(
     unsafe_code,
     reason = "a symbol's name is a promise that no library has another meaning for it"
