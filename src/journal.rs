@@ -25,10 +25,10 @@ use std::num::NonZeroU64;
 use std::process;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::thread;
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use async_channel::{Receiver, Sender};
+use async_channel::{Receiver, Sender, TryRecvError};
 use early_service_machine::lifecycle::Phase;
 use early_service_machine::schedule::Monotonic;
 use futures_lite::future;
@@ -157,6 +157,18 @@ impl Patience {
 /// The queue's near end.
 static RECORDS: OnceLock<Sender<Part>> = OnceLock::new();
 
+/// The thread that writes, which parks while the queue is empty.
+///
+/// Were it to wait in the channel, the loop would wake it with a lock in its hand that the writer then
+/// waits for: two switches of threads more for every other tick (measured).
+static WRITER: OnceLock<Thread> = OnceLock::new();
+
+fn wake_writer() {
+    if let Some(writer) = WRITER.get() {
+        writer.unpark();
+    }
+}
+
 /// The queue's far end: to be started once the socket is bound, and flushed at the end.
 pub(crate) struct Journal {
     queue: Receiver<Part>,
@@ -179,7 +191,8 @@ impl Journal {
     pub(crate) fn start(&mut self) -> io::Result<()> {
         let (alive, ended) = async_channel::bounded(1);
         let (queue, stage) = (self.queue.clone(), self.stage);
-        thread::Builder::new().name("journal".to_owned()).stack_size(STACK).spawn(move || {
+        let thread = thread::Builder::new().name("journal".to_owned()).stack_size(STACK);
+        let writer = thread.spawn(move || {
             // Sent by nobody: that it is dropped tells the other end.
             let _alive: Sender<()> = alive;
             if stage == Stage::Initrd {
@@ -188,6 +201,7 @@ impl Journal {
             }
             Writer::open(stage).write_until_closed(&queue);
         })?;
+        let _ = WRITER.set(writer.thread().clone());
         self.writer = Some(ended);
         Ok(())
     }
@@ -198,6 +212,7 @@ impl Journal {
             return false;
         }
         self.queue.close();
+        wake_writer();
         if let Some(writer) = self.writer {
             let ended = async { _ = writer.recv().await };
             let too_late = async {
@@ -241,6 +256,7 @@ impl Log for Logger {
         if records.len() >= room || !Entry::new(record).queue(records, room) {
             DROPPED.fetch_add(1, Ordering::Relaxed);
         }
+        wake_writer();
     }
 
     fn flush(&self) {}
@@ -251,6 +267,17 @@ impl Part {
         let mut bytes = [0; PART];
         bytes[..chunk.len()].copy_from_slice(chunk);
         Self { head, bytes }
+    }
+
+    /// Waits for one; `None` once the queue is closed and empty.
+    fn receive(queue: &Receiver<Self>) -> Option<Self> {
+        loop {
+            match queue.try_recv() {
+                Ok(part) => return Some(part),
+                Err(TryRecvError::Closed) => return None,
+                Err(TryRecvError::Empty) => thread::park(),
+            }
+        }
     }
 }
 
@@ -323,12 +350,12 @@ impl Entry {
 
     /// Takes a whole record out of the queue; `None` once it is closed and empty.
     fn receive(queue: &Receiver<Part>) -> Option<Self> {
-        let mut part = queue.recv_blocking().ok()?;
+        let mut part = Part::receive(queue)?;
         let (head, mut text) = (part.head, Text::new());
         text.length = head.length.into();
         for (at, chunk) in text.bytes[..text.length].chunks_mut(PART).enumerate() {
             if at > 0 {
-                part = queue.recv_blocking().ok()?;
+                part = Part::receive(queue)?;
             }
             chunk.copy_from_slice(&part.bytes[..chunk.len()]);
         }
