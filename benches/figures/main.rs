@@ -47,9 +47,13 @@ use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use signal_hook::consts::SIGINT;
+use signal_hook::flag;
 
 use check::Checked;
 use programs::{DESCRIPTORS, Programs};
@@ -74,12 +78,18 @@ const GROWTH: &str = "growth";
 
 const USAGE: &str = "cargo bench [-- --check | [SUBJECT]... [--plot FILE.svg]]";
 
+/// The exit status after SIGINT, as shells have it.
+const INTERRUPTED: i32 = 130;
+
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     if !env::args_os().any(|argument| argument == "--bench") {
         // `cargo test --all-targets` starts benches too, and the debug build is not what is packaged.
         eprintln!("nothing is measured: {USAGE}");
         return Ok(ExitCode::SUCCESS);
     }
+    // Whoever started us in the background may ignore SIGINT, and so would what we start, which is ended
+    // by it; a handler is not passed on.
+    flag::register_conditional_shutdown(SIGINT, INTERRUPTED, Arc::new(AtomicBool::new(true)))?;
     let mut arguments = env::args_os().skip(1).filter(|argument| argument != "--bench");
     let (mut is_check, mut plot, mut subjects) = (false, None, Vec::new());
     while let Some(argument) = arguments.next() {
