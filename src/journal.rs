@@ -61,7 +61,7 @@ const PART: usize = 96;
 const TEXT: usize = 240;
 
 /// The writer's stack: formatting and one system call.
-pub(crate) const STACK: usize = 64 * 1024;
+const STACK: usize = 64 * 1024;
 
 /// How long the end of the process waits for queued records.
 ///

@@ -238,14 +238,10 @@ fn serve<S: Service>(
 ) -> Result<Option<Peer>, Error> {
     make_room_for_descriptors();
     // From here on, clients wait in the backlog instead of being refused: all else comes after.
-    let ((listeners, adoption), old_root) = match options.stage {
-        // Polling them starts the reactor's thread, which needs none of the capabilities that
-        // following PID 1 takes.
-        Stage::Initrd => {
-            let listening = root::without_capabilities(|| Ok(listen(&options, passed)));
-            (listening.map_err(Error::Thread)??, OldRoot::remember())
-        }
-        Stage::Root => (listen(&options, passed)?, None),
+    let (listeners, adoption) = listen(&options, passed)?;
+    let (old_root, _disarm) = match options.stage {
+        Stage::Initrd => (OldRoot::remember(), root::disarm_reactor()),
+        Stage::Root => (None, Timer::never()),
     };
     // A signal that comes before leaves a socket file behind, which the next start replaces.
     let signals = Signals::install(options.stage).map_err(Error::Signals)?;
