@@ -36,7 +36,10 @@ SECTIONS {
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rustc-check-cfg=cfg(without_unwinding)");
-    if env::var("PROFILE")? == "release" && env::var("CARGO_CFG_TARGET_ENV")? == "gnu" {
+    // A static C library brings the unwinder along, whoever calls it.
+    let is_static = env::var("CARGO_CFG_TARGET_FEATURE")?.contains("crt-static");
+    let is_gnu = env::var("CARGO_CFG_TARGET_ENV")? == "gnu";
+    if env::var("PROFILE")? == "release" && is_gnu && !is_static {
         let script = Path::new(&env::var("OUT_DIR")?).join("without-unwinding.ld");
         fs::write(&script, SCRIPT)?;
         println!("cargo::rustc-cfg=without_unwinding");
