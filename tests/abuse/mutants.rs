@@ -30,6 +30,10 @@ struct Change {
     to: &'static str,
 }
 
+/// How often a row may hold before its mutant has survived: on a busy machine those who abuse the daemon
+/// may not get to it.
+const TRIES: usize = 3;
+
 const MUTANTS: &[Mutant] = &[
     Mutant {
         limit: "clients at once",
@@ -307,7 +311,12 @@ fn every_limit_taken_out_breaks_its_row() {
     let mut survived = Vec::new();
     for mutant in MUTANTS.iter().filter(|mutant| mutant.row.starts_with(&chosen)) {
         let start = Instant::now();
-        let verdict = workshop.judge(mutant);
+        let mut verdict = workshop.judge(mutant);
+        for _ in 1..TRIES {
+            if verdict.is_err() {
+                verdict = workshop.judge(mutant);
+            }
+        }
         let (broken, mark) = match &verdict {
             Ok(broken) => (broken.as_str(), ""),
             Err(why) => (why.as_str(), "SURVIVED: "),
