@@ -35,6 +35,8 @@ const C: [&str; 2] = ["glib", "loop"];
 pub(crate) struct Programs {
     pub(crate) daemon: PathBuf,
     pub(crate) floor: PathBuf,
+    /// The least program on the daemon's crates.
+    floor_async: PathBuf,
     /// The one on GIO and the one on glib's bare loop; the reason where it could not be built.
     pub(crate) c: [Result<PathBuf, String>; 2],
     /// Where those lie.
@@ -52,8 +54,9 @@ impl Programs {
         let scratch = Scratch::new();
         let c = C.map(|name| compile(name, &scratch.join(name)));
         // The daemon last: built with the examples, its dependencies would have features of theirs.
-        let floor = build::floor(concat!(env!("OUT_DIR"), "/without-unwinding.ld"))?;
-        Ok(Self { daemon: build::daemon()?, floor, c, _scratch: scratch })
+        let floor = |name| build::floor(name, concat!(env!("OUT_DIR"), "/without-unwinding.ld"));
+        let (floor, floor_async) = (floor("floor")?, floor("floor_async")?);
+        Ok(Self { daemon: build::daemon()?, floor, floor_async, c, _scratch: scratch })
     }
 
     /// The first stage.
@@ -74,6 +77,11 @@ impl Programs {
     pub(crate) fn floor_by(&self, run: &Run, by: Around<'_>) -> Start {
         let socket = run.join("floor");
         Start { command: started(by, &self.floor, run, [&socket]), socket }
+    }
+
+    pub(crate) fn floor_async(&self, run: &Run) -> Start {
+        let socket = run.join("floor");
+        Start { command: started(ALONE, &self.floor_async, run, [&socket]), socket }
     }
 
     pub(crate) fn c(&self, run: &Run) -> [Result<Start, String>; 2] {

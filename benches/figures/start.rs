@@ -30,6 +30,7 @@ pub(crate) fn rows(programs: &Programs, table: &mut Table) {
 fn time(programs: &Programs, table: &mut Table) {
     let run = Run::new();
     let (mut daemon, mut floor, mut c) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut root, mut floor_async) = (Vec::new(), Vec::new());
     let timed = |start: Start| {
         let (process, taken) = Process::start_timed(start);
         drop(process);
@@ -38,7 +39,9 @@ fn time(programs: &Programs, table: &mut Table) {
     };
     for _ in 0..STARTS {
         daemon.push(timed(programs.initrd(&run)));
+        root.push(timed(programs.root(&run, &[])));
         floor.push(timed(programs.floor_by(&run, ALONE)));
+        floor_async.push(timed(programs.floor_async(&run)));
         c.push(programs.c(&run).map(|start| start.map(timed)));
     }
     let (daemon, floor) = (Sample::new(Unit::Seconds, daemon), Sample::new(Unit::Seconds, floor));
@@ -46,9 +49,12 @@ fn time(programs: &Programs, table: &mut Table) {
         let tries = c.iter().map(|tried| tried[which].clone()).collect::<Result<Vec<_>, _>>();
         tries.map(|tries| Sample::new(Unit::Seconds, tries))
     });
-    let times = daemon.over(&floor);
+    let over = |tries: Vec<f64>| Sample::new(Unit::Seconds, tries).over(&floor);
+    let (times, root, floor_async) = (daemon.over(&floor), over(root), over(floor_async));
     table.push(Row::new("fork and exec to the first reply", daemon).floor(Ok(floor)).c(c));
     table.push(Row::new("the same, over the floor's", times).target(Target::AtMost(1.3)));
+    table.push(Row::new("the same of the root stage", root));
+    table.push(Row::new("the same of the least program on the same crates", floor_async));
 }
 
 fn calls(programs: &Programs, table: &mut Table) {

@@ -26,12 +26,12 @@ pub(crate) fn example(name: &str) -> Result<PathBuf, Box<dyn Error>> {
     Ok(program)
 }
 
-/// Builds the least program of `cargo bench`, linked by this script.
+/// Builds one of the least programs of `cargo bench`, linked by this script.
 #[allow(dead_code, reason = "only the bench starts it")]
-pub(crate) fn floor(script: &str) -> Result<PathBuf, Box<dyn Error>> {
+pub(crate) fn floor(name: &str, script: &str) -> Result<PathBuf, Box<dyn Error>> {
     let script = format!("link-arg=-T{script}");
-    let directory = cargo(&["rustc", "--example", "floor"], &["--", "-C", &script])?;
-    Ok(directory.join("examples/floor"))
+    let directory = cargo(&["rustc", "--example", name], &["--", "-C", &script])?;
+    Ok(directory.join("examples").join(name))
 }
 
 /// Runs cargo, and says where it puts what it builds.

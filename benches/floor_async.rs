@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Floor on the daemon's crates: the least program that answers one line on their reactor.
+//!
+//! One listener on one executor, with the release profile and the daemon's linkage: what of the
+//! daemon's start is not the daemon's.
+
+use std::env;
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::ExitCode;
+
+use futures_lite::future;
+use futures_lite::io::{AsyncReadExt, AsyncWriteExt};
+use smol::{Async, LocalExecutor};
+
+fn main() -> ExitCode {
+    let executor = LocalExecutor::new();
+    let served = env::args_os().nth(1).map(|path| future::block_on(executor.run(serve(path))));
+    match served {
+        Some(Ok(())) => ExitCode::SUCCESS,
+        Some(Err(_)) | None => ExitCode::FAILURE,
+    }
+}
+
+async fn serve(path: impl AsRef<Path>) -> io::Result<()> {
+    let listener = Async::new(UnixListener::bind(path)?)?;
+    loop {
+        let (mut client, _) = listener.accept().await?;
+        while client.read(&mut [0; 1024]).await? > 0 {
+            client.write_all(b"0\n").await?;
+        }
+    }
+}
+
+/// As in the daemon's `main.rs`: without it, this program would load libgcc_s and the daemon not.
+#[cfg(without_unwinding)]
+#[allow(
+    unsafe_code,
+    reason = "a symbol's name is a promise that no library has another meaning for it"
+)]
+#[unsafe(no_mangle)]
+extern "C" fn _Unwind_Backtrace() -> ! {
+    std::process::abort()
+}
