@@ -314,6 +314,8 @@ impl Sabotage {
         copy.current_dir(SOURCE).arg("-r").args([
             "Cargo.toml",
             "Cargo.lock",
+            "benches",
+            "build.rs",
             "conf",
             "src",
             "machine",
