@@ -209,14 +209,17 @@ const DECOY: &str = "/run/boot-probe.sock";
 const STOPPED: Duration = Duration::from_millis(1300);
 
 /// Successors, one after another, each killed a little later than the one before, from just before
-/// it asks to some time after; every eighth is stopped first.
+/// it asks to some time after; every sixteenth is stopped first.
+///
+/// A handoff takes a fraction of a millisecond on a fast host: the steps are so small that dozens of
+/// them are in the middle of it there too.
 ///
 /// The words are the successor's command; `PREDECESSOR` among them stands for the socket to adopt
 /// from. It ends when a successor was left enough time to adopt, and the predecessor is gone.
 fn kill(to: &mut File, words: &[String]) {
-    const TRIES: u32 = 80;
+    const TRIES: u32 = 400;
     const EARLIER: Duration = Duration::from_micros(500);
-    const STEP: Duration = Duration::from_micros(50);
+    const STEP: Duration = Duration::from_micros(10);
     let start = |predecessor: &str| -> Child {
         let words = words.iter().map(|word| if word == "PREDECESSOR" { predecessor } else { word });
         let mut words = words.map(str::to_owned);
@@ -227,7 +230,7 @@ fn kill(to: &mut File, words: &[String]) {
     drop(fs::write("/proc/self/timerslack_ns", "1"));
     let asks_after = (0..3).map(|_| time_to_ask(&start)).min().unwrap_or_default();
     for number in 0..TRIES {
-        let stops = (number % 8 == 7).then(Stopper::ready);
+        let stops = (number % 16 == 15).then(Stopper::ready);
         let started = Instant::now();
         let mut successor = start(PREDECESSOR);
         let moment = asks_after.saturating_sub(EARLIER) + number * STEP;
