@@ -55,12 +55,14 @@ const COMMITTED: [Committed; 9] = [
             Ok(Sample::exact(Unit::Count, calls.before_listen as f64))
         },
     },
+    // Of a single client it depends on the processor how often it is looked for before it has asked
+    // again; of many, one has always asked.
     Committed {
-        figure: "instructions per command, one at a time",
+        figure: "instructions per command, one at a time, 1,000 clients",
         unit: Unit::Count,
-        committed: 6_830.0,
+        committed: 7_600.0,
         tolerance: 0.1,
-        measure: |programs| per_command(programs, 1, 1),
+        measure: |programs| per_command(programs, 1000, 1),
     },
     Committed {
         figure: "instructions per command, pipelined",
