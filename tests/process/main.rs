@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Ring 4: the daemon as a process, with real sockets, real signals and a real `nc`.
+//! The daemon as a process, with real sockets, real signals and a real `nc`.
 //!
 //! Nothing here sleeps for a time and then hopes: a test waits for a condition, at most [`LIMIT`].
 //! What must be exact is measured against the clock, by the deadlines that the daemon logs; what is
