@@ -127,6 +127,8 @@ pub(crate) struct Server<S: Service> {
     /// Which of a new client and a ready session goes first: they take turns, whatever else comes in
     /// between.
     accept_first: bool,
+    /// Which listener is asked first for the next client.
+    next_listener: usize,
     sweep: Timer,
     accept_again: Timer,
     complaints: Complaints,
@@ -193,6 +195,7 @@ impl<S: Service> Server<S> {
             places,
             under_way: 0,
             accept_first: false,
+            next_listener: 0,
             sweep: Timer::never(),
             accept_again: Timer::never(),
             complaints: Complaints::default(),
@@ -220,10 +223,14 @@ impl<S: Service> Server<S> {
         }
         let pausing = self.accept_again.will_fire();
         let listeners = &self.listeners;
+        // In turn: a successor comes by the one socket, and clients without end by the other.
+        let (before, after) = (0..self.next_listener, self.next_listener..listeners.len());
         let connection = poll_fn(|context| {
-            let ready = listeners
-                .iter()
-                .position(|listener| !pausing && listener.poll_accept(context).is_ready());
+            let is_ready = |number: &usize| {
+                let listener = listeners.get(*number).filter(|_| !pausing);
+                listener.is_some_and(|listener| listener.poll_accept(context).is_ready())
+            };
+            let ready = after.clone().chain(before.clone()).find(is_ready);
             ready.map_or(Poll::Pending, |ready| Poll::Ready(Some(Occasion::Connection(ready))))
         });
         let may_go = self.under_way < UNDER_WAY;
@@ -284,6 +291,7 @@ impl<S: Service> Server<S> {
             Occasion::Message(Message::Leave) => self.gate = Gate::Leaving,
             Occasion::Connection(listener) => {
                 self.accept_first = false;
+                self.next_listener = listener + 1;
                 self.accept(listener);
             }
             Occasion::Ready(slot) => {
