@@ -68,8 +68,8 @@ pub(crate) struct Adoption<S: Service> {
     /// What was received.
     received: Received<S>,
     is_committed: bool,
-    /// Since when there has been no room in the predecessor's backlog.
-    crowded: Option<Instant>,
+    /// Since when the predecessor could not be connected to, though it may be there.
+    unreachable: Option<Instant>,
     /// What an older program said to a line that it did not know.
     answer: Option<Answer>,
     /// What was last said about a predecessor that does not hand over; said once.
@@ -190,7 +190,7 @@ impl<S: Service> Adoption<S> {
             progress: Progress::Idle(None),
             received: Received::default(),
             is_committed: false,
-            crowded: None,
+            unreachable: None,
             answer: None,
             said: None,
             repeated: 0,
@@ -357,14 +357,28 @@ impl<S: Service> Adoption<S> {
         let stream = match listener::connect(&self.path) {
             Ok(stream) => stream,
             // The backlog is full, so somebody is there (EAGAIN in unix(7)).
-            Err(Errno::AGAIN) => return self.wait_for_room(way, has_lock),
+            Err(Errno::AGAIN) => {
+                return self.wait_to_connect("no room in its backlog", way, has_lock);
+            }
+            // Somebody may be there all the same.
+            Err(
+                error @ (Errno::ACCESS
+                | Errno::PERM
+                | Errno::MFILE
+                | Errno::NFILE
+                | Errno::NOMEM
+                | Errno::NOBUFS),
+            ) => {
+                let why = format!("cannot connect: {}", io::Error::from(error));
+                return self.wait_to_connect(&why, way, has_lock);
+            }
             Err(error) => {
                 let error = io::Error::from(error);
                 self.absent_as_answered(&format!("cannot connect: {error}"), has_lock);
                 return Some(self.pause_with(Event::PredecessorAbsent));
             }
         };
-        self.crowded = None;
+        self.unreachable = None;
         if let Err(stranger) = vouch_for(&stream) {
             self.absent(format_args!("{stranger}"), has_lock);
             return Some(self.pause_with(Event::PredecessorAbsent));
@@ -388,18 +402,18 @@ impl<S: Service> Adoption<S> {
         None
     }
 
-    /// Waits for room in a full backlog, as long as for an answer.
-    fn wait_for_room(&mut self, way: Way, has_lock: bool) -> Option<Event> {
+    /// Tries to connect again, for as long as it waits for an answer.
+    fn wait_to_connect(&mut self, why: &str, way: Way, has_lock: bool) -> Option<Event> {
         let now = Instant::now();
-        let waiting = now - *self.crowded.get_or_insert(now);
+        let waiting = now - *self.unreachable.get_or_insert(now);
         if has_lock && waiting >= GIVEN_UP {
             let seconds = GIVEN_UP.as_secs();
-            self.absent(format_args!("no room in its backlog within {seconds} s"), has_lock);
+            self.absent(format_args!("{why}, for {seconds} s"), has_lock);
             return Some(self.pause_with(Event::PredecessorAbsent));
         }
         if waiting >= SILENT {
             let path = self.path.display();
-            let line = format!("{path} has no room in its backlog: waiting for it");
+            let line = format!("{path}: {why}: waiting for it");
             self.say_once(Id::PredecessorSilent, line);
         }
         self.progress = Progress::Pausing(now + ASK_AGAIN, way);

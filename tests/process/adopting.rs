@@ -62,8 +62,8 @@ fn a_predecessor_without_a_lock_and_without_room_in_its_backlog_is_told_of_and_g
     let _only = UnixStream::connect(&path).expect("the only place");
     let daemon = succeed(&scratch, "root", &path, &STILL);
     let path = path.display();
-    daemon.wait_for(&format!("{path} has no room in its backlog: waiting for it"));
-    daemon.wait_for(&format!("No predecessor at {path}: no room in its backlog within 5 s"));
+    daemon.wait_for(&format!("{path}: no room in its backlog: waiting for it"));
+    daemon.wait_for(&format!("No predecessor at {path}: no room in its backlog, for 5 s"));
     daemon.wait_for("=> serving");
     assert_eq!(get_counter(&daemon.socket), 0);
 }

@@ -323,6 +323,29 @@ fn a_stranger_is_refused_and_named() {
 
 /// Needs root, for nobody else can be two users.
 #[test]
+fn a_predecessor_that_may_not_be_asked_is_not_taken_for_none() {
+    assert!(geteuid().is_root(), "this test needs root, to be somebody else than the service");
+    let scratch = Scratch::new();
+    let predecessor = Daemon::serve(scratch.join("first"), &STILL);
+    fs::set_permissions(&predecessor.socket, Permissions::from_mode(0o600)).expect("our own");
+    let mut command = std::process::Command::new("setpriv");
+    let copy = for_everybody(&scratch);
+    crate::daemon::detach(&mut command);
+    command.args(&NOBODY[1..]).arg(&copy).arg("-s").arg(scratch.join("second"));
+    let mut daemon = Daemon::spawn(command.arg("-c").arg(&predecessor.socket).args(STILL));
+    let path = predecessor.socket.display();
+    let cause = "cannot connect: Permission denied (os error 13)";
+    daemon.wait_for(&format!("{path}: {cause}: waiting for it"));
+    fs::set_permissions(&predecessor.socket, Permissions::from_mode(0o666)).expect("our own");
+    // Another user's process is not handed over to; asked it is.
+    daemon.wait_for("Permission denied");
+    assert!(daemon.is_running());
+    let named = daemon.messages().iter().any(|line| line.contains("No predecessor at"));
+    assert!(!named, "{:?}", daemon.messages());
+}
+
+/// Needs root, for nobody else can be two users.
+#[test]
 fn the_named_successor_may_ask() {
     assert!(geteuid().is_root(), "this test needs root, to be somebody else than the service");
     // `nobody` is 65534 on every distribution that systemd supports.
