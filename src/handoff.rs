@@ -171,7 +171,7 @@ impl<S: Service> Handoff<S> {
             }
             Effect::Abort => {
                 self.with_adoption(Adoption::abort);
-                if let Some(offering) = &self.offering {
+                if let Some(offering) = &mut self.offering {
                     offering.abort::<S>();
                 }
             }

@@ -89,6 +89,8 @@ pub(crate) struct Offering {
     stuck: Option<Instant>,
     /// Why the successor did not adopt the state.
     cause: Option<String>,
+    /// The offer was taken back already.
+    is_taken_back: bool,
     is_done: bool,
 }
 
@@ -127,6 +129,7 @@ impl Offering {
             sent: 0,
             stuck: None,
             cause: None,
+            is_taken_back: false,
             is_done: false,
         }
     }
@@ -199,10 +202,18 @@ impl Offering {
         (self.progress, self.since, self.is_told) = (Progress::Committed, Instant::now(), false);
     }
 
-    /// Takes the offer back.
-    pub(crate) fn abort<S: Service>(&self) {
-        // There is room for it, and where the successor is gone nobody needs it.
-        let _ = self.peer.say(&Message::<S>::Abort(self.cause().as_bytes()).to_string());
+    /// Takes the offer back; where that fails, the successor is gone or has not got all of it.
+    pub(crate) fn abort<S: Service>(&mut self) {
+        let _ = self.take_back::<S>();
+    }
+
+    /// Says once that the offer is taken back; whether that went out.
+    fn take_back<S: Service>(&mut self) -> bool {
+        if !self.is_taken_back {
+            let abort = Message::<S>::Abort(self.cause().as_bytes()).to_string();
+            self.is_taken_back = self.peer.say(&abort).is_ok();
+        }
+        self.is_taken_back
     }
 
     /// The connection, for a last word on it.
@@ -238,10 +249,15 @@ impl Offering {
                             self.cause = Some("it does not keep to the exchange".to_owned());
                             break Event::OfferExpired;
                         }
-                        None if self.peer.has_room() => break self.expired(),
-                        // It holds the whole offer, and must not see the end of it without a word:
-                        // it would take that for our death.
-                        None => self.since = Instant::now(),
+                        None => {
+                            let event = self.expired();
+                            if self.take_back::<S>() {
+                                break event;
+                            }
+                            // It holds the whole offer, and must not see the end of it without a
+                            // word: it would take that for our death.
+                            self.since = Instant::now();
+                        }
                     }
                 }
                 (Progress::Committed, _) => {
@@ -274,10 +290,11 @@ impl Offering {
     }
 
     fn expired(&mut self) -> Event {
-        self.cause = Some(match self.stuck {
+        let cause = || match self.stuck {
             Some(_) => "too many descriptors of this user are on their way elsewhere".to_owned(),
             None => format!("it did not take it within {} s", OFFER.as_secs()),
-        });
+        };
+        self.cause = self.cause.take().or_else(|| Some(cause()));
         Event::OfferExpired
     }
 
@@ -297,7 +314,10 @@ impl Offering {
                 _ = Timer::after(IN_FLIGHT).await;
             }
             // That it cannot be sent is not the end of the connection: that is to be read.
-            Err(_) => self.progress = Progress::Offered,
+            Err(error) => {
+                self.cause = Some(format!("it cannot be sent: {error}"));
+                self.progress = Progress::Offered;
+            }
         }
         if self.sent == self.message.len() {
             match part.next(estate) {
