@@ -274,6 +274,8 @@ impl<S: Service> Session<S> {
             && session.batch.as_mut().is_some_and(|batch| batch.replies.replace(unsent));
         session.input.ended = client.ended;
         session.closing = client.closing;
+        // It may be one whose line is too long, and who still writes.
+        session.overrun = (client.closing && !client.ended).then_some(OVERRUN);
         fits.then_some(session)
     }
 
@@ -355,7 +357,7 @@ impl<S: Service> Session<S> {
         }
     }
 
-    /// The batch is back from the counter.
+    /// The batch is back from the ticker.
     pub(crate) fn answered(&mut self, batch: Box<Batch<S>>) {
         self.batch = Some(batch);
     }

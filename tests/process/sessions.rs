@@ -67,6 +67,20 @@ fn a_client_that_has_ended_its_input_gets_what_it_has_not_read_yet_and_the_end()
     assert_eq!(client.rest().lines().count(), commands);
 }
 
+#[test]
+fn a_client_with_an_endless_line_hears_why_it_has_to_go_also_from_the_next_process() {
+    let scratch = Scratch::new();
+    let first = serve(&scratch, "first", &STILL);
+    let mut client = Client::connect(&first.socket);
+    client.send("a".repeat(200));
+    // Closing, and still read from.
+    assert_eq!(client.line(), "Line too long: at most 128 bytes");
+    let _second = hand_over(&scratch, first);
+    client.send("a".repeat(100_000));
+    client.finish();
+    assert_eq!(client.rest(), "");
+}
+
 /// Sends commands until the server takes no more, because their replies are not read.
 fn unread(client: &mut Client) -> usize {
     const COMMAND: &[u8] = b"set_counter 18446744073709551615\n";
