@@ -53,17 +53,18 @@ impl Signals {
             flag::register_conditional_shutdown(signal, STOPPED_AT_ONCE, Arc::clone(&was_asked))?;
             flag::register(signal, Arc::clone(&was_asked)).map(drop)
         };
-        ends(SIGINT)?;
         let (stop, stop_handler) = UnixStream::pair()?;
         let initrd = match stage {
             Stage::Initrd => Some((heard_in_socket(SIGTERM)?, heard_in_socket(SIGCONT)?)),
             Stage::Root => {
-                ends(SIGTERM)?;
+                // Heard before it is counted: the first one must not be lost in between.
                 pipe::register(SIGTERM, stop_handler.try_clone()?)?;
+                ends(SIGTERM)?;
                 None
             }
         };
         pipe::register(SIGINT, stop_handler)?;
+        ends(SIGINT)?;
         Ok(Self { stop, initrd })
     }
 
