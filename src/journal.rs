@@ -290,7 +290,7 @@ struct Entry {
 /// All of a record but its text.
 #[derive(Clone, Copy)]
 struct Head {
-    level: Level,
+    severity: Severity,
     phase: Phase,
     /// What the catalog explains it by; not in the text, where it would take 44 bytes.
     id: Option<Id>,
@@ -316,6 +316,22 @@ struct Part {
     bytes: [u8; PART],
 }
 
+/// A record's level in one byte: [`Level`] itself takes eight, which is 2 kB of the queue.
+#[derive(Clone, Copy)]
+struct Severity(u8);
+
+impl From<Level> for Severity {
+    fn from(level: Level) -> Self {
+        Self(level as u8)
+    }
+}
+
+impl Severity {
+    fn level(self) -> Level {
+        Level::iter().find(|level| *level as u8 == self.0).unwrap_or(Level::Error)
+    }
+}
+
 impl Entry {
     fn new(record: &Record<'_>) -> Self {
         let mut text = Text::new();
@@ -327,7 +343,7 @@ impl Entry {
         let id = fields.id;
         let ticks = || NonZeroU64::new(TICKS_LOGGED.load(Ordering::Relaxed));
         let head = Head {
-            level: record.level(),
+            severity: record.level().into(),
             phase: phase(),
             id,
             message: short(message),
@@ -370,7 +386,7 @@ impl Entry {
     fn write_line(&self, identifier: &str, out: &mut impl io::Write) -> io::Result<()> {
         let microseconds = self.head.time.as_nanos() / 1000;
         let (seconds, fraction) = (microseconds / 1_000_000, microseconds % 1_000_000);
-        let severity = match self.head.level {
+        let severity = match self.head.severity.level() {
             Level::Error => "error: ",
             Level::Warn => "warning: ",
             Level::Info | Level::Debug | Level::Trace => "",
@@ -385,7 +401,7 @@ impl Entry {
 /// The number is the facility "daemon" with the severity, as in syslog(3); without a facility the
 /// kernel would take the line for its own console's.
 fn kernel_line(entry: &Entry, identifier: &str) -> String {
-    let priority = match entry.head.level {
+    let priority = match entry.head.severity.level() {
         Level::Error => 3 << 3 | 3,
         Level::Warn => 3 << 3 | 4,
         Level::Info | Level::Debug | Level::Trace => 3 << 3 | 6,
@@ -558,7 +574,7 @@ impl Writer {
         match &self.sink {
             Sink::Journal(journal) => journal.journal_send(
                 &Record::builder()
-                    .level(entry.head.level)
+                    .level(entry.head.severity.level())
                     .target("early_service")
                     .args(format_args!("{}", entry.message()))
                     .key_values(entry)
