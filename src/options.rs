@@ -122,6 +122,7 @@ pub(crate) enum Predecessor {
 pub(crate) enum Error {
     Syntax(lexopt::Error),
     TimerDelay(OsString),
+    NoPath(String),
     TwoPredecessors,
     SamePath(PathBuf),
     NoServerSocket,
@@ -139,6 +140,7 @@ impl fmt::Display for Error {
                 value.to_string_lossy(),
                 u32::MAX
             ),
+            Self::NoPath(option) => write!(f, "no path for option '{option}': it is empty"),
             Self::TwoPredecessors => {
                 write!(f, "--client-socket-path and --takeover-existing-socket exclude each other")
             }
@@ -201,11 +203,11 @@ pub(crate) fn parse(
         };
         let name = typed.replace('_', "-");
         match &*name {
-            "--server-socket-path" => server = Some(PathBuf::from(parser.value()?)),
-            "--client-socket-path" => client = Some(PathBuf::from(parser.value()?)),
+            "--server-socket-path" => server = Some(path(&mut parser, &typed)?),
+            "--client-socket-path" => client = Some(path(&mut parser, &typed)?),
             "--takeover-existing-socket" => takeover = true,
             "--rebind" => rebind = true,
-            "--state-file" => state_file = Some(PathBuf::from(parser.value()?)),
+            "--state-file" => state_file = Some(path(&mut parser, &typed)?),
             "--successor" => successor = Some(parser.value()?.string()?),
             "--survive-systemd-kill-signal" => stage = Stage::Initrd,
             "--timer-delay-ms" => {
@@ -240,6 +242,13 @@ pub(crate) fn parse(
     };
     let period = period.ok_or_else(|| Error::TimerDelay(OsString::new()))?;
     Ok(Command::Run(Options { stage, server, predecessor, rebind, state_file, period, successor }))
+}
+
+/// The path that follows `option`.
+fn path(parser: &mut Parser, option: &str) -> Result<PathBuf, Error> {
+    let value = parser.value()?;
+    // Of an empty name the kernel makes one of its own, which nobody knows (unix(7)).
+    if value.is_empty() { Err(Error::NoPath(option.to_owned())) } else { Ok(value.into()) }
 }
 
 /// Why a fresh socket would be of no use.
@@ -361,6 +370,9 @@ mod tests {
             ("-s /a -c /a", "are both '/a'"),
             ("", "no socket to serve"),
             ("-s /a --rebind", "--rebind needs a socket that systemd passes"),
+            ("--server-socket-path=", "no path for option '--server-socket-path': it is empty"),
+            ("-s /a --client_socket_path=", "'--client_socket_path': it is empty"),
+            ("-s /a --state-file=", "'--state-file': it is empty"),
         ] {
             let error = parse_line(line, None).expect_err(line).to_string();
             assert!(error.contains(message), "{line:?} says {error:?}");
