@@ -80,7 +80,7 @@ use seldom::Seldom;
 use server::{Server, Sockets};
 use signals::Signals;
 use state_file::StateFile;
-use supervisor::Supervisor;
+use supervisor::{Supervisor, Unheard};
 use ticker::Ticker;
 
 pub use early_service_machine as machine;
@@ -189,7 +189,12 @@ fn listen<S: Service>(
     };
     let is_passed = |path: &Path| listeners.iter().any(|listener| listener.path() == path);
     match &options.server {
-        Some(path) if is_passed(path) => {}
+        Some(path) if is_passed(path) => match options.predecessor {
+            Predecessor::OnServerSocket => {
+                return Err(listener::Error::PassedAlready(path.clone()));
+            }
+            Predecessor::At(_) | Predecessor::Nobody => {}
+        },
         Some(path) if options.predecessor == Predecessor::OnServerSocket => {
             let (listener, is_served) = Listener::take_over(path)?;
             listeners.push(listener);
@@ -293,6 +298,8 @@ fn serve<S: Service>(
         handoff: to_handoff,
         old_root,
         rounds: Timer::never(),
+        unheard: Unheard::default(),
+        is_blind: false,
         left,
     };
 

@@ -42,6 +42,7 @@ pub(crate) enum Error {
     Bind(PathBuf, io::Error),
     Rebind(PathBuf, io::Error),
     Passed(&'static str),
+    PassedAlready(PathBuf),
     HandedOver(&'static str),
 }
 
@@ -57,6 +58,12 @@ impl fmt::Display for Error {
             Self::Bind(path, error) => write!(f, "cannot bind {}: {error}", path.display()),
             Self::Rebind(path, error) => write!(f, "cannot rebind {}: {error}", path.display()),
             Self::Passed(cause) => write!(f, "cannot serve a socket of $LISTEN_FDS: {cause}"),
+            Self::PassedAlready(path) => write!(
+                f,
+                "cannot take over {}: systemd passes that socket, and its server is to be named by \
+                 --client-socket-path",
+                path.display()
+            ),
             Self::HandedOver(cause) => {
                 write!(f, "cannot serve a socket of the predecessor: {cause}")
             }

@@ -9,11 +9,13 @@
 //! Never does the work of an actor, and never decides what the lifecycle decides.
 //! Ends when the lifecycle orders to leave; the process ends with it.
 
+use std::io;
 use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
 use early_service_machine::lifecycle::{Effect, Event, Lifecycle, Phase};
 use futures_lite::future;
+use rustix::io::Errno;
 use smol::Timer;
 
 use crate::catalog::Id;
@@ -48,8 +50,19 @@ pub(crate) struct Supervisor<S: Service> {
     /// The root to leave, until it has been left.
     pub(crate) old_root: Option<OldRoot>,
     pub(crate) rounds: Timer,
+    /// What PID 1 still has to hear, because its queue was full.
+    pub(crate) unheard: Unheard,
+    /// That the last look at PID 1's root failed has been said.
+    pub(crate) is_blind: bool,
     /// Closed when the actors that hold the lock have let it go.
     pub(crate) left: Receiver<()>,
+}
+
+/// What is said once, and not by every sign of life.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Unheard {
+    phase: bool,
+    watchdog: bool,
 }
 
 enum Wake {
@@ -63,7 +76,7 @@ impl<S: Service> Supervisor<S> {
     pub(crate) async fn run(mut self, started: Event) {
         if self.old_root.is_some() {
             self.rounds.set_interval(WATCH_ROOT);
-        } else if let Some(interval) = systemd::watchdog() {
+        } else if let Some(interval) = systemd::rounds() {
             self.rounds.set_interval(interval);
         }
         let mut lifecycle = Lifecycle::new();
@@ -71,6 +84,9 @@ impl<S: Service> Supervisor<S> {
         let mut told = None;
         let mut wake = Some(Wake::Event(started));
         while let Some(occasion) = wake {
+            if matches!(occasion, Wake::Round) && self.say_again(lifecycle.phase()) {
+                told = None;
+            }
             match occasion {
                 Wake::Event(event) => match self.step(lifecycle, event).await {
                     Some(next) => {
@@ -104,7 +120,7 @@ impl<S: Service> Supervisor<S> {
     }
 
     /// Takes one event and gives the orders that follow; `None` when they are carried out to the last.
-    async fn step(&self, lifecycle: Lifecycle, event: Event) -> Option<Lifecycle> {
+    async fn step(&mut self, lifecycle: Lifecycle, event: Event) -> Option<Lifecycle> {
         let from = lifecycle.phase();
         let (next, effects) = lifecycle.step(event);
         let to = next.phase();
@@ -134,7 +150,7 @@ impl<S: Service> Supervisor<S> {
         // The orders first: clients wait for them, and nobody for PID 1's display.
         future::yield_now().await;
         if from != to {
-            systemd::tell(to);
+            self.unheard.phase = !systemd::tell(to);
         }
         if to == Phase::Ended {
             // Nobody sends on it: that it closes tells that both have let go.
@@ -142,6 +158,18 @@ impl<S: Service> Supervisor<S> {
             return None;
         }
         Some(next)
+    }
+
+    /// Says what PID 1 has not heard; whether there was anything.
+    fn say_again(&mut self, phase: Phase) -> bool {
+        let before = self.unheard;
+        if before.phase {
+            self.unheard.phase = !systemd::tell(phase);
+        }
+        if before.watchdog {
+            self.unheard.watchdog = !systemd::arm_watchdog();
+        }
+        before.phase || before.watchdog
     }
 
     /// Waits for a message or the next round; `None` once nobody can send any more.
@@ -161,8 +189,15 @@ impl<S: Service> Supervisor<S> {
             None | Some(Ok(false)) => return false,
             Some(Ok(true)) => {
                 log::info!(MESSAGE_ID = Id::RootFollowed; "Followed PID 1 to the root filesystem");
-                self.rounds.set_interval(systemd::arm_watchdog());
+                self.unheard.watchdog = !systemd::arm_watchdog();
+                self.rounds.set_interval(systemd::SURVIVOR_ROUNDS);
                 true
+            }
+            Some(Err(error)) if will_pass(&error) => {
+                if !std::mem::replace(&mut self.is_blind, true) {
+                    log::warn!("cannot look at PID 1's root, and looks again: {error}");
+                }
+                return false;
             }
             Some(Err(error)) => {
                 log::warn!("cannot look at PID 1's root, so cannot follow it there: {error}");
@@ -176,4 +211,9 @@ impl<S: Service> Supervisor<S> {
         }
         has_switched
     }
+}
+
+/// Whether another look may succeed.
+fn will_pass(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
 }

@@ -2,8 +2,8 @@
 //! systemd: what PID 1 gives us and what we tell it (`sd_listen_fds(3)`, `sd_notify(3)`).
 //!
 //! Where the process was not started by systemd, nothing was given and nobody is told.
-//! A notification that fails is not worth a log line: it does while PID 1 switches root, and what
-//! follows says the same.
+//! A notification that fails is not worth a log line: it does while PID 1 switches root, and where
+//! its queue is full; what is said only once is said again on the next round.
 //! It is sent without waiting, which the crates for it do not offer: a PID 1 that is busy for
 //! seconds, and its socket full, must not stop a tick.
 
@@ -40,6 +40,13 @@ const START: Duration = Duration::from_secs(5);
 /// How often a watchdog is fed within its limit; sd_watchdog_enabled(3) says at least twice.
 const SIGNS_OF_LIFE: u32 = 3;
 
+/// How often the survivor's is.
+pub(crate) const SURVIVOR_ROUNDS: Duration =
+    Duration::from_millis(SURVIVOR_WATCHDOG.as_millis() as u64 / SIGNS_OF_LIFE as u64);
+
+/// A limit below that is no unit's, and cannot be kept.
+const SHORTEST_WATCHDOG: Duration = Duration::from_millis(1);
+
 /// The sockets that a `.socket` unit passes on (`$LISTEN_FDS`).
 pub(crate) fn listeners() -> Result<Vec<OwnedFd>, sd_listen_fds::Error> {
     let passed = sd_listen_fds::get()?;
@@ -47,55 +54,64 @@ pub(crate) fn listeners() -> Result<Vec<OwnedFd>, sd_listen_fds::Error> {
 }
 
 /// Tells the phase, as `systemctl status` shows it; in Serving the unit is ready.
-pub(crate) fn tell(phase: Phase) {
+///
+/// False where it was not heard, like all that says whether it was.
+#[must_use]
+pub(crate) fn tell(phase: Phase) -> bool {
     let change = match phase {
         Phase::Booting | Phase::Adopting | Phase::Draining => "",
         Phase::Serving => "READY=1\n",
         Phase::Ended => "STOPPING=1\n",
     };
-    notify(&format!("{change}STATUS={}", standing::sentence(phase)));
+    notify(&format!("{change}STATUS={}", standing::sentence(phase)))
 }
 
 /// Tells what the process waits for, as `systemctl status` shows it.
 pub(crate) fn status(what: fmt::Arguments<'_>) {
-    notify(&format!("STATUS={what}"));
+    let _ = notify(&format!("STATUS={what}"));
 }
 
 /// Tells PID 1 that the start takes so much longer (`EXTEND_TIMEOUT_USEC=` in sd_notify(3)), and
 /// gives it a sign of life.
 pub(crate) fn extend_start() {
-    notify(&format!("EXTEND_TIMEOUT_USEC={}\nWATCHDOG=1", START.as_micros()));
+    let _ = notify(&format!("EXTEND_TIMEOUT_USEC={}\nWATCHDOG=1", START.as_micros()));
 }
 
-/// How often PID 1 wants a sign of life, where the unit of this process has a watchdog.
-pub(crate) fn watchdog() -> Option<Duration> {
+/// How often PID 1 wants to hear of this process: by the unit's watchdog if there is one, and often
+/// enough for a start that takes long; `None` where nobody listens.
+pub(crate) fn rounds() -> Option<Duration> {
+    env::var_os("NOTIFY_SOCKET")?;
+    Some(watchdog().map_or(START, |limit| limit.min(START)) / SIGNS_OF_LIFE)
+}
+
+/// The limit of the unit's watchdog (sd_watchdog_enabled(3)).
+fn watchdog() -> Option<Duration> {
     let is_ours = |pid: String| pid == process::id().to_string();
-    let microseconds = env::var("WATCHDOG_USEC").ok()?.parse().ok()?;
-    let interval = Duration::from_micros(microseconds) / SIGNS_OF_LIFE;
-    (!interval.is_zero() && env::var("WATCHDOG_PID").map_or(true, is_ours)).then_some(interval)
+    let limit = Duration::from_micros(env::var("WATCHDOG_USEC").ok()?.parse().ok()?);
+    let is_possible = limit >= SHORTEST_WATCHDOG;
+    (is_possible && env::var("WATCHDOG_PID").map_or(true, is_ours)).then_some(limit)
 }
 
-/// Asks PID 1 for a watchdog, and says how often to feed it.
-pub(crate) fn arm_watchdog() -> Duration {
-    notify(&format!("WATCHDOG_USEC={}\nWATCHDOG=1", SURVIVOR_WATCHDOG.as_micros()));
-    SURVIVOR_WATCHDOG / SIGNS_OF_LIFE
+/// Asks PID 1 for a watchdog, to be fed every [`SURVIVOR_ROUNDS`].
+#[must_use]
+pub(crate) fn arm_watchdog() -> bool {
+    notify(&format!("WATCHDOG_USEC={}\nWATCHDOG=1", SURVIVOR_WATCHDOG.as_micros()))
 }
 
 /// Gives PID 1 a sign of life.
 pub(crate) fn feed_watchdog() {
-    notify("WATCHDOG=1");
+    let _ = notify("WATCHDOG=1");
 }
 
 /// The same from one that serves, with how many clients it has now.
 pub(crate) fn feed_watchdog_with(clients: usize) {
     let sentence = standing::sentence(Phase::Serving);
-    notify(&format!("WATCHDOG=1\nSTATUS={sentence}; clients: {clients}"));
+    let _ = notify(&format!("WATCHDOG=1\nSTATUS={sentence}; clients: {clients}"));
 }
 
-fn notify(message: &str) {
-    if let Some(path) = env::var_os("NOTIFY_SOCKET") {
-        let _ = send(path.as_bytes(), message);
-    }
+/// Whether it was heard, or there is nobody to hear it.
+fn notify(message: &str) -> bool {
+    env::var_os("NOTIFY_SOCKET").is_none_or(|path| send(path.as_bytes(), message).is_ok())
 }
 
 /// Sends to a socket in the file system, or in the abstract namespace where the path begins with

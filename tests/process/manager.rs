@@ -4,6 +4,7 @@
 use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use crate::LIMIT;
 use crate::scratch::Scratch;
@@ -33,7 +34,9 @@ impl Manager {
     #[track_caller]
     pub(crate) fn wait_until(&mut self, what: &str, look: impl Fn(&[String]) -> bool) {
         let mut message = [0; 1024];
+        let start = Instant::now();
         while !look(&self.said) {
+            assert!(start.elapsed() < LIMIT, "no {what} in {:?}", self.said);
             let count = match self.socket.recv(&mut message) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => panic!("no {what} in {:?}: {error}", self.said),

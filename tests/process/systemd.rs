@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::process::Stdio;
 
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 
 use crate::client::{Client, get_counter, nc, until_status};
 use crate::daemon::{Daemon, STILL, started_with};
@@ -91,6 +91,38 @@ fn a_passed_socket_that_others_made_blocking_does_not_block_the_daemon() {
 }
 
 #[test]
+fn a_passed_socket_is_not_taken_over() {
+    let scratch = Scratch::new();
+    let public = scratch.join("public");
+    let passed = UnixListener::bind(&public).expect("a socket");
+    let mut command = started_with(&passed);
+    command.arg("--server-socket-path").arg(&public).arg("--takeover-existing-socket");
+    let mut daemon = Daemon::spawn(&mut command);
+    assert_eq!(daemon.ended().0.code(), Some(1));
+    daemon.wait_for(&format!("error: cannot take over {}: systemd passes", public.display()));
+}
+
+#[test]
+fn however_many_wait_at_one_socket_who_comes_by_the_other_is_served() {
+    let descriptors = getrlimit(Resource::Nofile);
+    let all = Rlimit { current: descriptors.maximum, ..descriptors };
+    setrlimit(Resource::Nofile, all).expect("up to the maximum is allowed");
+    let scratch = Scratch::new();
+    let (public, own) = (scratch.join("public"), scratch.join("own"));
+    let passed = UnixListener::bind(&public).expect("a socket");
+    let mut command = started_with(&passed);
+    let daemon = Daemon::spawn(command.arg("--server-socket-path").arg(&own).args(STILL));
+    daemon.wait_for(&format!("Listening on UNIX socket {}", own.display()));
+    // Each of them has a place for a second, so that the last one has it after four.
+    let silent: Vec<_> = (0..4000).map(|_| Client::connect(&public)).collect();
+    let start = crate::now();
+    assert_eq!(get_counter(&own), 0);
+    let took = crate::now() - start;
+    assert!(took < 2_500_000_000, "{took} ns");
+    drop(silent);
+}
+
+#[test]
 fn something_else_than_a_listening_unix_socket_is_refused_by_name() {
     let file = std::fs::File::open("/dev/null").expect("a file");
     let pair = UnixDatagram::pair().expect("a pair").0;
@@ -144,6 +176,36 @@ fn systemd_is_told_the_phase_and_that_the_process_lives() {
     manager.wait_for("STOPPING=1");
     manager.wait_for("STATUS=ended: writing out the log");
     until("ended", || !daemon.is_running());
+}
+
+#[test]
+fn a_start_that_takes_long_asks_for_more_time_whatever_the_watchdog() {
+    for watchdog in [None, Some("3600000000")] {
+        let scratch = Scratch::new();
+        let mut manager = Manager::new(&scratch);
+        let _mute = UnixListener::bind(scratch.join("mute")).expect("a socket");
+        let mut command = crate::daemon::program();
+        command.arg("--server-socket-path").arg(scratch.join("sock"));
+        command.arg("--client-socket-path").arg(scratch.join("mute"));
+        command.env("NOTIFY_SOCKET", &manager.path);
+        command.envs(watchdog.map(|limit| ("WATCHDOG_USEC", limit)));
+        let _daemon = Daemon::spawn(&mut command);
+        manager.wait_for("EXTEND_TIMEOUT_USEC=5000000");
+    }
+}
+
+#[test]
+fn what_systemd_had_no_room_for_is_said_again() {
+    let scratch = Scratch::new();
+    let mut manager = Manager::new(&scratch);
+    let writer = UnixDatagram::unbound().expect("a socket");
+    writer.set_nonblocking(true).expect("a socket");
+    until("full", || writer.send_to(b"another's", &manager.path).is_err());
+    let daemon = start_under(&manager, scratch.join("sock"), &STILL);
+    daemon.wait_for("=> serving");
+    assert_eq!(get_counter(&daemon.socket), 0);
+    manager.wait_for("READY=1");
+    assert!(manager.said.contains(&"another's".to_owned()));
 }
 
 #[test]
