@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Mailboxes: how actors send to each other without waiting.
 //!
-//! Each mailbox holds as many messages as can be under way to its owner at once (`main.rs` says why
-//! that many), so sending never waits, and two actors can never wait for each other.
+//! Each mailbox holds as many messages as can be under way to its owner at once (where its size
+//! is, it says why that many), so sending never waits, and two actors can never wait for each other.
 
 use async_channel::{Sender, TrySendError};
 

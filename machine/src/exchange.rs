@@ -18,8 +18,8 @@
 //! clients in the order of their lines, and with `end` the lock's.
 //! How many there must be is said in the text, for the kernel drops some without a word when the
 //! receiver's table is full.
-//! `logged` says that every line of the predecessor's log is written, just before it exits; without
-//! it, the successor names the numbers that may be missing.
+//! `logged` says that none of the predecessor's last ticks waits to be written, just before it exits;
+//! without it, the successor names the numbers that may be missing.
 //! Either side may say `abort` with a reason: the predecessor before `commit`, the successor before
 //! `done`.
 //! Who is not the only one to ask reads `busy`; who may not ask, `Permission denied`.
