@@ -119,7 +119,7 @@ pub(crate) fn that_begin_late(claims: &mut Claims) {
     let places = Duration::from_secs(2);
     claims.within("the last of them waits", start.elapsed(), places + scene.slack());
     let anew = places + LATENESS;
-    scene.claim(claims, Bounds { reply: CROWD, reply_anew: anew, returns: 5, lines: 5, ..BOUNDS });
+    scene.claim(claims, Bounds { reply: CROWD, reply_anew: anew, returns: 10, lines: 5, ..BOUNDS });
 }
 
 /// Twice as many as there are places for.
