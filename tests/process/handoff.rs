@@ -338,7 +338,7 @@ fn a_predecessor_that_may_not_be_asked_is_not_taken_for_none() {
     daemon.wait_for(&format!("{path}: {cause}: waiting for it"));
     fs::set_permissions(&predecessor.socket, Permissions::from_mode(0o666)).expect("our own");
     // Another user's process is not handed over to; asked it is.
-    daemon.wait_for("Permission denied");
+    daemon.wait_for(&format!("{path} answers 'Permission denied': asking again"));
     assert!(daemon.is_running());
     let named = daemon.messages().iter().any(|line| line.contains("No predecessor at"));
     assert!(!named, "{:?}", daemon.messages());
