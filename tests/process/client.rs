@@ -8,6 +8,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use crate::{LIMIT, until};
 
 /// What OpenBSD's `nc` prints when it is given `input` in one write.
@@ -47,6 +49,14 @@ fn require_nc() {
         help.is_ok_and(|help| String::from_utf8_lossy(&help.stderr).contains("OpenBSD"))
     });
     assert!(*is_openbsd, "these tests need OpenBSD's nc: install the package netcat-openbsd");
+}
+
+/// Lets this process, and those that it starts, have as many descriptors as are allowed: for a thousand
+/// clients and more.
+pub(crate) fn allow_all_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let all = Rlimit { current: limit.maximum, ..limit };
+    setrlimit(Resource::Nofile, all).expect("up to the maximum is allowed");
 }
 
 /// One connection.

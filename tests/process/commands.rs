@@ -5,9 +5,7 @@ use std::io::{ErrorKind, Write};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, getrlimit, setrlimit};
-
-use crate::client::{Client, get_counter, nc, status, until_status};
+use crate::client::{Client, allow_all_descriptors, get_counter, nc, status, until_status};
 use crate::daemon::{Daemon, STILL, program};
 use crate::scratch::Scratch;
 use crate::{AT_ONCE, until};
@@ -193,10 +191,7 @@ fn status_is_one_line_of_pairs() {
 
 #[test]
 fn one_client_too_many_is_served_and_the_longest_idle_one_goes() {
-    let descriptors = getrlimit(Resource::Nofile);
-    let all = rustix::process::Rlimit { current: descriptors.maximum, ..descriptors };
-    setrlimit(Resource::Nofile, all).expect("up to the maximum is allowed");
-
+    allow_all_descriptors();
     let scratch = Scratch::new();
     let daemon = still(&scratch);
     let mut clients: Vec<_> = (0..SESSIONS).map(|_| Client::connect(&daemon.socket)).collect();

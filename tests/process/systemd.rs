@@ -5,9 +5,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::process::Stdio;
 
-use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use rustix::process::Signal;
 
-use crate::client::{Client, get_counter, nc, until_status};
+use crate::client::{Client, allow_all_descriptors, get_counter, nc, until_status};
 use crate::daemon::{Daemon, STILL, started_with};
 use crate::manager::Manager;
 use crate::scratch::Scratch;
@@ -104,9 +104,7 @@ fn a_passed_socket_is_not_taken_over() {
 
 #[test]
 fn however_many_wait_at_one_socket_who_comes_by_the_other_is_served() {
-    let descriptors = getrlimit(Resource::Nofile);
-    let all = Rlimit { current: descriptors.maximum, ..descriptors };
-    setrlimit(Resource::Nofile, all).expect("up to the maximum is allowed");
+    allow_all_descriptors();
     let scratch = Scratch::new();
     let (public, own) = (scratch.join("public"), scratch.join("own"));
     let passed = UnixListener::bind(&public).expect("a socket");
