@@ -27,6 +27,7 @@ use rustix::process::geteuid;
 use smol::{Async, Timer};
 
 use crate::catalog::Id;
+use crate::limits::is_shortage;
 use crate::listener::Listener;
 use crate::peer::{Heard, Peer};
 use crate::server::Sockets;
@@ -361,14 +362,7 @@ impl<S: Service> Adoption<S> {
                 return self.wait_to_connect("no room in its backlog", way, has_lock);
             }
             // Somebody may be there all the same.
-            Err(
-                error @ (Errno::ACCESS
-                | Errno::PERM
-                | Errno::MFILE
-                | Errno::NFILE
-                | Errno::NOMEM
-                | Errno::NOBUFS),
-            ) => {
+            Err(error) if is_shortage(error) || matches!(error, Errno::ACCESS | Errno::PERM) => {
                 let why = format!("cannot connect: {}", io::Error::from(error));
                 return self.wait_to_connect(&why, way, has_lock);
             }

@@ -188,14 +188,13 @@ fn listen<S: Service>(
         Predecessor::OnServerSocket | Predecessor::Nobody => None,
     };
     let is_passed = |path: &Path| listeners.iter().any(|listener| listener.path() == path);
+    let takes_over = options.predecessor == Predecessor::OnServerSocket;
     match &options.server {
-        Some(path) if is_passed(path) => match options.predecessor {
-            Predecessor::OnServerSocket => {
-                return Err(listener::Error::PassedAlready(path.clone()));
-            }
-            Predecessor::At(_) | Predecessor::Nobody => {}
-        },
-        Some(path) if options.predecessor == Predecessor::OnServerSocket => {
+        Some(path) if is_passed(path) && takes_over => {
+            return Err(listener::Error::PassedAlready(path.clone()));
+        }
+        Some(path) if is_passed(path) => {}
+        Some(path) if takes_over => {
             let (listener, is_served) = Listener::take_over(path)?;
             listeners.push(listener);
             if is_served {

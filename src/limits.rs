@@ -19,6 +19,7 @@ use std::fmt;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::{Resource, getrlimit};
 
@@ -71,6 +72,11 @@ pub(crate) const OVERRUN: usize = 1024 * 1024;
 /// 208 kB each by default, so that a thousand such clients would cost the machine 200 MB; with
 /// less than a batch of replies, each would go in pieces.
 pub(crate) const UNTAKEN: usize = 32 * 1024;
+
+/// Whether a call fails only until somebody lets go of descriptors or memory.
+pub(crate) fn is_shortage(error: Errno) -> bool {
+    matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS)
+}
 
 /// Which limit a client has reached that has to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

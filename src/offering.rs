@@ -290,11 +290,10 @@ impl Offering {
     }
 
     fn expired(&mut self) -> Event {
-        let cause = || match self.stuck {
+        self.cause.get_or_insert_with(|| match self.stuck {
             Some(_) => "too many descriptors of this user are on their way elsewhere".to_owned(),
             None => format!("it did not take it within {} s", OFFER.as_secs()),
-        };
-        self.cause = self.cause.take().or_else(|| Some(cause()));
+        });
         Event::OfferExpired
     }
 

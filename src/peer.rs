@@ -183,7 +183,7 @@ impl Peer {
     }
 
     /// Whether a line would go at once.
-    pub(crate) fn has_room(&self) -> bool {
+    fn has_room(&self) -> bool {
         let mut socket = [PollFd::new(&self.stream, PollFlags::OUT)];
         poll(&mut socket, Some(&Timespec::default())) != Ok(0)
     }

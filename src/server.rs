@@ -224,13 +224,12 @@ impl<S: Service> Server<S> {
         let pausing = self.accept_again.will_fire();
         let listeners = &self.listeners;
         // In turn: a successor comes by the one socket, and clients without end by the other.
-        let (before, after) = (0..self.next_listener, self.next_listener..listeners.len());
+        let (first, count) = (self.next_listener, listeners.len());
         let connection = poll_fn(|context| {
-            let is_ready = |number: &usize| {
+            let ready = (0..count).map(|step| (first + step) % count).find(|number| {
                 let listener = listeners.get(*number).filter(|_| !pausing);
                 listener.is_some_and(|listener| listener.poll_accept(context).is_ready())
-            };
-            let ready = after.clone().chain(before.clone()).find(is_ready);
+            });
             ready.map_or(Poll::Pending, |ready| Poll::Ready(Some(Occasion::Connection(ready))))
         });
         let may_go = self.under_way < UNDER_WAY;

@@ -9,7 +9,6 @@
 //! Never does the work of an actor, and never decides what the lifecycle decides.
 //! Ends when the lifecycle orders to leave; the process ends with it.
 
-use std::io;
 use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
@@ -19,6 +18,7 @@ use rustix::io::Errno;
 use smol::Timer;
 
 use crate::catalog::Id;
+use crate::limits::is_shortage;
 use crate::mailbox::post;
 use crate::root::{OldRoot, drop_capabilities};
 use crate::service::Service;
@@ -190,10 +190,10 @@ impl<S: Service> Supervisor<S> {
             Some(Ok(true)) => {
                 log::info!(MESSAGE_ID = Id::RootFollowed; "Followed PID 1 to the root filesystem");
                 self.unheard.watchdog = !systemd::arm_watchdog();
-                self.rounds.set_interval(systemd::SURVIVOR_ROUNDS);
+                self.rounds.set_interval(systemd::survivor_rounds());
                 true
             }
-            Some(Err(error)) if will_pass(&error) => {
+            Some(Err(error)) if Errno::from_io_error(&error).is_some_and(is_shortage) => {
                 if !std::mem::replace(&mut self.is_blind, true) {
                     log::warn!("cannot look at PID 1's root, and looks again: {error}");
                 }
@@ -211,9 +211,4 @@ impl<S: Service> Supervisor<S> {
         }
         has_switched
     }
-}
-
-/// Whether another look may succeed.
-fn will_pass(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
 }

@@ -40,13 +40,6 @@ const START: Duration = Duration::from_secs(5);
 /// How often a watchdog is fed within its limit; sd_watchdog_enabled(3) says at least twice.
 const SIGNS_OF_LIFE: u32 = 3;
 
-/// How often the survivor's is.
-pub(crate) const SURVIVOR_ROUNDS: Duration =
-    Duration::from_millis(SURVIVOR_WATCHDOG.as_millis() as u64 / SIGNS_OF_LIFE as u64);
-
-/// A limit below that is no unit's, and cannot be kept.
-const SHORTEST_WATCHDOG: Duration = Duration::from_millis(1);
-
 /// The sockets that a `.socket` unit passes on (`$LISTEN_FDS`).
 pub(crate) fn listeners() -> Result<Vec<OwnedFd>, sd_listen_fds::Error> {
     let passed = sd_listen_fds::get()?;
@@ -81,18 +74,22 @@ pub(crate) fn extend_start() {
 /// enough for a start that takes long; `None` where nobody listens.
 pub(crate) fn rounds() -> Option<Duration> {
     env::var_os("NOTIFY_SOCKET")?;
-    Some(watchdog().map_or(START, |limit| limit.min(START)) / SIGNS_OF_LIFE)
+    Some(watchdog().unwrap_or(START).min(START) / SIGNS_OF_LIFE)
 }
 
 /// The limit of the unit's watchdog (sd_watchdog_enabled(3)).
 fn watchdog() -> Option<Duration> {
     let is_ours = |pid: String| pid == process::id().to_string();
     let limit = Duration::from_micros(env::var("WATCHDOG_USEC").ok()?.parse().ok()?);
-    let is_possible = limit >= SHORTEST_WATCHDOG;
-    (is_possible && env::var("WATCHDOG_PID").map_or(true, is_ours)).then_some(limit)
+    (!limit.is_zero() && env::var("WATCHDOG_PID").map_or(true, is_ours)).then_some(limit)
 }
 
-/// Asks PID 1 for a watchdog, to be fed every [`SURVIVOR_ROUNDS`].
+/// How often the survivor gives a sign of life.
+pub(crate) fn survivor_rounds() -> Duration {
+    SURVIVOR_WATCHDOG / SIGNS_OF_LIFE
+}
+
+/// Asks PID 1 for the survivor's watchdog.
 #[must_use]
 pub(crate) fn arm_watchdog() -> bool {
     notify(&format!("WATCHDOG_USEC={}\nWATCHDOG=1", SURVIVOR_WATCHDOG.as_micros()))
