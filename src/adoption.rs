@@ -22,12 +22,10 @@ use early_service_machine::lifecycle::Event;
 use early_service_machine::rhythm::Snapshot;
 use futures_lite::future;
 use rustix::io::Errno;
-use rustix::net::sockopt::socket_peercred;
-use rustix::process::geteuid;
 use smol::{Async, Timer};
 
+use crate::authorize::{Distrust, vouch_for};
 use crate::catalog::Id;
-use crate::limits::is_shortage;
 use crate::listener::Listener;
 use crate::peer::{Heard, Peer};
 use crate::server::Sockets;
@@ -361,21 +359,34 @@ impl<S: Service> Adoption<S> {
             Err(Errno::AGAIN) => {
                 return self.wait_to_connect("no room in its backlog", way, has_lock);
             }
-            // Somebody may be there all the same.
-            Err(error) if is_shortage(error) || matches!(error, Errno::ACCESS | Errno::PERM) => {
+            // Somebody may be there, who did not let us in.
+            Err(error @ (Errno::ACCESS | Errno::PERM)) => {
                 let why = format!("cannot connect: {}", io::Error::from(error));
                 return self.wait_to_connect(&why, way, has_lock);
             }
-            Err(error) => {
+            Err(error) if nobody_listens(error) => {
                 let error = io::Error::from(error);
                 self.absent_as_answered(&format!("cannot connect: {error}"), has_lock);
                 return Some(self.pause_with(Event::PredecessorAbsent));
             }
+            // A shortage of ours, or an error that is not understood, says nothing of the other
+            // process: to give it up would make a second owner.
+            Err(error) => {
+                let why = format!("cannot connect: {}", io::Error::from(error));
+                return self.retry_to_connect(&why, way);
+            }
         };
         self.unreachable = None;
-        if let Err(stranger) = vouch_for(&stream) {
-            self.absent(format_args!("{stranger}"), has_lock);
-            return Some(self.pause_with(Event::PredecessorAbsent));
+        match vouch_for(&stream) {
+            Ok(()) => {}
+            Err(Distrust::Stranger(stranger)) => {
+                self.absent(format_args!("{stranger}"), has_lock);
+                return Some(self.pause_with(Event::PredecessorAbsent));
+            }
+            // It may be the owner all the same.
+            Err(Distrust::Unknown(error)) => {
+                return self.retry_to_connect(&format!("cannot read its user: {error}"), way);
+            }
         }
         let peer = match Async::new(stream) {
             Ok(stream) => Peer::new(stream),
@@ -406,11 +417,17 @@ impl<S: Service> Adoption<S> {
             return Some(self.pause_with(Event::PredecessorAbsent));
         }
         if waiting >= SILENT {
-            let path = self.path.display();
-            let line = format!("{path}: {why}: waiting for it");
-            self.say_once(Id::PredecessorSilent, line);
+            return self.retry_to_connect(why, way);
         }
         self.progress = Progress::Pausing(now + ASK_AGAIN, way);
+        None
+    }
+
+    /// Tries to connect again, however long it takes, and says why.
+    fn retry_to_connect(&mut self, why: &str, way: Way) -> Option<Event> {
+        let line = format!("{}: {why}: waiting for it", self.path.display());
+        self.say_once(Id::PredecessorSilent, line);
+        self.progress = Progress::Pausing(Instant::now() + ASK_AGAIN, way);
         None
     }
 
@@ -729,6 +746,21 @@ impl<S: Service> Talk<S> {
     }
 }
 
+/// Whether this error of connect(2) says that no process serves the path.
+fn nobody_listens(error: Errno) -> bool {
+    // The last three: there is a socket of another kind, or no socket at all.
+    matches!(
+        error,
+        Errno::CONNREFUSED
+            | Errno::NOENT
+            | Errno::NOTDIR
+            | Errno::LOOP
+            | Errno::NAMETOOLONG
+            | Errno::PROTOTYPE
+            | Errno::INVAL
+    )
+}
+
 fn count<S: Service>(sessions: &[Box<Session<S>>]) -> u64 {
     u64::try_from(sessions.len()).unwrap_or_default()
 }
@@ -765,20 +797,5 @@ impl<S: Service> fmt::Display for Given<S> {
             Self::Whole(snapshot) => fmt::Display::fmt(&snapshot.state, f),
             Self::Alone(state) => fmt::Display::fmt(state, f),
         }
-    }
-}
-
-/// Whether the process behind the socket is one to believe: of root or of our own user.
-///
-/// The kernel vouches for the one that called listen(2) (`SO_PEERCRED` in unix(7)).
-fn vouch_for(stream: &UnixStream) -> Result<(), String> {
-    match socket_peercred(stream) {
-        Ok(peer) if peer.uid.is_root() || peer.uid == geteuid() => Ok(()),
-        Ok(peer) => Err(format!(
-            "process {} of user {} is not to be believed",
-            peer.pid.as_raw_nonzero(),
-            peer.uid.as_raw()
-        )),
-        Err(_) => Err("the kernel does not say whose socket it is".to_owned()),
     }
 }

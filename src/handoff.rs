@@ -26,7 +26,6 @@ use early_service_machine::rhythm::Snapshot;
 use futures_lite::future;
 use rustix::net::UCred;
 use rustix::net::sockopt::socket_peercred;
-use rustix::process::geteuid;
 use smol::Async;
 
 use crate::adoption::{Adoption, Given, Received};
@@ -42,7 +41,7 @@ use crate::session::Asked;
 use crate::standing::{Origin, Standing};
 use crate::state_file::StateFile;
 use crate::ticker::Start;
-use crate::{clock, server, standing, ticker, users};
+use crate::{authorize, clock, listener, server, standing, ticker};
 
 /// The most clients whose question waits here: whoever asks in one turn of the server.
 ///
@@ -326,7 +325,7 @@ impl<S: Service> Handoff<S> {
     fn asked(&mut self, stream: Async<UnixStream>, asked: Asked) {
         // Where the credentials cannot be read, nobody vouches for this peer.
         let peer = match socket_peercred(&stream) {
-            Ok(peer) if self.may_have_the_state(&peer) => peer,
+            Ok(peer) if self.may_receive(&peer, &stream) => peer,
             Ok(UCred { pid, uid, .. }) => {
                 let (pid, uid) = (pid.as_raw_nonzero(), uid.as_raw());
                 self.refusals.warn(format_args!(
@@ -352,14 +351,8 @@ impl<S: Service> Handoff<S> {
         self.report(Event::HandoffRequested);
     }
 
-    /// Whether this peer may have the state: root, our own user and the named successor.
-    ///
-    /// The kernel vouches for its number (`SO_PEERCRED` in unix(7)); the name is looked up now,
-    /// because the root filesystem may have another list of users than the initrd.
-    fn may_have_the_state(&self, peer: &UCred) -> bool {
-        peer.uid.is_root()
-            || peer.uid == geteuid()
-            || self.successor.as_deref().and_then(users::number) == Some(peer.uid)
+    fn may_receive(&self, peer: &UCred, stream: &Async<UnixStream>) -> bool {
+        authorize::may_receive(peer, self.successor.as_deref(), &listener::path_of(stream))
     }
 
     fn predecessor_left(&mut self, has_logged: bool) {

@@ -28,6 +28,7 @@
 )]
 
 mod adoption;
+mod authorize;
 mod catalog;
 mod clock;
 mod counter;

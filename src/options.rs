@@ -39,8 +39,9 @@ Options:
   -d, --timer-delay-ms MS
           time between two ticks, 1 to 4294967295 milliseconds; by default 100
       --successor USER
-          user, by name or number, who may ask for the count beside root and the
-          user that this process runs as; by default none
+          user, by name or number, who may ask for the count beside root, the
+          user that this process runs as, and the owner of the socket file; by
+          default none
       --survive-systemd-kill-signal
           stage of the initrd: ignore SIGTERM; a unit starts it with '@' as the
           first character of argv[0] (systemd.service(5))

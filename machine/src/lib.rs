@@ -18,6 +18,7 @@
 //! | [`exchange`] | what predecessor and successor say to each other |
 //! | [`record`] | what stands in the state file |
 //! | [`fields`] | how both of them write numbers down |
+//! | [`trust`] | which users may receive the state, and whose state is adopted |
 //!
 //! Everything that knows that the state is a *counter* stands in [`counter`].
 //! To carry another state, write another such module.
@@ -47,6 +48,7 @@ pub mod record;
 pub mod rhythm;
 pub mod schedule;
 pub mod state;
+pub mod trust;
 
 pub use counter::Counter;
 pub use state::State;

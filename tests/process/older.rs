@@ -230,11 +230,11 @@ fn each_of_the_three_lines_is_for_root_our_own_user_and_the_named_one() {
     assert!(geteuid().is_root(), "this test needs root, to be several users");
     let named = "65532";
     for request in ["handoff 1", PASS, GET] {
-        for (asker, may) in [("0", true), ("65534", true), (named, true), ("65533", false)] {
+        for (asker, may) in [("0", true), ("65531", true), (named, true), ("65533", false)] {
             let case = format!("user {asker}: {request}");
             let scratch = Scratch::new();
             let copy = for_everybody(&scratch);
-            let mut command = as_user("65534", &copy);
+            let mut command = as_user("65531", &copy);
             command.arg("-s").arg(scratch.join("sock")).args(STILL).args(["--successor", named]);
             let daemon = Daemon::spawn(&mut command);
             daemon.wait_for("Listening on");
@@ -255,6 +255,51 @@ fn each_of_the_three_lines_is_for_root_our_own_user_and_the_named_one() {
     }
 }
 
+/// Needs root, for nobody else can give a file away.
+#[test]
+fn the_owner_of_the_socket_file_may_have_the_state_as_the_c_program_has_it() {
+    assert!(geteuid().is_root(), "this test needs root, to be several users");
+    for request in ["handoff 1", PASS, GET] {
+        for (owner, asker, may) in
+            [(65533, "65533", true), (65533, "65532", false), (65534, "65534", false)]
+        {
+            let case = format!("user {asker}, socket of user {owner}: {request}");
+            let scratch = Scratch::new();
+            let daemon = Daemon::serve(scratch.join("sock"), &STILL);
+            let everybody = Permissions::from_mode(0o777);
+            fs::set_permissions(scratch.join("sock"), everybody).expect("we are root");
+            std::os::unix::fs::chown(scratch.join("sock"), Some(owner), None).expect("we are root");
+            let before = ["setpriv", &format!("--reuid={asker}"), "--clear-groups"];
+            let answer = nc_as(&before, scratch.join("sock"), format!("{request}\n"));
+            if may {
+                daemon.wait_for(&format!(" of user {asker}"));
+                assert!(!answer.contains("denied"), "{case}: {answer}");
+            } else {
+                assert_eq!(answer, "Permission denied\n", "{case}");
+            }
+        }
+    }
+}
+
+/// The number stands for every user that a namespace does not map, so it vouches for nobody.
+#[test]
+fn user_65534_is_nobody_to_hand_over_to_whoever_names_it() {
+    assert!(geteuid().is_root(), "this test needs root, to be several users");
+    for request in ["handoff 1", PASS, GET] {
+        let scratch = Scratch::new();
+        let copy = for_everybody(&scratch);
+        let mut command = as_user("65534", &copy);
+        command.arg("-s").arg(scratch.join("sock")).args(STILL).args(["--successor", "65534"]);
+        let daemon = Daemon::spawn(&mut command);
+        daemon.wait_for("Listening on");
+        let before = ["setpriv", "--reuid=65534", "--clear-groups"];
+        let answer = nc_as(&before, scratch.join("sock"), format!("{request}\n"));
+        assert_eq!(answer, "Permission denied\n", "{request}");
+        let refused = daemon.wait_for("Refusing to hand over: process ").message;
+        assert!(refused.ends_with(" of user 65534 may not ask for it"), "{refused}");
+    }
+}
+
 /// Needs root, for nobody else can be two users.
 #[test]
 fn a_predecessor_of_another_user_is_not_believed() {
@@ -266,7 +311,7 @@ fn a_predecessor_of_another_user_is_not_believed() {
     fake.wait_for("Listening on");
     Client::connect(scratch.join("fake")).ask("set_counter 666");
     let daemon = succeed(&scratch, "root", &scratch.join("fake"), &STILL);
-    let said = format!("process {} of user 65534 is not to be believed", fake.pid());
+    let said = format!("peer (pid {}, uid 65534) is not trusted", fake.pid());
     daemon.wait_for(&said);
     daemon.wait_for("=> serving");
     assert_eq!(get_counter(&daemon.socket), 0);

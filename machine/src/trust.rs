@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Trust: which users may receive the state, and whose state is adopted.
+//!
+//! Users are numbers as the kernel reports them for the other end of a connection (`SO_PEERCRED` in
+//! unix(7)).
+//! In a user namespace the kernel reports one number, the *overflow* user, for every user that the
+//! namespace does not map (user_namespaces(7)), so that number identifies nobody and is never
+//! trusted, whoever else has it.
+
+/// The overflow user unless `/proc/sys/kernel/overflowuid` says otherwise.
+pub const OVERFLOW: u32 = 65534;
+
+const ROOT: u32 = 0;
+
+/// The users that one process knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trust {
+    /// The user that this process runs as.
+    pub ours: u32,
+    /// The overflow user of this system.
+    pub overflow: u32,
+}
+
+impl Trust {
+    /// Whether `peer` may receive the state: root, the user of this process, the user that
+    /// `--successor` names, and the owner of the socket file that the peer connected to.
+    ///
+    /// The last one is how the C program is configured: its units change the owner of the socket to
+    /// the user of the successor.
+    /// Only root may give a file away, so the owner is root's word.
+    #[must_use]
+    pub fn may_receive(self, peer: u32, named: Option<u32>, owner: Option<u32>) -> bool {
+        self.may_offer(peer)
+            || (!self.is_nobody(peer) && (named == Some(peer) || owner == Some(peer)))
+    }
+
+    /// Whether the state of `peer` is adopted: only that of root and of the user of this process.
+    #[must_use]
+    pub fn may_offer(self, peer: u32) -> bool {
+        peer == ROOT || (peer == self.ours && !self.is_nobody(peer))
+    }
+
+    /// Whether a state file that belongs to `owner` was written by a trusted process.
+    #[must_use]
+    pub fn may_own_the_file(self, owner: u32, named: Option<u32>) -> bool {
+        self.may_offer(owner) || (!self.is_nobody(owner) && named == Some(owner))
+    }
+
+    /// Whether this number stands for every user that the namespace does not map.
+    #[must_use]
+    pub fn is_nobody(self, user: u32) -> bool {
+        user == self.overflow || user == OVERFLOW
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRUST: Trust = Trust { ours: 997, overflow: OVERFLOW };
+
+    #[test]
+    fn root_ourselves_the_named_user_and_the_owner_of_the_socket_may_receive() {
+        for (peer, named, owner, may) in [
+            (0, None, None, true),
+            (997, None, None, true),
+            (998, None, None, false),
+            (998, Some(998), None, true),
+            (998, None, Some(998), true),
+            (998, Some(999), Some(0), false),
+        ] {
+            assert_eq!(TRUST.may_receive(peer, named, owner), may, "{peer} {named:?} {owner:?}");
+        }
+    }
+
+    #[test]
+    fn the_overflow_user_is_never_trusted() {
+        for overflow in [OVERFLOW, 4000] {
+            let trust = Trust { ours: overflow, overflow };
+            for user in [overflow, OVERFLOW] {
+                assert!(!trust.may_receive(user, Some(user), Some(user)), "{user}");
+                assert!(!trust.may_offer(user), "{user}");
+                assert!(!trust.may_own_the_file(user, Some(user)), "{user}");
+            }
+            assert!(trust.may_receive(0, None, None) && trust.may_offer(0));
+        }
+    }
+
+    #[test]
+    fn only_root_and_ourselves_may_offer() {
+        for (peer, may) in [(0, true), (997, true), (998, false)] {
+            assert_eq!(TRUST.may_offer(peer), may, "{peer}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_a_stranger_is_not_believed() {
+        for (owner, named, may) in
+            [(0, None, true), (997, None, true), (998, None, false), (998, Some(998), true)]
+        {
+            assert_eq!(TRUST.may_own_the_file(owner, named), may, "{owner} {named:?}");
+        }
+    }
+}

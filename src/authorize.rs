@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Authorization: who may receive the state, and whom to adopt it from.
+//!
+//! Collects the numbers that [`Trust`] decides by.
+//! Never caches one: a user may be created, and a socket given away, at any time.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use early_service_machine::trust::{OVERFLOW, Trust};
+use rustix::net::UCred;
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::geteuid;
+
+use crate::users;
+
+/// The users that this process trusts.
+pub(crate) fn trust() -> Trust {
+    let overflow = fs::read_to_string("/proc/sys/kernel/overflowuid").ok();
+    let overflow = overflow.and_then(|text| text.trim_end().parse().ok()).unwrap_or(OVERFLOW);
+    Trust { ours: geteuid().as_raw(), overflow }
+}
+
+/// Whether `peer`, which connected to the socket file `socket`, may receive the state.
+///
+/// `successor` is looked up now, because the root filesystem may have another list of users than
+/// the initrd.
+pub(crate) fn may_receive(peer: &UCred, successor: Option<&str>, socket: &Path) -> bool {
+    let named = successor.and_then(users::number).map(|user| user.as_raw());
+    trust().may_receive(peer.uid.as_raw(), named, owner(socket))
+}
+
+/// The owner of the socket file at `path`.
+fn owner(path: &Path) -> Option<u32> {
+    let file = fs::symlink_metadata(path).ok()?;
+    file.file_type().is_socket().then(|| file.uid())
+}
+
+/// Why no state is adopted from a peer.
+pub(crate) enum Distrust {
+    /// It is a process of another user, or of nobody in particular.
+    Stranger(String),
+    /// The kernel did not tell who it is; it may be the owner of the state.
+    Unknown(io::Error),
+}
+
+/// Whether the process that listens on the other end of `stream` is trusted.
+///
+/// The kernel reports the process that called listen(2) (`SO_PEERCRED` in unix(7)).
+pub(crate) fn vouch_for(stream: impl AsFd) -> Result<(), Distrust> {
+    let peer = socket_peercred(stream).map_err(|error| Distrust::Unknown(error.into()))?;
+    let uid = peer.uid.as_raw();
+    if trust().may_offer(uid) {
+        return Ok(());
+    }
+    let pid = peer.pid.as_raw_nonzero();
+    Err(Distrust::Stranger(format!("peer (pid {pid}, uid {uid}) is not trusted")))
+}
