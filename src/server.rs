@@ -480,8 +480,9 @@ impl<S: Service> Server<S> {
             }
             if !self.has_place() {
                 let clients = self.clients;
-                let why = format_args!("new clients wait: {clients} came in the last second");
-                return self.pause_accepting(why);
+                return self.pause_accepting(format_args!(
+                    "new clients wait: {clients} came in the last second"
+                ));
             }
             let accepted = self.listeners.get(listener).map(Listener::accept);
             match accepted {
