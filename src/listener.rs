@@ -28,10 +28,14 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, open, renameat_with};
+use rustix::fs::{
+    CWD, FileType, FlockOperation, Mode, OFlags, RenameFlags, fcntl_getfl, flock, fstat, open,
+    renameat_with,
+};
 use rustix::io::Errno;
-use rustix::net::sockopt::{socket_acceptconn, socket_domain};
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_acceptconn, socket_domain};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, listen, socket_with};
+use rustix::process::geteuid;
 use smol::Async;
 
 /// A path that cannot be served.
@@ -106,7 +110,7 @@ enum Origin {
 impl Listener {
     /// Binds `path`; a socket that nobody listens on any more is replaced.
     pub(crate) fn bind(path: &Path) -> Result<Self, Error> {
-        let _alone = lock_directory(path);
+        let _guard = Guard::take(path);
         Self::bind_alone(path)
     }
 
@@ -122,7 +126,7 @@ impl Listener {
     /// own, or, if it is a program that cannot, takes its place in one step (rename(2)), so that
     /// there is no moment at which a client finds none.
     pub(crate) fn take_over(path: &Path) -> Result<(Self, bool), Error> {
-        let _alone = lock_directory(path);
+        let _guard = Guard::take(path);
         if !is_live(path) {
             return Ok((Self::bind_alone(path)?, false));
         }
@@ -154,7 +158,7 @@ impl Listener {
             listener.origin = Origin::PassedToRebind;
             // A process that was killed has left a dead socket in the place: from now on clients
             // wait again instead of being refused.
-            let _alone = lock_directory(&listener.path);
+            let _guard = Guard::take(&listener.path);
             if is_live(&aside(&listener.path)) && !is_live(&listener.path) {
                 put_back(&listener.path);
             }
@@ -217,16 +221,9 @@ impl Listener {
 
     /// Accepts a client that waits, as [`has_client`](Self::has_client) has just said.
     ///
-    /// That a passed socket does not block is not ours to say: O_NONBLOCK belongs to all who hold
-    /// it, and PID 1 takes it away when it starts the successor, unless that unit says
-    /// `NonBlocking=yes`.
-    /// A predecessor then stood in accept(2) until its watchdog ended it (seen on systemd 252 and
-    /// 257).
-    /// So it is asked first; nobody else accepts while we do, so a client that waits stays.
     /// That also tells a lack of descriptors (EMFILE) with somebody waiting from one without.
     pub(crate) fn accept(&self) -> io::Result<UnixStream> {
-        let socket = self.with_client().unwrap_or(&self.socket);
-        socket.get_ref().accept().map(|(stream, _)| stream)
+        accept_at_once(self.with_client().unwrap_or(&self.socket).get_ref())
     }
 
     /// Whether its name goes with the predecessor.
@@ -268,12 +265,14 @@ impl Listener {
     /// Puts a fresh socket in the place of the passed one, in one step: there is no moment at which a
     /// client finds none.
     ///
+    /// Without the guard, for which this process would have to wait: other processes of ours look at
+    /// `PATH.passed` at their start, and leave it alone while this socket is live.
+    ///
     /// The two exchange their names.
     /// So the old one keeps one, and can have its place again when we are gone: PID 1 listens on it, and
     /// lets clients wait.
     fn rebind(&mut self) -> Result<(), Error> {
         let aside = aside(&self.path);
-        let _alone = lock_directory(&self.path);
         let fresh = bind(&aside)?;
         let exchanged = fs::symlink_metadata(&self.path)
             .and_then(|old| fs::set_permissions(&aside, old.permissions()))
@@ -311,6 +310,27 @@ impl Drop for Listener {
         }
     }
 }
+
+/// Accepts a client, or fails with EAGAIN.
+///
+/// accept(2) has no flag like MSG_DONTWAIT: whether it waits is up to O_NONBLOCK, which belongs to all
+/// who hold the socket, and PID 1 clears it when it starts the successor, unless that unit says
+/// `NonBlocking=yes`.
+/// A predecessor then stood in accept(2) until its watchdog ended it (seen on systemd 252 and 257).
+/// So the flag is looked at before each call.
+/// Whoever clears it may do so again before the call, and take the client that waits; so from then on
+/// the wait has a limit (SO_RCVTIMEO in socket(7)), which is left unset on a socket that nobody meddles
+/// with.
+fn accept_at_once(listener: &UnixListener) -> io::Result<UnixStream> {
+    if !fcntl_getfl(listener)?.contains(OFlags::NONBLOCK) {
+        let _ = set_socket_timeout(listener, Timeout::Recv, Some(MOST_WAIT));
+        listener.set_nonblocking(true)?;
+    }
+    listener.accept().map(|(stream, _)| stream)
+}
+
+/// How long accept(2) may wait: the shortest that the kernel counts, one of its clock's ticks.
+const MOST_WAIT: Duration = Duration::from_millis(1);
 
 /// Binds `path`, and replaces a socket there that nobody listens on.
 fn bind(path: &Path) -> Result<Async<UnixListener>, Error> {
@@ -369,9 +389,7 @@ fn named(address: io::Result<SocketAddr>) -> PathBuf {
 
 /// The name of a passed socket while a fresh one has its place, and the one that this was bound by.
 fn aside(path: &Path) -> PathBuf {
-    let mut aside = OsString::from(path);
-    aside.push(ASIDE);
-    aside.into()
+    with_suffix(path, ASIDE)
 }
 
 /// The name whose place [`beside`] or [`aside`] this one is; any other is its own.
@@ -386,35 +404,82 @@ fn in_place_of(path: &Path) -> PathBuf {
     Path::new(OsStr::from_bytes(in_place)).to_owned()
 }
 
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(suffix);
+    name.into()
+}
+
 const BESIDE: &str = ".successor";
 const ASIDE: &str = ".passed";
 
 /// How many others may wait beside the same socket: more are a mistake in somebody's unit.
 const BESIDES: u32 = 9;
 
-/// Keeps others who bind in the same directory out, until the lock is dropped.
+/// Keeps out other processes of ours that start at the same time on the same path, until the guard is
+/// dropped.
 ///
 /// Between a look at a socket and its removal, and between bind(2) and listen(2), another process
 /// that starts at the same time would take a live socket for a stale one (three at once left two
 /// alive in 4 of 150 tries).
-/// Where the lock is not to be had, the socket is bound without: whoever may read the directory
-/// can hold it, and must not keep the service from starting.
-fn lock_directory(path: &Path) -> Option<OwnedFd> {
-    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = open(directory.unwrap_or(Path::new(".")), flags, Mode::empty()).ok()?;
-    for _ in 0..LOCK_TRIES {
-        if flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            return Some(directory);
-        }
-        thread::sleep(LOCK_RETRY);
-    }
-    None
+///
+/// It is the lock of a file that only our own user can open, made for the purpose and removed again: a
+/// lock that strangers can hold, such as that of the directory, would let them delay the start.
+/// If the guard cannot be had, the socket is bound without it.
+struct Guard {
+    file: OwnedFd,
+    path: PathBuf,
 }
 
-/// How long to wait for others who bind: they need less than a millisecond.
-const LOCK_TRIES: u32 = 100;
-const LOCK_RETRY: Duration = Duration::from_millis(5);
+impl Guard {
+    /// Waits for other processes of our own, and for nobody else; only to be called at the start.
+    fn take(path: &Path) -> Option<Self> {
+        let path = with_suffix(path, GUARD);
+        for _ in 0..GUARD_TRIES {
+            let file = open_private(&path)?;
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) if is_at(&file, &path) => return Some(Self { file, path }),
+                // The process that had it before has removed the file that we opened.
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) => thread::sleep(GUARD_RETRY),
+                Err(_) => return None,
+            }
+        }
+        None
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // While it is locked: whoever opened it sees that it is no longer there.
+        if is_at(&self.file, &self.path) {
+            remove(&self.path);
+        }
+    }
+}
+
+/// Opens a file that belongs to us and that nobody else can open, and makes it if it is not there.
+fn open_private(path: &Path) -> Option<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = open(path, flags | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR).ok()?;
+    let status = fstat(&file).ok()?;
+    let is_file = FileType::from_raw_mode(status.st_mode) == FileType::RegularFile;
+    let is_private = status.st_uid == geteuid().as_raw() && status.st_mode & 0o077 == 0;
+    (is_file && is_private).then_some(file)
+}
+
+/// Whether the name stands for this file.
+fn is_at(file: &OwnedFd, path: &Path) -> bool {
+    let opened = fstat(file).ok();
+    opened.is_some_and(|opened| identity(path) == Some((opened.st_dev, opened.st_ino)))
+}
+
+/// The name of the guard's file, after that of the socket.
+const GUARD: &str = ".lock";
+
+/// How long to wait for other processes of ours that bind: they need less than a millisecond.
+const GUARD_TRIES: u32 = 100;
+const GUARD_RETRY: Duration = Duration::from_millis(5);
 
 /// Removes a socket that nobody listens on.
 fn remove_stale(path: &Path) -> Result<(), Error> {
@@ -462,7 +527,27 @@ mod tests {
     use super::*;
     use std::env;
     use std::process;
+    use std::sync::mpsc;
     use std::task::Waker;
+
+    #[test]
+    fn accepting_does_not_wait_though_another_holder_cleared_the_flag() {
+        let socket = format!("early-service-{}-flag.sock", process::id());
+        let listener = Listener::bind(&env::temp_dir().join(socket)).expect("a scratch socket");
+        listener.socket.get_ref().set_nonblocking(false).expect("a socket");
+        let (told, accepted) = mpsc::channel();
+        thread::spawn(move || {
+            let socket = listener.socket.get_ref();
+            let at_once = accept_at_once(socket).map(drop);
+            // As if it had been cleared again just before the call.
+            socket.set_nonblocking(false).expect("a socket");
+            told.send([at_once, socket.accept().map(drop)])
+        });
+        let accepted = accepted.recv_timeout(Duration::from_secs(30)).expect("neither waits");
+        for accepted in accepted {
+            assert_eq!(accepted.map_err(|error| error.kind()), Err(io::ErrorKind::WouldBlock));
+        }
+    }
 
     #[test]
     fn a_client_that_waits_is_seen_at_the_first_look() {

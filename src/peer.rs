@@ -222,7 +222,9 @@ fn receive(
     room: &mut [u8],
     descriptors: &mut VecDeque<OwnedFd>,
 ) -> rustix::io::Result<(usize, bool)> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SCM_MAX_FD))];
+    // Credentials come first where the other side, or PID 1, asked for them (SO_PASSCRED in unix(7)).
+    let mut space =
+        [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1), ScmRights(SCM_MAX_FD))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
     let received = recvmsg(stream, &mut [IoSliceMut::new(room)], &mut control, flags)?;

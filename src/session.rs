@@ -10,12 +10,11 @@
 //! written.
 
 use std::fmt::{self, Write as _};
-use std::io::{self, Read as _};
+use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::thread;
 
@@ -23,8 +22,9 @@ use early_service_machine::command::{self, Command, Frame};
 use early_service_machine::exchange::{Client, Request};
 use early_service_machine::rhythm::MAX_STATUS;
 use early_service_machine::schedule::Monotonic;
-use futures_lite::io::AsyncWrite;
+use rustix::io::Errno;
 use rustix::net::sockopt::set_socket_send_buffer_size;
+use rustix::net::{RecvFlags, recv};
 use smol::Async;
 
 use crate::limits::{OVERRUN, UNTAKEN};
@@ -244,8 +244,6 @@ impl<S: Service> Session<S> {
     /// A session that calls nobody until it is settled in its place.
     pub(crate) fn new(stream: Async<UnixStream>) -> Box<Self> {
         let waker = Waker::noop().clone();
-        // The kernel doubles it. Where it fails, a client that does not read costs more.
-        let _ = set_socket_send_buffer_size(&stream, UNTAKEN / 2);
         let input = Input { bytes: [0; INPUT], start: 0, end: 0, ended: false };
         let batch = Some(Batch::new());
         Box::new(Self {
@@ -296,7 +294,12 @@ impl<S: Service> Session<S> {
     }
 
     /// Takes a place in the server: from now on, this waker is called.
+    ///
+    /// Limits the kernel's memory for its replies each time: the option belongs to the socket, and a
+    /// successor that gave the client back may have changed it.
     pub(crate) fn settle(&mut self, waker: Waker) {
+        // The kernel doubles it. Where it fails, a client that does not read costs more.
+        let _ = set_socket_send_buffer_size(&self.stream, UNTAKEN / 2);
         self.waker = waker;
     }
 
@@ -437,31 +440,40 @@ impl<S: Service> Session<S> {
     fn send(&mut self, replies: &mut Replies) -> Poll<bool> {
         let mut context = Context::from_waker(&self.waker);
         while !replies.unsent().is_empty() {
-            match Pin::new(&mut &self.stream).poll_write(&mut context, replies.unsent()) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(count)) if count > 0 => {
+            match peer::send(&self.stream, replies.unsent(), &[]) {
+                Ok(count) if count > 0 => {
                     replies.sent(count);
                     self.active = clock::now();
                 }
-                Poll::Ready(_) => return Poll::Ready(false),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // Ready where there was room meanwhile, which is to be tried at once.
+                    if self.stream.poll_writable(&mut context).is_pending() {
+                        return Poll::Pending;
+                    }
+                }
+                Ok(_) | Err(_) => return Poll::Ready(false),
             }
         }
         Poll::Ready(true)
     }
 
     /// Reads once; false when the connection is broken.
+    ///
+    /// By MSG_DONTWAIT, as everything on a connection: O_NONBLOCK belongs to all who hold it, and a
+    /// successor that was offered the client may have cleared it before it gave up.
     fn read(&mut self) -> Poll<bool> {
         let room = self.input.room();
-        match self.stream.get_ref().read(room) {
-            Ok(0) => {
+        match recv(&self.stream, room, RecvFlags::DONTWAIT) {
+            Ok((_, 0)) => {
                 self.input.ended = true;
                 Poll::Ready(true)
             }
-            Ok(count) => {
+            Ok((_, count)) => {
                 self.input.end += count;
                 Poll::Ready(true)
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(Errno::WOULDBLOCK | Errno::INTR) => {
                 self.wait_for_more();
                 Poll::Pending
             }

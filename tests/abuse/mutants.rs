@@ -91,7 +91,7 @@ const MUTANTS: &[Mutant] = &[
         limit: "replies in the kernel",
         changes: &[Change {
             file: "src/session.rs",
-            from: "let _ = set_socket_send_buffer_size(&stream, UNTAKEN / 2);",
+            from: "let _ = set_socket_send_buffer_size(&self.stream, UNTAKEN / 2);",
             to: "let _ = UNTAKEN;",
         }],
         row: "replies never read",
@@ -155,11 +155,11 @@ const MUTANTS: &[Mutant] = &[
         changes: &[
             Change {
                 file: "src/session.rs",
-                from: "        match self.stream.get_ref().read(room) {",
+                from: "        match recv(&self.stream, room, RecvFlags::DONTWAIT) {",
                 to: "        let mut taken = std::collections::VecDeque::new();
         let read = peer::receive(&self.stream, room, &mut taken);
         std::mem::forget(taken);
-        match read.map(|(count, _)| count).map_err(io::Error::from) {",
+        match read.map(|(count, _)| ((), count)) {",
             },
             Change {
                 file: "src/peer.rs",

@@ -16,6 +16,7 @@
 //! | [`inheritance`] | how listeners come to the next process, and their files |
 //! | [`logging`] | lines, fields, and a log that nobody reads |
 //! | [`manual`] | the manual page, held against the program |
+//! | [`meddling`] | what somebody else may have done to a socket that is ours too |
 //! | [`memory`] | what is left of commands and connections |
 //! | [`older`] | the C programs on the other side, and who may ask |
 //! | [`options`] | the command line |
@@ -45,6 +46,7 @@ mod handoff;
 mod inheritance;
 mod logging;
 mod manual;
+mod meddling;
 mod memory;
 mod older;
 mod options;

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Sockets: what becomes of the file that clients connect to.
 
-use std::fs;
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 
-use rustix::process::Signal;
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Signal, geteuid};
 
 use crate::client::{get_counter, nc};
-use crate::daemon::{Daemon, STILL};
+use crate::daemon::{Daemon, STILL, started_with};
 use crate::scratch::Scratch;
 use crate::until;
 
@@ -89,4 +91,52 @@ fn a_path_that_cannot_be_bound_is_named() {
         let line = daemon.wait_for("error: cannot bind ");
         assert!(line.message.contains(name.get(..20).unwrap_or(name)), "{line:?}");
     }
+}
+
+/// How often the process has gone to sleep by itself: each try for a lock that it waits for is one.
+fn sleeps(daemon: &Daemon) -> u32 {
+    daemon.status("voluntary_ctxt_switches").parse().expect("a number")
+}
+
+/// Far fewer than the tries for a lock that strangers hold, and more than a start takes.
+const FEW: u32 = 60;
+
+#[test]
+fn a_lock_that_a_stranger_holds_delays_neither_a_start_nor_a_rebind() {
+    let scratch = Scratch::new();
+    let path = scratch.join("sock");
+    let directory = File::open(scratch.join("")).expect("a directory");
+    let guard = File::create(scratch.join("sock.lock")).expect("room");
+    // One that everybody can open is nobody's guard; as root, one of another user is not either.
+    guard.set_permissions(Permissions::from_mode(0o666)).expect("our own file");
+    if geteuid().is_root() {
+        guard.set_permissions(Permissions::from_mode(0o600)).expect("our own file");
+        chown(scratch.join("sock.lock"), Some(4000), None).expect("a file");
+    }
+    for file in [&directory, &guard] {
+        flock(file, FlockOperation::NonBlockingLockExclusive).expect("a lock that nobody has");
+    }
+    for options in [&[][..], &["--takeover-existing-socket"]] {
+        let mut daemon = Daemon::serve(&path, &[&STILL, options].concat());
+        assert!(sleeps(&daemon) < FEW, "{options:?}: {}", sleeps(&daemon));
+        assert_eq!(get_counter(&path), 0);
+        daemon.signal(Signal::TERM);
+        assert!(daemon.ended().0.success());
+    }
+    let passed = UnixListener::bind(&path).expect("a socket");
+    let daemon = Daemon::spawn(started_with(&passed).arg("--rebind").args(STILL));
+    daemon.wait_for("Listening on UNIX socket");
+    assert!(sleeps(&daemon) < FEW, "--rebind: {}", sleeps(&daemon));
+    assert_eq!(get_counter(&path), 0);
+}
+
+#[test]
+fn nothing_of_the_guard_is_left_behind() {
+    let scratch = Scratch::new();
+    // As a process that was killed at that moment leaves it.
+    let guard = File::create(scratch.join("sock.lock")).expect("room");
+    guard.set_permissions(Permissions::from_mode(0o600)).expect("our own file");
+    let daemon = Daemon::serve(scratch.join("sock"), &STILL);
+    assert_eq!(get_counter(&daemon.socket), 0);
+    assert_eq!(scratch.names(), ["sock"]);
 }

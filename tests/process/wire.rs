@@ -38,7 +38,7 @@ pub(crate) struct Client {
     pub(crate) head: String,
     pub(crate) bytes: Vec<u8>,
     /// Kept open, as a successor would.
-    _socket: OwnedFd,
+    pub(crate) socket: OwnedFd,
 }
 
 impl Wire {
@@ -140,7 +140,7 @@ impl Wire {
             let bytes =
                 self.bytes(number::<usize>(&head, "input") + number::<usize>(&head, "replies"));
             let socket = self.descriptors.pop_front().expect("a client's descriptor");
-            clients.push(Client { head, bytes, _socket: socket });
+            clients.push(Client { head, bytes, socket });
             head = self.line();
         }
         assert_eq!(clients.len(), number::<usize>(&state, "clients"), "{state}");
