@@ -20,7 +20,7 @@ use smol::Timer;
 use crate::catalog::Id;
 use crate::limits::is_shortage;
 use crate::mailbox::post;
-use crate::root::{OldRoot, drop_capabilities};
+use crate::root::{OldRoot, Switch, drop_capabilities};
 use crate::service::Service;
 use crate::{handoff, journal, server, standing, systemd};
 
@@ -74,8 +74,10 @@ enum Wake {
 impl<S: Service> Supervisor<S> {
     /// Leads the process from Booting to its end.
     pub(crate) async fn run(mut self, started: Event) {
-        if self.old_root.is_some() {
+        if self.looks_at_root() {
             self.rounds.set_interval(WATCH_ROOT);
+        } else if self.old_root.is_some() {
+            self.forgo_root();
         } else if let Some(interval) = systemd::rounds() {
             self.rounds.set_interval(interval);
         }
@@ -87,6 +89,10 @@ impl<S: Service> Supervisor<S> {
             if matches!(occasion, Wake::Round) && self.say_again(lifecycle.phase()) {
                 told = None;
             }
+            if !matches!(occasion, Wake::Event(_)) && self.follow_root() {
+                wake = Some(Wake::Event(Event::RootSwitched));
+                continue;
+            }
             match occasion {
                 Wake::Event(event) => match self.step(lifecycle, event).await {
                     Some(next) => {
@@ -95,16 +101,12 @@ impl<S: Service> Supervisor<S> {
                     }
                     None => return,
                 },
-                Wake::Continued | Wake::Round if self.old_root.is_some() => {
-                    if let Wake::Continued = occasion {
+                Wake::Continued => {
+                    if self.looks_at_root() {
                         self.rounds.set_interval(LOOK_FOR_ROOT);
                     }
-                    if self.follow_root() {
-                        wake = Some(Wake::Event(Event::RootSwitched));
-                        continue;
-                    }
                 }
-                Wake::Continued => {}
+                Wake::Round if self.looks_at_root() => {}
                 Wake::Round => match lifecycle.phase() {
                     Phase::Booting | Phase::Adopting => systemd::extend_start(),
                     Phase::Serving if told != Some(standing::clients()) => {
@@ -183,32 +185,54 @@ impl<S: Service> Supervisor<S> {
         future::or(event, future::or(continued, round)).await
     }
 
+    /// Whether rounds are for the switch of root, and not yet for PID 1.
+    fn looks_at_root(&self) -> bool {
+        self.old_root.as_ref().is_some_and(|root| !root.is_blind())
+    }
+
     /// Enters PID 1's root, if it is another one now, and settles there; whether it did.
     fn follow_root(&mut self) -> bool {
-        let has_switched = match self.old_root.as_ref().map(OldRoot::follow) {
-            None | Some(Ok(false)) => return false,
-            Some(Ok(true)) => {
-                log::info!(MESSAGE_ID = Id::RootFollowed; "Followed PID 1 to the root filesystem");
-                self.unheard.watchdog = !systemd::arm_watchdog();
-                self.rounds.set_interval(systemd::survivor_rounds());
-                true
+        let Some(old_root) = &mut self.old_root else { return false };
+        match old_root.follow() {
+            Ok(Switch::Awaited) => return false,
+            Ok(Switch::ToInitrd) => {
+                log::info!("Followed PID 1 to another initrd");
+                return false;
             }
-            Some(Err(error)) if Errno::from_io_error(&error).is_some_and(is_shortage) => {
+            Ok(Switch::ToRoot) => {}
+            Err(error) if Errno::from_io_error(&error).is_some_and(is_shortage) => {
                 if !std::mem::replace(&mut self.is_blind, true) {
                     log::warn!("cannot look at PID 1's root, and looks again: {error}");
                 }
                 return false;
             }
-            Some(Err(error)) => {
+            Err(error) => {
                 log::warn!("cannot look at PID 1's root, so cannot follow it there: {error}");
-                self.rounds.clear();
-                false
+                self.forgo_root();
+                return false;
             }
-        };
-        self.old_root = None;
-        if let Err(error) = drop_capabilities() {
-            log::warn!("cannot give up capabilities: {error}");
         }
-        has_switched
+        log::info!(MESSAGE_ID = Id::RootFollowed; "Followed PID 1 to the root filesystem");
+        self.unheard.watchdog = !systemd::arm_watchdog();
+        self.rounds.set_interval(systemd::survivor_rounds());
+        self.old_root = None;
+        give_up_capabilities();
+        true
+    }
+
+    /// Without a look at PID 1's root we can only be moved along to another one; the rounds are for
+    /// PID 1 from now on, and tell that too.
+    fn forgo_root(&mut self) {
+        if let Some(root) = &mut self.old_root {
+            root.give_up_looking();
+        }
+        self.rounds.set_interval(systemd::rounds().unwrap_or(WATCH_ROOT));
+        give_up_capabilities();
+    }
+}
+
+fn give_up_capabilities() {
+    if let Err(error) = drop_capabilities() {
+        log::warn!("cannot give up capabilities: {error}");
     }
 }

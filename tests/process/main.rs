@@ -24,6 +24,7 @@
 //! | [`rebinding`] | a fresh socket in the place of a passed one |
 //! | [`recovery`] | going on after a death or a stop |
 //! | [`refusing`] | what a successor does not adopt |
+//! | [`root`] | the first stage across a switch of root |
 //! | [`sessions`] | what clients notice of a handoff |
 //! | [`signals`] | how it ends |
 //! | [`sockets`] | what becomes of the socket file |
@@ -54,6 +55,7 @@ mod ownership;
 mod rebinding;
 mod recovery;
 mod refusing;
+mod root;
 mod sessions;
 mod signals;
 mod sockets;

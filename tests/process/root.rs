@@ -1,37 +1,271 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Root: the first stage across a switch of root, by either way that a kernel has.
 //!
-//! A PID 1 of a namespace of its own stands for systemd. Up to Linux 6 systemd moves the mounts and
-//! changes its own root directory; from 7.0 on pivot_root(2) succeeds in an initramfs and moves every
-//! process along. Both calls exist on every kernel, so both ways are tried on whichever runs here.
+//! A script that is PID 1 of its own namespace stands for systemd. Up to Linux 6, systemd moves the
+//! mounts and changes its own root directory; from 7.0 on, pivot_root(2) succeeds in an initramfs and
+//! moves every process along. Every kernel has both calls, so both ways are tried on any kernel.
 
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rustix::process::{Signal, geteuid};
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::{Pid, Signal, geteuid, kill_process};
 
-use crate::daemon::{Daemon, binary};
+use crate::client::Client;
+use crate::daemon::{Daemon, STILL};
 use crate::manager::Manager;
 use crate::scratch::Scratch;
+use crate::stage::for_everybody;
 use crate::until;
 
 const FOLLOWED: &str = "Followed PID 1 to the root filesystem";
+/// What the survivor asks PID 1 for when it has settled in the new root.
+const WATCHDOG: &str = "WATCHDOG_USEC=3000000";
 
-/// PID 1's script: an initrd with everything of the host in it, another file system on `/sysroot`,
-/// and the first stage; then the steps of one test, each when its file is there.
-///
-/// It gives up after the test has ended, because its pipe is closed then.
-const INIT: &str = r#"
-    scratch=$1; steps=$2; shift 2
+/// CAP_SYS_CHROOT and CAP_SYS_PTRACE.
+const FOLLOWING: u64 = 1 << 18 | 1 << 19;
+
+/// PID 1's root alone is changed, or that of every process.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    Chroot,
+    Pivot,
+}
+
+/// Makes the roots, one in the other, and enters the first one. Each has the host's programs; all but
+/// the last are an initrd's.
+const ROOTS: &str = r#"
+    scratch=$1; shift
     make_root() {
-        mount -t tmpfs "$1" "$1"
-        for each in /*; do
-            [ -d "$each" ] && [ ! -L "$each" ] || { cp -a "$each" "$1/" && continue; }
-            case $each in "$1" | /sysroot | /old) continue ;; esac
-            mkdir "$1$each" && mount --rbind "$each" "$1$each"
+        mkdir -p "$1" && mount -t tmpfs root "$1"
+        for each in /bin /dev /lib /lib64 /sbin /usr; do
+            if [ -L "$each" ]; then cp -a "$each" "$1/"
+            elif [ -d "$each" ]; then mkdir "$1$each" && mount --rbind "$each" "$1$each"
+            fi
         done
-        mkdir -p "$1/sysroot" "$1/old" "$1/etc-of-it"
+        mkdir -p "$1/etc" "$1/proc" "$1/sysroot" "$1/old" "$1$scratch"
+        mount -t proc proc "$1/proc" && mount --bind "$scratch" "$1$scratch"
     }
-    mark() { cp -a /etc "$1/"; umount -R ...; }
-"#;
+    root=$scratch/first
+    for switch in "$@"; do
+        make_root "$root" && touch "$root/etc/initrd-release"
+        root=$root/sysroot
+    done
+    make_root "$root"
+    exec chroot "$scratch/first" sh -euc "$STAGE" sh "$scratch" "$@""#;
+
+/// Starts the first stage, and switches when the test says so; `late` starts in the first root too,
+/// after PID 1 has left it.
+const STAGE: &str = r#"
+    scratch=$1; shift
+    eval "$START" &
+    (
+        until [ -e "$scratch/late" ]; do sleep 0.05; done
+        exec "$scratch/early-service" --survive-systemd-kill-signal \
+            --server-socket-path "$scratch/late.sock" --timer-delay-ms 3600000
+    ) &
+    exec sh -euc "$SWITCH" sh "$scratch" 1 "$@""#;
+
+/// Each switch is a process of its own no more than systemd's is: exec keeps it PID 1.
+const SWITCH: &str = r#"
+    scratch=$1; number=$2; way=${3-}; shift 2
+    if [ -z "$way" ]; then while :; do sleep 1; done; fi
+    until [ -e "$scratch/switch-$number" ]; do sleep 0.05; done
+    shift; cd /sysroot
+    [ "$way" = Chroot ] || pivot_root . old
+    exec chroot . sh -euc "$SWITCH" sh "$scratch" $((number + 1)) "$@""#;
+
+/// The namespace, in which the first stage serves.
+struct Boot {
+    daemon: Daemon,
+    manager: Manager,
+    scratch: Scratch,
+}
+
+impl Boot {
+    /// Boots into the first of the roots; `limits` are words before the first stage's own.
+    fn start(ways: &[Way], limits: &str) -> Self {
+        assert!(geteuid().is_root(), "this test needs root, to have a root directory of its own");
+        let scratch = Scratch::new();
+        let manager = Manager::new(&scratch);
+        for_everybody(&scratch);
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]);
+        unshare.args(["sh", "-euc", ROOTS, "sh"]).arg(scratch.join(""));
+        unshare.args(ways.iter().map(|way| format!("{way:?}")));
+        let start = format!(
+            r#"exec {limits} "$scratch/early-service" --survive-systemd-kill-signal \
+                --server-socket-path "$scratch/sock" {}"#,
+            STILL.join(" ")
+        );
+        unshare.env("START", start).env("STAGE", STAGE).env("SWITCH", SWITCH);
+        unshare.env("NOTIFY_SOCKET", &manager.path).stdin(Stdio::null());
+        let daemon = Daemon::spawn(&mut unshare);
+        daemon.wait_for("Listening on UNIX socket");
+        Self { daemon, manager, scratch }
+    }
+
+    fn switch(&self, number: usize) {
+        self.mark(&format!("switch-{number}"));
+    }
+
+    fn mark(&self, name: &str) {
+        fs::write(self.scratch.join(name), "").expect("a scratch directory");
+    }
+
+    /// The process that serves a socket, in `/proc`.
+    fn proc_of(&self, socket: &str) -> PathBuf {
+        let mut client = Client::connect(self.scratch.join(socket));
+        let peer = socket_peercred(client.stream()).expect("a connection");
+        Path::new("/proc").join(peer.pid.as_raw_nonzero().to_string())
+    }
+
+    fn followed(&self) -> usize {
+        self.daemon.messages().iter().filter(|line| *line == FOLLOWED).count()
+    }
+
+    /// Whether the first stage is where PID 1 is, without a right to go elsewhere.
+    fn assert_settled(&self, process: &Path) {
+        let init = self.init();
+        until("no thread has a capability", || able(process).iter().all(|rights| *rights == 0));
+        for link in ["root", "cwd"] {
+            assert_eq!(directory(&process.join(link)), directory(&init.join("root")), "{link}");
+        }
+        assert_eq!(self.followed(), 1);
+    }
+
+    /// PID 1 of the namespace, as it is seen from outside.
+    fn init(&self) -> PathBuf {
+        let unshare = self.daemon.pid();
+        let children = fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children"));
+        Path::new("/proc").join(children.expect("a process").trim())
+    }
+}
+
+fn send(process: &Path, signal: Signal) {
+    let pid = process.file_name().and_then(|name| name.to_str()?.parse().ok());
+    let pid = pid.and_then(Pid::from_raw).expect("a process id");
+    kill_process(pid, signal).expect("the process is there");
+}
+
+/// What each thread of a process has of the two capabilities.
+fn able(process: &Path) -> Vec<u64> {
+    let threads = fs::read_dir(process.join("task")).expect("a process");
+    let rights = threads.map(|thread| {
+        let status = fs::read_to_string(thread.expect("a thread").path().join("status"));
+        let status = status.unwrap_or_default();
+        let bits = status.lines().find_map(|line| line.strip_prefix("CapPrm:"));
+        bits.map_or(0, |bits| u64::from_str_radix(bits.trim(), 16).expect("hexadecimal"))
+            & FOLLOWING
+    });
+    rights.collect()
+}
+
+/// Which directory a link of `/proc` leads to.
+fn directory(link: &Path) -> (u64, u64) {
+    let found = fs::metadata(link).expect("we are root");
+    (found.dev(), found.ino())
+}
+
+#[test]
+fn the_switch_is_noticed_whichever_roots_the_kernel_changes() {
+    for way in [Way::Chroot, Way::Pivot] {
+        let mut boot = Boot::start(&[way], "");
+        let process = boot.proc_of("sock");
+        until("one thread is able", || {
+            able(&process).iter().filter(|rights| **rights == FOLLOWING).count() == 1
+        });
+        let before = directory(&process.join("root"));
+        assert_eq!(boot.followed(), 0, "{way:?}");
+        boot.switch(1);
+        boot.daemon.wait_for(FOLLOWED);
+        boot.manager.wait_for(WATCHDOG);
+        boot.assert_settled(&process);
+        assert_ne!(directory(&process.join("root")), before, "{way:?}");
+    }
+}
+
+#[test]
+fn from_one_initrd_to_another_the_root_filesystem_is_waited_for() {
+    for ways in [[Way::Chroot; 2], [Way::Pivot; 2], [Way::Pivot, Way::Chroot]] {
+        let mut boot = Boot::start(&ways, "");
+        let process = boot.proc_of("sock");
+        boot.switch(1);
+        boot.daemon.wait_for("Followed PID 1 to another initrd");
+        assert_eq!(boot.followed(), 0, "{ways:?}");
+        assert!(able(&process).contains(&FOLLOWING), "{ways:?}");
+        assert!(!boot.manager.said.contains(&WATCHDOG.to_owned()), "{ways:?}");
+        boot.switch(2);
+        boot.daemon.wait_for(FOLLOWED);
+        boot.manager.wait_for(WATCHDOG);
+        boot.assert_settled(&process);
+    }
+}
+
+#[test]
+fn two_switches_between_two_looks_are_one() {
+    for ways in [[Way::Chroot; 2], [Way::Pivot; 2]] {
+        let boot = Boot::start(&ways, "");
+        let process = boot.proc_of("sock");
+        let first = boot.init();
+        let before = directory(&first.join("root"));
+        send(&process, Signal::STOP);
+        boot.switch(1);
+        boot.switch(2);
+        until("two switches", || {
+            let root = first.join("root");
+            directory(&root) != before && !root.join("etc/initrd-release").exists()
+        });
+        send(&process, Signal::CONT);
+        boot.daemon.wait_for(FOLLOWED);
+        boot.assert_settled(&process);
+    }
+}
+
+/// A security policy that forbids it has the same effect as a capability that is not there.
+#[test]
+fn one_who_may_not_look_at_pid_1_is_moved_along_and_notices() {
+    let less = "setpriv --bounding-set=-sys_ptrace,-sys_chroot";
+    let mut boot = Boot::start(&[Way::Pivot], less);
+    let process = boot.proc_of("sock");
+    boot.daemon.wait_for("Cannot follow PID 1 to another root");
+    boot.switch(1);
+    boot.daemon.wait_for(FOLLOWED);
+    boot.manager.wait_for(WATCHDOG);
+    boot.assert_settled(&process);
+}
+
+#[test]
+fn one_who_may_not_look_keeps_no_capability_and_serves_on() {
+    let less = "setpriv --bounding-set=-sys_ptrace";
+    let mut boot = Boot::start(&[Way::Chroot], less);
+    let process = boot.proc_of("sock");
+    boot.daemon.wait_for("Cannot follow PID 1 to another root");
+    until("no thread has a capability", || able(&process).iter().all(|rights| *rights == 0));
+    boot.switch(1);
+    let init = boot.init();
+    until("switched", || directory(&init.join("root")) != directory(&process.join("root")));
+    // Its signs of life go on, to a PID 1 that may have asked for them.
+    let said = boot.manager.said.len();
+    boot.manager.wait_until("signs of life", |all| {
+        all[said..].iter().filter(|said| *said == "WATCHDOG=1").count() > 1
+    });
+    assert_eq!(boot.followed(), 0);
+    assert_eq!(Client::connect(boot.scratch.join("sock")).ask("get_counter"), "0");
+}
+
+#[test]
+fn one_that_starts_after_the_switch_follows_at_once() {
+    let boot = Boot::start(&[Way::Chroot], "");
+    let init = boot.init();
+    let before = directory(&init.join("root"));
+    boot.switch(1);
+    until("switched", || directory(&init.join("root")) != before);
+    boot.daemon.wait_for(FOLLOWED);
+    boot.mark("late");
+    until("followed", || boot.followed() == 2);
+    let late = boot.proc_of("late.sock");
+    assert_eq!(directory(&late.join("root")), directory(&init.join("root")));
+}
