@@ -80,13 +80,16 @@ pub(crate) struct Adoption<S: Service> {
 /// All that a predecessor gave.
 pub(crate) struct Received<S: Service> {
     pub(crate) state: Option<Given<S>>,
-    pub(crate) lock: Option<OwnedFd>,
+    /// A copy of the descriptor that holds the lock, as it came.
+    lock: Option<OwnedFd>,
+    /// The state file behind it, once it was checked.
+    pub(crate) file: Option<StateFile>,
     pub(crate) sockets: Sockets<S>,
 }
 
 impl<S: Service> Default for Received<S> {
     fn default() -> Self {
-        Self { state: None, lock: None, sockets: Sockets::default() }
+        Self { state: None, lock: None, file: None, sockets: Sockets::default() }
     }
 }
 
@@ -243,16 +246,28 @@ impl<S: Service> Adoption<S> {
         }
     }
 
-    /// Whether the lock that came with the state, or our own, keeps everybody else out.
-    pub(crate) fn check_lock(&self, file: Option<&StateFile>, is_ours: bool) -> Result<(), String> {
-        match (&self.received.lock, file) {
-            _ if is_ours => Ok(()),
-            (Some(lock), Some(file)) if !file.is_open_on(lock) => {
-                Err(format!("its lock is not that of {}", file.path().display()))
+    /// Checks that the lock that came with the state, or our own, keeps everybody else out.
+    ///
+    /// `has_lock` says that nobody else holds the lock of `ours`, or that there is no such file.
+    pub(crate) fn check_lock(
+        &mut self,
+        ours: Option<&StateFile>,
+        has_lock: bool,
+    ) -> Result<(), String> {
+        match (self.received.lock.take(), ours) {
+            (_, Some(_)) if has_lock => Ok(()),
+            (Some(lock), ours) => {
+                self.received.file = Some(StateFile::handed_over(ours, lock)?);
+                Ok(())
             }
-            (Some(_), _) => Ok(()),
+            (None, _) if has_lock => Ok(()),
             (None, _) => Err("it does not hold the lock, and we do not either".to_owned()),
         }
+    }
+
+    /// The state file whose lock came along.
+    pub(crate) fn file(&mut self) -> Option<&mut StateFile> {
+        self.received.file.as_mut()
     }
 
     /// Drops all that was received, and then tells the predecessor and the log why.

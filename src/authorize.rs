@@ -33,6 +33,12 @@ pub(crate) fn may_receive(peer: &UCred, successor: Option<&str>, socket: &Path) 
     trust().may_receive(peer.uid.as_raw(), named, owner(socket))
 }
 
+/// Whether a state file that belongs to `owner` was written by this program.
+pub(crate) fn may_own_the_file(owner: u32, successor: Option<&str>) -> bool {
+    let named = successor.and_then(users::number).map(|user| user.as_raw());
+    trust().may_own_the_file(owner, named)
+}
+
 /// The owner of the socket file at `path`.
 fn owner(path: &Path) -> Option<u32> {
     let file = fs::symlink_metadata(path).ok()?;

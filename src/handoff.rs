@@ -21,12 +21,12 @@ use async_channel::{Receiver, Sender};
 use early_service_machine::command::{BUSY, DENIED};
 use early_service_machine::exchange::Message as Line;
 use early_service_machine::lifecycle::{Effect, Event};
-use early_service_machine::record::Unlogged;
+use early_service_machine::record::{Record, Unlogged};
 use early_service_machine::rhythm::Snapshot;
 use futures_lite::future;
 use rustix::net::UCred;
 use rustix::net::sockopt::socket_peercred;
-use smol::Async;
+use smol::{Async, Timer};
 
 use crate::adoption::{Adoption, Given, Received};
 use crate::catalog::Id;
@@ -41,7 +41,7 @@ use crate::session::Asked;
 use crate::standing::{Origin, Standing};
 use crate::state_file::StateFile;
 use crate::ticker::Start;
-use crate::{authorize, clock, listener, server, standing, ticker};
+use crate::{authorize, clock, listener, locking, server, standing, ticker};
 
 /// The most clients whose question waits here: whoever asks in one turn of the server.
 ///
@@ -89,6 +89,10 @@ pub(crate) struct Handoff<S: Service> {
     /// The successor, until it serves or has given up.
     pub(crate) offering: Option<Offering>,
     pub(crate) refusals: Seldom,
+    /// Loading the state, which could not be read yet, and the orders after it: three of one step.
+    pub(crate) deferred: Vec<Effect>,
+    /// When loading is tried again.
+    pub(crate) retry: Timer,
 }
 
 /// A predecessor that writes out its log, and what would be missing if it died over that.
@@ -105,6 +109,8 @@ enum Wake<S: Service> {
     Offering(Event),
     /// The predecessor has left; whether its log is written.
     Left(bool),
+    /// What was deferred may be tried again.
+    Retry,
 }
 
 impl<S: Service> Handoff<S> {
@@ -127,6 +133,12 @@ impl<S: Service> Handoff<S> {
                 Wake::Adoption(event) => self.learnt_of_predecessor(event),
                 Wake::Offering(event) => self.report(event),
                 Wake::Left(has_logged) => self.predecessor_left(has_logged),
+                Wake::Retry => {
+                    self.retry.clear();
+                    for order in std::mem::take(&mut self.deferred) {
+                        self.carry_out(order);
+                    }
+                }
             }
         }
     }
@@ -155,11 +167,19 @@ impl<S: Service> Handoff<S> {
                 None => future::pending().await,
             }
         };
+        let retry = async {
+            (&mut self.retry).await;
+            Some(Wake::Retry)
+        };
         let peers = future::or(adoption, future::or(offering, left));
-        future::or(message, future::or(locking, peers)).await
+        future::or(message, future::or(locking, future::or(retry, peers))).await
     }
 
     fn carry_out(&mut self, order: Effect) {
+        if !self.deferred.is_empty() {
+            // In their order: nobody may listen before the state is loaded.
+            return self.deferred.push(order);
+        }
         match order {
             Effect::Lock => self.locking.start(),
             Effect::Ask => self.with_adoption(Adoption::ask),
@@ -174,7 +194,12 @@ impl<S: Service> Handoff<S> {
                     offering.abort::<S>();
                 }
             }
-            Effect::Load => self.load(),
+            Effect::Load => {
+                if !self.load() {
+                    self.deferred.push(order);
+                    self.retry.set_after(locking::RETRY);
+                }
+            }
             Effect::Done => {
                 if let Some(leaving) = &self.leaving {
                     // Whether it is heard does not matter: the state is ours.
@@ -209,10 +234,10 @@ impl<S: Service> Handoff<S> {
         if event == Event::StateReceived {
             // From here on the lock that came along is all that counts.
             self.locking.pause();
-            let is_ours = self.locking.is_ours();
+            let has_lock = self.locking.is_ours();
             let file = self.locking.file.as_ref();
             if let Some(adoption) = &mut self.adoption {
-                if let Err(why) = adoption.check_lock(file, is_ours) {
+                if let Err(why) = adoption.check_lock(file, has_lock) {
                     adoption.refuse(&why);
                     return self.report(Event::PredecessorRefused);
                 }
@@ -221,49 +246,66 @@ impl<S: Service> Handoff<S> {
         self.report(event);
     }
 
-    /// Gives the ticker the state from which it ticks on.
-    fn load(&mut self) {
+    /// Gives the ticker the state from which it ticks on; false where the file cannot be read now.
+    fn load(&mut self) -> bool {
+        let recorded = match self.file().map(StateFile::load).transpose() {
+            Ok(recorded) => recorded.and_then(Result::ok),
+            Err(error) => {
+                self.locking.say_again(&error);
+                return false;
+            }
+        };
         let (start, file) = match self.offering.take() {
-            Some(offering) => self.take_back(&offering),
-            None => self.take_over(),
+            Some(offering) => self.take_back(&offering, recorded),
+            None => self.take_over(recorded),
         };
         post(&self.ticker, ticker::Message::Load(start, file));
+        true
+    }
+
+    /// The file from which the state goes on: our own, or the one whose lock came along.
+    fn file(&mut self) -> Option<&mut StateFile> {
+        if self.offering.is_some() {
+            return self.frozen.as_mut()?.1.as_mut();
+        }
+        let lent = self.adoption.as_mut().and_then(Adoption::file);
+        lent.or(self.locking.file.as_mut())
     }
 
     /// Goes on with what a successor did not adopt.
-    fn take_back(&mut self, offering: &Offering) -> (Start<S>, Option<StateFile>) {
+    fn take_back(
+        &mut self,
+        offering: &Offering,
+        recorded: Option<(Record<S>, bool)>,
+    ) -> (Start<S>, Option<StateFile>) {
         let (pid, cause) = (offering.pid(), offering.cause());
         log::warn!(
             MESSAGE_ID = Id::NotAdopted;
             "Process {pid} did not adopt the state: {cause}; serving on"
         );
-        let (snapshot, mut file) = self.frozen.take().unzip();
-        let file_state = file.as_mut().and_then(Option::as_mut).map(StateFile::load);
-        let start = match (file_state, snapshot) {
+        let (snapshot, file) = self.frozen.take().unzip();
+        let file = file.flatten().inspect(StateFile::reset_flags);
+        let start = match (recorded, snapshot) {
             // The successor owned, and ticked, before it died.
-            (Some(Ok((record, false))), _) => {
+            (Some((record, false)), _) => {
                 Start::AfterDeath { snapshot: record.snapshot, unlogged: record.unlogged }
             }
             (_, Some(snapshot)) => Start::After(snapshot),
             (_, None) => Start::Anew(S::default()),
         };
-        (start, file.flatten())
+        (start, file)
     }
 
     /// Becomes the owner of what the predecessor or the file gives.
-    fn take_over(&mut self) -> (Start<S>, Option<StateFile>) {
-        let mut file = self.locking.file.take();
+    fn take_over(&mut self, recorded: Option<(Record<S>, bool)>) -> (Start<S>, Option<StateFile>) {
         let adoption = self.adoption.take();
         let is_committed = adoption.as_ref().is_some_and(Adoption::is_committed);
-        let (Received { state, lock, sockets }, peer) =
+        let (Received { state, file: lent, sockets, .. }, peer) =
             adoption.map(Adoption::finish).unwrap_or_default();
-        if let Some(lock) = lock {
-            file = StateFile::handed_over(file, lock);
-        }
+        let mut file = lent.or(self.locking.file.take());
         // Who sent no state may have owned none.
         let predecessor = peer.as_ref().filter(|_| state.is_some()).and_then(Peer::pid);
         self.sockets.join(sockets);
-        let recorded = file.as_mut().and_then(|file| file.load().ok());
         let start = match (recorded, state) {
             (Some((record, _)), Some(_)) if is_committed => {
                 if let Some(peer) = peer {

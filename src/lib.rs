@@ -80,7 +80,6 @@ use root::OldRoot;
 use seldom::Seldom;
 use server::{Server, Sockets};
 use signals::Signals;
-use state_file::StateFile;
 use supervisor::{Supervisor, Unheard};
 use ticker::Ticker;
 
@@ -210,17 +209,6 @@ fn listen<S: Service>(
     Ok((listeners, adoption))
 }
 
-/// The state file; one that cannot be used costs recovery and not the service.
-fn open_state_file(path: &Path) -> Option<StateFile> {
-    let unusable = |error: &state_file::Error| {
-        log::error!(
-            MESSAGE_ID = Id::StateFileUnusable;
-            "{error}; the state will not outlive us"
-        );
-    };
-    StateFile::open(path).inspect_err(unusable).ok()
-}
-
 /// Has the kernel make its table of our descriptors as large as it will ever be.
 ///
 /// It doubles when a descriptor finds no place, and in a process with threads each time waits for
@@ -251,7 +239,6 @@ fn serve<S: Service>(
     // A signal that comes before leaves a socket file behind, which the next start replaces.
     let signals = Signals::install(options.stage).map_err(Error::Signals)?;
     journal.start().map_err(Error::Thread)?;
-    let state_file = options.state_file.as_deref().and_then(open_state_file);
 
     let (to_ticker, ticker_mailbox) = async_channel::bounded(server::UNDER_WAY + ORDERS);
     let (to_server, server_mailbox) = async_channel::bounded(server::UNDER_WAY + ORDERS);
@@ -282,14 +269,16 @@ fn serve<S: Service>(
         server: to_server.clone(),
         farewell,
         alive,
-        successor: options.successor,
-        locking: Locking::new(state_file),
+        successor: options.successor.clone(),
+        locking: Locking::new(options.state_file, options.successor),
         adoption,
         leaving: None,
         sockets: Sockets { listeners, sessions: Vec::new() },
         frozen: None,
         offering: None,
         refusals: Seldom::explained(Id::Refused),
+        deferred: Vec::new(),
+        retry: Timer::never(),
     };
     let supervisor = Supervisor {
         mailbox: supervisor_mailbox,

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Locking: tries the lock on the state file until it is ours.
+//! Locking: opens the state file, and tries its lock until it is ours.
 //!
-//! Owns the file, open and not yet locked, until it is taken out.
+//! Owns the file until it is taken out.
 //! Never waits for the lock (flock(2) would stop every actor): tries it again and again.
-//! Ends when the lock is ours, or when there is no file to lock.
+//! Never takes an error for a free lock: an error that may pass is logged and tried again.
+//! Ends when the lock is ours, or when there can be no file to lock.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use early_service_machine::lifecycle::Event;
 use futures_lite::future;
-use rustix::io::Errno;
 use smol::Timer;
 
 use crate::catalog::Id;
@@ -21,13 +22,19 @@ use crate::systemd;
 ///
 /// Longer, and a state whose owner died goes on that much later; shorter keeps the processor from
 /// those who wait with us.
-const RETRY: Duration = Duration::from_millis(50);
+pub(crate) const RETRY: Duration = Duration::from_millis(50);
 
 /// The file and what is known of its lock.
 pub(crate) struct Locking {
+    /// The file to open; `None` where the state is to end with the process.
+    path: Option<PathBuf>,
+    /// A user whose file is believed, beside root and our own.
+    successor: Option<String>,
     pub(crate) file: Option<StateFile>,
     progress: Progress,
     retry: Timer,
+    /// The last error that was logged.
+    logged: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,8 +50,9 @@ enum Progress {
 }
 
 impl Locking {
-    pub(crate) fn new(file: Option<StateFile>) -> Self {
-        Self { file, progress: Progress::Paused, retry: Timer::never() }
+    pub(crate) fn new(path: Option<PathBuf>, successor: Option<String>) -> Self {
+        let (progress, retry) = (Progress::Paused, Timer::never());
+        Self { path, successor, file: None, progress, retry, logged: None }
     }
 
     /// Tries from now on.
@@ -88,55 +96,80 @@ impl Locking {
         loop {
             match self.progress {
                 Progress::Paused | Progress::Ours => future::pending().await,
-                Progress::Held => {
-                    if !self.retry.will_fire() {
-                        self.retry.set_after(RETRY);
-                    }
-                    (&mut self.retry).await;
-                    self.retry.clear();
+                Progress::Held if !self.retry.will_fire() => self.retry.set_after(RETRY),
+                Progress::Held | Progress::First => {}
+            }
+            if self.retry.will_fire() {
+                (&mut self.retry).await;
+                self.retry.clear();
+            }
+            match self.try_lock().and_then(|is_ours| is_ours.then(|| self.found::<S>()).transpose())
+            {
+                Ok(Some(event)) => {
+                    self.progress = Progress::Ours;
+                    return event;
                 }
-                Progress::First => {}
-            }
-            if self.try_lock() {
-                self.progress = Progress::Ours;
-                return self.found::<S>();
-            }
-            if self.progress == Progress::First {
-                self.progress = Progress::Held;
-                return Event::LockHeld;
+                Ok(None) if self.progress == Progress::First => {
+                    self.progress = Progress::Held;
+                    return Event::LockHeld;
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    self.say_again(&error);
+                    // At first, whether somebody holds the lock stays unknown.
+                    self.retry.set_after(RETRY);
+                }
             }
         }
     }
 
-    /// Tries once; a file that cannot be locked at all is given up.
-    fn try_lock(&mut self) -> bool {
-        match self.file.as_mut().map(StateFile::try_lock) {
-            None => true,
-            Some(Ok(is_ours)) => is_ours,
-            // Around the switch of root the file cannot be named for a moment.
-            Some(Err(Error::BootId(_) | Error::Open(_, Errno::NOENT))) => false,
-            Some(Err(error)) => {
+    /// Tries once; true if the lock is ours, or if there can be no file.
+    fn try_lock(&mut self) -> Result<bool, Error> {
+        let Some(path) = &self.path else {
+            return Ok(true);
+        };
+        let successor = self.successor.as_deref();
+        if let Some(file) = &mut self.file {
+            return file.try_lock(successor);
+        }
+        match StateFile::open(path, successor) {
+            Ok(file) => self.file.insert(file).try_lock(successor),
+            Err(error) if error.is_final() => {
                 log::error!(
                     MESSAGE_ID = Id::StateFileUnusable;
                     "{error}; the state will not outlive us"
                 );
-                self.file = None;
-                true
+                self.path = None;
+                Ok(true)
             }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Logs an error once, until there is another one.
+    pub(crate) fn say_again(&mut self, error: &Error) {
+        let line = format!("{error}: trying again");
+        if self.logged.as_ref() != Some(&line) {
+            log::error!(MESSAGE_ID = Id::StateFileUnusable; "{line}");
+            systemd::status(format_args!("{line}"));
+            self.logged = Some(line);
         }
     }
 
     /// Looks into the file, now that nobody else writes it.
-    fn found<S: Service>(&mut self) -> Event {
-        match self.file.as_mut().map(|file| (file.load::<S>(), file.path().display().to_string())) {
-            Some((Ok(_), _)) => Event::LockedWithState,
-            Some((Err(ignored), path)) => {
-                if !self.file.as_ref().is_some_and(StateFile::is_new) {
+    fn found<S: Service>(&mut self) -> Result<Event, Error> {
+        let Some(file) = &mut self.file else {
+            return Ok(Event::LockedWithoutState);
+        };
+        match file.load::<S>()? {
+            Ok(_) => Ok(Event::LockedWithState),
+            Err(ignored) => {
+                if !file.is_new() {
+                    let path = file.path().display();
                     log::warn!(MESSAGE_ID = Id::StateIgnored; "Ignoring {path}: {ignored}");
                 }
-                Event::LockedWithoutState
+                Ok(Event::LockedWithoutState)
             }
-            None => Event::LockedWithoutState,
         }
     }
 }

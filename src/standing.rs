@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_written_any_more_is_failing() {
         let full = File::options().read(true).write(true).open("/dev/full").expect("a device");
-        let mut file = StateFile::handed_over(None, full.into()).expect("a boot id");
+        let mut file = StateFile::on(full.into());
         assert_eq!(Kept::of(Some(&file)), Kept::Held);
         let period = Period::from_millis(100).expect("100 is not 0");
         let counter = Running::starting(Counter::default(), Monotonic::from_nanos(0), period);

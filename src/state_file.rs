@@ -6,11 +6,18 @@
 //! the descriptor that travels to the successor carries it along.
 //! One [`Record`] stands in it, written anew at each change before anybody can see the change.
 //!
+//! Only the user of the service can read, write or lock the file: whoever holds the lock keeps the
+//! service from starting, and whoever writes the record decides what it goes on from.
+//! A file that others could open, as release 0.1.0 made it, is replaced once it is locked.
+//!
 //! Owns the descriptor; the lock goes when the last copy of it is closed.
-//! Never waits for the lock, never unlocks, never renames, removes or replaces the file.
+//! Never waits for the lock and never unlocks.
 //!
 //! **Invariant:** who writes holds the lock.
+//!
+//! **Invariant:** an error is never taken for the absence of a file, a lock or a record.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -21,21 +28,54 @@ use early_service_machine::State;
 use early_service_machine::record::{BootId, Ignored, Record, SIZE, Unlogged};
 use early_service_machine::rhythm::Snapshot;
 use rustix::fs::{
-    CWD, FallocateFlags, FileType, FlockOperation, Mode, OFlags, fallocate, flock, fstat, openat,
-    stat,
+    CWD, FallocateFlags, FileType, FlockOperation, Mode, OFlags, Stat, fallocate, fchmod,
+    fcntl_getfl, fcntl_setfl, flock, fstat, openat, stat,
 };
-use rustix::io::{Errno, pread, pwrite};
+use rustix::io::{Errno, pread, pwrite, retry_on_intr};
 
+use crate::authorize;
 use crate::catalog::Id;
 
-/// A state file that cannot be used.
+/// A state file that cannot be used, now or at all.
 #[derive(Debug)]
 pub(crate) enum Error {
     BootId(io::Error),
     Open(PathBuf, Errno),
     NotAFile(PathBuf),
-    Allocate(PathBuf, Errno),
+    /// It belongs to this user.
+    Foreign(PathBuf, u32),
     Lock(PathBuf, Errno),
+    Read(PathBuf, Errno),
+}
+
+impl Error {
+    /// Whether there can be no such file here, so that nobody else can own by it either.
+    ///
+    /// Every other error may pass, and the file may be that of a living owner.
+    pub(crate) fn is_final(&self) -> bool {
+        match self {
+            Self::BootId(error) => Errno::from_io_error(error).is_some_and(names_no_file),
+            Self::Open(_, error) => names_no_file(*error),
+            Self::NotAFile(_) | Self::Foreign(..) => true,
+            Self::Lock(..) | Self::Read(..) => false,
+        }
+    }
+}
+
+/// Whether this error of open(2) says that there can be no regular file of that name.
+fn names_no_file(error: Errno) -> bool {
+    // NXIO is what a socket says, or a device without a driver.
+    matches!(
+        error,
+        Errno::NOENT
+            | Errno::NOTDIR
+            | Errno::LOOP
+            | Errno::ISDIR
+            | Errno::NXIO
+            | Errno::NAMETOOLONG
+            | Errno::ROFS
+            | Errno::ACCESS
+    )
 }
 
 impl fmt::Display for Error {
@@ -48,15 +88,22 @@ impl fmt::Display for Error {
             Self::NotAFile(path) => {
                 write!(f, "cannot use state file {}: it is not a regular file", path.display())
             }
-            Self::Allocate(path, error) => {
-                write!(f, "cannot allocate {SIZE} bytes for {}: {error}", path.display())
+            Self::Foreign(path, uid) => {
+                write!(f, "cannot use state file {}: it belongs to user {uid}", path.display())
             }
             Self::Lock(path, error) => write!(f, "cannot lock {}: {error}", path.display()),
+            Self::Read(path, error) => write!(f, "cannot read {}: {error}", path.display()),
         }
     }
 }
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// Read and written by the user of the service, and by nobody else.
+const MODE: Mode = Mode::RUSR.union(Mode::WUSR);
+
+/// The name of a file that is about to replace the one beside it.
+const FRESH: &str = ".new";
 
 /// The open file.
 pub(crate) struct StateFile {
@@ -69,29 +116,35 @@ pub(crate) struct StateFile {
     failing: bool,
     /// Made by us.
     is_new: bool,
+    /// Others could open it before, and may have it open still.
+    was_shared: bool,
 }
 
 impl StateFile {
     /// Opens `path`, not yet locked; a file that is not there is made, with room for the record, so
     /// that a file system that fills up later changes nothing.
-    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+    ///
+    /// A file of another user is believed only if that user is root or `successor`.
+    pub(crate) fn open(path: &Path, successor: Option<&str>) -> Result<Self, Error> {
         let boot = boot_id().map_err(Error::BootId)?;
         let fails = |error| Error::Open(path.to_owned(), error);
-        // Open, whoever made it; a file that we make first is not there for anybody before.
-        let (file, is_new) = match open(path, OFlags::CREATE | OFlags::EXCL) {
-            Err(Errno::EXIST) => (open(path, OFlags::empty()).map_err(fails)?, false),
-            made => (made.map_err(fails)?, true),
-        };
-        let status = fstat(&file).map_err(fails)?;
+        let (file, is_new) = open_or_make(path).map_err(fails)?;
+        let status = retry_on_intr(|| fstat(&file)).map_err(fails)?;
         if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
             return Err(Error::NotAFile(path.to_owned()));
         }
-        let length = u64::try_from(SIZE).unwrap_or_default();
-        if u64::try_from(status.st_size).unwrap_or_default() < length {
-            fallocate(&file, FallocateFlags::empty(), 0, length)
-                .map_err(|error| Error::Allocate(path.to_owned(), error))?;
+        if !authorize::may_own_the_file(status.st_uid, successor) {
+            return Err(Error::Foreign(path.to_owned(), status.st_uid));
         }
-        Ok(Self { file, path: path.to_owned(), boot, sequence: 0, failing: false, is_new })
+        make_room(&file, &status);
+        let mode = Mode::from_raw_mode(status.st_mode);
+        let was_shared = mode.intersects(Mode::RWXG | Mode::RWXO);
+        if was_shared {
+            // It fails for one who may not: then the file is replaced as soon as it is locked.
+            let _ = retry_on_intr(|| fchmod(&file, MODE));
+        }
+        let path = path.to_owned();
+        Ok(Self { file, path, boot, sequence: 0, failing: false, is_new, was_shared })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -106,62 +159,141 @@ impl StateFile {
     /// Tries to lock the file; false while another process holds the lock.
     ///
     /// The path must still name this file: a lock on one that was replaced would keep nobody out.
-    pub(crate) fn try_lock(&mut self) -> Result<bool, Error> {
+    pub(crate) fn try_lock(&mut self, successor: Option<&str>) -> Result<bool, Error> {
         if !self.is_the_file_of_its_path()? {
-            let Self { file, is_new, .. } = Self::open(&self.path)?;
-            (self.file, self.is_new) = (file, is_new);
+            *self = Self::open(&self.path, successor)?;
             return Ok(false);
         }
-        match flock(&self.file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => self.is_the_file_of_its_path(),
-            Err(Errno::WOULDBLOCK) => Ok(false),
-            Err(error) => Err(Error::Lock(self.path.clone(), error)),
+        match try_flock(&self.file) {
+            Ok(true) if self.is_the_file_of_its_path()? => {}
+            Ok(_) => return Ok(false),
+            Err(error) => return Err(Error::Lock(self.path.clone(), error)),
         }
+        if self.was_shared {
+            self.was_shared = false;
+            if let Err(error) = self.replace() {
+                let path = self.path.display();
+                log::warn!(
+                    "cannot replace {path}, which others may have open: {}",
+                    io::Error::from(error)
+                );
+            }
+        }
+        Ok(true)
+    }
+
+    /// Puts a fresh file, locked and with the same record, in the place of the locked one.
+    ///
+    /// A process that waits for the lock of the old file finds the fresh one when it gets it.
+    fn replace(&mut self) -> Result<(), Errno> {
+        let mut name = OsString::from(&self.path);
+        name.push(FRESH);
+        let name = Path::new(&name);
+        // Only the holder of the lock makes one, so this was left by one that died.
+        let _ = fs::remove_file(name);
+        let fresh = open(name, OFlags::CREATE | OFlags::EXCL)?;
+        let renamed = self.copy_to(&fresh).and_then(|()| rustix::fs::rename(name, &self.path));
+        if renamed.is_err() {
+            let _ = fs::remove_file(name);
+            return renamed;
+        }
+        self.file = fresh;
+        Ok(())
+    }
+
+    fn copy_to(&self, fresh: &OwnedFd) -> Result<(), Errno> {
+        let mut record = [0; SIZE];
+        let length = retry_on_intr(|| pread(&self.file, &mut record, 0))?;
+        // One that is cut off stays so, and is ignored.
+        let record = record.get(..length).unwrap_or_default();
+        if retry_on_intr(|| pwrite(fresh, record, 0))? != length {
+            return Err(Errno::NOSPC);
+        }
+        make_room(fresh, &retry_on_intr(|| fstat(fresh))?);
+        if try_flock(fresh)? { Ok(()) } else { Err(Errno::WOULDBLOCK) }
     }
 
     fn is_the_file_of_its_path(&self) -> Result<bool, Error> {
-        match (fstat(&self.file), stat(&self.path)) {
-            (Ok(ours), Ok(theirs)) => {
-                Ok((ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino))
-            }
-            (Ok(_), Err(Errno::NOENT)) => Ok(false),
-            (Err(error), _) | (_, Err(error)) => Err(Error::Lock(self.path.clone(), error)),
+        let looked = retry_on_intr(|| fstat(&self.file))
+            .map(|ours| (ours, retry_on_intr(|| stat(&self.path))));
+        match looked {
+            Ok((ours, Ok(theirs))) => Ok(is_same(&ours, &theirs)),
+            Ok((_, Err(Errno::NOENT))) => Ok(false),
+            Err(error) | Ok((_, Err(error))) => Err(Error::Lock(self.path.clone(), error)),
         }
     }
 
-    /// Whether `other` is open on the same file.
-    pub(crate) fn is_open_on(&self, other: &OwnedFd) -> bool {
-        match (fstat(&self.file), fstat(other)) {
-            (Ok(ours), Ok(other)) => (ours.st_dev, ours.st_ino) == (other.st_dev, other.st_ino),
-            _ => false,
-        }
-    }
-
-    /// Puts the descriptor that a predecessor handed over, and its lock, in the place of our own.
+    /// The file whose lock a predecessor handed over; `ours` is the one that this process opened.
     ///
-    /// Without a file of our own, the predecessor's is used; one that is another than ours, whose
-    /// lock we hold, is let go.
-    pub(crate) fn handed_over(ours: Option<Self>, locked: OwnedFd) -> Option<Self> {
-        match ours {
-            Some(ours) if ours.is_open_on(&locked) => Some(Self { file: locked, ..ours }),
-            Some(ours) => Some(ours),
-            None => {
-                let boot = boot_id().ok()?;
-                let path = fs::read_link(format!("/proc/self/fd/{}", locked.as_raw_fd()));
-                let path = path.unwrap_or_default();
-                Some(Self { file: locked, path, boot, sequence: 0, failing: false, is_new: false })
+    /// # Errors
+    ///
+    /// If it is not `ours`, no state file at all, or not locked by this descriptor.
+    pub(crate) fn handed_over(ours: Option<&Self>, locked: OwnedFd) -> Result<Self, String> {
+        let look = |file: &OwnedFd| {
+            retry_on_intr(|| fstat(file))
+                .map_err(|error| format!("cannot look at its lock: {error}"))
+        };
+        let status = look(&locked)?;
+        if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
+            return Err("its lock is not on a regular file".to_owned());
+        }
+        if let Some(ours) = ours {
+            if !is_same(&look(&ours.file)?, &status) {
+                return Err(format!("its lock is not that of {}", ours.path.display()));
             }
         }
+        let flags =
+            fcntl_getfl(&locked).map_err(|error| format!("cannot look at its lock: {error}"))?;
+        if !flags.contains(OFlags::RDWR) {
+            return Err("its lock is on a file that is not open for reading and writing".to_owned());
+        }
+        // Succeeds for the open file that has the lock, and for any if nobody has it.
+        match try_flock(&locked) {
+            Ok(true) => {}
+            Ok(false) => return Err("its descriptor does not hold the lock".to_owned()),
+            Err(error) => return Err(format!("cannot look at its lock: {error}")),
+        }
+        let (path, boot) = match ours {
+            Some(ours) => (ours.path.clone(), ours.boot),
+            None => {
+                let boot = boot_id().map_err(|error| Error::BootId(error).to_string())?;
+                let path = fs::read_link(format!("/proc/self/fd/{}", locked.as_raw_fd()));
+                (path.unwrap_or_default(), boot)
+            }
+        };
+        let (is_new, was_shared) = (false, false);
+        let file =
+            Self { file: locked, path, boot, sequence: 0, failing: false, is_new, was_shared };
+        file.reset_flags();
+        Ok(file)
     }
 
-    /// Reads the record; also says whether it is the one that we wrote last.
-    pub(crate) fn load<S: State>(&mut self) -> Result<(Record<S>, bool), Ignored> {
+    /// One on any file at all.
+    #[cfg(test)]
+    pub(crate) fn on(file: OwnedFd) -> Self {
+        let boot = boot_id().expect("Linux");
+        let (path, sequence, failing) = (PathBuf::new(), 0, false);
+        Self { file, path, boot, sequence, failing, is_new: false, was_shared: false }
+    }
+
+    /// Sets the flags that belong to all who hold a copy of the descriptor: with O_APPEND each record
+    /// would be written behind the one before it.
+    pub(crate) fn reset_flags(&self) {
+        // It fails for a descriptor that is none, which the next write says.
+        let _ = fcntl_setfl(&self.file, OFlags::NONBLOCK);
+    }
+
+    /// Reads the record, or why it is ignored; also says whether it is the one that we wrote last.
+    pub(crate) fn load<S: State>(&mut self) -> Result<Result<(Record<S>, bool), Ignored>, Error> {
         let mut bytes = [0; SIZE];
-        let length = pread(&self.file, &mut bytes, 0).unwrap_or(0);
-        let record = Record::decode(bytes.get(..length).unwrap_or_default(), &self.boot)?;
-        let next = record.sequence.wrapping_add(1);
-        let is_ours = std::mem::replace(&mut self.sequence, next) == next;
-        Ok((record, is_ours))
+        let length = retry_on_intr(|| pread(&self.file, &mut bytes, 0))
+            .map_err(|error| Error::Read(self.path.clone(), error))?;
+        let record = Record::decode(bytes.get(..length).unwrap_or_default(), &self.boot);
+        Ok(record.map(|record| {
+            let next = record.sequence.wrapping_add(1);
+            let is_ours = std::mem::replace(&mut self.sequence, next) == next;
+            (record, is_ours)
+        }))
     }
 
     /// Whether the last change could not be written.
@@ -205,14 +337,46 @@ fn boot_id() -> io::Result<BootId> {
     BootId::parse(text.trim_ascii_end()).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
+/// Opens the file, whoever made it; one that we make first is not there for anybody before.
+fn open_or_make(path: &Path) -> Result<(OwnedFd, bool), Errno> {
+    match open(path, OFlags::CREATE | OFlags::EXCL) {
+        Err(Errno::EXIST) => match open(path, OFlags::empty()) {
+            // Removed between the two calls: there can be such a file.
+            Err(Errno::NOENT) => Err(Errno::AGAIN),
+            opened => Ok((opened?, false)),
+        },
+        made => Ok((made?, true)),
+    }
+}
+
 fn open(path: &Path, create: OFlags) -> Result<OwnedFd, Errno> {
     // NONBLOCK for what turns out to be no file at all, such as a pipe that nobody reads.
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    // Not for everybody to lock: who holds the lock keeps the service from starting.
-    openat(CWD, path, flags | create, Mode::from_raw_mode(0o660))
+    retry_on_intr(|| openat(CWD, path, flags | create, MODE))
+}
+
+/// Has the file system keep room for the record; without it, each write may say that it is full.
+fn make_room(file: &OwnedFd, status: &Stat) {
+    let length = u64::try_from(SIZE).unwrap_or_default();
+    if u64::try_from(status.st_size).unwrap_or_default() < length {
+        let _ = retry_on_intr(|| fallocate(file, FallocateFlags::empty(), 0, length));
+    }
+}
+
+fn is_same(one: &Stat, other: &Stat) -> bool {
+    (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
+}
+
+/// Locks the file unless another open file holds its lock.
+fn try_flock(file: &OwnedFd) -> Result<bool, Errno> {
+    match retry_on_intr(|| flock(file, FlockOperation::NonBlockingLockExclusive)) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn write(file: &OwnedFd, record: &[u8; SIZE]) -> io::Result<()> {
-    let written = pwrite(file, record, 0)?;
+    let written = retry_on_intr(|| pwrite(file, record, 0))?;
     if written == SIZE { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }

@@ -364,7 +364,7 @@ mod tests {
         fn with_file(test: &str) -> Self {
             let path = format!("early-service-{}-{test}.state", std::process::id());
             let path = std::env::temp_dir().join(path);
-            let file = StateFile::open(&path).expect("a scratch file");
+            let file = StateFile::open(&path, None).expect("a scratch file");
             std::fs::remove_file(path).expect("our own");
             let mut bench = Self::new();
             bench.tell(0, Message::Load(Start::Anew(Counter::default()), Some(file)));

@@ -40,10 +40,14 @@ impl Trust {
         peer == ROOT || (peer == self.ours && !self.is_nobody(peer))
     }
 
-    /// Whether a state file that belongs to `owner` was written by a trusted process.
+    /// Whether a state file that belongs to `owner` was written by a trusted process: one of root, of
+    /// the user of this process, or of the user that `--successor` names.
+    ///
+    /// If this process runs as the overflow user, its own file is believed: without it there would be
+    /// no lock, which is worse.
     #[must_use]
     pub fn may_own_the_file(self, owner: u32, named: Option<u32>) -> bool {
-        self.may_offer(owner) || (!self.is_nobody(owner) && named == Some(owner))
+        owner == ROOT || owner == self.ours || (!self.is_nobody(owner) && named == Some(owner))
     }
 
     /// Whether this number stands for every user that the namespace does not map.
@@ -80,7 +84,8 @@ mod tests {
             for user in [overflow, OVERFLOW] {
                 assert!(!trust.may_receive(user, Some(user), Some(user)), "{user}");
                 assert!(!trust.may_offer(user), "{user}");
-                assert!(!trust.may_own_the_file(user, Some(user)), "{user}");
+                let other = Trust { ours: 997, overflow };
+                assert!(!other.may_own_the_file(user, Some(user)), "{user}");
             }
             assert!(trust.may_receive(0, None, None) && trust.may_offer(0));
         }

@@ -17,10 +17,12 @@
 //! | [`logging`] | lines, fields, and a log that nobody reads |
 //! | [`manual`] | the manual page, held against the program |
 //! | [`meddling`] | what somebody else may have done to a socket that is ours too |
+//! | [`members`] | what a member of the clients' group can do |
 //! | [`memory`] | what is left of commands and connections |
 //! | [`older`] | the C programs on the other side, and who may ask |
 //! | [`options`] | the command line |
 //! | [`ownership`] | the lock, and who waits for it |
+//! | [`passing_errors`] | what a shortage of a moment costs: time, and nothing else |
 //! | [`rebinding`] | a fresh socket in the place of a passed one |
 //! | [`recovery`] | going on after a death or a stop |
 //! | [`refusing`] | what a successor does not adopt |
@@ -32,7 +34,7 @@
 //! | [`systemd`] | passed sockets, notifications |
 //! | [`ticks`] | rhythm, and catching up |
 //!
-//! They need `nc` (netcat-openbsd), `journalctl` (systemd), `groff` (groff-base) and util-linux;
+//! They need `nc` (netcat-openbsd), `journalctl` (systemd), `groff` (groff-base), `strace` and util-linux;
 //! those that put a socket in journald's place need a mount namespace, which root has, and a user
 //! where user namespaces are allowed.
 //! What is missing fails a test and is named.
@@ -48,10 +50,12 @@ mod inheritance;
 mod logging;
 mod manual;
 mod meddling;
+mod members;
 mod memory;
 mod older;
 mod options;
 mod ownership;
+mod passing_errors;
 mod rebinding;
 mod recovery;
 mod refusing;

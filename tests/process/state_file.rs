@@ -13,7 +13,7 @@ use early_service_machine::record::{BootId, SIZE};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Signal, geteuid};
 
-use crate::client::{get_counter, nc, until_served};
+use crate::client::{get_counter, nc, status, until_served};
 use crate::daemon::{Daemon, STILL, detach};
 use crate::scratch::Scratch;
 use crate::stage::{for_everybody, is_locked, read, record, serve, state_file};
@@ -87,7 +87,8 @@ fn a_new_file_is_no_news_and_has_room_for_the_record() {
     assert_eq!(said_of(&daemon, &path), [""; 0]);
     let file = fs::metadata(&path).expect("a state file");
     assert_eq!(usize::try_from(file.len()), Ok(SIZE));
-    assert_eq!(file.permissions().mode() & 0o7, 0, "who can lock it can keep us from starting");
+    let mode = file.permissions().mode();
+    assert_eq!(mode & 0o7777, 0o600, "whoever can open it can lock it and forge its record");
 }
 
 #[test]
@@ -184,9 +185,13 @@ fn a_full_file_system_costs_the_recovery_and_not_the_service() {
     let path = scratch.join("small/state");
     let said = said_of(&daemon, &path);
     let [said] = &said[..] else { panic!("one line, not {said:?}") };
-    let cause = format!("cannot allocate {SIZE} bytes for {}: No space left", path.display());
+    let cause = format!("cannot write the state to {}: No space left", path.display());
     assert!(said.contains(&cause), "{said}");
     assert_eq!(nc(&daemon.socket, "set_counter 5\n"), "previous value 0\n");
+    assert_eq!(status(&daemon.socket, "state_file"), "failing");
+    // The lock takes no room, and it is what keeps a second owner out.
+    let inside = format!("/proc/{}/root{}", daemon.pid(), path.display());
+    assert!(is_locked(Path::new(&inside)));
 }
 
 #[test]

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Passing errors: a system call that fails for a moment makes no second owner and loses no state.
+//!
+//! strace(1) makes the calls on one file fail.
+
+use std::ffi::OsString;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Command;
+
+use early_service_machine::Counter;
+use early_service_machine::record::BootId;
+use rustix::process::Signal;
+
+use crate::client::{Client, get_counter, nc};
+use crate::daemon::{Daemon, STILL, binary, detach};
+use crate::scratch::Scratch;
+use crate::stage::{record, serve, state_file};
+use crate::until;
+use crate::wire::Wire;
+
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// What may fail for want of something, and how.
+const ERRORS: [&str; 6] = ["ENOLCK", "ENOMEM", "ENFILE", "EMFILE", "EIO", "EINTR"];
+
+/// Each call on the state file or the boot id on the way to the lock and to the state.
+const CALLS: [(&str, bool); 6] = [
+    ("openat", false),
+    ("openat", true),
+    ("fstat,newfstatat", false),
+    ("stat,statx,newfstatat", false),
+    ("flock", false),
+    ("pread64", false),
+];
+
+/// Starts the program with `call` on `path` failing as `how` says.
+fn start_with(scratch: &Scratch, socket: &str, path: &Path, call: &str, how: &str) -> Daemon {
+    let mut command = Command::new("strace");
+    detach(&mut command);
+    // With -D the process that is started is the daemon.
+    command.args(["-D", "-f", "-qq", "-o", "/dev/null", "-P"]).arg(path);
+    let mut inject = OsString::from(format!("inject={call}:"));
+    inject.push(how);
+    command.arg("-e").arg(inject).arg(binary()).args(STILL);
+    command.arg("-s").arg(scratch.join(socket)).arg("--state-file").arg(state_file(scratch));
+    let mut daemon = Daemon::spawn(&mut command);
+    daemon.socket = scratch.join(socket);
+    daemon
+}
+
+/// Every case: a name for it, the file, the call and the injection.
+fn cases(scratch: &Scratch) -> impl Iterator<Item = (std::path::PathBuf, &'static str, String)> {
+    let file = state_file(scratch);
+    CALLS.into_iter().flat_map(move |(call, is_boot_id)| {
+        let path = if is_boot_id { BOOT_ID.into() } else { file.clone() };
+        ERRORS.into_iter().map(move |error| (path.clone(), call, format!("error={error}:when=1")))
+    })
+}
+
+#[test]
+fn an_error_of_a_moment_makes_no_second_owner() {
+    let scratch = Scratch::new();
+    let mut owner = serve(&scratch, "owner", &STILL);
+    nc(&owner.socket, "set_counter 5000\n");
+    let others: Vec<_> = cases(&scratch)
+        .enumerate()
+        .map(|(number, (path, call, how))| {
+            let case = format!("{call} on {}: {how}", path.display());
+            (start_with(&scratch, &format!("other{number}"), &path, call, &how), case)
+        })
+        .collect();
+    for (other, case) in &others {
+        let said = other.wait_until(case, |lines| {
+            let end =
+                |line: &str| line.contains("is locked by another") || line.contains("serving");
+            lines.iter().find(|line| end(&line.message)).map(|line| line.message.clone())
+        });
+        assert!(said.contains("is locked by another process"), "{case}: {said}");
+    }
+    owner.signal(Signal::KILL);
+    owner.ended();
+    // One after the other, each goes on from what was acknowledged.
+    let mut left = others;
+    while !left.is_empty() {
+        let mut found = None;
+        until("the next owner", || {
+            found = left.iter().position(|(other, _)| {
+                other.messages().iter().any(|line| line.contains("=> serving"))
+            });
+            found.is_some()
+        });
+        let (mut next, case) = left.swap_remove(found.expect("waited for"));
+        assert_eq!(get_counter(&next.socket), 5000, "{case}");
+        let is_serving =
+            |other: &Daemon| other.messages().iter().any(|line| line.contains("=> serving"));
+        assert!(!left.iter().any(|(other, _)| is_serving(other)), "{case}: not alone");
+        next.signal(Signal::KILL);
+        next.ended();
+    }
+}
+
+#[test]
+fn an_error_of_a_moment_at_a_start_loses_no_state() {
+    for (path, call, how) in cases(&Scratch::new()) {
+        let scratch = Scratch::new();
+        let path = if path == Path::new(BOOT_ID) { path } else { state_file(&scratch) };
+        let case = format!("{call} on {}: {how}", path.display());
+        let mut dead = serve(&scratch, "sock", &STILL);
+        nc(&dead.socket, "set_counter 5000\n");
+        dead.signal(Signal::KILL);
+        dead.ended();
+        let next = start_with(&scratch, "sock", &path, call, &how);
+        next.wait_for("=> serving");
+        next.wait_for("Listening on");
+        assert_eq!(get_counter(&next.socket), 5000, "{case}");
+        let hidden = next.messages().iter().any(|line| line.contains("will not outlive us"));
+        assert!(!hidden, "{case}: {:?}", next.messages());
+    }
+}
+
+#[test]
+fn an_error_that_stays_is_said_once_and_the_process_still_ends_when_told_to() {
+    for (call, is_boot_id) in CALLS {
+        let scratch = Scratch::new();
+        drop(serve(&scratch, "sock", &STILL));
+        let path = if is_boot_id { BOOT_ID.into() } else { state_file(&scratch) };
+        let mut daemon = start_with(&scratch, "sock", &path, call, "error=ENOMEM");
+        daemon.wait_for(": trying again");
+        let wait = crate::now() + 300_000_000;
+        until("some tries", || crate::now() > wait);
+        let said = daemon.messages();
+        let tries = said.iter().filter(|line| line.contains("trying again")).count();
+        assert_eq!(tries, 1, "{call}: {said:?}");
+        assert!(!said.iter().any(|line| line.contains("serving")), "{call}: {said:?}");
+        daemon.signal(Signal::TERM);
+        assert!(daemon.ended().0.success(), "{call}");
+        assert_eq!(scratch.names(), ["state"], "{call}");
+    }
+}
+
+/// The successor owned, changed the state and died; the predecessor cannot read the file at first.
+#[test]
+fn a_state_that_cannot_be_read_back_for_a_moment_is_not_replaced_by_an_older_one() {
+    for error in ERRORS {
+        let scratch = Scratch::new();
+        // Read to see whether there is a state, and to load it; then to take it back.
+        let how = format!("error={error}:when=3");
+        let daemon = start_with(&scratch, "sock", &state_file(&scratch), "pread64", &how);
+        daemon.wait_for("Listening on");
+        let mut client = Client::connect(&daemon.socket);
+        assert_eq!(client.ask("set_counter 137"), "previous value 0");
+        let mut successor = Wire::ask(&daemon.socket, "handoff 1");
+        let _offer = successor.offer();
+        successor.say("prepared");
+        assert_eq!(successor.line(), "commit");
+        let mut owned = record(&state_file(&scratch));
+        owned.sequence += 1;
+        owned.snapshot.state = Counter { next: 777 };
+        let boot = std::fs::read(BOOT_ID).expect("Linux");
+        let boot = BootId::parse(boot.trim_ascii_end()).expect("a boot id");
+        let file = std::fs::File::options().write(true).open(state_file(&scratch));
+        file.expect("our own").write_all_at(&owned.encode(&boot), 0).expect("room");
+        drop((successor, _offer));
+        daemon.wait_for("serving on");
+        assert_eq!(client.ask("get_counter"), "777", "{error}");
+    }
+}
