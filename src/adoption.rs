@@ -412,7 +412,7 @@ impl<S: Service> Adoption<S> {
             }
         };
         // Where that fails, the end of the connection says so.
-        let _ = peer.say(&self.request(way));
+        let _ = peer.say(&self.request(way, &peer));
         let expects = match way.older() {
             Some(Older::ListenerAndState) => Expects::Nul,
             Some(Older::State) | None => Expects::Answer,
@@ -446,13 +446,18 @@ impl<S: Service> Adoption<S> {
         None
     }
 
-    fn request(&self, way: Way) -> String {
+    /// The line that asks for the state.
+    ///
+    /// The listener that we go on serving is named as the predecessor names it, for an older release
+    /// compares the words; a name that does not fit a line is left empty, and the predecessor then
+    /// takes the listener by which we came.
+    fn request(&self, way: Way, peer: &Peer) -> String {
+        let path = listener::path_of_peer(peer.stream());
+        let plain = path.to_str().filter(|path| !path.contains(['\n', '\r']));
         let request = match way.older() {
-            None => {
-                let listener = self.in_place.as_deref().and_then(Path::to_str);
-                // A newline in a path would end the line; such a socket is bound anew.
-                Request::Exchange { listener: listener.filter(|path| !path.contains('\n')) }
-            }
+            None => Request::Exchange {
+                listener: self.in_place.as_ref().map(|_| plain.unwrap_or_default()),
+            },
             Some(Older::ListenerAndState) => Request::ListenerAndState,
             Some(Older::State) => Request::State(S::HAND_OVER),
         };
@@ -622,7 +627,7 @@ impl<S: Service> Talk<S> {
                     return Outcome::GoOn;
                 }
                 match self.peer.descriptor() {
-                    Some(listener) => take_listener(received, listener, in_place),
+                    Some(listener) => take_listener(received, listener, in_place, &self.peer),
                     None => Outcome::Mismatch("the listener is missing".to_owned()),
                 }
             }
@@ -694,7 +699,8 @@ impl<S: Service> Talk<S> {
             let Some(listener) = self.peer.descriptor() else {
                 return Outcome::Mismatch("a listener is missing".to_owned());
             };
-            if let Outcome::Mismatch(why) = take_listener(received, listener, in_place) {
+            if let Outcome::Mismatch(why) = take_listener(received, listener, in_place, &self.peer)
+            {
                 return Outcome::Mismatch(why);
             }
         }
@@ -784,8 +790,9 @@ fn take_listener<S: Service>(
     received: &mut Received<S>,
     listener: OwnedFd,
     in_place: Option<&Path>,
+    peer: &Peer,
 ) -> Outcome {
-    match Listener::handed_over(listener, in_place) {
+    match Listener::handed_over(listener, in_place, peer.stream()) {
         Ok(listener) => {
             received.sockets.listeners.push(listener);
             Outcome::GoOn

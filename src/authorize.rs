@@ -7,8 +7,6 @@
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
 
 use early_service_machine::trust::{OVERFLOW, Trust};
 use rustix::net::UCred;
@@ -24,25 +22,19 @@ pub(crate) fn trust() -> Trust {
     Trust { ours: geteuid().as_raw(), overflow }
 }
 
-/// Whether `peer`, which connected to the socket file `socket`, may receive the state.
+/// Whether `peer`, which connected to a socket file of `owner`, may receive the state.
 ///
 /// `successor` is looked up now, because the root filesystem may have another list of users than
 /// the initrd.
-pub(crate) fn may_receive(peer: &UCred, successor: Option<&str>, socket: &Path) -> bool {
+pub(crate) fn may_receive(peer: &UCred, successor: Option<&str>, owner: Option<u32>) -> bool {
     let named = successor.and_then(users::number).map(|user| user.as_raw());
-    trust().may_receive(peer.uid.as_raw(), named, owner(socket))
+    trust().may_receive(peer.uid.as_raw(), named, owner)
 }
 
 /// Whether a state file that belongs to `owner` was written by this program.
 pub(crate) fn may_own_the_file(owner: u32, successor: Option<&str>) -> bool {
     let named = successor.and_then(users::number).map(|user| user.as_raw());
     trust().may_own_the_file(owner, named)
-}
-
-/// The owner of the socket file at `path`.
-fn owner(path: &Path) -> Option<u32> {
-    let file = fs::symlink_metadata(path).ok()?;
-    file.file_type().is_socket().then(|| file.uid())
 }
 
 /// Why no state is adopted from a peer.

@@ -41,7 +41,7 @@ use crate::session::Asked;
 use crate::standing::{Origin, Standing};
 use crate::state_file::StateFile;
 use crate::ticker::Start;
-use crate::{authorize, clock, listener, locking, server, standing, ticker};
+use crate::{authorize, clock, locking, server, standing, ticker};
 
 /// The most clients whose question waits here: whoever asks in one turn of the server.
 ///
@@ -56,8 +56,9 @@ pub(crate) const MAILBOX: usize = ASKERS + 2 * 3 + 2;
 pub(crate) enum Message<S: Service> {
     /// From the supervisor.
     Order(Effect),
-    /// From the server: the client on this connection asked for the state.
-    Asked(Async<UnixStream>, Asked),
+    /// From the server: the client on this connection asked for the state; the owner of the socket
+    /// file that it connected to.
+    Asked(Async<UnixStream>, Asked, Option<u32>),
     /// From the server, freezing: every socket of which a client has the other end.
     Sockets(Sockets<S>),
     /// From the ticker, freezing: the state and its file.
@@ -119,7 +120,9 @@ impl<S: Service> Handoff<S> {
             match wake {
                 Wake::Message(Message::Order(Effect::Leave)) => return self.leave(),
                 Wake::Message(Message::Order(order)) => self.carry_out(order),
-                Wake::Message(Message::Asked(stream, asked)) => self.asked(stream, asked),
+                Wake::Message(Message::Asked(stream, asked, owner)) => {
+                    self.asked(stream, asked, owner);
+                }
                 Wake::Message(Message::Sockets(sockets)) => self.sockets = sockets,
                 Wake::Message(Message::State(snapshot, file)) => {
                     self.frozen = Some((snapshot, file));
@@ -364,10 +367,10 @@ impl<S: Service> Handoff<S> {
         self.report(event);
     }
 
-    fn asked(&mut self, stream: Async<UnixStream>, asked: Asked) {
+    fn asked(&mut self, stream: Async<UnixStream>, asked: Asked, owner: Option<u32>) {
         // Where the credentials cannot be read, nobody vouches for this peer.
         let peer = match socket_peercred(&stream) {
-            Ok(peer) if self.may_receive(&peer, &stream) => peer,
+            Ok(peer) if self.may_receive(&peer, owner) => peer,
             Ok(UCred { pid, uid, .. }) => {
                 let (pid, uid) = (pid.as_raw_nonzero(), uid.as_raw());
                 self.refusals.warn(format_args!(
@@ -393,8 +396,8 @@ impl<S: Service> Handoff<S> {
         self.report(Event::HandoffRequested);
     }
 
-    fn may_receive(&self, peer: &UCred, stream: &Async<UnixStream>) -> bool {
-        authorize::may_receive(peer, self.successor.as_deref(), &listener::path_of(stream))
+    fn may_receive(&self, peer: &UCred, owner: Option<u32>) -> bool {
+        authorize::may_receive(peer, self.successor.as_deref(), owner)
     }
 
     fn predecessor_left(&mut self, has_logged: bool) {
@@ -415,7 +418,7 @@ impl<S: Service> Handoff<S> {
         if let Some(offering) = self.offering {
             // What the successor took along is not ours to remove.
             for listener in &mut self.sockets.listeners {
-                if offering.takes(listener.path()) {
+                if offering.takes(listener) {
                     listener.leave_file();
                 }
             }

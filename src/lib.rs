@@ -184,10 +184,13 @@ fn listen<S: Service>(
         .map(|socket| Listener::passed(socket, options.rebind))
         .collect::<Result<Vec<_>, _>>()?;
     let mut adoption = match &options.predecessor {
-        Predecessor::At(path) => Some(Adoption::new(path.clone(), None)),
+        Predecessor::At(path) => {
+            listener::check_length("adopt from", path)?;
+            Some(Adoption::new(path.clone(), None))
+        }
         Predecessor::OnServerSocket | Predecessor::Nobody => None,
     };
-    let is_passed = |path: &Path| listeners.iter().any(|listener| listener.path() == path);
+    let is_passed = |path: &Path| listeners.iter().any(|listener| listener.is_at(path));
     let takes_over = options.predecessor == Predecessor::OnServerSocket;
     match &options.server {
         Some(path) if is_passed(path) && takes_over => {
@@ -198,7 +201,8 @@ fn listen<S: Service>(
             let (listener, is_served) = Listener::take_over(path)?;
             listeners.push(listener);
             if is_served {
-                adoption = Some(Adoption::new(path.clone(), Some(path.clone())));
+                let path = listener::place(path);
+                adoption = Some(Adoption::new(path.clone(), Some(path)));
             } else {
                 log::info!("Nobody serves {}: there is nothing to take over", path.display());
             }

@@ -6,6 +6,9 @@
 //!
 //! It is bound here, passed by a `.socket` unit, whose file is systemd's business, or comes from the
 //! predecessor with its file.
+//! Where it is bound is compared by what is there and not by how a path is spelled: paths are taken
+//! without symbolic links ([`place`]), files are known by device and inode, and the predecessor's
+//! listener by the address that the kernel keeps for it.
 //! `--rebind` puts a fresh one in the place of the passed one, and its name back in the end.
 //!
 //! Owns the socket and, where it bound or adopted it, its file.
@@ -18,19 +21,21 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::process;
 use std::task::{Context, Poll};
 use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{
-    CWD, FileType, FlockOperation, Mode, OFlags, RenameFlags, fcntl_getfl, flock, fstat, open,
-    renameat_with,
+    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RenameFlags, fcntl_getfl, flock, fstat,
+    open, renameat_with, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_acceptconn, socket_domain};
@@ -41,6 +46,7 @@ use smol::Async;
 /// A path that cannot be served.
 #[derive(Debug)]
 pub(crate) enum Error {
+    TooLong(&'static str, PathBuf),
     InUse(PathBuf),
     NotASocket(PathBuf),
     Bind(PathBuf, io::Error),
@@ -53,6 +59,13 @@ pub(crate) enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::TooLong(what, path) => write!(
+                f,
+                "cannot {what} {}: the path of a socket has at most {MAX_PATH} bytes, and this one \
+                 has {}",
+                path.display(),
+                path.as_os_str().len()
+            ),
             Self::InUse(path) => {
                 write!(f, "cannot serve {}: another process is listening on it", path.display())
             }
@@ -81,12 +94,16 @@ pub(crate) struct Listener {
     /// The one that systemd passed, once `socket` has taken its place: who connected before waits in
     /// its queue, and it is what the name stands for again in the end.
     passed: Option<Async<UnixListener>>,
+    /// Where clients find it, without symbolic links; `@NAME` for one in the abstract namespace, and
+    /// empty for one that is nowhere.
     path: PathBuf,
     origin: Origin,
-    /// Where its file is: at `path`, or beside it.
+    /// Where its file is: at `path`, or beside it; empty where it has none.
     name: PathBuf,
-    /// Device and inode of the file, by which it is known to be ours.
+    /// Device and inode of the file, by which it is known to be this socket's.
     file: Option<(u64, u64)>,
+    /// Whether the file is removed in the end.
+    owns_file: bool,
 }
 
 /// Where a socket comes from.
@@ -110,14 +127,17 @@ enum Origin {
 impl Listener {
     /// Binds `path`; a socket that nobody listens on any more is replaced.
     pub(crate) fn bind(path: &Path) -> Result<Self, Error> {
-        let _guard = Guard::take(path);
-        Self::bind_alone(path)
+        check_length("bind", path)?;
+        let path = place(path);
+        let _guard = Guard::take(&path);
+        Self::bind_alone(&path)
     }
 
     fn bind_alone(path: &Path) -> Result<Self, Error> {
         let socket = bind(path)?;
         let (path, name, file) = (path.to_owned(), path.to_owned(), identity(path));
-        Ok(Self { socket, passed: None, path, origin: Origin::Bound, name, file })
+        let (passed, origin, owns_file) = (None, Origin::Bound, true);
+        Ok(Self { socket, passed, path, origin, name, file, owns_file })
     }
 
     /// Binds a socket for `path`, which a predecessor may still serve; also says whether one does.
@@ -126,12 +146,14 @@ impl Listener {
     /// own, or, if it is a program that cannot, takes its place in one step (rename(2)), so that
     /// there is no moment at which a client finds none.
     pub(crate) fn take_over(path: &Path) -> Result<(Self, bool), Error> {
-        let _guard = Guard::take(path);
-        if !is_live(path) {
-            return Ok((Self::bind_alone(path)?, false));
+        check_length("take over", path)?;
+        let path = place(path);
+        let _guard = Guard::take(&path);
+        if !is_live(&path) {
+            return Ok((Self::bind_alone(&path)?, false));
         }
-        let mut listener = Self::bind_beside(path)?;
-        path.clone_into(&mut listener.path);
+        let mut listener = Self::bind_beside(&path)?;
+        listener.path = path;
         listener.origin = Origin::BoundBeside;
         Ok((listener, true))
     }
@@ -152,7 +174,7 @@ impl Listener {
         check(&socket).map_err(Error::Passed)?;
         let mut listener = Self::of(socket)?;
         if rebind {
-            if listener.path.as_os_str().is_empty() {
+            if listener.name.as_os_str().is_empty() {
                 return Err(Error::Passed("it has no path at which to rebind it"));
             }
             listener.origin = Origin::PassedToRebind;
@@ -168,19 +190,65 @@ impl Listener {
 
     fn of(socket: OwnedFd) -> Result<Self, Error> {
         let socket = UnixListener::from(socket);
-        let path = named(socket.local_addr());
+        let address = socket.local_addr();
+        let name = named(&address);
+        let is_known = !name.as_os_str().is_empty() && !name.starts_with(DESCRIPTORS);
+        let name = if is_known { place(&name) } else { PathBuf::new() };
+        let path = if name.as_os_str().is_empty() { abstract_name(&address) } else { name.clone() };
         let socket = Async::new(socket).map_err(|error| Error::Bind(path.clone(), error))?;
-        let name = path.clone();
-        Ok(Self { socket, passed: None, path, origin: Origin::Passed, name, file: None })
+        let (passed, origin, file, owns_file) = (None, Origin::Passed, None, false);
+        Ok(Self { socket, passed, path, origin, name, file, owns_file })
     }
 
-    /// Takes a socket that the predecessor handed over; the file of `in_place` becomes ours.
-    pub(crate) fn handed_over(socket: OwnedFd, in_place: Option<&Path>) -> Result<Self, Error> {
+    /// Takes a socket that the predecessor handed over on `connection`.
+    ///
+    /// If it is the one by which we came, its file at `in_place` becomes ours: we know it by the
+    /// address that both have in the kernel, for the predecessor may spell its path otherwise.
+    pub(crate) fn handed_over(
+        socket: OwnedFd,
+        in_place: Option<&Path>,
+        connection: &Async<UnixStream>,
+    ) -> Result<Self, Error> {
         check(&socket).map_err(Error::HandedOver)?;
         let mut listener = Self::of(socket)?;
-        let is_in_place = in_place == Some(&listener.path);
-        listener.origin = if is_in_place { Origin::Adopted } else { Origin::Inherited };
+        listener.origin = Origin::Inherited;
+        if !named(&listener.socket.get_ref().local_addr()).is_absolute() {
+            // It is relative to the predecessor's directory, which is not known here.
+            listener.name = PathBuf::new();
+        }
+        let is_same =
+            are_same(&listener.socket.get_ref().local_addr(), &connection.get_ref().peer_addr());
+        if let Some(path) = in_place.filter(|_| is_same) {
+            listener.origin = Origin::Adopted;
+            listener.path = place(path);
+            listener.path.clone_into(&mut listener.name);
+        }
         Ok(listener)
+    }
+
+    /// Whether clients find this listener at `path`, however that is spelled.
+    pub(crate) fn is_at(&self, path: &Path) -> bool {
+        !self.name.as_os_str().is_empty() && are_one_place(&self.name, path)
+    }
+
+    /// Whether `other` is the same socket.
+    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
+        let socket = |listener: &Self| fstat(&listener.socket).map(|open| open.st_ino);
+        socket(self).is_ok_and(|ours| socket(other) == Ok(ours))
+    }
+
+    /// Whether the client on the other end of `stream` connected to this listener.
+    pub(crate) fn has_accepted(&self, stream: &Async<UnixStream>) -> bool {
+        let address = stream.get_ref().local_addr();
+        self.sockets().any(|socket| are_same(&socket.get_ref().local_addr(), &address))
+    }
+
+    /// The owner of its file; `None` if there is another file under its name, or none.
+    pub(crate) fn owner(&self) -> Option<u32> {
+        let file = fs::symlink_metadata(&self.name).ok()?;
+        let is_its_own =
+            file.file_type().is_socket() && self.file == Some((file.dev(), file.ino()));
+        is_its_own.then(|| file.uid())
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -255,11 +323,12 @@ impl Listener {
                 if let Err(error) = listen(&self.socket, i32::MAX) {
                     log::warn!("cannot renew the credentials of {}: {error}", self.path.display());
                 }
+                if self.file.is_none() {
+                    self.file = identity(&self.name);
+                }
             }
         }
-        if self.origin == Origin::Adopted {
-            self.file = identity(&self.path);
-        }
+        self.owns_file |= self.origin == Origin::Adopted;
     }
 
     /// Puts a fresh socket in the place of the passed one, in one step: there is no moment at which a
@@ -283,12 +352,13 @@ impl Listener {
         }
         self.passed = Some(mem::replace(&mut self.socket, fresh));
         self.file = identity(&self.path);
+        self.owns_file = true;
         Ok(())
     }
 
     /// Leaves the file to the successor.
     pub(crate) fn leave_file(&mut self) {
-        self.file = None;
+        self.owns_file = false;
     }
 }
 
@@ -300,7 +370,7 @@ impl AsFd for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if self.file.is_none() || identity(&self.name) != self.file {
+        if !self.owns_file || self.file.is_none() || identity(&self.name) != self.file {
             return;
         }
         if self.passed.is_some() {
@@ -335,14 +405,98 @@ const MOST_WAIT: Duration = Duration::from_millis(1);
 /// Binds `path`, and replaces a socket there that nobody listens on.
 fn bind(path: &Path) -> Result<Async<UnixListener>, Error> {
     let fails = |error| Error::Bind(path.to_owned(), error);
-    let socket = match UnixListener::bind(path) {
+    let socket = match bind_new(path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             remove_stale(path)?;
-            UnixListener::bind(path).map_err(fails)?
+            bind_new(path).map_err(fails)?
         }
         bound => bound.map_err(fails)?,
     };
     Async::new(socket).map_err(fails)
+}
+
+/// Binds `path` if nothing is there; EADDRINUSE otherwise.
+///
+/// A path that is longer than an address of the kernel's, such as one with a suffix or in a directory
+/// that was named by a symbolic link, is bound by a short name in its directory first and then renamed;
+/// the short name is what the kernel shows of it.
+fn bind_new(path: &Path) -> io::Result<UnixListener> {
+    if path.as_os_str().len() <= MAX_PATH {
+        return UnixListener::bind(path);
+    }
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = open(directory, flags, Mode::empty())?;
+    let short = format!(".early-service.{}", process::id());
+    let reachable = Path::new(DESCRIPTORS).join(directory.as_raw_fd().to_string());
+    // One of a process that was killed in between, and had our number.
+    let _ = unlinkat(&directory, &short, AtFlags::empty());
+    let socket = UnixListener::bind(reachable.join(&short))?;
+    let renamed = renameat_with(&directory, &short, &directory, name, RenameFlags::NOREPLACE);
+    renamed.map(|()| socket).map_err(|error| {
+        let _ = unlinkat(&directory, &short, AtFlags::empty());
+        if error == Errno::EXIST { io::ErrorKind::AddrInUse.into() } else { error.into() }
+    })
+}
+
+/// Where a descriptor is a path, of this process alone.
+const DESCRIPTORS: &str = "/proc/self/fd";
+
+/// The most bytes of a path that an address has room for (`sun_path` in unix(7)), without the NUL.
+pub(crate) const MAX_PATH: usize = 107;
+
+/// Refuses a path by which no client could connect.
+pub(crate) fn check_length(what: &'static str, path: &Path) -> Result<(), Error> {
+    let fits = path.as_os_str().len() <= MAX_PATH;
+    if fits { Ok(()) } else { Err(Error::TooLong(what, path.to_owned())) }
+}
+
+/// Where the socket file that `path` names is, or is to be: an absolute path without symbolic links.
+///
+/// A path that leads nowhere stays as it is, for whatever is done with it then says why.
+pub(crate) fn place(path: &Path) -> PathBuf {
+    let mut place = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        let Some(name) = place.file_name() else { break };
+        let directory = place.parent().filter(|directory| !directory.as_os_str().is_empty());
+        let Ok(directory) = fs::canonicalize(directory.unwrap_or(Path::new("."))) else { break };
+        let found = directory.join(name);
+        match followed(&found) {
+            Some(target) => place = directory.join(target),
+            None => return found,
+        }
+    }
+    path.to_owned()
+}
+
+/// What the kernel allows too.
+const MAX_LINKS: u32 = 40;
+
+/// Where a symbolic link leads; one of a stranger is not followed, for it may lead anywhere.
+fn followed(link: &Path) -> Option<PathBuf> {
+    let file = fs::symlink_metadata(link).ok().filter(|file| file.file_type().is_symlink())?;
+    let is_trusted = file.uid() == 0 || file.uid() == geteuid().as_raw();
+    fs::read_link(link).ok().filter(|_| is_trusted)
+}
+
+/// Whether both paths name one socket, or the place of one.
+pub(crate) fn are_one_place(one: &Path, other: &Path) -> bool {
+    let file = |path| fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
+    one == other
+        || place(one) == place(other)
+        || file(one).is_some_and(|one| file(other) == Some(one))
+}
+
+/// Whether both are the address of one socket: the one that it was bound by.
+fn are_same(one: &io::Result<SocketAddr>, other: &io::Result<SocketAddr>) -> bool {
+    let (Ok(one), Ok(other)) = (one, other) else { return false };
+    match (one.as_pathname(), one.as_abstract_name()) {
+        (Some(path), _) => other.as_pathname() == Some(path),
+        (None, Some(name)) => other.as_abstract_name() == Some(name),
+        (None, None) => false,
+    }
 }
 
 /// Gives a passed socket its place again.
@@ -373,18 +527,24 @@ fn beside(path: &Path, others: u32) -> PathBuf {
     beside.into()
 }
 
-/// The listener's path that a client connected to; empty where it has none.
-pub(crate) fn path_of(stream: &Async<UnixStream>) -> PathBuf {
-    named(stream.get_ref().local_addr())
+/// The path that the server on the other end knows its listener by; empty where it has none.
+pub(crate) fn path_of_peer(stream: &Async<UnixStream>) -> PathBuf {
+    named(&stream.get_ref().peer_addr())
 }
 
 /// The path that an address stands for.
 ///
 /// A socket that was bound beside its place has taken it since, and keeps the old name in the
 /// kernel.
-fn named(address: io::Result<SocketAddr>) -> PathBuf {
-    let path = address.ok().and_then(|address| address.as_pathname().map(in_place_of));
+fn named(address: &io::Result<SocketAddr>) -> PathBuf {
+    let path = address.as_ref().ok().and_then(|address| address.as_pathname().map(in_place_of));
     path.unwrap_or_default()
+}
+
+/// The name of a socket in the abstract namespace, as systemd writes it.
+fn abstract_name(address: &io::Result<SocketAddr>) -> PathBuf {
+    let name = address.as_ref().ok().and_then(SocketAddr::as_abstract_name);
+    name.map(|name| format!("@{}", name.escape_ascii()).into()).unwrap_or_default()
 }
 
 /// The name of a passed socket while a fresh one has its place, and the one that this was bound by.
@@ -505,7 +665,14 @@ fn is_live(path: &Path) -> bool {
 pub(crate) fn connect(path: &Path) -> Result<UnixStream, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    if path.as_os_str().len() <= MAX_PATH {
+        rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    } else {
+        // As the path itself would, this leads to the file, whatever its name's length.
+        let file = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        let reachable = Path::new(DESCRIPTORS).join(file.as_raw_fd().to_string());
+        rustix::net::connect(&socket, &SocketAddrUnix::new(reachable)?)?;
+    }
     Ok(socket.into())
 }
 
@@ -526,7 +693,6 @@ fn remove(path: &Path) {
 mod tests {
     use super::*;
     use std::env;
-    use std::process;
     use std::sync::mpsc;
     use std::task::Waker;
 

@@ -13,7 +13,6 @@ use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use early_service_machine::exchange::{MAX_DESCRIPTORS, Message, Offer, Printable};
@@ -25,12 +24,13 @@ use rustix::net::UCred;
 use smol::{Async, Timer};
 
 use crate::catalog::Id;
+use crate::listener::Listener;
 use crate::peer::{self, Heard, Peer};
 use crate::server::Sockets;
 use crate::service::Service;
 use crate::session::{Asked, Session};
 use crate::state_file::StateFile;
-use crate::{listener, systemd};
+use crate::systemd;
 
 /// How long the successor may take to prepare.
 ///
@@ -160,17 +160,16 @@ impl Offering {
     }
 
     /// Whether the successor goes on serving this listener, so that its file is no longer ours.
-    pub(crate) fn takes(&self, listener: &Path) -> bool {
+    ///
+    /// That is the one by which it came, however either side spells its path; or one that it names.
+    pub(crate) fn takes(&self, listener: &Listener) -> bool {
         match &self.asked {
-            Asked::Exchange { listener: taken } => taken.as_deref() == Some(listener),
-            Asked::ListenerAndState => self.asked_on(listener),
-            Asked::State => false,
+            Asked::Exchange { listener: Some(taken) } => {
+                taken == listener.path() || listener.has_accepted(self.peer.stream())
+            }
+            Asked::ListenerAndState => listener.has_accepted(self.peer.stream()),
+            Asked::Exchange { listener: None } | Asked::State => false,
         }
-    }
-
-    /// Whether the successor connected to this listener.
-    fn asked_on(&self, listener: &Path) -> bool {
-        listener::path_of(self.peer.stream()) == listener
     }
 
     /// Begins to send.
@@ -184,7 +183,7 @@ impl Offering {
     pub(crate) fn answer<S: Service>(&self, estate: Estate<'_, S>) -> io::Result<()> {
         if self.asked == Asked::ListenerAndState {
             let mut listeners = estate.sockets.listeners.iter();
-            let listener = listeners.find(|listener| self.asked_on(listener.path()));
+            let listener = listeners.find(|listener| listener.has_accepted(self.peer.stream()));
             let listener = listener.ok_or(io::ErrorKind::NotFound)?;
             // Exactly one byte beside the descriptor: that is what the C program reads first.
             peer::send(self.peer.stream(), b"\0", &[listener.as_fd()])?;

@@ -12,6 +12,8 @@ use std::path::PathBuf;
 use early_service_machine::schedule::Period;
 use lexopt::{Arg, Parser, ValueExt};
 
+use crate::listener::are_one_place;
+
 /// The text of `--help`, after what the service says of itself.
 pub(crate) const HELP: &str = "
 
@@ -235,7 +237,11 @@ pub(crate) fn parse(
     }
     let predecessor = match (client, takeover) {
         (Some(_), true) => return Err(Error::TwoPredecessors),
-        (Some(path), false) if Some(&path) == server.as_ref() => return Err(Error::SamePath(path)),
+        (Some(path), false)
+            if server.as_ref().is_some_and(|server| are_one_place(server, &path)) =>
+        {
+            return Err(Error::SamePath(path));
+        }
         (Some(path), false) => Predecessor::At(path),
         (None, true) if server.is_none() => return Err(Error::NothingToTakeOver),
         (None, true) => Predecessor::OnServerSocket,

@@ -64,17 +64,17 @@ impl<S: Service> Default for Sockets<S> {
 impl<S: Service> Sockets<S> {
     /// Adds those of a predecessor.
     ///
-    /// A listener that we have already stays, be it the same one or, passed by systemd, one for the
-    /// same path; one that was bound only because the predecessor might not hand over its own goes.
+    /// A listener that we have already, because systemd passed it to both, stays.
+    /// One that was bound only because the predecessor might not hand over its own goes.
+    /// Any other is served until the predecessor has left, for those who wait in its queue.
     pub(crate) fn join(&mut self, predecessors: Self) {
         for listener in predecessors.listeners {
-            let path = listener.path().to_owned();
             if listener.is_inherited() {
-                if self.listeners.iter().all(|ours| ours.path() != path) {
+                if !self.listeners.iter().any(|ours| ours.is_same_as(&listener)) {
                     self.listeners.push(listener);
                 }
             } else {
-                self.listeners.retain(|ours| ours.path() != path);
+                self.listeners.retain(|ours| ours.path() != listener.path());
                 self.listeners.push(listener);
             }
         }
@@ -432,7 +432,11 @@ impl<S: Service> Server<S> {
         };
         // Whatever comes from outside leaves room for the supervisor's orders.
         if self.handoff.len() < handoff::ASKERS {
-            post(&self.handoff, handoff::Message::Asked(session.into_stream(), asked));
+            let stream = session.into_stream();
+            let mut listeners = self.listeners.iter();
+            let owner = listeners.find(|listener| listener.has_accepted(&stream));
+            let owner = owner.and_then(Listener::owner);
+            post(&self.handoff, handoff::Message::Asked(stream, asked, owner));
         } else {
             // Closed without a word, it would take us for an older program.
             handoff::turn_away::<S>(&session.into_stream(), &asked);
@@ -783,7 +787,7 @@ mod tests {
         bench.wake(0);
         assert_eq!(bench.server.clients, 0);
         let asked = bench.handoff.try_recv();
-        assert!(matches!(asked, Ok(handoff::Message::Asked(_, Asked::State))));
+        assert!(matches!(asked, Ok(handoff::Message::Asked(_, Asked::State, _))));
         assert!(!is_closed(&mut client), "the connection is kept by the message");
         drop(asked);
         assert!(is_closed(&mut client));

@@ -26,6 +26,8 @@
 //!
 //! The successor names the listener that it will serve on, so that the predecessor leaves its file
 //! where it is; other listeners are handed over for those who wait in their backlogs.
+//! It is the listener by which the successor came, and the predecessor takes it for that, however the
+//! path is spelled: a path that does not fit a line, such as one with a newline in it, is sent empty.
 //!
 //! Keys that are not known are ignored, and one that is needed and missing is named in the `abort`:
 //! different releases on the two sides are the normal case, for an update changes the root
@@ -62,7 +64,8 @@ pub const PASS_STATE: &str = "pass_state_and_terminate";
 pub enum Request<'a> {
     /// `handoff 1`: the exchange of this module.
     Exchange {
-        /// The path of the socket that the successor goes on serving, where it is one of ours.
+        /// The path of the socket that the successor goes on serving, if it is one of ours; empty if
+        /// it is only known to be the one by which the successor came.
         listener: Option<&'a str>,
     },
     /// [`PASS_STATE`].
@@ -408,6 +411,7 @@ mod tests {
                 "handoff 2 later=1 listener=/run/a b.sock",
                 Some(Request::Exchange { listener: path }),
             ),
+            ("handoff 1 listener=", Some(Request::Exchange { listener: Some("") })),
             ("handoff 1 listener", Some(Request::Exchange { listener: plain })),
             ("handoff 0", None),
             ("handoff", None),
@@ -418,9 +422,13 @@ mod tests {
         ] {
             assert_eq!(Request::parse::<Counter>(line.as_bytes()), request, "{line:?}");
         }
-        for line in
-            ["handoff 1", "handoff 1 listener=/run/a b.sock", PASS_STATE, Counter::HAND_OVER]
-        {
+        for line in [
+            "handoff 1",
+            "handoff 1 listener=",
+            "handoff 1 listener=/run/a b.sock",
+            PASS_STATE,
+            Counter::HAND_OVER,
+        ] {
             let request = Request::parse::<Counter>(line.as_bytes()).expect("a request");
             assert_eq!(request.to_string(), line);
         }

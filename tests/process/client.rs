@@ -65,9 +65,7 @@ pub(crate) struct Client(UnixStream);
 impl Client {
     #[track_caller]
     pub(crate) fn connect(socket: impl AsRef<Path>) -> Self {
-        let stream = UnixStream::connect(socket).expect("a server");
-        stream.set_read_timeout(Some(LIMIT)).expect("not zero");
-        Self(stream)
+        UnixStream::connect(socket).expect("a server").into()
     }
 
     pub(crate) fn stream(&mut self) -> &mut UnixStream {
@@ -117,6 +115,13 @@ impl Client {
             }
         }
         String::from_utf8(rest).expect("text")
+    }
+}
+
+impl From<UnixStream> for Client {
+    fn from(stream: UnixStream) -> Self {
+        stream.set_read_timeout(Some(LIMIT)).expect("not zero");
+        Self(stream)
     }
 }
 

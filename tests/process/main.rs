@@ -30,6 +30,7 @@
 //! | [`sessions`] | what clients notice of a handoff |
 //! | [`signals`] | how it ends |
 //! | [`sockets`] | what becomes of the socket file |
+//! | [`spelling`] | one socket by several names, and names of all kinds |
 //! | [`state_file`] | what is found in its place |
 //! | [`systemd`] | passed sockets, notifications |
 //! | [`ticks`] | rhythm, and catching up |
@@ -63,6 +64,7 @@ mod root;
 mod sessions;
 mod signals;
 mod sockets;
+mod spelling;
 mod state_file;
 mod systemd;
 mod ticks;
