@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Plan: what is different in one boot, and the rows that it proves.
 //!
-//! All plans are booted on all guests, two at a time, and every row of every plan gives a verdict
-//! for every guest. A boot that does not reach power-off breaks all of its rows.
+//! Each guest has its plans; they are booted two at a time, and every row of every plan gives a
+//! verdict. A boot that does not reach power-off breaks all of its rows.
 //!
 //! A boot may be made of other files than the package's, which is how [`crate::sabotage`] proves
 //! that rows can break.
@@ -11,10 +11,12 @@ use crate::claims::Claims;
 use crate::guest::{Format, Guest, Image, Initrd, Parts, PolicyModule};
 use crate::machine::{self, Boot, Setting};
 use crate::older;
+use crate::rows::Table;
 use crate::tools;
 use std::collections::VecDeque;
 use std::fmt::Write;
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -177,19 +179,26 @@ enum Job<'a> {
     Tree(&'a TreeRow),
 }
 
-/// Tries every plan and every tree row on every guest, two at a time.
-pub(crate) fn run_all(plans: &[Plan], tree_rows: &[TreeRow]) -> Vec<Verdict> {
+/// Tries every plan and every tree row of every guest, two at a time.
+pub(crate) fn run_all(tables: &[Table]) -> Vec<Verdict> {
     tools::require_all();
-    let images = images(&Guest::ALL, Format::Deb).unwrap_or_else(|error| panic!("{error}"));
+    let guests: Vec<_> = tables.iter().map(|table| table.guest).collect();
+    let images = build(&guests, Format::Deb).unwrap_or_else(|error| panic!("{error}"));
+    let mut jobs: Vec<_> = tables
+        .iter()
+        .zip(&images)
+        .flat_map(|(Table { guest, plans, tree_rows }, image)| {
+            let jobs = plans.iter().map(Job::Boot).chain(tree_rows.iter().map(Job::Tree));
+            jobs.map(move |job| (job, *guest, image))
+        })
+        .collect();
     // The longest first, so that no core is idle at the end.
-    let mut plans: Vec<_> = plans.iter().collect();
-    plans.sort_by_key(|plan| std::cmp::Reverse(plan.patience));
-    let jobs = plans.into_iter().map(Job::Boot).chain(tree_rows.iter().map(Job::Tree));
-    let jobs = jobs.flat_map(|job| images.iter().map(move |image| (job, image)));
-    let verdicts = two_at_a_time(jobs, |(job, image)| {
-        let of_job = match job {
-            Job::Boot(plan) => boot(plan, image, &[]),
-            Job::Tree(row) => vec![try_tree(row, image)],
+    jobs.sort_by_key(|(job, ..)| std::cmp::Reverse(job.patience()));
+    let verdicts = two_at_a_time(jobs, |(job, guest, image)| {
+        let of_job = match (job, image) {
+            (Job::Boot(plan), Ok(image)) => boot(plan, image, &[]),
+            (Job::Tree(row), Ok(image)) => vec![try_tree(row, image)],
+            (job, Err(error)) => job.without_guest(guest, error),
         };
         eprint!("{}", table(&of_job));
         of_job
@@ -197,6 +206,28 @@ pub(crate) fn run_all(plans: &[Plan], tree_rows: &[TreeRow]) -> Vec<Verdict> {
     let mut verdicts = verdicts.concat();
     verdicts.sort_by_key(|verdict| (verdict.row, verdict.guest));
     verdicts
+}
+
+impl Job<'_> {
+    fn patience(&self) -> Duration {
+        match self {
+            Self::Boot(plan) => plan.patience,
+            Self::Tree(_) => Duration::ZERO,
+        }
+    }
+
+    /// A guest that cannot be built breaks all of its rows, and no other guest's.
+    fn without_guest(&self, guest: Guest, error: &str) -> Vec<Verdict> {
+        let rows: Vec<_> = match self {
+            Self::Boot(plan) => plan.rows.iter().map(|row| row.name).collect(),
+            Self::Tree(row) => vec![row.name],
+        };
+        let verdict = |row| {
+            let broken = vec![format!("{guest} can be built: {error}")];
+            Verdict { row, guest, broken, took: Duration::ZERO }
+        };
+        rows.into_iter().map(verdict).collect()
+    }
 }
 
 /// Does jobs two at a time; what comes of them is in the order in which they end.
@@ -222,12 +253,17 @@ pub(crate) fn two_at_a_time<J: Send, T: Send>(
 
 /// These guests, built side by side.
 pub(crate) fn images(guests: &[Guest], format: Format) -> Result<Vec<Image>, String> {
+    build(guests, format)?.into_iter().collect()
+}
+
+/// The same, with what became of each.
+fn build(guests: &[Guest], format: Format) -> Result<Vec<Result<Image, String>>, String> {
     let parts = &Parts::build(format)?;
-    std::thread::scope(|scope| {
+    Ok(std::thread::scope(|scope| {
         let build = |&guest| scope.spawn(move || Image::build(guest, parts));
         let builds: Vec<_> = guests.iter().map(build).collect();
         builds.into_iter().map(|build| build.join().expect("a build does not panic")).collect()
-    })
+    }))
 }
 
 /// Boots a plan on one guest and tries all of its rows.
@@ -249,7 +285,11 @@ pub(crate) fn boot(plan: &Plan, image: &Image, swaps: &[Swap]) -> Vec<Verdict> {
                 for line in boot.lines("gave-up") {
                     claims.that("no script gives up", false, line);
                 }
-                (row.holds)(boot, &mut claims);
+                // A row that does not expect what it finds breaks, and the others are still tried.
+                let tried = catch_unwind(AssertUnwindSafe(|| (row.holds)(boot, &mut claims)));
+                if tried.is_err() {
+                    claims.that("the row comes to its end", false, "it panicked");
+                }
                 boot.took
             }
             Err(error) => {

@@ -39,7 +39,7 @@ for unit in apt-daily-upgrade.timer apt-daily.timer dev-hugepages.mount dev-mque
     systemd-tmpfiles-clean.timer systemd-tmpfiles-setup-dev-early.service \
     systemd-tmpfiles-setup-dev.service systemd-udev-load-credentials.service \
     systemd-udev-trigger.service systemd-udevd-control.socket systemd-udevd-kernel.socket \
-    systemd-udevd.service systemd-update-utmp.service \
+    systemd-udevd-varlink.socket systemd-udevd.service systemd-update-utmp.service \
     systemd-user-sessions.service; do
     ln -sf /dev/null "/etc/systemd/system/$unit"
 done

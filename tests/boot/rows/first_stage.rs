@@ -76,6 +76,37 @@ kill -STOP "$(first_pid)"
     ..Plan::ORDINARY
 };
 
+pub(super) const NO_ROOT: Plan = Plan {
+    name: "no-root",
+    clients: &["boot-storm"],
+    // The file system is ext4: mounting it fails at once, as a missing one does after a minute.
+    // The initrd's journal ends with it: what PID 1 says at the end is on the console, with the
+    // kernel's time.
+    cmdline: "rootfstype=vfat loglevel=7 systemd.log_target=kmsg printk.devkmsg=on",
+    over_initrd: &[
+        (
+            "/etc/systemd/system/emergency.service",
+            "[Unit]\nDefaultDependencies=no\nIgnoreOnIsolate=yes\n\
+             [Service]\nType=idle\nExecStart=/bin/sh /boot-test/emergency.sh\n",
+        ),
+        (
+            "/boot-test/emergency.sh",
+            r#". /boot-test/words.sh
+sleep 1; echo status | nc.openbsd -N -U "$PUBLIC" | tell status
+sleep 2; echo status | nc.openbsd -N -U "$PUBLIC" | tell status
+systemctl is-active emergency.target | tell emergency
+journalctl -q -o cat -t early-service-initrd | tell line
+systemctl poweroff
+"#,
+        ),
+    ],
+    rows: &[
+        Row { name: "switch of root fails: serves on in emergency mode", holds: no_root },
+        Row { name: "switch of root fails: power-off within a second", holds: off_in_initrd },
+    ],
+    ..Plan::ORDINARY
+};
+
 pub(super) const PLANS: &[Plan] = &[
     KILLED,
     STOPPED,
@@ -90,36 +121,7 @@ pub(super) const PLANS: &[Plan] = &[
         }],
         ..Plan::ORDINARY
     },
-    Plan {
-        name: "no-root",
-        clients: &["boot-storm"],
-        // The file system is ext4: mounting it fails at once, as a missing one does after a minute.
-        // The initrd's journal ends with it: what PID 1 says at the end is on the console, with the
-        // kernel's time.
-        cmdline: "rootfstype=vfat loglevel=7 systemd.log_target=kmsg printk.devkmsg=on",
-        over_initrd: &[
-            (
-                "/etc/systemd/system/emergency.service",
-                "[Unit]\nDefaultDependencies=no\nIgnoreOnIsolate=yes\n\
-                 [Service]\nType=idle\nExecStart=/bin/sh /boot-test/emergency.sh\n",
-            ),
-            (
-                "/boot-test/emergency.sh",
-                r#". /boot-test/words.sh
-sleep 1; echo status | nc.openbsd -N -U "$PUBLIC" | tell status
-sleep 2; echo status | nc.openbsd -N -U "$PUBLIC" | tell status
-systemctl is-active emergency.target | tell emergency
-journalctl -q -o cat -t early-service-initrd | tell line
-systemctl poweroff
-"#,
-            ),
-        ],
-        rows: &[
-            Row { name: "switch of root fails: serves on in emergency mode", holds: no_root },
-            Row { name: "switch of root fails: power-off within a second", holds: off_in_initrd },
-        ],
-        ..Plan::ORDINARY
-    },
+    NO_ROOT,
     Plan {
         name: "no-module",
         initrd: Initrd::Without,

@@ -13,8 +13,9 @@ pub(crate) const SPARED: &str = "ordinary boot: PID 1 spares the first stage";
 pub(crate) const CLIENTS: &str = "ordinary boot: no client is refused, none loses an answer";
 pub(crate) const NC: &str = "ordinary boot: nc sits through it all, half a line typed";
 
-/// The claim of [`SPARED`] that stands on the `@`.
+/// The claims of [`SPARED`]: one stands on the `@`, the other on how the switch of root is noticed.
 pub(crate) const NO_SIGTERM: &str = "no SIGTERM reaches the first stage";
+pub(crate) const COMES_THROUGH: &str = "it comes through the switch";
 
 pub(super) const PLANS: &[Plan] = &[ORDINARY];
 
@@ -77,7 +78,7 @@ fn spared(boot: &Boot, claims: &mut Claims) {
     let seen = heard.first().map_or("", |record| record.message());
     claims.that(NO_SIGTERM, heard.is_empty(), seen);
     let followed = story::of_stage(boot, "early-service-initrd", "Followed PID 1").len();
-    claims.that("it comes through the switch", followed == 1, followed);
+    claims.that(COMES_THROUGH, followed == 1, followed);
 }
 
 fn first_stage_ends_well(boot: &Boot, claims: &mut Claims) {

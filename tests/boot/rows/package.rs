@@ -6,18 +6,25 @@ use crate::claims::Claims;
 use crate::guest::{Image, Initrd, chroot, copy};
 use crate::plan::TreeRow;
 use crate::tools::output;
+use std::fmt::Display;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 pub(super) const ROWS: &[TreeRow] = &[
-    TreeRow { name: "package: installs, enables and is in the initrd", holds: installed },
+    TreeRow { name: INSTALLS, holds: installed },
     TreeRow { name: "package: disabled, it stays out of the initrd", holds: disabled },
     TreeRow { name: "package: removal takes all of it away", holds: removed },
     TreeRow { name: "package: adds at most 240 kB to the initrd", holds: small },
     TreeRow { name: "package: brings its own files into the initrd, and no others", holds: own },
-    TreeRow { name: "units: verified without a word, exposure at most 1.0", holds: units },
+    TreeRow { name: VERIFIED, holds: units },
 ];
+
+/// The rows that the newest Debian has too; the others differ by dpkg and dracut alone.
+pub(super) const ON_NEWEST: [&str; 2] = [INSTALLS, VERIFIED];
+
+const INSTALLS: &str = "package: installs, enables and is in the initrd";
+const VERIFIED: &str = "units: verified without a word, exposure at most 1.0";
 
 pub(super) const LINKS: [&str; 3] = [
     "etc/systemd/system/multi-user.target.wants/early-service.service",
@@ -149,8 +156,32 @@ pub(super) fn run_in(tree: &Path, script: &str) -> Result<String, String> {
     chroot(tree, &["/boot-test/script"])
 }
 
-/// The names in an initrd that is not compressed.
+/// The names in an initrd that is not compressed: one cpio archive after another, with zeros between
+/// (`initramfs/buffer-format` in the kernel's documentation).
 pub(super) fn contents(initrd: &Path) -> Result<String, String> {
-    const LIST: &str = r#"exec cpio --quiet --list < "$1""#;
-    output("cpio --list", Command::new("sh").args(["-euc", LIST, "sh"]).arg(initrd))
+    let explain = |what: &dyn Display| format!("cannot list {}: {what}", initrd.display());
+    let bytes = fs::read(initrd).map_err(|error| explain(&error))?;
+    let (mut names, mut rest) = (String::new(), bytes.as_slice());
+    while let Some(zeros) = rest.iter().position(|byte| *byte != 0) {
+        let (name, size) =
+            entry(&rest[zeros..]).ok_or_else(|| explain(&"it is not cpio's newc"))?;
+        if name != "TRAILER!!!" {
+            names = names + &name + "\n";
+        }
+        rest = rest.get(zeros + size..).ok_or_else(|| explain(&"it is cut off"))?;
+    }
+    Ok(names)
+}
+
+/// The name of the entry at the beginning of these bytes, and the size of all of it.
+fn entry(bytes: &[u8]) -> Option<(String, usize)> {
+    const HEADER: usize = 110;
+    let field = |number: usize| {
+        let digits = bytes.get(6 + 8 * number..)?.get(..8)?;
+        usize::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+    };
+    let (file_size, name_size) = (field(6)?, field(11)?);
+    let name = bytes.get(HEADER..)?.get(..name_size.checked_sub(1)?)?;
+    let size = (HEADER + name_size).next_multiple_of(4) + file_size.next_multiple_of(4);
+    bytes.starts_with(b"070701").then(|| (String::from_utf8_lossy(name).into_owned(), size))
 }

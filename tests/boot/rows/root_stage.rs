@@ -10,19 +10,21 @@ use crate::story;
 use crate::ticks::{self, PERIOD, Tick, ticks};
 use std::time::Duration;
 
+pub(super) const DISABLED: Plan = Plan {
+    name: "disabled",
+    clients: &["boot-storm"],
+    off_disk: &[
+        "/etc/systemd/system/multi-user.target.wants/early-service.service",
+        "/etc/systemd/system/sockets.target.wants/early-service.socket",
+        "/etc/systemd/system/initrd.target.wants/early-service-initrd.service",
+    ],
+    in_root: r#"sleep 3; echo status | nc -N -U "$PUBLIC" | tell status"#,
+    rows: &[Row { name: "root stage disabled: the first serves on", holds: disabled }],
+    ..Plan::ORDINARY
+};
+
 pub(super) const PLANS: &[Plan] = &[
-    Plan {
-        name: "disabled",
-        clients: &["boot-storm"],
-        off_disk: &[
-            "/etc/systemd/system/multi-user.target.wants/early-service.service",
-            "/etc/systemd/system/sockets.target.wants/early-service.socket",
-            "/etc/systemd/system/initrd.target.wants/early-service-initrd.service",
-        ],
-        in_root: r#"sleep 3; echo status | nc -N -U "$PUBLIC" | tell status"#,
-        rows: &[Row { name: "root stage disabled: the first serves on", holds: disabled }],
-        ..Plan::ORDINARY
-    },
+    DISABLED,
     Plan {
         name: "two-successors",
         clients: &["boot-storm", "boot-sit"],

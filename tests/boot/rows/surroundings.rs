@@ -204,7 +204,7 @@ fn drops_told(boot: &Boot, claims: &mut Claims) {
     let missing = ticks::missing(SHORT_PERIOD, of_root);
     let sets = story::of_stage(boot, "early-service", "Setting the counter to ").len() as u64;
     // Of those that were set between the same two ticks one has a line.
-    let at_most = missing + SETS.iter().sum::<u64>() - sets;
+    let at_most = (missing + SETS.iter().sum::<u64>()).saturating_sub(sets);
     let seen = format!("{dropped} told, {missing} to {at_most} missing");
     claims.that("what is told is missing", (missing..=at_most).contains(&dropped), seen);
     let lines = dropped + sets + of_root.len() as u64;
