@@ -11,7 +11,7 @@ use crate::cache::{self, SOURCE};
 use crate::guest::{Format, Guest, Image};
 use crate::package;
 use crate::plan::{self, Plan, Swap, Verdict};
-use crate::rows::{confinement, first_stage, ordinary, surroundings};
+use crate::rows::{c_program, confinement, first_stage, ordinary, surroundings};
 use crate::tools::{self, output};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -192,6 +192,17 @@ const SABOTAGES: &[Sabotage] = &[
         changes: &[Change { file: "src/root.rs", from: "sets.permitted -= not_needed;", to: "" }],
         plan: &first_stage::STOPPED,
         breaks: &[Break { row: first_stage::NO_RIGHTS, claim: first_stage::NO_THREAD }],
+    },
+    Sabotage {
+        // Their unit names no successor: who gets the socket is who may adopt.
+        name: "owner-of-the-socket-refused",
+        changes: &[Change {
+            file: "src/authorize.rs",
+            from: "file.file_type().is_socket().then(|| file.uid())",
+            to: "(file.file_type().is_socket() && file.uid() == 0).then_some(0)",
+        }],
+        plan: &c_program::ONE_SOCKET,
+        breaks: &[Break { row: c_program::GOES_ON, claim: c_program::HANDS_OVER }],
     },
     Sabotage {
         name: "by-the-wall-clock",

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Rows: the scenarios, one file for each kind of trouble.
 
-mod c_program;
+pub(crate) mod c_program;
 mod commands;
 pub(crate) mod confinement;
 pub(crate) mod first_stage;
