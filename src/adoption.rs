@@ -32,7 +32,7 @@ use crate::server::Sockets;
 use crate::service::Service;
 use crate::session::{INPUT, REPLIES, Session};
 use crate::state_file::StateFile;
-use crate::{limits, listener, systemd};
+use crate::{clock, limits, listener, systemd};
 
 /// How long to wait before asking a predecessor again.
 ///
@@ -690,6 +690,9 @@ impl<S: Service> Talk<S> {
         offer: Offer<S>,
         in_place: Option<&Path>,
     ) -> Outcome {
+        if let Err(unfit) = offer.snapshot.check(clock::now()) {
+            return Outcome::Mismatch(format!("its state has {unfit}"));
+        }
         let most = limits::clients() + limits::RESERVE;
         if usize::try_from(offer.clients).map_or(true, |clients| clients > most) {
             let clients = offer.clients;

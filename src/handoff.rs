@@ -392,7 +392,11 @@ impl<S: Service> Handoff<S> {
             return turn_away::<S>(&stream, &asked);
         }
         log::info!(MESSAGE_ID = Id::HandingOver; "Handing over to process {pid} of user {uid}");
-        self.offering = Some(Offering::new(stream, peer, asked));
+        let offering = Offering::new(stream, peer, asked);
+        if offering.is_older() {
+            post(&self.ticker, ticker::Message::CatchUpFirst);
+        }
+        self.offering = Some(offering);
         self.report(Event::HandoffRequested);
     }
 

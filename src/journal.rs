@@ -99,6 +99,11 @@ pub(crate) fn unlogged() -> u64 {
     TICKS_LOGGED.load(Ordering::Relaxed).saturating_sub(TICKS_WRITTEN.load(Ordering::Relaxed))
 }
 
+/// Counts ticks that the next record of a tick stands for; the record itself counts as one.
+pub(crate) fn count_ticks(ticks: u64) {
+    TICKS_LOGGED.fetch_add(ticks, Ordering::Relaxed);
+}
+
 /// The phase that `PHASE=` names: set by the supervisor, read where a record is made.
 static PHASE: AtomicU8 = AtomicU8::new(Phase::Booting as u8);
 
@@ -249,7 +254,7 @@ impl Log for Logger {
             return;
         };
         if record.target() == TICK {
-            TICKS_LOGGED.fetch_add(1, Ordering::Relaxed);
+            count_ticks(1);
         }
         // A full queue is asked first: what will be dropped need not be formatted.
         let room = if record.target() == CLIENT { ASKED_FOR } else { QUEUE };

@@ -245,7 +245,8 @@ fn serve<S: Service>(
     journal.start().map_err(Error::Thread)?;
 
     let (to_ticker, ticker_mailbox) = async_channel::bounded(server::UNDER_WAY + ORDERS);
-    let (to_server, server_mailbox) = async_channel::bounded(server::UNDER_WAY + ORDERS);
+    // A batch that comes back with its commands is followed by the word that they may come again.
+    let (to_server, server_mailbox) = async_channel::bounded(2 * server::UNDER_WAY + ORDERS);
     let (to_handoff, handoff_mailbox) = async_channel::bounded(handoff::MAILBOX);
     let (to_supervisor, supervisor_mailbox) = async_channel::bounded(supervisor::MAILBOX);
     let (to_supervisor_continued, continued) = async_channel::bounded(1);

@@ -91,8 +91,11 @@ pub(crate) enum Message<S: Service> {
     Freeze,
     /// From the handoff: the predecessor has left, nobody can connect to its listeners any more.
     PredecessorLeft,
-    /// From the ticker: the batch of this slot, with its replies.
+    /// From the ticker: the batch of this slot, with its replies; or with its commands, where ticks
+    /// that are due must come first.
     CarriedOut { slot: usize, batch: Box<Batch<S>> },
+    /// From the ticker: no tick is due any more, so commands can be carried out again.
+    CaughtUp,
     /// From the supervisor: take in nobody and nothing more, send the replies under way, have the
     /// ticker leave, and leave.
     Leave,
@@ -124,6 +127,8 @@ pub(crate) struct Server<S: Service> {
     /// How many there is a place for.
     places: usize,
     under_way: usize,
+    /// The ticker carries out no commands until it has caught up.
+    is_behind: bool,
     /// Which of a new client and a ready session goes first: they take turns, whatever else comes in
     /// between.
     accept_first: bool,
@@ -140,6 +145,8 @@ pub(crate) struct Server<S: Service> {
 struct Slot<S: Service> {
     session: Option<Box<Session<S>>>,
     waker: Arc<SlotWaker>,
+    /// It has a command that waits until the ticker has caught up.
+    waits: bool,
 }
 
 /// Puts its slot into `ready`, once until it is taken out.
@@ -194,6 +201,7 @@ impl<S: Service> Server<S> {
             clients: 0,
             places,
             under_way: 0,
+            is_behind: false,
             accept_first: false,
             next_listener: 0,
             sweep: Timer::never(),
@@ -273,9 +281,14 @@ impl<S: Service> Server<S> {
                 let may_send = self.gate != Gate::Freezing;
                 let is_crowded = !self.ready.is_empty();
                 if let Some(session) = self.session(slot) {
-                    session.answered(batch);
+                    let is_carried_out = session.answered(batch);
                     if may_send {
                         session.send_answers();
+                    }
+                    if !is_carried_out {
+                        self.is_behind = true;
+                        self.wait_for_ticks(slot);
+                        return self.freeze_when_quiet();
                     }
                     // Behind all who are ready: read on at once, one who always asks would keep the
                     // mailbox busy, and nobody else would have a turn.
@@ -287,6 +300,7 @@ impl<S: Service> Server<S> {
                 }
                 self.freeze_when_quiet();
             }
+            Occasion::Message(Message::CaughtUp) => self.go_on_with_commands(),
             Occasion::Message(Message::Leave) => self.gate = Gate::Leaving,
             Occasion::Connection(listener) => {
                 self.accept_first = false;
@@ -312,6 +326,7 @@ impl<S: Service> Server<S> {
     /// Takes in the listeners, and the clients that were handed over.
     fn open_gate(&mut self, Sockets { listeners, sessions }: Sockets<S>) {
         self.gate = Gate::Open;
+        self.is_behind = false;
         self.listeners = listeners;
         for listener in &mut self.listeners {
             listener.settle();
@@ -377,7 +392,13 @@ impl<S: Service> Server<S> {
             Next::Wait => {}
             Next::CarryOut(batch) => {
                 self.make_room(slot);
-                self.carry_out(slot, batch);
+                if !self.is_behind {
+                    self.carry_out(slot, batch);
+                } else if let Some(session) = self.session(slot) {
+                    session.answered(batch);
+                    session.send_answers();
+                    self.wait_for_ticks(slot);
+                }
             }
             Next::Status(mut batch) => {
                 self.make_room(slot);
@@ -386,6 +407,23 @@ impl<S: Service> Server<S> {
             }
             Next::HandOver(asked) => self.hand_over(slot, asked),
             Next::Close => self.close(slot),
+        }
+    }
+
+    /// Leaves the commands of a client unread until the ticker has caught up.
+    fn wait_for_ticks(&mut self, slot: usize) {
+        if let Some(slot) = self.slots.get_mut(slot) {
+            slot.waits = true;
+        }
+    }
+
+    /// The ticker has caught up: whoever waits for it has its turn.
+    fn go_on_with_commands(&mut self) {
+        self.is_behind = false;
+        for slot in &mut self.slots {
+            if std::mem::take(&mut slot.waits) {
+                slot.waker.wake_by_ref();
+            }
         }
     }
 
@@ -549,7 +587,7 @@ impl<S: Service> Server<S> {
             let slot = self.slots.len();
             let ready = self.ready_from_session.clone();
             let waker = Arc::new(SlotWaker { slot, queued: AtomicBool::new(false), ready });
-            self.slots.push(Slot { session: None, waker });
+            self.slots.push(Slot { session: None, waker, waits: false });
             slot
         })
     }
@@ -607,7 +645,7 @@ fn is_transient(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use early_service_machine::Counter;
+    use early_service_machine::{Counter, counter};
     use std::env;
     use std::io::{Read, Write};
 
@@ -697,6 +735,49 @@ mod tests {
         }
         assert_eq!(read(&mut one), "137\n");
         assert_eq!(bench.batch().0, 1, "what came while frozen is read afterwards");
+    }
+
+    #[test]
+    fn commands_that_come_back_wait_until_the_ticker_has_caught_up() {
+        let mut bench = Bench::new("behind");
+        let (mut one, mut other, mut third) = (bench.client(), bench.client(), bench.client());
+        one.write_all(b"nonsense\nget_counter\nset_counter 5\nget_cou").expect("room");
+        bench.wake(0);
+        let (slot, batch) = bench.batch();
+        bench.tell(Message::CarriedOut { slot, batch });
+        assert!(read(&mut one).starts_with("Invalid command: nonsense;"));
+        other.write_all(b"nonsense\nget_counter\n").expect("room");
+        bench.wake(1);
+        assert!(bench.ticker.try_recv().is_err(), "the ticker would send it back");
+        assert!(read(&mut other).starts_with("Invalid command: nonsense;"));
+        third.write_all(b"status\n").expect("room");
+        bench.wake(2);
+        let (slot, mut batch) = bench.batch();
+        assert!(batch.status, "this one is answered at once");
+        batch.status = false;
+        bench.tell(Message::CarriedOut { slot, batch });
+        while bench.server.ready.try_recv().is_ok() {}
+
+        bench.tell(Message::CaughtUp);
+        assert_eq!([bench.server.ready.try_recv(), bench.server.ready.try_recv()], [Ok(0), Ok(1)]);
+        bench.wake(0);
+        let (slot, batch) = bench.batch();
+        bench.tell(Message::CarriedOut { slot, batch });
+        // Frozen, they travel as if they had never been read.
+        bench.tell(Message::Freeze);
+        assert!(matches!(bench.ticker.try_recv(), Ok(ticker::Message::Freeze)));
+        let Ok(handoff::Message::Sockets(sockets)) = bench.handoff.try_recv() else {
+            panic!("the sockets are with the handoff")
+        };
+        let unread = sockets.sessions.iter().map(|session| session.parts().1.to_vec());
+        let unread: Vec<_> = unread.map(|bytes| String::from_utf8(bytes).expect("text")).collect();
+        assert_eq!(unread, ["get_counter\nset_counter 5\nget_cou", "get_counter\n", ""]);
+        bench.tell(Message::Listen(sockets));
+        while bench.server.ready.try_recv().is_ok() {}
+        bench.wake(0);
+        let commands: Vec<_> = bench.batch().1.take_commands().collect();
+        let (get, set) = (counter::Command::Get, counter::Command::Set(5));
+        assert_eq!(commands, [get, set]);
     }
 
     #[test]

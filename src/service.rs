@@ -122,7 +122,8 @@ pub trait Service: State {
 
     /// Names the last `ticks`, at least one, that led to this state: "Numbers 5 to 7".
     ///
-    /// It begins the line that says that they may be missing from the log.
+    /// It begins the line that says that they may be missing from the log, and the line that stands
+    /// for more missed ticks than the log can hold lines.
     ///
     /// # Errors
     ///
@@ -163,6 +164,8 @@ pub(crate) struct TickFields<S> {
     pub(crate) state: S,
     pub(crate) deadline_ns: u64,
     pub(crate) actual_ns: u64,
+    /// How many ticks the record stands for, where it is not this one alone.
+    pub(crate) ticks: Option<u64>,
 }
 
 impl<S: Service> kv::Source for TickFields<S> {
@@ -171,6 +174,10 @@ impl<S: Service> kv::Source for TickFields<S> {
             visitor.visit_pair(Key::from(name), Value::from(number))?;
         }
         visitor.visit_pair(Key::from("DEADLINE_NS"), Value::from(self.deadline_ns))?;
-        visitor.visit_pair(Key::from("ACTUAL_NS"), Value::from(self.actual_ns))
+        visitor.visit_pair(Key::from("ACTUAL_NS"), Value::from(self.actual_ns))?;
+        match self.ticks {
+            Some(ticks) => visitor.visit_pair(Key::from("TICKS"), Value::from(ticks)),
+            None => Ok(()),
+        }
     }
 }

@@ -158,6 +158,8 @@ struct Input {
     bytes: [u8; INPUT],
     start: usize,
     end: usize,
+    /// Where the first command of the batch begins, while it is with the ticker.
+    first_command: usize,
     /// The client will send no more.
     ended: bool,
 }
@@ -244,7 +246,7 @@ impl<S: Service> Session<S> {
     /// A session that calls nobody until it is settled in its place.
     pub(crate) fn new(stream: Async<UnixStream>) -> Box<Self> {
         let waker = Waker::noop().clone();
-        let input = Input { bytes: [0; INPUT], start: 0, end: 0, ended: false };
+        let input = Input { bytes: [0; INPUT], start: 0, end: 0, first_command: 0, ended: false };
         let batch = Some(Batch::new());
         Box::new(Self {
             stream,
@@ -360,9 +362,17 @@ impl<S: Service> Session<S> {
         }
     }
 
-    /// The batch is back from the ticker.
-    pub(crate) fn answered(&mut self, batch: Box<Batch<S>>) {
+    /// The batch is back from the ticker; whether its commands were carried out.
+    ///
+    /// Those that were not are as if they had never been read.
+    pub(crate) fn answered(&mut self, mut batch: Box<Batch<S>>) -> bool {
+        let is_carried_out = batch.count == 0;
+        if !is_carried_out {
+            batch.count = 0;
+            self.input.start = self.input.first_command;
+        }
         self.batch = Some(batch);
+        is_carried_out
     }
 
     /// Sends of its replies what goes without waiting.
@@ -577,6 +587,9 @@ fn understand<S: Service>(input: &mut Input, batch: &mut Batch<S>) -> Understood
                     } else {
                         Understood::SendFirst
                     };
+                }
+                if batch.count == 1 {
+                    input.first_command = input.start;
                 }
             }
             _ if batch.count > 0 => return Understood::CarryOut,

@@ -35,6 +35,7 @@ use rustix::io::{Errno, pread, pwrite, retry_on_intr};
 
 use crate::authorize;
 use crate::catalog::Id;
+use crate::clock;
 
 /// A state file that cannot be used, now or at all.
 #[derive(Debug)]
@@ -288,7 +289,8 @@ impl StateFile {
         let mut bytes = [0; SIZE];
         let length = retry_on_intr(|| pread(&self.file, &mut bytes, 0))
             .map_err(|error| Error::Read(self.path.clone(), error))?;
-        let record = Record::decode(bytes.get(..length).unwrap_or_default(), &self.boot);
+        let bytes = bytes.get(..length).unwrap_or_default();
+        let record = Record::decode(bytes, &self.boot, clock::now());
         Ok(record.map(|record| {
             let next = record.sequence.wrapping_add(1);
             let is_ours = std::mem::replace(&mut self.sequence, next) == next;

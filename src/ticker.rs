@@ -5,8 +5,8 @@
 //!
 //! Owns the [`Running`] state, the timer and, while it ticks, the state file.
 //! Never knows what the state is: what is said of it are the words of its [`Service`].
-//! Never does other I/O than writing that, and never waits for anything but its timer and its
-//! mailbox.
+//! Never does other I/O than writing that, and never waits for anything but its timer, its mailbox
+//! and, for a moment, the log's writer.
 //! Ends with the process.
 //!
 //! **Invariant:** each change stands in the state file before it is logged or answered, so whoever
@@ -14,11 +14,16 @@
 //!
 //! **Invariant:** the ticks that are due come before any command, so a reply never lags behind the
 //! clock, not even after the process was stopped for a while.
+//!
+//! **Invariant:** one turn takes about [`TURN`] at most, however many ticks are due; between two
+//! turns every other actor has one.
+//! Commands that come meanwhile go back to the server and wait there; `status` is answered, and says
+//! how many ticks are due.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use async_channel::{Receiver, Sender};
+use async_channel::{Receiver, Sender, TryRecvError};
 use early_service_machine::lifecycle::Event;
 use early_service_machine::record::Unlogged;
 use early_service_machine::rhythm::{Running, Snapshot, Tick};
@@ -44,6 +49,9 @@ pub(crate) enum Message<S: Service> {
     /// From the server, after the last batch: stop ticking, give the state and its file to the
     /// handoff, and tell the supervisor.
     Freeze,
+    /// From the handoff, before it is to freeze: whoever asked knows nothing of deadlines, so no tick
+    /// may be due then.
+    CatchUpFirst,
     /// From the handoff: the predecessor died with its last ticks, up to this state, not known to be
     /// in the log.
     Unlogged(S, Unlogged),
@@ -64,6 +72,29 @@ pub(crate) enum Start<S> {
 
 /// The most ticks that are caught up at once, before the log's writer is given a chance.
 const PORTION: usize = 64;
+
+/// The most missed ticks that are logged one by one, eight times what the log's queue holds: the
+/// writer has [`journal::Patience`] to write most of them out meanwhile.
+///
+/// More, and one line names the first and the last of them; with fewer, a process that was stopped
+/// for some seconds at a short period would leave no line of each.
+const ONE_BY_ONE: u64 = 2048;
+
+/// How long one turn of catching up takes at the most, but for its last step, which takes about as
+/// long again.
+///
+/// Longer, and the other actors wait that long; shorter, and more of the time goes into writing the
+/// state file after each turn.
+const TURN: Duration = Duration::from_millis(5);
+
+/// How long the ticker rests between two turns of catching up.
+///
+/// Not only for the next task: the supervisor is polled when none is ready, or after 200 turns of them,
+/// which would be a second.
+const REST: Duration = Duration::from_micros(100);
+
+/// How long a state whose ticks take their time may be caught up before the log says how far it is.
+const PROGRESS: Duration = Duration::from_secs(5);
 
 /// How long the end of the process waits for the last ticks to be logged, so that the next owner
 /// need not name them as missing, and how often it looks.
@@ -91,6 +122,24 @@ pub(crate) struct Ticker<S: Service> {
     replaced: Option<S>,
     /// How many ticks came since a command last changed the state; more than any where none has.
     since_change: u64,
+    /// More ticks are due than one turn took.
+    is_behind: bool,
+    /// The server was given back commands since, and waits for the word.
+    has_given_back: bool,
+    /// To be frozen, and whether only once no tick is due.
+    is_freezing: bool,
+    catch_up_first: bool,
+    /// The ticks that were caught up and not logged one by one.
+    unlogged: Option<Range<S>>,
+    patience: journal::Patience,
+}
+
+/// Ticks that one line of the log stands for.
+struct Range<S> {
+    count: u64,
+    last: Tick<S>,
+    /// When the first of them was made up for.
+    since: Monotonic,
 }
 
 enum Wake<S: Service> {
@@ -120,24 +169,40 @@ impl<S: Service> Ticker<S> {
             state_file: None,
             replaced: None,
             since_change: u64::MAX,
+            is_behind: false,
+            has_given_back: false,
+            is_freezing: false,
+            catch_up_first: false,
+            unlogged: None,
+            patience: journal::Patience::default(),
         }
     }
 
     pub(crate) async fn run(mut self) {
         while let Some(wake) = self.next_event().await {
-            let mut patience = journal::Patience::default();
-            while self.tick(clock::now(), PORTION) == PORTION {
-                patience.wait_for_room(PORTION).await;
-            }
-            if let Wake::Message(Message::Leave) = wake {
+            let is_end = matches!(wake, Wake::Message(Message::Leave));
+            self.handle(wake, clock::now());
+            if is_end {
                 return self.leave().await;
             }
-            self.handle(wake, clock::now());
         }
     }
 
-    /// Waits for the next deadline or message; `None` once nobody can send any more.
+    /// Waits for the next deadline or message, or for the next turn of catching up; `None` once nobody
+    /// can send any more.
     async fn next_event(&mut self) -> Option<Wake<S>> {
+        if self.is_behind {
+            if self.unlogged.is_none() {
+                self.patience.wait_for_room(PORTION).await;
+            }
+            Timer::after(REST).await;
+            return match self.mailbox.try_recv() {
+                Ok(message) => Some(Wake::Message(message)),
+                Err(TryRecvError::Empty) => Some(Wake::Deadline),
+                Err(TryRecvError::Closed) => None,
+            };
+        }
+        self.patience = journal::Patience::default();
         let deadline = async {
             (&mut self.timer).await;
             Some(Wake::Deadline)
@@ -156,17 +221,38 @@ impl<S: Service> Ticker<S> {
                 self.load(start, now);
             }
             Wake::Message(Message::CarryOut { slot, mut batch }) => {
-                self.carry_out(&mut batch);
+                if self.is_behind && !batch.status {
+                    self.has_given_back = true;
+                } else {
+                    self.carry_out(&mut batch, now);
+                }
                 post(&self.server, server::Message::CarriedOut { slot, batch });
             }
-            Wake::Message(Message::Freeze) => self.freeze(),
+            Wake::Message(Message::Freeze) => self.is_freezing = true,
+            Wake::Message(Message::CatchUpFirst) => self.catch_up_first = true,
             Wake::Message(Message::Unlogged(state, count)) => say_unlogged(state, count),
-            Wake::Message(Message::Leave) => self.running = None,
+            Wake::Message(Message::Leave) => self.log_range(),
         }
-        self.arm();
+        if self.is_freezing && !(self.is_behind && self.catch_up_first) {
+            self.freeze();
+        }
+        if self.has_given_back && !self.is_behind {
+            self.has_given_back = false;
+            post(&self.server, server::Message::CaughtUp);
+        }
+        // A turn that follows at once needs no timer.
+        if !self.is_behind {
+            self.arm();
+        }
     }
 
     fn load(&mut self, start: Start<S>, now: Monotonic) {
+        if let Start::After(snapshot) | Start::AfterDeath { snapshot, .. } = start {
+            let (before, period) = (snapshot.period, self.period);
+            if before != period {
+                log::info!("Changing the period from {before} to {period}");
+            }
+        }
         let running = match start {
             Start::Anew(state) => Running::starting(state, now, self.period),
             Start::After(snapshot) => Running::resuming(snapshot, now, self.period),
@@ -195,9 +281,13 @@ impl<S: Service> Ticker<S> {
 
     /// Gives away all that is needed to tick.
     fn freeze(&mut self) {
+        (self.is_freezing, self.catch_up_first) = (false, false);
+        self.log_range();
         let Some(running) = self.running.take() else {
             return;
         };
+        // What is still due is the next owner's; the server asks again by itself.
+        (self.is_behind, self.has_given_back) = (false, false);
         if let Some(previous) = self.replaced.take() {
             log_change(running.state(), previous);
         }
@@ -223,6 +313,8 @@ impl<S: Service> Ticker<S> {
     /// Writes the state to its file, before `to_be_logged` ticks are.
     fn store(&mut self, to_be_logged: u64) {
         if let (Some(file), Some(running)) = (&mut self.state_file, &self.running) {
+            let caught_up = self.unlogged.as_ref().map_or(0, |range| range.count);
+            let to_be_logged = to_be_logged.saturating_add(caught_up);
             let ticks = journal::unlogged().saturating_add(to_be_logged);
             let unlogged = Unlogged { ticks, unbroken: ticks.min(self.since_change) };
             file.store(running.snapshot(), unlogged);
@@ -241,9 +333,62 @@ impl<S: Service> Ticker<S> {
         }
     }
 
-    /// Takes every tick that is due.
+    /// Takes the ticks that are due, as many as one turn has time for.
     fn catch_up(&mut self, now: Monotonic) {
-        while self.tick(now, PORTION) == PORTION {}
+        let due = |ticker: &Self| match &ticker.running {
+            Some(running) if running.deadline() <= now => running.due(now),
+            _ => 0,
+        };
+        match due(self) {
+            0 => {}
+            many if many > ONE_BY_ONE || self.unlogged.is_some() => self.skip(now),
+            _ => _ = self.tick(now, PORTION),
+        }
+        self.is_behind = due(self) > 0;
+        let is_long = |range: &Range<S>| now.nanos_since(range.since) > nanos(PROGRESS);
+        if !self.is_behind || self.unlogged.as_ref().is_some_and(is_long) {
+            self.log_range();
+        }
+    }
+
+    /// Takes ticks that are due without a line for each: at once where the state can, or as many as
+    /// one turn has time for.
+    fn skip(&mut self, now: Monotonic) {
+        let Some(running) = &mut self.running else {
+            return;
+        };
+        if let Some(previous) = self.replaced.take() {
+            log_change(running.state(), previous);
+        }
+        let begin = clock::now();
+        // Twice as many in each step, so that a step takes about as long as all before it.
+        let (mut taken, mut step) = (0_u64, 1_u64);
+        while clock::now().nanos_since(begin) < nanos(TURN) {
+            // Not the last one, whose own fields the line has.
+            let skipped = running.skip(now, step.min(running.due(now).saturating_sub(1)));
+            if skipped == 0 {
+                break;
+            }
+            taken = taken.saturating_add(skipped);
+            step = step.saturating_mul(2);
+        }
+        let Some(last) = running.tick(now) else {
+            return;
+        };
+        taken = taken.saturating_add(1);
+        self.since_change = self.since_change.saturating_add(taken);
+        let before = self.unlogged.take();
+        let since = before.as_ref().map_or(now, |range| range.since);
+        let count = before.map_or(0, |range| range.count).saturating_add(taken);
+        self.unlogged = Some(Range { count, last, since });
+        self.store(0);
+    }
+
+    /// Logs one line for all the ticks that were caught up without one.
+    fn log_range(&mut self) {
+        if let (Some(range), Some(running)) = (self.unlogged.take(), &self.running) {
+            log_range(running.state(), range.count, range.last);
+        }
     }
 
     /// Takes ticks that are due, `at_most` so many, and says how many.
@@ -269,7 +414,7 @@ impl<S: Service> Ticker<S> {
         taken
     }
 
-    fn carry_out(&mut self, batch: &mut Batch<S>) {
+    fn carry_out(&mut self, batch: &mut Batch<S>, now: Monotonic) {
         let Some(running) = &mut self.running else {
             return;
         };
@@ -284,8 +429,8 @@ impl<S: Service> Ticker<S> {
             debug_assert!(written.is_ok(), "the session made sure of room");
         }
         if std::mem::take(&mut batch.status) {
-            let kept = Kept::of(self.state_file.as_ref());
-            let written = writeln!(batch.replies, "{kept} {running}");
+            let (kept, due) = (Kept::of(self.state_file.as_ref()), running.due(now));
+            let written = writeln!(batch.replies, "{kept} ticks_due={due} {running}");
             debug_assert!(written.is_ok(), "the session made sure of room");
         }
         if has_changed {
@@ -315,7 +460,8 @@ fn log_tick<S: Service>(Tick { state, deadline }: Tick<S>, now: Monotonic) {
     if log::max_level() < LevelFilter::Info {
         return;
     }
-    let fields = TickFields { state, deadline_ns: deadline.as_nanos(), actual_ns: now.as_nanos() };
+    let (deadline_ns, actual_ns) = (deadline.as_nanos(), now.as_nanos());
+    let fields = TickFields { state, deadline_ns, actual_ns, ticks: None };
     log::logger().log(
         &Record::builder()
             .level(Level::Info)
@@ -324,6 +470,30 @@ fn log_tick<S: Service>(Tick { state, deadline }: Tick<S>, now: Monotonic) {
             .key_values(&fields)
             .build(),
     );
+}
+
+/// Logs one line for the last `count` ticks, which led to `state`; its fields are those of the `last`.
+pub(crate) fn log_range<S: Service>(state: S, count: u64, last: Tick<S>) {
+    if log::max_level() < LevelFilter::Info {
+        return;
+    }
+    let (deadline_ns, actual_ns) = (last.deadline.as_nanos(), clock::now().as_nanos());
+    let fields = TickFields { state: last.state, deadline_ns, actual_ns, ticks: Some(count) };
+    let them = written(|f| state.write_last(count, f));
+    journal::count_ticks(count.saturating_sub(1));
+    log::logger().log(
+        &Record::builder()
+            .level(Level::Info)
+            .target(journal::TICK)
+            .args(format_args!("{them}: {count} missed ticks in one line"))
+            .key_values(&fields)
+            .build(),
+    );
+}
+
+/// Nanoseconds, as the clock counts.
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Logged once for all that was changed between two ticks: thousands a second can be.
@@ -393,8 +563,8 @@ mod tests {
     fn ticks_that_are_due_come_before_the_command() {
         let mut bench = Bench::new();
         bench.tell(0, Message::Load(Start::Anew(Counter { next: 10 }), None));
-        assert_eq!(bench.status_at(99), "state_file=none counter=10 ticks_late=0\n");
-        assert_eq!(bench.status_at(3050), "state_file=none counter=40 ticks_late=29\n");
+        assert_eq!(bench.status_at(99), "state_file=none ticks_due=0 counter=10 ticks_late=0\n");
+        assert_eq!(bench.status_at(3050), "state_file=none ticks_due=0 counter=40 ticks_late=29\n");
     }
 
     #[test]
@@ -411,8 +581,8 @@ mod tests {
         assert_eq!(snapshot.state, Counter { next: 12 });
         bench.tell(450, Message::Load(Start::After(snapshot), None));
         assert!(bench.ticker.timer.will_fire());
-        assert_eq!(bench.status_at(499), "state_file=none counter=14 ticks_late=1\n");
-        assert_eq!(bench.status_at(500), "state_file=none counter=15 ticks_late=1\n");
+        assert_eq!(bench.status_at(499), "state_file=none ticks_due=0 counter=14 ticks_late=1\n");
+        assert_eq!(bench.status_at(500), "state_file=none ticks_due=0 counter=15 ticks_late=1\n");
     }
 
     /// What this thread allocates for so many of these.

@@ -12,7 +12,7 @@
 use early_service_machine::exchange::{
     Client, Frame, MAX_LINE, Message, Offer, Printable, Request, frame,
 };
-use early_service_machine::rhythm::Snapshot;
+use early_service_machine::rhythm::{Running, Snapshot};
 use early_service_machine::schedule::{Monotonic, Period};
 use early_service_machine::{Counter, State};
 use libfuzzer_sys::fuzz_target;
@@ -72,6 +72,9 @@ fn hear(line: &[u8]) {
             let (kind, shown) = (written.split(' ').next(), Printable(line).to_string());
             assert_eq!(kind, shown.split(' ').next());
             match message {
+                Message::State(offer) if !is_possible(&offer.snapshot, line) => {
+                    panic!("no owner can have said {shown:?}")
+                }
                 Message::Abort(_) => assert!(shown.starts_with(&written), "{written}"),
                 Message::State(_) | Message::Client(_) => {
                     assert!(written.split(' ').all(has), "{shown:?} as {written:?}");
@@ -81,6 +84,22 @@ fn hear(line: &[u8]) {
         }
         Err(unreadable) => assert!(unreadable.to_string().starts_with("it "), "{unreadable}"),
     }
+}
+
+/// Whether the period is one of the option's; and whether a deadline that is accepted leaves work for a
+/// few steps.
+fn is_possible(snapshot: &Snapshot<Counter>, line: &[u8]) -> bool {
+    // Any time will do, and this one comes with the line.
+    let now = line.iter().rev().fold(0, |now: u64, byte| now.rotate_left(7) ^ u64::from(*byte));
+    let (deadline, period) = (snapshot.deadline.as_nanos(), snapshot.period.as_nanos());
+    let is_ahead = u128::from(deadline) > u128::from(now) + u128::from(period);
+    let now = Monotonic::from_nanos(now);
+    assert_eq!(snapshot.check(now).is_err(), is_ahead, "{snapshot} at {now:?}");
+    let mut running = Running::resuming(*snapshot, now, snapshot.period);
+    while running.skip(now, u64::MAX) > 0 {}
+    let left = running.deadline().nanos_since(now);
+    assert!(left <= period, "{left} ns to the next tick of {snapshot} at {now:?}");
+    (1_000_000..=4_294_967_295_000_000).contains(&period)
 }
 
 /// Whether the first field with this key has this number in the text, perhaps after zeros.
@@ -99,7 +118,8 @@ fn say(bytes: &[u8]) {
     let snapshot = Snapshot {
         state: Counter { next: number(0) },
         deadline: Monotonic::from_nanos(number(1)),
-        period: Period::from_nanos(number(2).max(1)).expect("not zero"),
+        period: Period::from_nanos(number(2).clamp(Period::SHORTEST, Period::LONGEST))
+            .expect("within the bounds"),
     };
     let (listeners, clients) = (number(3), number(4));
     for flag in [false, true] {

@@ -4,14 +4,15 @@
 //! The input is a file as it is, the fields of one whose checksum is right, and the numbers of two
 //! records that are damaged, cut off and mixed.
 //! Whatever is in the file, it is ignored, or it says what it is taken for, under a checksum that
-//! is right by another way of computing it.
+//! is right by another way of computing it; and then an owner can have written it: its period is one of
+//! the option's, its deadline lies at most one period ahead, and all that is due comes in a few steps.
 //!
 //! `cargo +nightly fuzz run -s none record -- -dict=fuzz/record.dict`
 #![no_main]
 
 use early_service_machine::Counter;
 use early_service_machine::record::{BootId, Record, SIZE, Unlogged};
-use early_service_machine::rhythm::Snapshot;
+use early_service_machine::rhythm::{Running, Snapshot};
 use early_service_machine::schedule::{Monotonic, Period};
 use libfuzzer_sys::fuzz_target;
 
@@ -20,43 +21,64 @@ const OTHER_BOOT: &str = "0a1b2c3d-0000-4000-8000-0123456789ac";
 
 fuzz_target!(|bytes: &[u8]| {
     let (boot, other) = (boot(BOOT), boot(OTHER_BOOT));
-    load(bytes);
-    let begin = format!("early-service-state 1 boot={BOOT} ");
-    load(&seal(&[begin.as_bytes(), bytes].concat()));
-
     let number = |at: usize| {
         let piece = bytes.chunks(8).nth(at).unwrap_or_default();
         piece.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
     };
+    let now = Monotonic::from_nanos(number(12));
+    load(bytes, now);
+    let begin = format!("early-service-state 1 boot={BOOT} ");
+    load(&seal(&[begin.as_bytes(), bytes].concat()), now);
+
     let [older, newer] = [0, 6].map(|at| {
         let deadline = Monotonic::from_nanos(number(at));
-        let period = Period::from_nanos(number(at + 1).max(1)).expect("not zero");
+        let within = number(at + 1).clamp(Period::SHORTEST, Period::LONGEST);
+        let period = Period::from_nanos(within).expect("within the bounds");
         let snapshot = Snapshot { state: Counter { next: number(at + 2) }, deadline, period };
         let unlogged = Unlogged { ticks: number(at + 3), unbroken: number(at + 4) };
         let record = Record { sequence: number(at + 5), unlogged, snapshot };
         let file = record.encode(&boot);
-        assert_eq!(Record::<Counter>::decode(&file, &boot), Ok(record));
-        assert!(Record::<Counter>::decode(&file, &other).is_err(), "it is of another boot");
+        let read = Record::<Counter>::decode(&file, &boot, now);
+        assert_eq!(read.ok(), Some(record).filter(|record| is_possible(record, now)));
+        assert!(Record::<Counter>::decode(&file, &other, now).is_err(), "it is of another boot");
         file
     });
     let (at, flip) = (number(0) as usize % SIZE, (number(0) >> 16) as u8);
-    assert!(Record::<Counter>::decode(&older[..at], &boot).is_err(), "cut off after {at} bytes");
+    assert!(
+        Record::<Counter>::decode(&older[..at], &boot, now).is_err(),
+        "cut off after {at} bytes"
+    );
     let longer = [&older[..], &newer[..at + 1]].concat();
-    assert!(Record::<Counter>::decode(&longer, &boot).is_err(), "{} bytes too long", at + 1);
+    assert!(Record::<Counter>::decode(&longer, &boot, now).is_err(), "{} bytes too long", at + 1);
     let mut damaged = older;
     damaged[at] ^= flip.max(1);
-    assert!(Record::<Counter>::decode(&damaged, &boot).is_err(), "byte {at} is another by {flip}");
+    assert!(
+        Record::<Counter>::decode(&damaged, &boot, now).is_err(),
+        "byte {at} is another by {flip}"
+    );
     // One in four thousand million of such mixtures has a checksum that is right.
-    load(&[&newer[..at], &older[at..]].concat());
+    load(&[&newer[..at], &older[at..]].concat(), now);
 });
 
 fn boot(id: &str) -> BootId {
     BootId::parse(id.as_bytes()).expect("the kernel's form")
 }
 
+/// Whether an owner can have written this before `now`, by another way of reckoning.
+fn is_possible(record: &Record<Counter>, now: Monotonic) -> bool {
+    let Record { unlogged: Unlogged { ticks, unbroken }, snapshot, .. } = record;
+    let [deadline, period, now] =
+        [snapshot.deadline.as_nanos(), snapshot.period.as_nanos(), now.as_nanos()].map(u128::from);
+    let milliseconds = period as f64 / 1e6;
+    (1.0..=4_294_967_295.0).contains(&milliseconds)
+        && deadline <= now + period
+        && unbroken <= ticks
+        && u128::from(*ticks) * 1_000_000 <= deadline
+}
+
 /// Loads a file, and holds what it is taken for against what it says.
-fn load(file: &[u8]) {
-    let record = match Record::<Counter>::decode(file, &boot(BOOT)) {
+fn load(file: &[u8], now: Monotonic) {
+    let record = match Record::<Counter>::decode(file, &boot(BOOT), now) {
         Ok(record) => record,
         Err(ignored) => return assert!(ignored.to_string().starts_with("it")),
     };
@@ -79,8 +101,15 @@ fn load(file: &[u8]) {
     says("counter", snapshot.state.next);
     says("deadline_ns", snapshot.deadline.as_nanos());
     says("period_ns", snapshot.period.as_nanos());
+    assert!(is_possible(&record, now), "no owner can have written {text}");
+    let ours = Period::from_millis(100).expect("not zero");
+    let mut running = Running::resuming(snapshot, now, ours);
+    let due = running.due(now);
+    let taken: u64 = (0..2).map(|_| running.skip(now, u64::MAX)).sum();
+    assert!(taken == due && due <= 1 + now.as_nanos() / 1_000_000, "{due} are due: {text}");
+    assert_eq!(running.skip(now, u64::MAX), 0, "all at once: {text}");
     let again = record.encode(&boot(BOOT));
-    assert_eq!(Record::<Counter>::decode(&again, &boot(BOOT)), Ok(record));
+    assert_eq!(Record::<Counter>::decode(&again, &boot(BOOT), now), Ok(record));
     // Other keys, another order and zeros in front are all by which the bytes may differ.
     let again = String::from_utf8_lossy(again.trim_ascii_end());
     let is_plain = text.len() == again.len() && keys(&text).eq(keys(&again));

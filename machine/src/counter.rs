@@ -92,6 +92,11 @@ impl State for Counter {
     fn tick(&mut self) {
         self.next = self.next.wrapping_add(1);
     }
+
+    fn tick_many(&mut self, ticks: u64) -> bool {
+        self.next = self.next.wrapping_add(ticks);
+        true
+    }
 }
 
 impl fmt::Display for Counter {
@@ -170,6 +175,16 @@ mod tests {
         let mut counter = Counter { next: u64::MAX };
         counter.tick();
         assert_eq!(counter.apply(Command::Get), Reply::Next(0));
+    }
+
+    #[test]
+    fn many_ticks_at_once_are_as_many_one_by_one() {
+        for (next, ticks) in [(5, 0), (5, 1), (5, 1000), (u64::MAX - 2, 7)] {
+            let (mut at_once, mut one_by_one) = (Counter { next }, Counter { next });
+            assert!(at_once.tick_many(ticks));
+            (0..ticks).for_each(|_| one_by_one.tick());
+            assert_eq!(at_once, one_by_one, "{ticks} from {next}");
+        }
     }
 
     #[test]

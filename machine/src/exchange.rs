@@ -40,7 +40,7 @@ use core::str;
 
 use crate::command::DENIED;
 use crate::fields::{Fields, Lacking, number};
-use crate::rhythm::Snapshot;
+use crate::rhythm::{Snapshot, Unfit};
 use crate::state::{Bounds, State};
 
 /// The longest line of the exchange, in bytes without its end.
@@ -165,22 +165,28 @@ pub enum Message<'a, S> {
 pub enum Unreadable {
     /// It begins like none of them.
     Unknown,
-    /// It is one, without something that it needs.
-    Lacking(Lacking),
+    /// It is one, without something that it needs, or with a period that no owner can have.
+    Unfit(Unfit),
 }
 
 impl fmt::Display for Unreadable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown => f.write_str("it is no message of the handoff"),
-            Self::Lacking(lacking) => write!(f, "it has {lacking}"),
+            Self::Unfit(unfit) => write!(f, "it has {unfit}"),
         }
+    }
+}
+
+impl From<Unfit> for Unreadable {
+    fn from(unfit: Unfit) -> Self {
+        Self::Unfit(unfit)
     }
 }
 
 impl From<Lacking> for Unreadable {
     fn from(lacking: Lacking) -> Self {
-        Self::Lacking(lacking)
+        Self::Unfit(lacking.into())
     }
 }
 
@@ -328,13 +334,13 @@ mod tests {
     use std::string::ToString;
 
     const OFFER: &str =
-        "state 1 counter=137 deadline_ns=5 period_ns=7 lock=1 listeners=2 clients=3";
+        "state 1 counter=137 deadline_ns=5 period_ns=7000000 lock=1 listeners=2 clients=3";
 
     fn offer() -> Offer<Counter> {
         let snapshot = Snapshot {
             state: Counter { next: 137 },
             deadline: Monotonic::from_nanos(5),
-            period: Period::from_nanos(7).expect("not zero"),
+            period: Period::from_millis(7).expect("not zero"),
         };
         Offer { snapshot, lock: true, listeners: 2, clients: 3 }
     }
@@ -385,17 +391,30 @@ mod tests {
         for key in ["counter", "deadline_ns", "period_ns", "lock", "listeners", "clients"] {
             let older = OFFER.replace(key, "other");
             let error = Message::<Counter>::parse(older.as_bytes()).expect_err("a key is missing");
-            assert_eq!(error, Unreadable::Lacking(Lacking(key)));
+            assert_eq!(error, Unreadable::Unfit(Unfit::Lacking(Lacking(key))));
         }
     }
 
     #[test]
     fn what_is_no_message_is_refused() {
         let lock = OFFER.replace("lock=1", "lock=2");
-        let period = OFFER.replace("period_ns=7", "period_ns=0");
+        let period = OFFER.replace("period_ns=7000000", "period_ns=0");
+        let shorter = OFFER.replace("period_ns=7000000", "period_ns=999999");
+        let longer = OFFER.replace("period_ns=7000000", "period_ns=4294967295000001");
         let client = "client input=-1 replies=0 ended=0 closing=0";
-        for line in ["", "state", "state 2 x", "End", "prepared ", "abort ", &lock, &period, client]
-        {
+        for line in [
+            "",
+            "state",
+            "state 2 x",
+            "End",
+            "prepared ",
+            "abort ",
+            &lock,
+            &period,
+            &shorter,
+            &longer,
+            client,
+        ] {
             assert!(Message::<Counter>::parse(line.as_bytes()).is_err(), "{line:?}");
         }
     }

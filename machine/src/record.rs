@@ -12,12 +12,14 @@
 //! nothing in another boot, and neither does the state.
 //!
 //! **Invariant:** what [`Record::decode`] accepts is what [`Record::encode`] made, whole, in this
-//! boot.
+//! boot, of a record that an owner can have had: its period is one of the option's, its deadline lies
+//! at most one period ahead, and it names no more ticks than there were.
 
 use core::fmt::{self, Write as _};
 
-use crate::fields::{Fields, Lacking};
-use crate::rhythm::Snapshot;
+use crate::fields::Fields;
+use crate::rhythm::{Snapshot, Unfit};
+use crate::schedule::{Monotonic, Period};
 use crate::state::{Bounds, State};
 
 /// The bytes of a record.
@@ -91,8 +93,10 @@ pub enum Ignored {
     Torn,
     /// It was written in another boot.
     Stale,
-    /// A field is missing: it was written by another release.
-    Lacking(Lacking),
+    /// A field is missing, or no owner can have written it.
+    Unfit(Unfit),
+    /// It names more ticks as unlogged than there can have been, or more of them than all.
+    Unlogged(Unlogged),
 }
 
 impl fmt::Display for Ignored {
@@ -102,7 +106,12 @@ impl fmt::Display for Ignored {
             Self::Foreign => f.write_str("it is not a state file of this program"),
             Self::Torn => f.write_str("its record is torn"),
             Self::Stale => f.write_str("it is of another boot"),
-            Self::Lacking(lacking) => write!(f, "its record has {lacking}"),
+            Self::Unfit(unfit) => write!(f, "its record has {unfit}"),
+            Self::Unlogged(Unlogged { ticks, unbroken }) => write!(
+                f,
+                "its record has unlogged={ticks} and unbroken={unbroken}, which are more ticks than \
+                 there were"
+            ),
         }
     }
 }
@@ -120,12 +129,12 @@ impl<S: State> Record<S> {
         text.sealed()
     }
 
-    /// Reads the bytes of the file.
+    /// Reads the bytes of the file at `now`.
     ///
     /// # Errors
     ///
     /// Says why there is no state of this boot in it.
-    pub fn decode(bytes: &[u8], boot: &BootId) -> Result<Self, Ignored> {
+    pub fn decode(bytes: &[u8], boot: &BootId, now: Monotonic) -> Result<Self, Ignored> {
         if bytes.iter().all(|byte| *byte == 0) {
             return Err(Ignored::Empty);
         }
@@ -147,7 +156,22 @@ impl<S: State> Record<S> {
                 snapshot: Snapshot::read(fields)?,
             })
         };
-        read().map_err(Ignored::Lacking)
+        let record = read().map_err(Ignored::Unfit)?;
+        record.snapshot.check(now).map_err(Ignored::Unfit)?;
+        record.unlogged.check(record.snapshot.deadline)?;
+        Ok(record)
+    }
+}
+
+impl Unlogged {
+    /// Whether there can have been so many ticks before `deadline`: not more than one for each of the
+    /// shortest periods since the clock's zero.
+    const fn check(self, deadline: Monotonic) -> Result<(), Ignored> {
+        let Self { ticks, unbroken } = self;
+        if unbroken > ticks || ticks > deadline.as_nanos() / Period::SHORTEST {
+            return Err(Ignored::Unlogged(self));
+        }
+        Ok(())
     }
 }
 
@@ -233,7 +257,6 @@ const HALVES: [u32; 16] = [
 mod tests {
     use super::*;
     use crate::counter::Counter;
-    use crate::schedule::{Monotonic, Period};
     use std::string::{String, ToString};
     use std::vec::Vec;
 
@@ -242,13 +265,16 @@ mod tests {
         BootId::parse(id.as_bytes()).expect("the kernel's form")
     }
 
+    /// When it is read.
+    const NOW: Monotonic = Monotonic::from_nanos(137_000_000);
+
     fn record(number: u64) -> Record<Counter> {
         let snapshot = Snapshot {
             state: Counter { next: number },
-            deadline: Monotonic::from_nanos(number),
+            deadline: NOW,
             period: Period::from_millis(100).expect("not zero"),
         };
-        let unlogged = Unlogged { ticks: number, unbroken: number };
+        let unlogged = Unlogged { ticks: number.min(137), unbroken: number.min(137) };
         Record { sequence: number, unlogged, snapshot }
     }
 
@@ -256,7 +282,7 @@ mod tests {
     fn a_record_reads_as_it_was_written() {
         for number in [0, 137, u64::MAX] {
             let bytes = record(number).encode(&boot('a'));
-            assert_eq!(Record::<Counter>::decode(&bytes, &boot('a')), Ok(record(number)));
+            assert_eq!(Record::<Counter>::decode(&bytes, &boot('a'), NOW), Ok(record(number)));
             assert!(bytes.ends_with(b" \n") && bytes.is_ascii());
         }
     }
@@ -268,8 +294,8 @@ mod tests {
         assert_eq!(
             text.trim_end(),
             "early-service-state 1 boot=aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa sequence=137 \
-             unlogged=137 unbroken=137 counter=137 deadline_ns=137 period_ns=100000000 \
-             crc=329195bd"
+             unlogged=137 unbroken=137 counter=137 deadline_ns=137000000 period_ns=100000000 \
+             crc=a62edc31"
         );
     }
 
@@ -285,7 +311,48 @@ mod tests {
             ("too long", [&good[..], b"\n"].concat(), Ignored::Torn),
             ("another boot", record(137).encode(&boot('b')).to_vec(), Ignored::Stale),
         ] {
-            assert_eq!(Record::<Counter>::decode(&bytes, &boot('a')), Err(why), "{case}");
+            assert_eq!(Record::<Counter>::decode(&bytes, &boot('a'), NOW), Err(why), "{case}");
+        }
+    }
+
+    #[test]
+    fn a_record_that_no_owner_can_have_written_is_refused_by_the_name_of_its_field() {
+        let sealed = |fields: &str| {
+            let mut text = Text::EMPTY;
+            write!(text, "{MAGIC}boot={} {fields}", boot('a')).expect("room");
+            text.sealed()
+        };
+        const MONTHS: &str = "counter=5 deadline_ns=1000000 period_ns=100000000";
+        for (fields, why) in [
+            (
+                "sequence=1 unlogged=0 unbroken=0 counter=5 deadline_ns=1 \
+                 period_ns=18446744073709551615",
+                "a period_ns of 18446744073709551615",
+            ),
+            (
+                "sequence=1 unlogged=0 unbroken=0 counter=5 deadline_ns=1 period_ns=1",
+                "a period_ns of 1,",
+            ),
+            (
+                "sequence=1 unlogged=0 unbroken=0 counter=5 deadline_ns=237000001 \
+                 period_ns=100000000",
+                "a deadline_ns 100000001 ns ahead",
+            ),
+            (
+                "sequence=1 unlogged=0 unbroken=0 counter=5 deadline_ns=1",
+                "its record has no valid period_ns",
+            ),
+            (&["sequence=1 unlogged=2 unbroken=0 ", MONTHS].concat(), "unlogged=2"),
+            (&["sequence=1 unlogged=0 unbroken=1 ", MONTHS].concat(), "unbroken=1"),
+            (
+                &["sequence=1 unlogged=18446744073709551615 unbroken=0 ", MONTHS].concat(),
+                "more ticks than there were",
+            ),
+            (&["sequence=18446744073709551615 unlogged=1 unbroken=1 ", MONTHS].concat(), ""),
+        ] {
+            let decoded = Record::<Counter>::decode(&sealed(fields), &boot('a'), NOW);
+            let said = decoded.err().map(|ignored| ignored.to_string()).unwrap_or_default();
+            assert!(said.contains(why) && said.is_empty() == why.is_empty(), "{fields}: {said}");
         }
     }
 
@@ -299,7 +366,7 @@ mod tests {
         for (at, flip) in (0..SIZE).flat_map(|at| (1..=u8::MAX).map(move |flip| (at, flip))) {
             let mut bytes = good;
             *bytes.get_mut(at).expect("within the record") ^= flip;
-            let decoded = Record::<Counter>::decode(&bytes, &boot('a'));
+            let decoded = Record::<Counter>::decode(&bytes, &boot('a'), NOW);
             assert!(decoded.is_err(), "{flip:#x} in byte {at}");
         }
     }

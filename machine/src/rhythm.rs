@@ -23,18 +23,76 @@ pub struct Snapshot<S> {
     pub period: Period,
 }
 
+/// Why fields are no snapshot that an owner can have written; its text names the field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// A field is missing or not of its form.
+    Lacking(Lacking),
+    /// `period_ns` is none that the option allows.
+    Period(u64),
+    /// `deadline_ns` lies further ahead than one period: this many nanoseconds.
+    Deadline(u64, Period),
+}
+
+impl From<Lacking> for Unfit {
+    fn from(lacking: Lacking) -> Self {
+        Self::Lacking(lacking)
+    }
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lacking(lacking) => lacking.fmt(f),
+            Self::Period(nanoseconds) => write!(
+                f,
+                "a period_ns of {nanoseconds}, which is not within {} to {}",
+                Period::SHORTEST,
+                Period::LONGEST
+            ),
+            Self::Deadline(ahead, period) => {
+                write!(
+                    f,
+                    "a deadline_ns {ahead} ns ahead, which is more than one period ({period})"
+                )
+            }
+        }
+    }
+}
+
 impl<S: State> Snapshot<S> {
     /// Reads a snapshot out of its fields.
+    ///
+    /// The deadline is for [`check`](Self::check), which needs to know what time it is.
     ///
     /// # Errors
     ///
     /// Names the field that is missing or wrong.
-    pub fn read(fields: Fields<'_>) -> Result<Self, Lacking> {
+    pub fn read(fields: Fields<'_>) -> Result<Self, Unfit> {
+        let (state, deadline) = (S::read(fields)?, fields.number("deadline_ns")?);
+        let period = fields.number("period_ns")?;
         Ok(Self {
-            state: S::read(fields)?,
-            deadline: Monotonic::from_nanos(fields.number("deadline_ns")?),
-            period: Period::from_nanos(fields.number("period_ns")?).ok_or(Lacking("period_ns"))?,
+            state,
+            deadline: Monotonic::from_nanos(deadline),
+            period: Period::from_nanos(period).ok_or(Unfit::Period(period))?,
         })
+    }
+
+    /// Whether an owner can have written this up to `now`.
+    ///
+    /// A deadline may have passed long ago: the owner may have died then.
+    /// One that lies further ahead than a period was not written by an owner, or by the clock of
+    /// another time namespace (time_namespaces(7)); waiting for it could take for ever.
+    ///
+    /// # Errors
+    ///
+    /// Names the field that is wrong.
+    pub const fn check(&self, now: Monotonic) -> Result<(), Unfit> {
+        let ahead = self.deadline.nanos_since(now);
+        if ahead > self.period.as_nanos() {
+            return Err(Unfit::Deadline(ahead, self.period));
+        }
+        Ok(())
     }
 }
 
@@ -72,9 +130,10 @@ impl<S: State> Running<S> {
 
     /// Goes on where the owner of `snapshot` was, with every deadline where it would have been.
     ///
-    /// The ticks that are due at `now` come at the snapshot's period, those that follow at ours.
+    /// The ticks that are due at `now` come at the snapshot's period, those that follow at ours:
+    /// where that is another one, the next comes after one of ours at the latest.
     #[must_use]
-    pub const fn resuming(snapshot: Snapshot<S>, now: Monotonic, period: Period) -> Self {
+    pub fn resuming(snapshot: Snapshot<S>, now: Monotonic, period: Period) -> Self {
         let Snapshot { state, deadline, period: until_now } = snapshot;
         Self { state, schedule: Schedule::resuming(deadline, until_now, now, period), late: 0 }
     }
@@ -82,12 +141,32 @@ impl<S: State> Running<S> {
     /// Takes one tick that is due at `now`; `None` when all are taken.
     pub fn tick(&mut self, now: Monotonic) -> Option<Tick<S>> {
         let deadline = self.schedule.due(now)?;
-        if self.schedule.is_late(deadline, now) {
-            self.late = self.late.saturating_add(1);
-        }
+        self.count_late(1, now);
         let state = self.state;
         self.state.tick();
         Some(Tick { state, deadline })
+    }
+
+    /// Takes up to `at_most` ticks that are due at `now` and come at one period, and says how many;
+    /// 0 when all are taken.
+    ///
+    /// Where the state makes many ticks at once, it takes no longer for many than for one.
+    pub fn skip(&mut self, now: Monotonic, at_most: u64) -> u64 {
+        let count = self.schedule.skip(now, at_most);
+        self.count_late(count, now);
+        if !self.state.tick_many(count) {
+            for _ in 0..count {
+                self.state.tick();
+            }
+        }
+        count
+    }
+
+    /// A tick is late where its successor is due as well: of those just taken, all but the last, and
+    /// the last where more are due.
+    fn count_late(&mut self, count: u64, now: Monotonic) {
+        let in_time = u64::from(now < self.schedule.deadline());
+        self.late = self.late.saturating_add(count.saturating_sub(in_time));
     }
 
     /// Carries out one command.
@@ -182,6 +261,136 @@ mod tests {
             .map(|(number, ms)| Tick { state: Counter { next: number }, deadline: at(ms) });
         assert_eq!(ticks, expected);
         assert_eq!(second.deadline(), at(500));
+    }
+
+    /// A state that makes its ticks one by one.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    struct Slow(Counter);
+
+    impl State for Slow {
+        type Command = <Counter as State>::Command;
+        type Reply = <Counter as State>::Reply;
+
+        const HAND_OVER: &'static str = Counter::HAND_OVER;
+        const EXPECTED: &'static str = Counter::EXPECTED;
+        const MAX_EXPECTED: usize = Counter::MAX_EXPECTED;
+        const MAX_FIELDS: usize = Counter::MAX_FIELDS;
+        const MAX_REPLY: usize = Counter::MAX_REPLY;
+
+        fn parse(reply: &[u8]) -> Option<Self> {
+            Counter::parse(reply).map(Self)
+        }
+        fn read(fields: Fields<'_>) -> Result<Self, Lacking> {
+            Counter::read(fields).map(Self)
+        }
+        fn write_fields(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            self.0.write_fields(f)
+        }
+        fn command(line: &[u8]) -> Result<Self::Command, &'static str> {
+            Counter::command(line)
+        }
+        fn is_change(command: &Self::Command) -> bool {
+            Counter::is_change(command)
+        }
+        fn apply(&mut self, command: Self::Command) -> Self::Reply {
+            self.0.apply(command)
+        }
+        fn tick(&mut self) {
+            self.0.tick();
+        }
+    }
+
+    impl fmt::Display for Slow {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            self.0.fmt(f)
+        }
+    }
+
+    /// What becomes of a state that is skipped `at_most` ticks at a time, and one tick at a time.
+    #[track_caller]
+    fn assert_skips_as_it_ticks<S: State>(state: S) {
+        let period = |ms| Period::from_millis(ms).expect("not zero");
+        for (new, now, at_most) in [(100, 2550, 1), (100, 2550, 7), (30, 2550, 7), (1, 2600, 999)] {
+            let snapshot = Snapshot { state, deadline: at(100), period: period(100) };
+            let mut ticking = Running::resuming(snapshot, at(2540), period(new));
+            let mut skipping = ticking;
+            let taken = core::iter::from_fn(|| ticking.tick(at(now))).count();
+            let portions = core::iter::from_fn(|| match skipping.skip(at(now), at_most) {
+                0 => None,
+                count => Some(count),
+            });
+            assert_eq!(portions.sum::<u64>(), u64::try_from(taken).expect("few"));
+            assert_eq!(skipping, ticking);
+        }
+    }
+
+    #[test]
+    fn ticks_at_once_come_to_what_they_come_to_one_by_one() {
+        assert_skips_as_it_ticks(Counter { next: 137 });
+        assert_skips_as_it_ticks(Slow(Counter { next: 137 }));
+    }
+
+    #[test]
+    fn a_day_at_a_millisecond_is_made_up_for_at_once() {
+        let period = Period::from_millis(1).expect("not zero");
+        let snapshot = Snapshot { state: Counter { next: 137 }, deadline: at(1), period };
+        let mut counter = Running::resuming(snapshot, at(86_400_000), period);
+        assert_eq!(counter.skip(at(86_400_000), u64::MAX), 86_400_000);
+        assert_eq!(format!("{counter}"), "counter=86400137 ticks_late=86399999");
+        assert_eq!((counter.due(at(86_400_000)), counter.deadline()), (0, at(86_400_001)));
+    }
+
+    #[test]
+    fn what_no_owner_can_have_written_is_refused_by_the_name_of_its_field() {
+        for (text, unfit) in [
+            (
+                "counter=5 deadline_ns=1 period_ns=18446744073709551615",
+                "a period_ns of 18446744073709551615, which is not within 1000000 to \
+                 4294967295000000",
+            ),
+            (
+                "counter=5 deadline_ns=1 period_ns=0",
+                "a period_ns of 0, which is not within 1000000 to 4294967295000000",
+            ),
+            (
+                "counter=5 deadline_ns=1 period_ns=999999",
+                "a period_ns of 999999, which is not within 1000000 to 4294967295000000",
+            ),
+            (
+                "counter=5 deadline_ns=2000000001 period_ns=100000000",
+                "a deadline_ns 100000001 ns ahead, which is more than one period (100 ms)",
+            ),
+            (
+                "counter=5 deadline_ns=18446744073709551615 period_ns=4294967295000000",
+                "a deadline_ns 18446744071809551615 ns ahead, which is more than one period \
+                 (4294967295 ms)",
+            ),
+            ("counter=5 deadline_ns=18446744073709551616 period_ns=1", "no valid deadline_ns"),
+            ("counter=5 deadline_ns=2000000000 period_ns=100000000", ""),
+            ("counter=5 deadline_ns=0 period_ns=1000000", ""),
+            ("counter=18446744073709551615 deadline_ns=0 period_ns=4294967295000000", ""),
+        ] {
+            let read = Snapshot::<Counter>::read(Fields::new(text.as_bytes()));
+            let checked = read.and_then(|snapshot| snapshot.check(at(1900)));
+            let said = checked.err().map(|unfit| format!("{unfit}"));
+            assert_eq!(said.unwrap_or_default(), unfit, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_an_owner_leaves_is_never_refused_after_it() {
+        let periods = [1, 100, 3_600_000, u32::MAX].map(Period::from_millis);
+        let periods = periods.map(|period| period.expect("not zero"));
+        for (old, new) in periods.into_iter().flat_map(|old| periods.map(|new| (old, new))) {
+            let first = Running::starting(Counter { next: 0 }, at(5), old).snapshot();
+            assert_eq!(first.check(at(5)), Ok(()));
+            for resumed in [5, 6, 105, 106, 7_200_000] {
+                let mut running = Running::resuming(first, at(resumed), new);
+                assert_eq!(running.snapshot().check(at(resumed)), Ok(()), "{old} to {new}");
+                while running.skip(at(resumed), 1000) > 0 {}
+                assert_eq!(running.snapshot().check(at(resumed)), Ok(()), "{old} to {new}");
+            }
+        }
     }
 
     #[test]

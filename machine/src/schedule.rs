@@ -8,7 +8,10 @@
 //!
 //! **Invariant:** deadlines leave [`Schedule::due`] in order, each once, none missing, whatever
 //! times it is asked at.
+//!
+//! **Invariant:** once all that is due is taken, the next deadline lies at most one period ahead.
 
+use core::fmt;
 use core::num::NonZeroU64;
 
 /// A point in time on `CLOCK_MONOTONIC`, in nanoseconds (`clock_gettime(2)`).
@@ -32,6 +35,11 @@ impl Monotonic {
         self.0
     }
 
+    /// The point one period later; the end of time where there is none.
+    const fn after(self, period: Period) -> Self {
+        Self(self.0.saturating_add(period.as_nanos()))
+    }
+
     /// Nanoseconds from `earlier` to here; 0 where `earlier` is the later one.
     #[must_use]
     pub const fn nanos_since(self, earlier: Self) -> u64 {
@@ -39,21 +47,35 @@ impl Monotonic {
     }
 }
 
-/// The time between two ticks; never zero.
+/// The time between two ticks: at least [`Period::SHORTEST`], at most [`Period::LONGEST`].
+///
+/// Whoever reads a period from a file or a line gets one within these bounds or none, so the number of
+/// ticks that are due is never more than one for each millisecond since the deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Period(NonZeroU64);
 
+/// The nanoseconds of a millisecond.
+const MILLISECOND: u64 = 1_000_000;
+
 impl Period {
+    /// The shortest period in nanoseconds: one millisecond.
+    pub const SHORTEST: u64 = MILLISECOND;
+
+    /// The longest period in nanoseconds: 4,294,967,295 milliseconds (49 days).
+    #[allow(clippy::as_conversions, reason = "u64::from is not const")]
+    pub const LONGEST: u64 = (u32::MAX as u64).saturating_mul(MILLISECOND);
+
     /// A period of `milliseconds`, 1 to 4,294,967,295 (49 days); `None` for 0.
     #[must_use]
     pub fn from_millis(milliseconds: u32) -> Option<Self> {
-        NonZeroU64::new(u64::from(milliseconds).saturating_mul(1_000_000)).map(Self)
+        Self::from_nanos(u64::from(milliseconds).saturating_mul(MILLISECOND))
     }
 
-    /// A period of `nanoseconds`, 1 to 18,446,744,073,709,551,615; `None` for 0.
+    /// A period of `nanoseconds`; `None` outside of [`Period::SHORTEST`] to [`Period::LONGEST`].
     #[must_use]
     pub fn from_nanos(nanoseconds: u64) -> Option<Self> {
-        NonZeroU64::new(nanoseconds).map(Self)
+        let is_within = (Self::SHORTEST..=Self::LONGEST).contains(&nanoseconds);
+        NonZeroU64::new(nanoseconds).filter(|_| is_within).map(Self)
     }
 
     /// The period in nanoseconds.
@@ -63,43 +85,65 @@ impl Period {
     }
 }
 
+impl fmt::Display for Period {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nanoseconds = self.as_nanos();
+        match nanoseconds.checked_rem(MILLISECOND) {
+            Some(0) => write!(f, "{} ms", nanoseconds / MILLISECOND),
+            _ => write!(f, "{nanoseconds} ns"),
+        }
+    }
+}
+
 /// When ticks are due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Schedule {
     deadline: Monotonic,
-    /// The period of the ticks that were missed before this schedule began, until they are taken.
-    missed: Option<Period>,
+    /// The ticks that were missed before this schedule began, until they are taken.
+    missed: Option<Missed>,
     period: Period,
+}
+
+/// Ticks that were due before a schedule was resumed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Missed {
+    /// The period at which they come.
+    period: Period,
+    /// When the schedule was resumed: a tick with a later deadline was not missed.
+    until: Monotonic,
 }
 
 impl Schedule {
     /// A schedule whose first tick is due one period after `now`.
     #[must_use]
     pub const fn starting(now: Monotonic, period: Period) -> Self {
-        let deadline = Monotonic(now.0.saturating_add(period.as_nanos()));
-        Self { deadline, missed: None, period }
+        Self { deadline: now.after(period), missed: None, period }
     }
 
     /// A schedule that goes on at `deadline`.
     ///
     /// What is due at `now` was missed and comes at the period of `until_now`; later ticks come at
-    /// `period`.
+    /// `period`, the first of them at its old deadline or one `period` after `now`, whichever is
+    /// earlier.
     #[must_use]
-    pub const fn resuming(
+    pub fn resuming(
         deadline: Monotonic,
         until_now: Period,
         now: Monotonic,
         period: Period,
     ) -> Self {
-        let missed = if deadline.0 <= now.0 { Some(until_now) } else { None };
-        Self { deadline, missed, period }
+        if deadline <= now {
+            let missed = Some(Missed { period: until_now, until: now });
+            return Self { deadline, missed, period };
+        }
+        Self { deadline: deadline.min(now.after(period)), missed: None, period }
     }
 
     /// The time between two ticks now.
     #[must_use]
     pub const fn period(&self) -> Period {
         match self.missed {
-            Some(period) => period,
+            Some(missed) => missed.period,
             None => self.period,
         }
     }
@@ -107,13 +151,10 @@ impl Schedule {
     /// How many ticks are due at `now`, each of which [`Schedule::due`] would hand out.
     #[must_use]
     pub fn count_due(&self, now: Monotonic) -> u64 {
-        if now.0 < self.deadline.0 {
-            return 0;
-        }
-        let missed = now.nanos_since(self.deadline) / self.period().0;
-        // With the end of time the ticks end, too.
-        let left = Monotonic(u64::MAX).nanos_since(self.deadline) / self.period().0;
-        missed.saturating_add(1).min(left)
+        let mut schedule = *self;
+        let missed = schedule.skip(now, u64::MAX);
+        // And those since, where there were some that were missed.
+        missed.saturating_add(schedule.skip(now, u64::MAX))
     }
 
     /// When the next tick is due.
@@ -127,20 +168,33 @@ impl Schedule {
     /// Called until it says `None`, it hands out every tick that was missed.
     pub fn due(&mut self, now: Monotonic) -> Option<Monotonic> {
         let deadline = self.deadline;
-        let next = Monotonic(deadline.0.checked_add(self.period().as_nanos())?);
-        if now < deadline {
-            return None;
-        }
-        self.deadline = next;
-        // With the last one that was missed, the old rhythm ends.
-        self.missed = self.missed.filter(|_| next <= now);
-        Some(deadline)
+        (self.skip(now, 1) > 0).then_some(deadline)
     }
 
-    /// Whether a tick with this deadline comes too late at `now`: its successor is due as well.
-    #[must_use]
-    pub const fn is_late(&self, deadline: Monotonic, now: Monotonic) -> bool {
-        now.nanos_since(deadline) >= self.period().as_nanos()
+    /// Takes up to `at_most` ticks that are due at `now` and come at one period, in constant time,
+    /// and says how many.
+    ///
+    /// Called until it says 0, it takes every tick that is due: those that were missed first.
+    pub fn skip(&mut self, now: Monotonic, at_most: u64) -> u64 {
+        let last = self.missed.map_or(now, |missed| missed.until.min(now));
+        if last < self.deadline {
+            return 0;
+        }
+        let period = self.period().0;
+        let due = (last.nanos_since(self.deadline) / period).saturating_add(1);
+        // With the end of time the ticks end, too.
+        let left = Monotonic(u64::MAX).nanos_since(self.deadline) / period;
+        let count = due.min(left).min(at_most);
+        let passed = count.saturating_mul(period.get());
+        self.deadline = Monotonic(self.deadline.0.saturating_add(passed));
+        // With the last one that was missed, the old rhythm ends.
+        if let Some(until) = self.missed.map(|missed| missed.until) {
+            if until < self.deadline {
+                self.missed = None;
+                self.deadline = self.deadline.min(until.after(self.period));
+            }
+        }
+        count
     }
 }
 
@@ -199,14 +253,6 @@ mod tests {
     }
 
     #[test]
-    fn a_tick_is_late_once_its_successor_is_due() {
-        let schedule = every_100_ms_from(0);
-        assert!(!schedule.is_late(at(100), at(199)));
-        assert!(schedule.is_late(at(100), at(200)));
-        assert!(!schedule.is_late(at(100), at(50)), "a clock that went back is not late");
-    }
-
-    #[test]
     fn a_schedule_resumes_without_a_shift_and_counts_what_was_missed() {
         let period = |ms| Period::from_millis(ms).expect("not zero");
         let mut same = Schedule::resuming(at(200), period(100), at(450), period(100));
@@ -216,10 +262,71 @@ mod tests {
 
         let mut faster = Schedule::resuming(at(200), period(100), at(450), period(10));
         assert_eq!(take_all(&mut faster, at(450)), [200, 300, 400]);
-        assert_eq!(take_all(&mut faster, at(525)), [500, 510, 520]);
+        assert_eq!(take_all(&mut faster, at(485)), [460, 470, 480]);
 
-        let mut not_yet_due = Schedule::resuming(at(200), period(100), at(150), period(10));
+        let mut not_yet_due = Schedule::resuming(at(200), period(100), at(195), period(10));
         assert_eq!(take_all(&mut not_yet_due, at(215)), [200, 210]);
+    }
+
+    #[test]
+    fn another_period_is_adopted_at_once_without_a_burst() {
+        let period = |ms| Period::from_millis(ms).expect("not zero");
+        let resuming = |deadline, old, now, new| {
+            Schedule::resuming(at(deadline), period(old), at(now), period(new))
+        };
+        // An hour that was a mistake: nothing is due, and the first tick comes a new period from now.
+        let mut corrected = resuming(3_600_000, 3_600_000, 500, 100);
+        assert_eq!(corrected.period(), period(100));
+        assert_eq!(take_all(&mut corrected, at(850)), [600, 700, 800]);
+        // The same with one that is due: it comes once, and what follows is not made up for.
+        let mut missed = resuming(3_600_000, 3_600_000, 5_000_000, 100);
+        assert_eq!(missed.count_due(at(5_000_000)), 1);
+        assert_eq!(missed.count_due(at(5_000_250)), 3);
+        assert_eq!(take_all(&mut missed, at(5_000_250)), [3_600_000, 5_000_100, 5_000_200]);
+        // A longer one: the tick that was under way comes, and the next a new period later.
+        let mut longer = resuming(200, 100, 150, 3_600_000);
+        assert_eq!(take_all(&mut longer, at(4_000_000)), [200, 3_600_200]);
+        // What becomes due while missed ticks are taken comes at the new period.
+        let mut slowly = resuming(100, 1, 103, 1000);
+        assert_eq!(slowly.due(at(103)), Some(at(100)));
+        assert_eq!(take_all(&mut slowly, at(2000)), [101, 102, 103, 104, 1104]);
+    }
+
+    #[test]
+    fn the_next_deadline_lies_at_most_one_period_ahead_whatever_is_resumed() {
+        let periods = [1, 2, 7, 100, 1000, 3_600_000].map(Period::from_millis);
+        let periods = periods.map(|period| period.expect("not zero"));
+        for (old, new) in periods.into_iter().flat_map(|old| periods.map(|new| (old, new))) {
+            for deadline in [0, 1, 90, 100, 101, 110, 4_000_000] {
+                let mut schedule = Schedule::resuming(at(deadline), old, at(100), new);
+                let due = schedule.count_due(at(100));
+                assert_eq!(take_all(&mut schedule, at(100)).len() as u64, due);
+                let ahead = schedule.deadline().nanos_since(at(100));
+                assert!(ahead > 0 && ahead <= new.as_nanos(), "{ahead} ns, {schedule:?}");
+                assert_eq!(schedule.period(), new);
+            }
+        }
+    }
+
+    #[test]
+    fn ticks_that_are_skipped_are_those_that_would_have_been_handed_out() {
+        let period = |ms| Period::from_millis(ms).expect("not zero");
+        let one_by_one = Schedule::resuming(at(200), period(100), at(1000), period(10));
+        for at_most in [1, 2, 3, 8, 9, 10, 1000, u64::MAX] {
+            for now in [199, 200, 999, 1000, 1009, 1010, 1050] {
+                let (mut skipping, mut taking) = (one_by_one, one_by_one);
+                let skipped = skipping.skip(at(now), at_most);
+                let taken = core::iter::from_fn(|| taking.due(at(now)));
+                let count = taken.take(usize::try_from(skipped).expect("few")).count();
+                assert_eq!(u64::try_from(count), Ok(skipped), "{at_most} at {now}");
+                assert_eq!(skipping, taking, "{at_most} at {now}");
+                assert!(skipped <= at_most && (skipped > 0 || now < 200), "{at_most} at {now}");
+            }
+        }
+        // Two months at 1 ms, at once.
+        let mut schedule = every_100_ms_from(0);
+        assert_eq!(schedule.skip(at(5_184_000_000), u64::MAX), 51_840_000);
+        assert_eq!(schedule.deadline(), at(5_184_000_100));
     }
 
     #[test]
@@ -230,8 +337,22 @@ mod tests {
     }
 
     #[test]
-    fn a_period_of_zero_does_not_exist() {
+    fn a_period_is_one_that_the_option_allows() {
         assert_eq!(Period::from_millis(0), None);
         assert_eq!(Period::from_millis(u32::MAX).map(Period::as_nanos), Some(4_294_967_295 * MS));
+        for (nanoseconds, text) in [
+            (0, None),
+            (1, None),
+            (MS - 1, None),
+            (MS, Some("1 ms")),
+            (MS + 1, Some("1000001 ns")),
+            (4_294_967_295 * MS, Some("4294967295 ms")),
+            (4_294_967_295 * MS + 1, None),
+            (u64::MAX, None),
+        ] {
+            let period = Period::from_nanos(nanoseconds);
+            let shown = period.map(|period| std::string::ToString::to_string(&period));
+            assert_eq!(shown.as_deref(), text, "{nanoseconds}");
+        }
     }
 }

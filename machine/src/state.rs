@@ -150,6 +150,16 @@ pub trait State: Copy + Debug + Default + Display + Eq + Hash + Send + 'static {
 
     /// What one tick makes of the state; the state as it was before is what is logged.
     fn tick(&mut self);
+
+    /// Makes so many ticks at once, in a time that does not depend on how many.
+    ///
+    /// After a long stop many ticks are due, up to one for each millisecond.
+    /// A state that returns false has changed nothing; then each tick is made by
+    /// [`tick`](Self::tick), and commands wait until all of them are made.
+    fn tick_many(&mut self, ticks: u64) -> bool {
+        let _ = ticks;
+        false
+    }
 }
 
 /// Checked for each state that a program carries: whoever names it needs the bounds to hold.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use early_service_machine::Counter;
 use early_service_machine::record::{BootId, Record};
+use early_service_machine::schedule::Monotonic;
 
 use crate::claims::Claims;
 use crate::client::{Client, status};
@@ -85,7 +86,8 @@ pub(crate) fn of_the_log(claims: &mut Claims) {
 fn next(path: &str) -> Option<(u64, u64)> {
     let boot = std::fs::read("/proc/sys/kernel/random/boot_id").expect("Linux");
     let boot = BootId::parse(boot.trim_ascii_end()).expect("a boot id");
-    let record = Record::<Counter>::decode(&std::fs::read(path).ok()?, &boot).ok()?;
+    let (bytes, now) = (std::fs::read(path).ok()?, Monotonic::from_nanos(now()));
+    let record = Record::<Counter>::decode(&bytes, &boot, now).ok()?;
     let snapshot = record.snapshot;
     Some((snapshot.state.next, snapshot.deadline.as_nanos()))
 }

@@ -179,7 +179,7 @@ fn status_is_one_line_of_pairs() {
     let line = nc(&daemon.socket, "status\n");
     let expected = format!(
         "stage=root phase=serving pid={} version={} origin=new predecessor=none serving_s=0 \
-         clients=1 log_lines_dropped=0 state_file=none counter=0 ticks_late=0\n",
+         clients=1 log_lines_dropped=0 state_file=none ticks_due=0 counter=0 ticks_late=0\n",
         daemon.pid(),
         env!("CARGO_PKG_VERSION"),
     );

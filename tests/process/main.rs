@@ -10,6 +10,7 @@
 //! | [`adopting`] | a successor, and predecessors of all kinds |
 //! | [`camera`] | the same with another service, that of the example |
 //! | [`catalog`] | what `journalctl --catalog` says |
+//! | [`catching_up`] | many ticks that are due, and another period |
 //! | [`commands`] | what clients see |
 //! | [`exchange`] | a predecessor, and successors of all kinds |
 //! | [`handoff`] | one process after the other |
@@ -44,6 +45,7 @@
 mod adopting;
 mod camera;
 mod catalog;
+mod catching_up;
 mod commands;
 mod exchange;
 mod handoff;

@@ -11,7 +11,7 @@ use crate::wire::{Wire, borrowed, state};
 fn what_does_not_add_up_is_refused_with_its_reason_and_asked_for_again() {
     type Send = fn(&Pair, &mut Wire);
     const NO_CLIENT: &str = "client input=0 replies=0 ended=0 closing=0\n";
-    let cases: [(&str, Send); 14] = [
+    let cases: [(&str, Send); 18] = [
         (
             "cannot understand 'state 1 counter=137 deadline_ns=5': it has no valid period_ns",
             |_, wire| {
@@ -20,6 +20,28 @@ fn what_does_not_add_up_is_refused_with_its_reason_and_asked_for_again() {
         ),
         ("cannot understand 'state 1 counter=x'", |_, wire| wire.say("state 1 counter=x")),
         ("cannot understand 'state 2 counter=137'", |_, wire| wire.say("state 2 counter=137")),
+        ("it has a period_ns of 18446744073709551615,", |_, wire| {
+            wire.say(
+                "state 1 counter=5 deadline_ns=1 period_ns=18446744073709551615 lock=1 \
+                 listeners=0 clients=0",
+            );
+        }),
+        ("it has a period_ns of 1,", |_, wire| {
+            wire.say("state 1 counter=5 deadline_ns=1 period_ns=1 lock=1 listeners=0 clients=0");
+        }),
+        ("its state has a deadline_ns 18", |_, wire| {
+            wire.say(
+                "state 1 counter=5 deadline_ns=18446744073709551615 period_ns=100000000 lock=1 \
+                 listeners=0 clients=0",
+            );
+        }),
+        ("which is more than one period (1 ms)", |_, wire| {
+            let deadline = now() + 60_000_000_000;
+            wire.say(&format!(
+                "state 1 counter=5 deadline_ns={deadline} period_ns=1000000 lock=1 listeners=0 \
+                 clients=0"
+            ));
+        }),
         ("a listener is missing", |_, wire| wire.say(&state(137, true, 1, 0))),
         ("it is not a UNIX socket", |pair, wire| {
             let line = format!("{}\n", state(137, true, 1, 0));

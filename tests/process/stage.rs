@@ -7,13 +7,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use early_service_machine::Counter;
-use early_service_machine::record::{BootId, Ignored, Record};
+use early_service_machine::record::{BootId, Ignored, Record, SIZE};
+use early_service_machine::schedule::Monotonic;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::daemon::{Daemon, copy_program, program};
 use crate::manager::Manager;
 use crate::scratch::Scratch;
-use crate::until;
+use crate::{now, until};
 
 /// The path of the state file.
 pub(crate) fn state_file(scratch: &Scratch) -> PathBuf {
@@ -66,9 +67,36 @@ pub(crate) fn for_everybody(scratch: &Scratch) -> PathBuf {
 
 /// What the file says.
 pub(crate) fn read(path: &Path) -> Result<Record<Counter>, Ignored> {
-    let boot = fs::read("/proc/sys/kernel/random/boot_id").expect("Linux");
-    let boot = BootId::parse(boot.trim_ascii_end()).expect("a boot id");
-    Record::decode(&fs::read(path).expect("a state file"), &boot)
+    read_at(path, now())
+}
+
+/// What the file says to one whose clock says `now`.
+pub(crate) fn read_at(path: &Path, now: u64) -> Result<Record<Counter>, Ignored> {
+    let boot = BootId::parse(boot_id().as_bytes()).expect("a boot id");
+    let bytes = fs::read(path).expect("a state file");
+    Record::decode(&bytes, &boot, Monotonic::from_nanos(now))
+}
+
+/// The kernel's name for this boot.
+fn boot_id() -> String {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("Linux");
+    boot.trim_ascii_end().to_owned()
+}
+
+/// A state file of this boot with these fields and a checksum that is right.
+pub(crate) fn forged(fields: &str) -> Vec<u8> {
+    sealed(&format!("early-service-state 1 boot={} {fields}", boot_id()))
+}
+
+/// A state file of this text and a checksum that is right.
+pub(crate) fn sealed(text: &str) -> Vec<u8> {
+    let crc = text.bytes().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 * (crc & 1)))
+    });
+    let mut file = format!("{text} crc={:08x}", !crc).into_bytes();
+    file.resize(SIZE - 1, b' ');
+    file.push(b'\n');
+    file
 }
 
 /// The record in the file; one that is being written at this moment is read again.

@@ -16,8 +16,8 @@ use rustix::process::{Signal, geteuid};
 use crate::client::{get_counter, nc, status, until_served};
 use crate::daemon::{Daemon, STILL, detach};
 use crate::scratch::Scratch;
-use crate::stage::{for_everybody, is_locked, read, record, serve, state_file};
-use crate::until;
+use crate::stage::{for_everybody, forged, is_locked, read, record, serve, state_file};
+use crate::{END, now, until};
 
 /// The record of a process that died, at 137.
 fn left_behind(scratch: &Scratch) -> Vec<u8> {
@@ -67,6 +67,65 @@ fn what_is_no_state_of_this_boot_is_ignored_in_one_line_and_written_over() {
         daemon.ended();
         let next = serve(&scratch, "sock", &STILL);
         assert_eq!(get_counter(&next.socket), 5, "{case}");
+    }
+}
+
+#[test]
+fn a_record_that_no_owner_can_have_written_is_ignored_in_one_line_that_names_the_field() {
+    let ahead = now() + 3_600_000_000_000;
+    let far = format!("unlogged=0 unbroken=0 counter=5 deadline_ns={ahead} period_ns=100000000");
+    for (fields, field) in [
+        ("unlogged=0 unbroken=0 counter=5 deadline_ns=1 period_ns=18446744073709551615", "period"),
+        ("unlogged=0 unbroken=0 counter=5 deadline_ns=1 period_ns=4294967295000001", "period_ns"),
+        ("unlogged=0 unbroken=0 counter=5 deadline_ns=1 period_ns=1", "a period_ns of 1,"),
+        ("unlogged=0 unbroken=0 counter=5 deadline_ns=1 period_ns=0", "a period_ns of 0,"),
+        (&far, "a deadline_ns 3599"),
+        (
+            "unlogged=0 unbroken=0 counter=5 deadline_ns=18446744073709551615 \
+             period_ns=4294967295000000",
+            "a deadline_ns 1844",
+        ),
+        (
+            "unlogged=18446744073709551615 unbroken=18446744073709551615 counter=5 \
+             deadline_ns=1000000 period_ns=100000000",
+            "unlogged=18446744073709551615",
+        ),
+        ("unlogged=0 unbroken=1 counter=5 deadline_ns=1 period_ns=100000000", "unbroken=1"),
+        ("unlogged=0 unbroken=0 counter=-5 deadline_ns=1 period_ns=100000000", "valid counter"),
+    ] {
+        let scratch = Scratch::new();
+        let path = state_file(&scratch);
+        fs::write(&path, forged(&format!("sequence=1 {fields}"))).expect("room");
+        let mut daemon = serve(&scratch, "sock", &["--timer-delay-ms", "20"]);
+        let said = said_of(&daemon, &path);
+        let [said] = &said[..] else { panic!("one line, not {said:?}") };
+        let ignoring = format!("warning: Ignoring {}: its record has ", path.display());
+        assert!(said.starts_with(&ignoring) && said.contains(field), "{fields}: {said}");
+        assert_eq!(daemon.ticks(3)[..3], [0, 1, 2], "{fields}");
+        daemon.signal(Signal::TERM);
+        let (ended, took) = daemon.ended();
+        assert!(ended.success() && took < END, "{fields}: {ended}, {took:?}");
+    }
+}
+
+#[test]
+fn a_record_at_the_bounds_of_what_an_owner_can_have_written_is_believed() {
+    let next = now() + 3_000_000_000_000;
+    let still = format!("counter=5 deadline_ns={next} period_ns=4294967295000000");
+    for (fields, counters) in [
+        // From the clock's zero on at the shortest period: as many as milliseconds since.
+        ("counter=5 deadline_ns=0 period_ns=1000000", now() / 1_000_000..u64::MAX),
+        (&still, 5..6),
+        ("counter=18446744073709551615 deadline_ns=1 period_ns=4294967295000000", 0..1),
+    ] {
+        let scratch = Scratch::new();
+        let path = state_file(&scratch);
+        let fields = format!("sequence=18446744073709551615 unlogged=0 unbroken=0 {fields}");
+        fs::write(&path, forged(&fields)).expect("room");
+        let daemon = serve(&scratch, "sock", &STILL);
+        daemon.wait_for("Recovering at ");
+        let counter = get_counter(&daemon.socket);
+        assert!(counters.contains(&counter), "{fields}: {counter}");
     }
 }
 

@@ -1,0 +1,431 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Catching up: many ticks that are due at once, and a period that is another one than before.
+//!
+//! A process that comes later by a day is one in a time namespace whose clock is ahead by a day
+//! (time_namespaces(7)); the other processes of a test are in one too, so that all clocks agree.
+//!
+//! The counter makes any number of ticks at once; the camera of the example makes each by itself, as a
+//! state does that does not say otherwise.
+
+use std::ffi::OsStr;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::{fs, thread};
+
+use early_service_machine::Counter;
+use early_service_machine::record::{BootId, Record};
+use early_service_machine::schedule::{Monotonic, Period};
+use rustix::process::{Signal, geteuid};
+
+use crate::client::{Client, get_counter, nc, status};
+use crate::daemon::{Daemon, STILL, binary, detach};
+use crate::journald::{Entry, Journald};
+use crate::manager::Manager;
+use crate::scratch::Scratch;
+use crate::stage::{read_at, record, serve, state_file, succeed};
+use crate::wire::{Wire, number};
+use crate::{AT_ONCE, END, build, now, until};
+
+const DAY: u64 = 86_400;
+const MONTHS: u64 = 60 * DAY;
+
+/// Runs a program that is given to it where the clock is so many seconds ahead.
+fn ahead(seconds: u64) -> Command {
+    let mut unshare = Command::new("unshare");
+    detach(&mut unshare);
+    if !geteuid().is_root() {
+        unshare.args(["--user", "--map-root-user"]);
+    }
+    unshare.arg("--time").arg("--monotonic").arg(seconds.to_string());
+    unshare
+}
+
+/// Starts `program` on a socket of that name with the state file, so many seconds later.
+fn start(
+    scratch: &Scratch,
+    program: impl AsRef<OsStr>,
+    seconds: u64,
+    socket: &str,
+    options: &[&str],
+) -> Daemon {
+    let mut command = ahead(seconds);
+    command.arg(program).arg("--server-socket-path").arg(scratch.join(socket)).args(options);
+    command.arg("--state-file").arg(state_file(scratch));
+    let mut daemon = Daemon::spawn(&mut command);
+    daemon.socket = scratch.join(socket);
+    daemon
+}
+
+fn end(mut daemon: Daemon, signal: Signal) -> Daemon {
+    daemon.signal(signal);
+    daemon.ended();
+    daemon
+}
+
+/// What the lines say that stand for many ticks: the first number, the last one, and how many.
+fn ranges(lines: &[String]) -> Vec<[u64; 3]> {
+    let range = |line: &String| {
+        let (them, rest) = line.split_once(": ")?;
+        let count = rest.strip_suffix(" missed ticks in one line")?;
+        let (first, last) = them.split_once(' ')?.1.split_once(" to ")?;
+        Some([first, last, count].map(|number| number.parse().expect("a number")))
+    };
+    lines.iter().filter_map(range).collect()
+}
+
+#[test]
+fn however_many_ticks_are_due_the_count_is_what_the_clock_implies_and_one_line_names_them() {
+    for (seconds, period, due) in
+        [(DAY, "1", 86_400_000), (MONTHS, "100", 51_840_000), (3600, "100", 36_000)]
+    {
+        let scratch = Scratch::new();
+        let dead = serve(&scratch, "sock", &["--timer-delay-ms", period]);
+        dead.ticks(2);
+        let dead = end(dead, Signal::KILL);
+        let left = record(&state_file(&scratch)).snapshot;
+
+        let started = now();
+        let mut daemon = start(&scratch, binary(), seconds, "sock", &["--timer-delay-ms", period]);
+        daemon.wait_for("Listening on UNIX socket");
+        let count = get_counter(&daemon.socket);
+        let took = now() - started;
+        assert!(u128::from(took) < AT_ONCE.as_nanos(), "{took} ns until the first reply");
+        let implied = |at: u64| {
+            let passed = at + seconds * 1_000_000_000 - left.deadline.as_nanos();
+            left.state.next + passed / left.period.as_nanos() + 1
+        };
+        let possible = implied(started)..=implied(started + took);
+        assert!(possible.contains(&count), "{count} is not in {possible:?}");
+        assert_eq!(status(&daemon.socket, "ticks_due"), "0");
+
+        daemon.ticks(3);
+        let [[first, last, many]] = ranges(&daemon.messages())[..] else {
+            panic!("one line, not {:?}", ranges(&daemon.messages()))
+        };
+        assert_eq!((first, many), (left.state.next, last - first + 1));
+        assert!(many >= due, "{many}");
+        daemon.signal(Signal::TERM);
+        let (ended, took) = daemon.ended();
+        assert!(ended.success() && took < END, "{ended}, {took:?}");
+        // Beside the one line, each number has a line of its own.
+        let numbers: Vec<_> = dead.all_ticks().into_iter().chain(daemon.all_ticks()).collect();
+        let expected = (0..left.state.next).chain(last + 1..);
+        let missing = record_at(&scratch, seconds).unlogged.ticks;
+        assert_eq!(missing, 0, "all are in the log");
+        assert!(numbers.iter().copied().eq(expected.take(numbers.len())), "{numbers:?}");
+    }
+}
+
+fn record_at(scratch: &Scratch, seconds: u64) -> Record<Counter> {
+    let now = now() + seconds * 1_000_000_000;
+    read_at(&state_file(scratch), now).expect("a record")
+}
+
+#[test]
+fn the_journal_gets_the_line_that_names_many_ticks_with_its_fields() {
+    let scratch = Scratch::new();
+    let state = state_file(&scratch);
+    let options = ["--timer-delay-ms", "100", "--state-file", state.to_str().expect("text")];
+    end(serve(&scratch, "sock", &options[..2]), Signal::TERM);
+    let mut journald = Journald::new(&scratch);
+    let later = ["unshare", "--time", "--monotonic", "86400"];
+    let _daemon = journald.start_by(&later, scratch.join("sock"), &options);
+    let entry = journald.read_until("a line with a range", |entries| {
+        entries.iter().find(|entry| entry.contains_key("TICKS")).cloned()
+    });
+    let field = |entry: &Entry, name: &str| entry[name].parse::<u64>().expect("a number");
+    let [[first, last, count]] = ranges(&[entry["MESSAGE"].clone()])[..] else {
+        panic!("a range, not {entry:?}")
+    };
+    assert_eq!(field(&entry, "COUNTER"), last, "the fields are those of the last one");
+    assert_eq!((field(&entry, "TICKS"), count), (count, last - first + 1));
+    assert!(field(&entry, "ACTUAL_NS") >= field(&entry, "DEADLINE_NS"), "{entry:?}");
+    journald.read_to_tick(last + 1);
+    let tick = journald.ticks().into_iter().find(|tick| tick.number == last + 1).expect("read");
+    assert_eq!(tick.deadline - field(&entry, "DEADLINE_NS"), 100_000_000, "in its rhythm");
+}
+
+#[test]
+fn a_process_whose_clock_is_behind_that_of_the_record_says_so_and_does_not_wait_for_it() {
+    let scratch = Scratch::new();
+    let options = ["--timer-delay-ms", "20"];
+    end(start_and_wait(&scratch, DAY, &options), Signal::KILL);
+    let daemon = serve(&scratch, "sock", &options);
+    daemon.wait_for("its record has a deadline_ns ");
+    daemon.wait_for("which is more than one period (20 ms)");
+    assert_eq!(daemon.ticks(3)[..3], [0, 1, 2]);
+}
+
+fn start_and_wait(scratch: &Scratch, seconds: u64, options: &[&str]) -> Daemon {
+    let daemon = start(scratch, binary(), seconds, "sock", options);
+    daemon.wait_for("Listening on UNIX socket");
+    daemon
+}
+
+fn camera() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| build::example("camera").unwrap_or_else(|error| panic!("{error}")))
+}
+
+/// A camera that was at frame 0 and died, and a successor of it so many seconds later.
+fn later_camera(scratch: &Scratch, seconds: u64, before: &[&str], options: &[&str]) -> Daemon {
+    let dead = start(scratch, camera(), 0, "sock", &STILL);
+    dead.wait_for("=> serving");
+    end(dead, Signal::TERM);
+    // What it would have left, had it run with the shorter period.
+    set_period(scratch, 1);
+    let program = Path::new("env");
+    let camera = camera().to_str().expect("text");
+    let options = [before, &[camera], options].concat();
+    start_env(scratch, program, seconds, &options)
+}
+
+/// The same as [`start`], with what comes before the options.
+fn start_env(scratch: &Scratch, program: &Path, seconds: u64, arguments: &[&str]) -> Daemon {
+    let mut command = ahead(seconds);
+    command.arg(program).args(arguments).arg("--server-socket-path").arg(scratch.join("sock"));
+    command.arg("--state-file").arg(state_file(scratch));
+    let mut daemon = Daemon::spawn(&mut command);
+    daemon.socket = scratch.join("sock");
+    daemon
+}
+
+/// Gives the record in the file another period, in milliseconds, and a deadline of now.
+fn set_period(scratch: &Scratch, milliseconds: u32) {
+    let path = state_file(scratch);
+    let file = fs::read_to_string(&path).expect("text");
+    let (head, _) = file.split_once(" deadline_ns=").expect("a deadline");
+    let (deadline, period) = (now(), u64::from(milliseconds) * 1_000_000);
+    let text = format!("{head} deadline_ns={deadline} period_ns={period}");
+    fs::write(&path, crate::stage::sealed(&text)).expect("our own");
+}
+
+/// The frame in a record of the camera.
+fn frame(scratch: &Scratch) -> u64 {
+    let file = fs::read_to_string(state_file(scratch)).expect("text");
+    number(file.trim_end(), "frame")
+}
+
+#[test]
+fn while_a_state_catches_up_tick_by_tick_status_the_manager_and_a_stop_are_served() {
+    const ALL: u64 = MONTHS * 1000;
+    let scratch = Scratch::new();
+    let mut manager = Manager::new(&scratch);
+    let notify = format!("NOTIFY_SOCKET={}", manager.path.display());
+    let before = [&notify, "WATCHDOG_USEC=300000"];
+    let mut daemon = later_camera(&scratch, MONTHS, &before, &["--timer-delay-ms", "1"]);
+    manager.wait_for("READY=1");
+    let lives = |said: &[String]| said.iter().filter(|said| said.starts_with("WATCHDOG=1")).count();
+    let already = lives(&manager.said);
+    manager.wait_until("signs of life", |said| lives(said) > already + 2);
+    // More clients than may have commands under way; each waits, and keeps nobody else from anything.
+    let mut waiting: Vec<_> = (0..40).map(|_| Client::connect(&daemon.socket)).collect();
+    waiting.iter_mut().for_each(|client| client.send("get_frame\n"));
+    let ask = || {
+        let line = nc(&daemon.socket, "nonsense\nstatus\n");
+        let status = line.lines().nth(1).expect("two lines").to_owned();
+        (number::<u64>(&status, "ticks_due"), number::<u64>(&status, "frame"))
+    };
+    let ((due, counted), first) = (ask(), frame(&scratch));
+    assert!(due > 0 && due + counted >= ALL, "{due} due, {counted} counted");
+    until("more are counted", || ask().1 > counted && frame(&scratch) > first);
+    assert!(ask().0 > 0, "it was over before it was tried");
+
+    daemon.signal(Signal::TERM);
+    let (ended, took) = daemon.ended();
+    assert!(ended.success() && took < END, "{ended}, {took:?}");
+    for client in &mut waiting {
+        assert_eq!(client.rest(), "", "no reply that lags behind the clock");
+    }
+    // The file has what was counted, and the log has all of it.
+    let counted = frame(&scratch);
+    assert!(counted < ALL, "{counted}");
+    daemon.whole_log();
+    let mut next = 0;
+    for [first, last, count] in ranges(&daemon.messages()) {
+        assert_eq!((first, count), (next, last - first + 1));
+        next = last + 1;
+    }
+    assert_eq!(next, counted);
+    let goes_on = start(&scratch, camera(), MONTHS, "sock", &["--timer-delay-ms", "1"]);
+    goes_on.wait_for(&format!("Recovering at {counted} drive rear from "));
+    goes_on.wait_for("=> serving");
+    let mut goes_on = goes_on;
+    goes_on.signal(Signal::TERM);
+    assert!(goes_on.ended().1 < END);
+    assert!(frame(&scratch) >= counted);
+    let missing = goes_on.messages().into_iter().find(|line| line.contains("may be missing"));
+    assert_eq!(missing, None, "all were logged");
+}
+
+#[test]
+fn what_is_counted_and_not_logged_when_a_process_is_killed_is_named_by_the_next() {
+    let scratch = Scratch::new();
+    let daemon = later_camera(&scratch, MONTHS, &[], &["--timer-delay-ms", "1"]);
+    until("frames", || frame(&scratch) > 1_000_000);
+    end(daemon, Signal::KILL);
+    let counted = frame(&scratch);
+    let next = start(&scratch, camera(), MONTHS, "sock", &["--timer-delay-ms", "1"]);
+    next.wait_for(&format!("to {} may be missing from the log", counted - 1));
+}
+
+#[test]
+fn commands_that_come_while_a_state_catches_up_are_answered_in_order_as_the_clock_implies() {
+    const ALL: u64 = 20_000_000;
+    let scratch = Scratch::new();
+    let daemon = later_camera(&scratch, ALL / 1000, &[], &["--timer-delay-ms", "1"]);
+    until("a server", || daemon.socket.exists());
+    let mut clients: Vec<_> = (0..40).map(|_| Client::connect(&daemon.socket)).collect();
+    let lines = "nonsense\nget_frame\nset_gear reverse\nget_frame\nnonsense\nset_gear drive\n";
+    for client in &mut clients {
+        client.send(lines);
+        client.send("get_fra");
+        client.finish();
+    }
+    for client in &mut clients {
+        let replies = client.rest();
+        let replies: Vec<_> = replies.lines().collect();
+        let [invalid, frame, drive, later, again, reverse, half] = replies[..] else {
+            panic!("seven replies, not {replies:?}")
+        };
+        assert!([invalid, again, half].iter().all(|line| line.starts_with("Invalid command")));
+        assert!([drive, reverse].iter().all(|line| line.starts_with("previous gear ")));
+        let [frame, later]: [u64; 2] = [frame, later].map(|frame| frame.parse().expect("a frame"));
+        assert!(frame >= ALL && later >= frame, "{frame}, {later}");
+    }
+}
+
+#[test]
+fn a_handoff_while_a_state_catches_up_takes_the_waiting_commands_along() {
+    const ALL: u64 = 100_000_000;
+    const PERIOD: [&str; 2] = ["--timer-delay-ms", "1"];
+    for _ in 0..5 {
+        let scratch = Scratch::new();
+        let mut first = later_camera(&scratch, ALL / 1000, &[], &PERIOD);
+        until("a server", || first.socket.exists());
+        let mut clients: Vec<_> = (0..40).map(|_| Client::connect(&first.socket)).collect();
+        clients.iter_mut().for_each(|client| client.send("set_gear drive\nget_frame\n"));
+        let predecessor = first.socket.to_str().expect("text");
+        let options = [&PERIOD[..], &["--client-socket-path", predecessor]].concat();
+        let second = start(&scratch, camera(), ALL / 1000, "second", &options);
+        let adopting = second.wait_for("Adopting ").message;
+        assert!(first.ended().0.success());
+        for client in &mut clients {
+            assert_eq!(client.line(), "previous gear drive");
+            let frame: u64 = client.line().parse().expect("a frame");
+            assert!(frame >= ALL, "{frame}");
+        }
+        // Each is named in one log or the other, and none in both.
+        let mut next = 0;
+        for [first, last, _] in [&first, &second].iter().flat_map(|of| ranges(&of.messages())) {
+            assert_eq!(first, next);
+            next = last + 1;
+        }
+        let adopted = adopting.split(' ').nth(1).and_then(|frame| frame.parse().ok());
+        if adopted.is_some_and(|frame: u64| frame < ALL) {
+            assert!(next >= ALL, "{next}");
+            return;
+        }
+    }
+    panic!("it had caught up each time before it was asked");
+}
+
+#[test]
+fn an_older_line_is_answered_when_a_state_has_caught_up_and_the_manager_meanwhile() {
+    const ALL: u64 = 20_000_000;
+    let scratch = Scratch::new();
+    let mut manager = Manager::new(&scratch);
+    let notify = format!("NOTIFY_SOCKET={}", manager.path.display());
+    let before = [&notify, "WATCHDOG_USEC=30000"];
+    let mut daemon = later_camera(&scratch, ALL / 1000, &before, &["--timer-delay-ms", "1"]);
+    manager.wait_for("READY=1");
+    let socket = daemon.socket.clone();
+    let asker = thread::spawn(move || nc(&socket, "get_camera_and_terminate\n"));
+    manager.wait_for("STATUS=draining: handing over to a successor");
+    let reply = asker.join().expect("no panic");
+    let frame: u64 = reply.split(' ').next().and_then(|frame| frame.parse().ok()).expect("a frame");
+    assert!(frame >= ALL, "{reply}");
+    assert!(daemon.ended().0.success());
+}
+
+/// The time until the next tick of a record, and its period.
+fn ahead_of(record: &Record<Counter>) -> (u64, Period) {
+    (record.snapshot.deadline.nanos_since(Monotonic::from_nanos(now())), record.snapshot.period)
+}
+
+const SHORT: [&str; 2] = ["--timer-delay-ms", "20"];
+const CORRECTED: &str = "Changing the period from 3600000 ms to 20 ms";
+const LENGTHENED: &str = "Changing the period from 20 ms to 3600000 ms";
+
+/// It ticks every 20 ms, from this number on.
+#[track_caller]
+fn assert_short(daemon: &Daemon, scratch: &Scratch, first: u64) {
+    daemon.wait_for(CORRECTED);
+    assert_eq!(daemon.ticks(3)[..3], [first, first + 1, first + 2], "and no burst");
+    let (left, period) = ahead_of(&record(&state_file(scratch)));
+    assert!(left <= period.as_nanos() && period.as_nanos() == 20_000_000, "{left}, {period}");
+}
+
+/// After the tick that was under way it stands still.
+#[track_caller]
+fn assert_long(daemon: &Daemon, scratch: &Scratch) {
+    const HOUR: u64 = 3_600_000_000_000;
+    daemon.wait_for(LENGTHENED);
+    until("an hour to the next tick", || {
+        let (left, period) = ahead_of(&record(&state_file(scratch)));
+        period.as_nanos() == HOUR && left > HOUR - HOUR / 60
+    });
+}
+
+#[test]
+fn another_period_holds_at_once_after_a_restart() {
+    for signal in [Signal::TERM, Signal::KILL] {
+        let scratch = Scratch::new();
+        end(serve(&scratch, "sock", &STILL), signal);
+        let corrected = serve(&scratch, "sock", &SHORT);
+        assert_short(&corrected, &scratch, 0);
+        end(corrected, signal);
+        assert_long(&serve(&scratch, "sock", &STILL), &scratch);
+    }
+}
+
+#[test]
+fn another_period_holds_at_once_after_a_handoff() {
+    let scratch = Scratch::new();
+    let mut first = serve(&scratch, "first", &STILL);
+    let mut second = succeed(&scratch, "second", &first.socket, &SHORT);
+    assert_short(&second, &scratch, 0);
+    assert!(first.ended().0.success());
+    let third = succeed(&scratch, "third", &second.socket, &STILL);
+    assert_long(&third, &scratch);
+    assert!(second.ended().0.success());
+    let changes = third.messages().into_iter().filter(|line| line.contains("the period from"));
+    assert_eq!(changes.count(), 1);
+}
+
+#[test]
+fn the_own_period_holds_at_once_after_a_successor_with_another_one_died() {
+    let scratch = Scratch::new();
+    let daemon = serve(&scratch, "sock", &SHORT);
+    let mut successor = Wire::ask(&daemon.socket, "handoff 1");
+    let _offer = successor.offer();
+    successor.say("prepared");
+    assert_eq!(successor.line(), "commit");
+    // What it writes as the owner: 1000, and an hour to the next tick.
+    let mut left = record(&state_file(&scratch));
+    let hour = Period::from_millis(3_600_000).expect("not zero");
+    left.snapshot.state = Counter { next: 1000 };
+    left.snapshot.deadline = Monotonic::from_nanos(now() + hour.as_nanos());
+    left.snapshot.period = hour;
+    left.sequence += 1;
+    let boot = fs::read("/proc/sys/kernel/random/boot_id").expect("Linux");
+    let boot = BootId::parse(boot.trim_ascii_end()).expect("a boot id");
+    let file = fs::File::options().write(true).open(state_file(&scratch)).expect("a state file");
+    file.write_all_at(&left.encode(&boot), 0).expect("room");
+    drop(successor);
+    daemon.wait_for("Recovering at 1000 from ");
+    daemon.wait_for(CORRECTED);
+    daemon.wait_for("1002");
+}
