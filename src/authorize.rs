@@ -13,7 +13,7 @@ use rustix::net::UCred;
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::geteuid;
 
-use crate::users;
+use crate::users::User;
 
 /// The users that this process trusts.
 pub(crate) fn trust() -> Trust {
@@ -24,16 +24,15 @@ pub(crate) fn trust() -> Trust {
 
 /// Whether `peer`, which connected to a socket file of `owner`, may receive the state.
 ///
-/// `successor` is looked up now, because the root filesystem may have another list of users than
-/// the initrd.
-pub(crate) fn may_receive(peer: &UCred, successor: Option<&str>, owner: Option<u32>) -> bool {
-    let named = successor.and_then(users::number).map(|user| user.as_raw());
+/// `successor` is looked up now.
+pub(crate) fn may_receive(peer: &UCred, successor: Option<&User>, owner: Option<u32>) -> bool {
+    let named = successor.and_then(User::number).map(|user| user.as_raw());
     trust().may_receive(peer.uid.as_raw(), named, owner)
 }
 
 /// Whether a state file that belongs to `owner` was written by this program.
-pub(crate) fn may_own_the_file(owner: u32, successor: Option<&str>) -> bool {
-    let named = successor.and_then(users::number).map(|user| user.as_raw());
+pub(crate) fn may_own_the_file(owner: u32, successor: Option<&User>) -> bool {
+    let named = successor.and_then(User::number).map(|user| user.as_raw());
     trust().may_own_the_file(owner, named)
 }
 

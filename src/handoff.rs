@@ -41,6 +41,7 @@ use crate::session::Asked;
 use crate::standing::{Origin, Standing};
 use crate::state_file::StateFile;
 use crate::ticker::Start;
+use crate::users::User;
 use crate::{authorize, clock, locking, server, standing, ticker};
 
 /// The most clients whose question waits here: whoever asks in one turn of the server.
@@ -76,7 +77,7 @@ pub(crate) struct Handoff<S: Service> {
     /// Closed when the actor has left.
     pub(crate) alive: Sender<()>,
     /// A user who may have the state, beside root and our own.
-    pub(crate) successor: Option<String>,
+    pub(crate) successor: Option<User>,
     /// The state file until it is locked and loaded.
     pub(crate) locking: Locking,
     /// The predecessor, until its state is loaded.
@@ -401,7 +402,7 @@ impl<S: Service> Handoff<S> {
     }
 
     fn may_receive(&self, peer: &UCred, owner: Option<u32>) -> bool {
-        authorize::may_receive(peer, self.successor.as_deref(), owner)
+        authorize::may_receive(peer, self.successor.as_ref(), owner)
     }
 
     fn predecessor_left(&mut self, has_logged: bool) {

@@ -82,6 +82,7 @@ use server::{Server, Sockets};
 use signals::Signals;
 use supervisor::{Supervisor, Unheard};
 use ticker::Ticker;
+use users::User;
 
 pub use early_service_machine as machine;
 pub use service::Service;
@@ -233,6 +234,9 @@ fn serve<S: Service>(
     passed: Vec<OwnedFd>,
     journal: &mut Journal,
 ) -> Result<Option<Peer>, Error> {
+    if options.stage == Stage::Root {
+        systemd::watch_start();
+    }
     make_room_for_descriptors();
     // From here on, clients wait in the backlog instead of being refused: all else comes after.
     let (listeners, adoption) = listen(&options, passed)?;
@@ -253,6 +257,7 @@ fn serve<S: Service>(
     let (alive, left) = async_channel::bounded(1);
     let (farewell, successor) = async_channel::bounded(1);
 
+    let named = options.successor.map(User::find);
     let started = match adoption {
         Some(_) => Event::StartedAsSuccessor,
         None => Event::StartedAlone,
@@ -274,8 +279,8 @@ fn serve<S: Service>(
         server: to_server.clone(),
         farewell,
         alive,
-        successor: options.successor.clone(),
-        locking: Locking::new(options.state_file, options.successor),
+        successor: named.clone(),
+        locking: Locking::new(options.state_file, named),
         adoption,
         leaving: None,
         sockets: Sockets { listeners, sessions: Vec::new() },

@@ -17,6 +17,7 @@ use crate::catalog::Id;
 use crate::service::Service;
 use crate::state_file::{Error, StateFile};
 use crate::systemd;
+use crate::users::User;
 
 /// How often the lock is tried.
 ///
@@ -29,7 +30,7 @@ pub(crate) struct Locking {
     /// The file to open; `None` where the state is to end with the process.
     path: Option<PathBuf>,
     /// A user whose file is believed, beside root and our own.
-    successor: Option<String>,
+    successor: Option<User>,
     pub(crate) file: Option<StateFile>,
     progress: Progress,
     retry: Timer,
@@ -50,7 +51,7 @@ enum Progress {
 }
 
 impl Locking {
-    pub(crate) fn new(path: Option<PathBuf>, successor: Option<String>) -> Self {
+    pub(crate) fn new(path: Option<PathBuf>, successor: Option<User>) -> Self {
         let (progress, retry) = (Progress::Paused, Timer::never());
         Self { path, successor, file: None, progress, retry, logged: None }
     }
@@ -128,7 +129,7 @@ impl Locking {
         let Some(path) = &self.path else {
             return Ok(true);
         };
-        let successor = self.successor.as_deref();
+        let successor = self.successor.as_ref();
         if let Some(file) = &mut self.file {
             return file.try_lock(successor);
         }

@@ -36,6 +36,7 @@ use rustix::io::{Errno, pread, pwrite, retry_on_intr};
 use crate::authorize;
 use crate::catalog::Id;
 use crate::clock;
+use crate::users::User;
 
 /// A state file that cannot be used, now or at all.
 #[derive(Debug)]
@@ -126,7 +127,7 @@ impl StateFile {
     /// that a file system that fills up later changes nothing.
     ///
     /// A file of another user is believed only if that user is root or `successor`.
-    pub(crate) fn open(path: &Path, successor: Option<&str>) -> Result<Self, Error> {
+    pub(crate) fn open(path: &Path, successor: Option<&User>) -> Result<Self, Error> {
         let boot = boot_id().map_err(Error::BootId)?;
         let fails = |error| Error::Open(path.to_owned(), error);
         let (file, is_new) = open_or_make(path).map_err(fails)?;
@@ -160,7 +161,7 @@ impl StateFile {
     /// Tries to lock the file; false while another process holds the lock.
     ///
     /// The path must still name this file: a lock on one that was replaced would keep nobody out.
-    pub(crate) fn try_lock(&mut self, successor: Option<&str>) -> Result<bool, Error> {
+    pub(crate) fn try_lock(&mut self, successor: Option<&User>) -> Result<bool, Error> {
         if !self.is_the_file_of_its_path()? {
             *self = Self::open(&self.path, successor)?;
             return Ok(false);

@@ -30,11 +30,11 @@ use crate::standing;
 /// sound one.
 const SURVIVOR_WATCHDOG: Duration = Duration::from_secs(3);
 
-/// How long PID 1 waits for the next word of a process that starts: as `TimeoutStartSec=` in the unit
-/// of the root stage.
+/// How long PID 1 waits for the next word of a process that starts and has used up the
+/// `TimeoutStartSec=` of its unit.
 ///
-/// Longer, and a successor that hangs after it became the owner holds up everything for longer;
-/// shorter, and a busy machine kills a sound one that waits for its predecessor.
+/// Too long: a successor without a watchdog that hangs as the owner holds up everything. Too short: a
+/// busy machine kills a healthy one that waits for its predecessor.
 const START: Duration = Duration::from_secs(5);
 
 /// How often a watchdog is fed within its limit; sd_watchdog_enabled(3) says at least twice.
@@ -62,6 +62,18 @@ pub(crate) fn tell(phase: Phase) -> bool {
 /// Tells what the process waits for, as `systemctl status` shows it.
 pub(crate) fn status(what: fmt::Arguments<'_>) {
     let _ = notify(&format!("STATUS={what}"));
+}
+
+/// Has PID 1 watch this process from now on, and not only once it is ready.
+///
+/// The start timeout also covers what PID 1 does before it executes the program, so on a slow machine
+/// it must be long; it can be extended but not shortened (`EXTEND_TIMEOUT_USEC=` in sd_notify(3)).
+/// The first sign of life starts the unit's watchdog even during the start, and that one ends a start
+/// that hangs.
+pub(crate) fn watch_start() {
+    if watchdog().is_some() {
+        feed_watchdog();
+    }
 }
 
 /// Tells PID 1 that the start takes so much longer (`EXTEND_TIMEOUT_USEC=` in sd_notify(3)), and

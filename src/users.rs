@@ -1,18 +1,66 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Users: from a name to its number.
 //!
-//! Read from `/etc/passwd` itself: the account of a system service stands there (sysusers.d(5)), an
-//! initrd has nothing else, and asking the name service switch would load libraries into a process
-//! that outlives the filesystem that they came from.
+//! Read from the files in which the account of a system service can be: passwd(5) in `/etc`, the one
+//! that an image brings in `/usr/lib` (nss-altfiles), and the records of userdb (nss-systemd(8)).
+//! Asking the name service switch instead would load libraries into a process that outlives the
+//! filesystem that they came from.
 
 use std::fs;
 
 use rustix::process::Uid;
 
+const PASSWD: [&str; 2] = ["/etc/passwd", "/usr/lib/passwd"];
+
+const USERDB: [&str; 5] =
+    ["/etc/userdb", "/run/userdb", "/run/host/userdb", "/usr/local/lib/userdb", "/usr/lib/userdb"];
+
+/// A user who is given by name or by number.
+#[derive(Clone, Debug)]
+pub(crate) struct User {
+    given: String,
+    /// The number that the name had at the start.
+    at_start: Option<Uid>,
+}
+
+impl User {
+    /// Looks the user up, and logs if there is none.
+    pub(crate) fn find(given: String) -> Self {
+        let at_start = number(&given);
+        if at_start.is_none() {
+            log::warn!(
+                "There is no user {given:?}, whom --successor names: looking again at each request"
+            );
+        }
+        Self { given, at_start }
+    }
+
+    /// The number now, because the root filesystem may have another list of users than the initrd.
+    ///
+    /// The one of the start if there is none: around the switch of root no list can be read, and the
+    /// initrd's may have come from a name service that only the root filesystem's programs know.
+    pub(crate) fn number(&self) -> Option<Uid> {
+        number(&self.given).or(self.at_start)
+    }
+}
+
 /// The number of `user`, who is given by name or by number.
-pub(crate) fn number(user: &str) -> Option<Uid> {
-    let by_name = || number_in(&fs::read_to_string("/etc/passwd").ok()?, user);
-    user.parse().ok().or_else(by_name).map(Uid::from_raw)
+fn number(user: &str) -> Option<Uid> {
+    let in_passwd = || {
+        // Whatever encoding the full names are in.
+        let mut files = PASSWD.iter().filter_map(|path| fs::read(path).ok());
+        files.find_map(|text| number_in(&String::from_utf8_lossy(&text), user))
+    };
+    let in_userdb = || {
+        let is_a_file_name = !user.is_empty() && !user.contains('/');
+        let mut directories = USERDB.iter().filter(|_| is_a_file_name);
+        directories.find_map(|directory| {
+            number_of(&fs::read_to_string(format!("{directory}/{user}.user")).ok()?)
+        })
+    };
+    let number = user.parse().ok().or_else(in_passwd).or_else(in_userdb)?;
+    // This one stands for no user in system calls.
+    (number != u32::MAX).then(|| Uid::from_raw(number))
 }
 
 /// Looks `name` up in a text of the form of passwd(5): `name:password:number:…`.
@@ -22,6 +70,14 @@ fn number_in(passwd: &str, name: &str) -> Option<u32> {
         let number = (fields.next()? == name).then(|| fields.nth(1))?;
         number?.parse().ok()
     })
+}
+
+/// The value of `"uid"` in a JSON user record.
+fn number_of(record: &str) -> Option<u32> {
+    let (_, rest) = record.split_once("\"uid\"")?;
+    let value = rest.trim_start().strip_prefix(':')?.trim_start();
+    let end = value.find(|c: char| !c.is_ascii_digit()).unwrap_or(value.len());
+    value[..end].parse().ok()
 }
 
 #[cfg(test)]
@@ -46,7 +102,32 @@ mod tests {
     }
 
     #[test]
-    fn a_number_stands_for_itself() {
+    fn a_user_record_has_its_number_in_whatever_spacing() {
+        for (record, number) in [
+            (r#"{"userName":"early-service","uid":997,"gid":996}"#, Some(997)),
+            ("{\n\t\"uid\" : 997\n}", Some(997)),
+            (r#"{"gid":996}"#, None),
+            (r#"{"uid":"997"}"#, None),
+            (r#"{"uid":-1}"#, None),
+            (r#"{"uid":99999999999}"#, None),
+            (r#"{"uid""#, None),
+        ] {
+            assert_eq!(number_of(record), number, "{record:?}");
+        }
+    }
+
+    #[test]
+    fn a_number_stands_for_itself_unless_it_stands_for_nobody() {
         assert_eq!(number("4242"), Some(Uid::from_raw(4242)));
+        assert_eq!(number("4294967295"), None);
+        assert_eq!(number("../../etc/userdb/x"), None);
+    }
+
+    #[test]
+    fn a_user_that_cannot_be_found_any_more_keeps_the_number_of_the_start() {
+        let gone = User { given: "nobody-of-this-name".into(), at_start: Some(Uid::from_raw(997)) };
+        assert_eq!(gone.number(), Some(Uid::from_raw(997)));
+        let never = User { at_start: None, ..gone };
+        assert_eq!(never.number(), None);
     }
 }

@@ -82,6 +82,7 @@ mod pair;
 mod scratch;
 mod stage;
 mod starting;
+mod users;
 mod waiting;
 mod wire;
 

@@ -31,7 +31,7 @@ pub(super) const PLANS: &[Plan] = &[
         over_disk: &[
             (
                 "/etc/systemd/system/early-service.service.d/fail.conf",
-                "[Service]\nExecStartPre=+/boot-test/before-start\n",
+                "[Service]\nExecStartPre=+/boot-test/before-start\nTimeoutStartSec=5\n",
             ),
             // Fails twice; then the predecessor is stopped, so that two successors are there before
             // it hears of either.
@@ -56,7 +56,7 @@ wait_until is_adopting second.service
                  --state-file /run/early-service/state\n",
             ),
         ],
-        // The service's own start may take 5 s, unless it asks for more.
+        // The service's own start may take 5 s here, unless it asks for more.
         in_root: r#"
             wait_until is_adopting early-service.service
             kill -CONT "$(first_pid)"
