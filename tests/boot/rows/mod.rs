@@ -4,6 +4,8 @@
 pub(crate) mod c_program;
 mod commands;
 pub(crate) mod confinement;
+mod dpkg;
+mod dracut;
 pub(crate) mod first_stage;
 mod newest;
 mod older;
@@ -12,7 +14,9 @@ mod package;
 mod root_stage;
 pub(crate) mod rpm;
 pub(crate) mod selinux;
+mod starts;
 pub(crate) mod surroundings;
+mod updates;
 
 use crate::guest::Guest;
 use crate::plan::{Plan, TreeRow};
@@ -37,9 +41,7 @@ impl Table {
 /// All of it on the released Debians; on the newest one, what depends on the kernel and on PID 1.
 pub(crate) fn of(guest: Guest) -> Table {
     match guest {
-        Guest::Bookworm | Guest::Trixie => {
-            Table { guest, plans: plans(), tree_rows: package::ROWS.to_vec() }
-        }
+        Guest::Bookworm | Guest::Trixie => Table { guest, plans: plans(), tree_rows: tree_rows() },
         Guest::Sid => newest::table(),
     }
 }
@@ -54,6 +56,13 @@ fn plans() -> Vec<Plan> {
         older::PLANS,
         c_program::PLANS,
         surroundings::PLANS,
+        starts::PLANS,
+        updates::PLANS,
     ]
     .concat()
+}
+
+/// What is proved in a guest's tree, without a boot.
+fn tree_rows() -> Vec<TreeRow> {
+    [package::ROWS, dpkg::ROWS, dracut::ROWS].concat()
 }

@@ -20,6 +20,7 @@ pub(crate) const ROWS: &[PairRow] = &[
     PairRow { name: "rpm: its installation leaves the same system", holds: same_system },
     PairRow { name: "rpm: the same files in the initrds", holds: same_initrds },
     PairRow { name: "rpm: an update keeps it disabled, removal takes all away", holds: removed },
+    PairRow { name: "rpm: a masked unit keeps no other from its links", holds: masked },
     PairRow { name: "rpm: rpmlint has nothing to say", holds: lint },
 ];
 
@@ -143,6 +144,39 @@ fn removed([_, image]: [&Image; 2], claims: &mut Claims) -> Result<(), String> {
     find.arg(&tree).args(["-name", "*early-service*", "-not", "-path", "*/boot-test/*"]);
     let left = output("find", &mut find)?;
     claims.that("nothing of it in the tree", left.is_empty(), left.trim().replace('\n', ", "));
+    cache::remove(&tree)
+}
+
+/// Removed, installed, updated and removed again with each of the units masked.
+fn masked([_, image]: [&Image; 2], claims: &mut Claims) -> Result<(), String> {
+    let tree = copy_of(image, "rpm-masked")?;
+    // Its scriptlets would run it each time.
+    run_in(&tree, "#!/bin/sh\nset -e\nprintf '#!/bin/sh\\n' > /usr/bin/dracut\n")?;
+    let there = |link: &str| tree.join(link).symlink_metadata().is_ok();
+    for masked in LINKS {
+        let unit = masked.rsplit('/').next().unwrap_or_default();
+        rpm(&tree, &["--erase", "early-service"], None)?;
+        for link in LINKS {
+            claims.that("removed, it leaves no link", !there(link), format!("{unit}: {link}"));
+        }
+        run_in(&tree, &format!("#!/bin/sh\nexec systemctl -q mask {unit}\n"))?;
+        rpm(&tree, &["--nodeps", "--install"], Some(&image.package))?;
+        for link in LINKS {
+            // systemd 252 makes the link of a unit that another one names by `Also=`, masked or not.
+            let holds = link == masked || there(link);
+            claims.that("the others are enabled", holds, format!("{unit}: {link}"));
+        }
+        rpm(&tree, &["--nodeps", "--upgrade", "--force"], Some(&image.package))?;
+        rpm(&tree, &["--erase", "early-service"], None)?;
+        for link in LINKS {
+            claims.that("masked, it leaves no link", !there(link), format!("{unit}: {link}"));
+        }
+        run_in(&tree, &format!("#!/bin/sh\nexec systemctl -q unmask {unit}\n"))?;
+        rpm(&tree, &["--nodeps", "--install"], Some(&image.package))?;
+        for link in LINKS {
+            claims.that("installed again, all are", there(link), format!("{unit}: {link}"));
+        }
+    }
     cache::remove(&tree)
 }
 

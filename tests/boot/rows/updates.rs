@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The Debian package on a running system: what an update restarts, and what a removal stops.
+//!
+//! What is enabled, and by which call of dpkg's, is tried without a boot: `dpkg.rs`.
+
+use crate::claims::Claims;
+use crate::machine::Boot;
+use crate::plan::{Plan, Row};
+use std::time::Duration;
+
+pub(super) const PLANS: &[Plan] = &[Plan {
+    name: "package-updates",
+    // The trigger would build an initrd each time.
+    over_disk: &[("/usr/bin/dracut", "#!/bin/sh\n")],
+    in_root: r#"
+        wait_until root_serves && wait_until first_is_gone
+        unit=early-service.service
+        # Says what comes of dpkg's work: its status, the package's, and whether the program is another.
+        after() {
+            before=$(root_pid); key=$1; shift
+            "$@" > /run/dpkg-log 2>&1; status=$?
+            [ "$key" = removed ] || is_settled
+            another=$([ "$(root_pid)" = "$before" ] || echo another)
+            say "$key" "$status $(dpkg-query -W -f '${db:Status-Abbrev}' early-service)$(
+                systemctl is-active $unit) $(systemctl is-enabled $unit 2> /dev/null) $another"
+            [ "$status" = 0 ] || tell log < /run/dpkg-log
+        }
+        is_settled() { systemctl -q is-active $unit || sleep 1; }
+        update() { after "$1" dpkg --install /boot-test/early-service.deb; }
+        update enabled
+        systemctl -q disable $unit; update disabled; systemctl -q enable $unit
+        printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d; chmod 755 /usr/sbin/policy-rc.d
+        update forbidden; rm /usr/sbin/policy-rc.d
+        systemctl -q mask $unit; update masked; systemctl -q unmask $unit
+        mkdir -p /run/systemd/system/$unit.d
+        printf '[Service]\nExecStartPre=/bin/false\n' > /run/systemd/system/$unit.d/fail.conf
+        update failing
+        rm /run/systemd/system/$unit.d/fail.conf; update mended
+        systemctl -q mask $unit
+        after removed dpkg --remove early-service
+        systemctl is-active early-service.socket | tell socket
+        rm /etc/systemd/system/$unit
+        update again
+        wait_until root_serves"#,
+    patience: Duration::from_secs(500),
+    rows: &[
+        Row { name: "dpkg: an update restarts what runs, and nothing else", holds: restarts },
+        Row { name: "dpkg: units that are masked or fail do not stop it", holds: does_not_fail },
+        Row { name: "dpkg: a removal stops all of it, also what is masked", holds: stops },
+    ],
+    ..Plan::ORDINARY
+}];
+
+fn claim(boot: &Boot, key: &str, expected: &str, claims: &mut Claims) {
+    let said = boot.lines(key).next().unwrap_or("nothing").trim_end();
+    let log = boot.lines("log").collect::<Vec<_>>().join(" | ");
+    claims.that(&format!("{key}: {expected}"), said == expected, format!("{said}; {log}"));
+}
+
+fn restarts(boot: &Boot, claims: &mut Claims) {
+    claim(boot, "enabled", "0 ii active enabled another", claims);
+    claim(boot, "disabled", "0 ii active disabled another", claims);
+    claim(boot, "forbidden", "0 ii active enabled", claims);
+}
+
+fn does_not_fail(boot: &Boot, claims: &mut Claims) {
+    claim(boot, "masked", "0 ii active masked", claims);
+    let failing = boot.lines("failing").next().unwrap_or("nothing");
+    let is_well = failing.starts_with("0 ii ") && !failing.contains(" active");
+    claims.that("failing: dpkg succeeds all the same", is_well, failing);
+    claim(boot, "mended", "0 ii active enabled another", claims);
+}
+
+fn stops(boot: &Boot, claims: &mut Claims) {
+    let removed = boot.lines("removed").next().unwrap_or("nothing");
+    let is_stopped = removed.starts_with("0 rc inactive") || removed.starts_with("0 rc failed");
+    claims.that("removed: the service is stopped", is_stopped, removed);
+    let socket = boot.lines("socket").next().unwrap_or("nothing");
+    claims.that("removed: the socket too", socket == "inactive", socket);
+    claim(boot, "again", "0 ii active enabled another", claims);
+}
