@@ -731,13 +731,17 @@ impl<S: Service> Talk<S> {
         if self.peer.wait_for(input + replies).await.is_none() {
             return Outcome::Event(Event::PredecessorGone);
         }
-        let stream = self.peer.descriptor().map(|client| Async::new(UnixStream::from(client)));
-        let stream = match stream {
-            Some(Ok(stream)) => stream,
-            Some(Err(error)) => {
-                return Outcome::Mismatch(format!("cannot serve a client: {error}"));
-            }
-            None => return Outcome::Mismatch("the descriptor of a client is missing".to_owned()),
+        let Some(socket) = self.peer.descriptor() else {
+            return Outcome::Mismatch("the descriptor of a client is missing".to_owned());
+        };
+        match listener::check_stream(&socket) {
+            Ok(false) => {}
+            Ok(true) => return Outcome::Mismatch("cannot serve a client: it listens".to_owned()),
+            Err(why) => return Outcome::Mismatch(format!("cannot serve a client: {why}")),
+        }
+        let stream = match Async::new(UnixStream::from(socket)) {
+            Ok(stream) => stream,
+            Err(error) => return Outcome::Mismatch(format!("cannot serve a client: {error}")),
         };
         let bytes = self.peer.take(input + replies);
         let (unread, unsent) = bytes.split_at_checked(input).unwrap_or_default();

@@ -38,7 +38,9 @@ use rustix::fs::{
     open, renameat_with, unlinkat,
 };
 use rustix::io::Errno;
-use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_acceptconn, socket_domain};
+use rustix::net::sockopt::{
+    Timeout, set_socket_timeout, socket_acceptconn, socket_domain, socket_type,
+};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, listen, socket_with};
 use rustix::process::geteuid;
 use smol::Async;
@@ -508,13 +510,21 @@ fn put_back(path: &Path) {
 
 /// Whether clients could be accepted from this.
 fn check(socket: &OwnedFd) -> Result<(), &'static str> {
+    match check_stream(socket)? {
+        true => Ok(()),
+        false => Err("it does not listen"),
+    }
+}
+
+/// Whether this is a socket as clients have it; also says whether it listens.
+pub(crate) fn check_stream(socket: &OwnedFd) -> Result<bool, &'static str> {
     if socket_domain(socket) != Ok(AddressFamily::UNIX) {
         return Err("it is not a UNIX socket");
     }
-    if socket_acceptconn(socket) != Ok(true) {
-        return Err("it does not listen");
+    if socket_type(socket) != Ok(SocketType::STREAM) {
+        return Err("it is not a stream socket");
     }
-    Ok(())
+    Ok(socket_acceptconn(socket) == Ok(true))
 }
 
 /// The name of a socket that waits, as so many others do, to take the place of the one at `path`.

@@ -1,16 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Refusing: what a successor does not adopt, and how it says so.
 
+use std::fs::File;
+use std::net::TcpListener;
 use std::os::fd::AsFd;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, listen, socket};
 
 use crate::now;
 use crate::pair::{Pair, client};
+use crate::stage::{lock, state_file};
 use crate::wire::{Wire, borrowed, state};
+
+const NO_CLIENT: &str = "client input=0 replies=0 ended=0 closing=0\n";
+
+/// Sends what the successor must not adopt.
+type Send = fn(&Pair, &mut Wire);
 
 #[test]
 fn what_does_not_add_up_is_refused_with_its_reason_and_asked_for_again() {
-    type Send = fn(&Pair, &mut Wire);
-    const NO_CLIENT: &str = "client input=0 replies=0 ended=0 closing=0\n";
     let cases: [(&str, Send); 18] = [
         (
             "cannot understand 'state 1 counter=137 deadline_ns=5': it has no valid period_ns",
@@ -91,6 +100,78 @@ fn what_does_not_add_up_is_refused_with_its_reason_and_asked_for_again() {
         wire.end();
         pair.successor.wait_for(why);
     }
+    pair.hand_over();
+}
+
+#[test]
+fn a_descriptor_of_the_wrong_kind_is_refused_by_name() {
+    let listeners: [(&str, Send); 3] = [
+        ("a socket of the predecessor: it is not a stream socket", |_, wire| {
+            let socket = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None);
+            let socket = socket.expect("a socket");
+            bind(&socket, &SocketAddrUnix::new_unnamed()).expect("a name of the kernel's");
+            listen(&socket, 1).expect("a bound socket");
+            wire.send(format!("{}\n", state(137, true, 1, 0)), &[socket.as_fd()]);
+        }),
+        ("a socket of the predecessor: it is not a UNIX socket", |_, wire| {
+            let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
+            wire.send(format!("{}\n", state(137, true, 1, 0)), &[socket.as_fd()]);
+        }),
+        ("a socket of the predecessor: it does not listen", |_, wire| {
+            let socket = socket(AddressFamily::UNIX, SocketType::STREAM, None).expect("a socket");
+            wire.send(format!("{}\n", state(137, true, 1, 0)), &[socket.as_fd()]);
+        }),
+    ];
+    let clients: [(&str, Send); 3] = [
+        ("cannot serve a client: it is not a stream socket", |_, wire| {
+            let (socket, _other) = UnixDatagram::pair().expect("a pair");
+            wire.send(NO_CLIENT, &[socket.as_fd()]);
+        }),
+        ("cannot serve a client: it listens", |pair, wire| {
+            let socket = UnixListener::bind(pair.scratch.join("other")).expect("a socket");
+            wire.send(NO_CLIENT, &[socket.as_fd()]);
+        }),
+        ("cannot serve a client: it is not a UNIX socket", |_, wire| {
+            let zero = File::open("/dev/zero").expect("a device");
+            wire.send(NO_CLIENT, &[zero.as_fd()]);
+        }),
+    ];
+    let locks: [(&str, Send); 5] = [
+        ("its lock is not on a regular file", |_, wire| {
+            let zero = File::options().read(true).write(true).open("/dev/zero").expect("a device");
+            wire.send("end\n", &[zero.as_fd()]);
+        }),
+        ("its lock is not on a regular file", |_, wire| {
+            wire.send("end\n", &borrowed(&[client().1]));
+        }),
+        ("its lock is not that of ", |pair, wire| {
+            let other = lock(&pair.scratch.join("other state"));
+            wire.send("end\n", &[other.as_fd()]);
+        }),
+        ("its lock is on a file that is not open for reading and writing", |pair, wire| {
+            let file = File::open(state_file(&pair.scratch)).expect("the state file");
+            wire.send("end\n", &[file.as_fd()]);
+        }),
+        ("its descriptor does not hold the lock", |pair, wire| {
+            let file = File::options().read(true).write(true).open(state_file(&pair.scratch));
+            wire.send("end\n", &[file.expect("the state file").as_fd()]);
+        }),
+    ];
+    let pair = Pair::new();
+    let refuse = |why: &str, offer: Option<String>, send: Send| {
+        let mut wire = pair.predecessor.asked_for_the_exchange();
+        if let Some(offer) = offer {
+            wire.say(&offer);
+        }
+        send(&pair, &mut wire);
+        let said = wire.line();
+        assert!(said.starts_with("abort ") && said.contains(why), "{why}: {said:?}");
+        wire.end();
+        pair.successor.wait_for(why);
+    };
+    listeners.into_iter().for_each(|(why, send)| refuse(why, None, send));
+    clients.into_iter().for_each(|(why, send)| refuse(why, Some(state(137, true, 0, 1)), send));
+    locks.into_iter().for_each(|(why, send)| refuse(why, Some(state(137, true, 0, 0)), send));
     pair.hand_over();
 }
 
