@@ -58,6 +58,9 @@ const SILENT: Duration = Duration::from_secs(1);
 /// serves meanwhile.
 const GIVEN_UP: Duration = Duration::from_secs(5);
 
+/// The kind of failure of a predecessor that ends the connection in the middle of what it sends.
+const GONE: &str = "gone";
+
 /// Where the predecessor is, and what to ask it.
 pub(crate) struct Adoption<S: Service> {
     path: PathBuf,
@@ -71,7 +74,7 @@ pub(crate) struct Adoption<S: Service> {
     unreachable: Option<Instant>,
     /// What an older program said to a line that it did not know.
     answer: Option<Answer>,
-    /// What was last said about a predecessor that does not hand over; said once.
+    /// The kind of what was last said about a predecessor that does not hand over; each is said once.
     said: Option<String>,
     /// How often in a row what it sent did not add up for the same reason.
     repeated: u32,
@@ -161,6 +164,11 @@ enum Outcome {
     Unknown(Answer),
     /// What it sent does not add up; why is said to both sides.
     Mismatch(String),
+    /// The same, of a line that is quoted; `kind` is what stays the same from line to line.
+    Garbled {
+        why: String,
+        kind: String,
+    },
 }
 
 /// What an older program said to something that it does not know.
@@ -272,9 +280,13 @@ impl<S: Service> Adoption<S> {
 
     /// Drops all that was received, and then tells the predecessor and the log why.
     pub(crate) fn refuse(&mut self, why: &str) {
+        self.refuse_as(why, why);
+    }
+
+    fn refuse_as(&mut self, why: &str, kind: &str) {
         let line = format!("cannot adopt from {}: {why}", self.path.display());
-        self.count_repeated(&line);
-        self.say_once(Id::PredecessorRefuses, line);
+        self.count_repeated(kind);
+        self.say_once_as(Id::PredecessorRefuses, line, kind);
         self.discard();
         if let Some(peer) = self.take_peer() {
             let _ = peer.say(&Message::<S>::Abort(why.as_bytes()).to_string());
@@ -287,9 +299,9 @@ impl<S: Service> Adoption<S> {
         format!("{path} answers '{answer}': asking again until it hands over or ends")
     }
 
-    /// Counts how often in a row the same was said.
-    fn count_repeated(&mut self, line: &String) {
-        let is_repeated = self.said.as_ref() == Some(line);
+    /// Counts how often in a row the handoff failed in the same way.
+    fn count_repeated(&mut self, kind: &str) {
+        let is_repeated = self.said == Some(without_numbers(kind));
         self.repeated = if is_repeated { MOST_REPEATED.min(self.repeated + 1) } else { 0 };
     }
 
@@ -473,6 +485,10 @@ impl<S: Service> Adoption<S> {
             Outcome::GoOn => return None,
             Outcome::Event(event) => {
                 self.is_committed = event == Event::Committed;
+                if event == Event::PredecessorGone {
+                    self.count_repeated(GONE);
+                    self.said = Some(GONE.to_owned());
+                }
                 return Some(self.pause_with(event));
             }
             Outcome::Refused(answer) => {
@@ -516,6 +532,10 @@ impl<S: Service> Adoption<S> {
                 self.refuse(&why);
                 return Some(Event::PredecessorRefused);
             }
+            Outcome::Garbled { why, kind } => {
+                self.refuse_as(&why, &kind);
+                return Some(Event::PredecessorRefused);
+            }
         }
         None
     }
@@ -552,10 +572,16 @@ impl<S: Service> Adoption<S> {
     }
 
     fn say_once(&mut self, id: Id, line: String) {
-        if self.said.as_ref() != Some(&line) {
+        let kind = line.clone();
+        self.say_once_as(id, line, &kind);
+    }
+
+    fn say_once_as(&mut self, id: Id, line: String, kind: &str) {
+        let kind = Some(without_numbers(kind));
+        if self.said != kind {
             log::warn!(MESSAGE_ID = id; "{line}");
             systemd::status(format_args!("adopting: {line}"));
-            self.said = Some(line);
+            self.said = kind;
         }
     }
 }
@@ -640,8 +666,8 @@ impl<S: Service> Talk<S> {
                         return Outcome::Unknown(Answer::line(line));
                     }
                     Heard::TooLong(line) => {
-                        let line = Printable(line);
-                        return Outcome::Mismatch(format!("'{line}...' is too long"));
+                        let why = format!("'{}...' is too long", Printable(line));
+                        return Outcome::Garbled { why, kind: "a line is too long".to_owned() };
                     }
                     Heard::End => {
                         return match expects {
@@ -674,11 +700,14 @@ impl<S: Service> Talk<S> {
                     (_, Err(_)) if expects.may_be_older(line) => {
                         Outcome::Unknown(Answer::line(line))
                     }
-                    (_, Err(unreadable)) => Outcome::Mismatch(format!(
-                        "cannot understand '{}': {unreadable}",
-                        Printable(line)
-                    )),
-                    (_, Ok(message)) => Outcome::Mismatch(format!("'{message}' comes too early")),
+                    (_, Err(unreadable)) => Outcome::Garbled {
+                        why: format!("cannot understand '{}': {unreadable}", Printable(line)),
+                        kind: format!("cannot understand: {unreadable}"),
+                    },
+                    (_, Ok(message)) => Outcome::Garbled {
+                        why: format!("'{message}' comes too early"),
+                        kind: "a line comes too early".to_owned(),
+                    },
                 }
             }
         }
@@ -772,6 +801,11 @@ impl<S: Service> Talk<S> {
         }
         Outcome::Event(Event::StateReceived)
     }
+}
+
+/// A line without the numbers in it, which may differ each time for the same reason.
+fn without_numbers(line: &str) -> String {
+    line.chars().filter(|character| !character.is_ascii_digit()).collect()
 }
 
 /// Whether this error of connect(2) says that no process serves the path.

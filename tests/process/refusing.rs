@@ -177,22 +177,40 @@ fn a_descriptor_of_the_wrong_kind_is_refused_by_name() {
 
 #[test]
 fn one_that_cannot_be_adopted_from_is_asked_less_and_less_often() {
-    let pair = Pair::new();
-    let mut asked = Vec::new();
-    for _ in 0..5 {
-        let mut wire = pair.predecessor.asked_for_the_exchange();
-        asked.push(now());
-        wire.say("state 1 counter=137");
-        assert!(wire.line().starts_with("abort cannot understand "));
+    // Another line each time, and one reason.
+    let fails: [(&str, fn(&mut Wire, u64)); 4] = [
+        ("a key is missing", |wire, number| {
+            wire.say(&format!("state 1 counter={number}"));
+            assert!(wire.line().starts_with("abort cannot understand "));
+        }),
+        ("a number does not fit", |wire, number| {
+            wire.say(&state(number, true, 0, 2000 + usize::try_from(number).expect("few")));
+            assert!(wire.line().starts_with("abort it has "));
+        }),
+        ("taken back", |wire, number| {
+            wire.say(&state(number, true, 0, 0));
+            wire.say(&format!("abort attempt {number}"));
+        }),
+        ("gone", |wire, number| wire.say(&state(number, true, 0, 0))),
+    ];
+    for (case, fail) in fails {
+        let pair = Pair::new();
+        let mut asked = Vec::new();
+        for number in 0..5 {
+            let mut wire = pair.predecessor.asked_for_the_exchange();
+            asked.push(now());
+            fail(&mut wire, number);
+        }
+        // No sooner than so: the first pause twice, and then twice as long each time.
+        let pauses: Vec<_> = asked.windows(2).map(|at| (at[1] - at[0]) / 1_000_000).collect();
+        for (pause, least) in pauses.iter().zip([100, 200, 400, 800]) {
+            assert!(*pause + 20 >= least, "{case}: {pauses:?} ms");
+        }
+        let lines = pair.successor.messages();
+        let said = |line: &&String| line.contains("cannot adopt") || line.contains(" answers '");
+        assert_eq!(lines.iter().filter(said).count(), usize::from(case != "gone"), "{lines:?}");
+        pair.hand_over();
     }
-    // No sooner than so: the first pause twice, and then twice as long each time.
-    let pauses: Vec<_> = asked.windows(2).map(|at| (at[1] - at[0]) / 1_000_000).collect();
-    for (pause, least) in pauses.iter().zip([100, 200, 400, 800]) {
-        assert!(*pause + 20 >= least, "{pauses:?} ms");
-    }
-    let lines = pair.successor.messages();
-    assert_eq!(lines.iter().filter(|line| line.contains("cannot adopt")).count(), 1, "{lines:?}");
-    pair.hand_over();
 }
 
 #[test]
