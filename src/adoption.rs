@@ -326,6 +326,11 @@ impl<S: Service> Adoption<S> {
         (received, peer)
     }
 
+    /// Drops everything that was received, and gives the path whose place was to be taken.
+    pub(crate) fn into_place(self) -> Option<PathBuf> {
+        self.in_place
+    }
+
     fn take_peer(&mut self) -> Option<Peer> {
         match std::mem::replace(&mut self.progress, Progress::Idle(None)) {
             Progress::Idle(peer) => peer,

@@ -42,7 +42,7 @@ use crate::standing::{Origin, Standing};
 use crate::state_file::StateFile;
 use crate::ticker::Start;
 use crate::users::User;
-use crate::{authorize, clock, locking, server, standing, ticker};
+use crate::{authorize, clock, listener, locking, server, standing, ticker};
 
 /// The most clients whose question waits here: whoever asks in one turn of the server.
 ///
@@ -119,7 +119,7 @@ impl<S: Service> Handoff<S> {
     pub(crate) async fn run(mut self) {
         while let Some(wake) = self.next_event().await {
             match wake {
-                Wake::Message(Message::Order(Effect::Leave)) => return self.leave(),
+                Wake::Message(Message::Order(Effect::Leave)) => return self.leave().await,
                 Wake::Message(Message::Order(order)) => self.carry_out(order),
                 Wake::Message(Message::Asked(stream, asked, owner)) => {
                     self.asked(stream, asked, owner);
@@ -415,24 +415,41 @@ impl<S: Service> Handoff<S> {
     }
 
     /// Lets go of everything, the lock first.
-    fn leave(mut self) {
+    async fn leave(mut self) {
         let (_, file) = self.frozen.take().unzip();
         drop(file);
         drop(self.locking);
-        drop(self.adoption);
+        let adopted = self.adoption.and_then(Adoption::into_place);
         if let Some(offering) = self.offering {
-            // What the successor took along is not ours to remove.
+            // What the successor took along is not ours to remove, unless it has gone as well.
+            let mut taken = Vec::new();
             for listener in &mut self.sockets.listeners {
                 if offering.takes(listener) {
+                    taken.push(listener.path().to_owned());
                     listener.leave_file();
                 }
             }
             drop(self.sockets);
+            taken.iter().for_each(|path| listener::remove_if_dead(path));
             if offering.is_done() {
                 let pid = offering.pid();
                 log::info!(MESSAGE_ID = Id::HandedOver; "Process {pid} has adopted the state");
                 // It fails only where nobody wants to say a last word.
                 let _ = self.farewell.try_send(offering.into_peer());
+            }
+        }
+        if let Some(path) = adopted {
+            listener::remove_if_dead(&path);
+        }
+        if let Some(mut leaving) = self.leaving {
+            // Nobody else would name the lines that the predecessor does not get written.
+            let has_logged = leaving.has_logged();
+            let too_late = async {
+                Timer::after(ticker::LAST_LINES).await;
+                false
+            };
+            if !future::or(has_logged, too_late).await {
+                ticker::say_unlogged(leaving.state, leaving.unlogged);
             }
         }
         drop(self.alive);

@@ -619,6 +619,16 @@ impl Guard {
     }
 }
 
+impl Guard {
+    /// Takes the guard unless another process has it now.
+    fn try_take(path: &Path) -> Option<Self> {
+        let path = with_suffix(path, GUARD);
+        let file = open_private(&path)?;
+        let is_ours = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+        (is_ours && is_at(&file, &path)).then_some(Self { file, path })
+    }
+}
+
 impl Drop for Guard {
     fn drop(&mut self) {
         // While it is locked: whoever opened it sees that it is no longer there.
@@ -650,6 +660,26 @@ const GUARD: &str = ".lock";
 /// How long to wait for other processes of ours that bind: they need less than a millisecond.
 const GUARD_TRIES: u32 = 100;
 const GUARD_RETRY: Duration = Duration::from_millis(5);
+
+/// Removes the socket that two processes of a handoff had, once both have closed it.
+///
+/// Each calls it after it has closed its own copy, so the last one finds that nobody listens.
+/// A process that starts at the same moment has the guard, and replaces the file itself.
+pub(crate) fn remove_if_dead(path: &Path) {
+    // A link stays, and what it leads to goes.
+    let Ok(path) = fs::canonicalize(path) else {
+        return;
+    };
+    // Looked at first: the guard of one that finds the other alive would keep that one from removing
+    // the file a moment later.
+    if is_live(&path) {
+        return;
+    }
+    if let Some(_guard) = Guard::try_take(&path) {
+        // It fails for a socket that somebody listens on by now.
+        let _ = remove_stale(&path);
+    }
+}
 
 /// Removes a socket that nobody listens on.
 fn remove_stale(path: &Path) -> Result<(), Error> {

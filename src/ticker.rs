@@ -100,7 +100,7 @@ const PROGRESS: Duration = Duration::from_secs(5);
 /// need not name them as missing, and how often it looks.
 ///
 /// A journal that blocks must not hold up power-off.
-const LAST_LINES: Duration = Duration::from_millis(250);
+pub(crate) const LAST_LINES: Duration = Duration::from_millis(250);
 const LOOK_FOR_LINES: Duration = Duration::from_millis(1);
 
 /// The actor.
@@ -441,7 +441,7 @@ impl<S: Service> Ticker<S> {
 }
 
 /// Says which ticks before `state` may be missing from the log.
-fn say_unlogged<S: Service>(state: S, Unlogged { ticks, unbroken }: Unlogged) {
+pub(crate) fn say_unlogged<S: Service>(state: S, Unlogged { ticks, unbroken }: Unlogged) {
     const WHY: &str = "may be missing from the log: queued in a process that died";
     match ticks.saturating_sub(unbroken) {
         0 => {}

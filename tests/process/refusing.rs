@@ -20,7 +20,7 @@ type Send = fn(&Pair, &mut Wire);
 
 #[test]
 fn what_does_not_add_up_is_refused_with_its_reason_and_asked_for_again() {
-    let cases: [(&str, Send); 18] = [
+    let cases: [(&str, Send); 19] = [
         (
             "cannot understand 'state 1 counter=137 deadline_ns=5': it has no valid period_ns",
             |_, wire| {
@@ -35,14 +35,19 @@ fn what_does_not_add_up_is_refused_with_its_reason_and_asked_for_again() {
                  listeners=0 clients=0",
             );
         }),
-        ("it has a period_ns of 1,", |_, wire| {
-            wire.say("state 1 counter=5 deadline_ns=1 period_ns=1 lock=1 listeners=0 clients=0");
-        }),
         ("its state has a deadline_ns 18", |_, wire| {
             wire.say(
                 "state 1 counter=5 deadline_ns=18446744073709551615 period_ns=100000000 lock=1 \
                  listeners=0 clients=0",
             );
+        }),
+        ("a listener is missing", |_, wire| wire.say(&state(137, true, 1, 0))),
+        ("it has a period_ns of 1,", |_, wire| {
+            wire.say("state 1 counter=5 deadline_ns=1 period_ns=1 lock=1 listeners=0 clients=0");
+        }),
+        ("the lock is missing", |_, wire| {
+            wire.say(&state(137, true, 0, 0));
+            wire.say("end");
         }),
         ("which is more than one period (1 ms)", |_, wire| {
             let deadline = now() + 60_000_000_000;
@@ -51,7 +56,6 @@ fn what_does_not_add_up_is_refused_with_its_reason_and_asked_for_again() {
                  clients=0"
             ));
         }),
-        ("a listener is missing", |_, wire| wire.say(&state(137, true, 1, 0))),
         ("it is not a UNIX socket", |pair, wire| {
             let line = format!("{}\n", state(137, true, 1, 0));
             wire.send(line, &[pair.lock.as_fd()]);
@@ -92,6 +96,7 @@ fn what_does_not_add_up_is_refused_with_its_reason_and_asked_for_again() {
         }),
     ];
     let pair = Pair::new();
+    // Next to each other are different kinds: numbers apart, the same line is logged once.
     for (why, send) in cases {
         let mut wire = pair.predecessor.asked_for_the_exchange();
         send(&pair, &mut wire);
@@ -177,8 +182,9 @@ fn a_descriptor_of_the_wrong_kind_is_refused_by_name() {
 
 #[test]
 fn one_that_cannot_be_adopted_from_is_asked_less_and_less_often() {
+    type Fail = fn(&mut Wire, u64);
     // Another line each time, and one reason.
-    let fails: [(&str, fn(&mut Wire, u64)); 4] = [
+    let fails: [(&str, Fail); 4] = [
         ("a key is missing", |wire, number| {
             wire.say(&format!("state 1 counter={number}"));
             assert!(wire.line().starts_with("abort cannot understand "));

@@ -126,7 +126,7 @@ fn something_else_than_a_listening_unix_socket_is_refused_by_name() {
     let pair = UnixDatagram::pair().expect("a pair").0;
     for (passed, cause) in [
         (OwnedFd::from(file), "it is not a UNIX socket"),
-        (OwnedFd::from(pair), "it does not listen"),
+        (OwnedFd::from(pair), "it is not a stream socket"),
     ] {
         let scratch = Scratch::new();
         let unused = UnixListener::bind(scratch.join("unused")).expect("a socket");
