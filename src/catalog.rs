@@ -73,6 +73,8 @@ ids! {
     StateIgnored = "bab45b97859e4a30ab9e5be7207bee69",
     /// Another process owns the state.
     LockHeld = "940f9e044bea446a875e95bc7e2d116a",
+    /// Clients no longer found a socket by its name.
+    SocketNameGone = "668db45be45549f2a64a9229c8e84f61",
     /// It survived the switch of root.
     RootFollowed = "6d52eee35c634ca09b25d405641cfbc0",
 }

@@ -24,7 +24,7 @@ use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown};
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process;
@@ -39,10 +39,10 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use rustix::net::sockopt::{
-    Timeout, set_socket_timeout, socket_acceptconn, socket_domain, socket_type,
+    Timeout, set_socket_timeout, socket_acceptconn, socket_domain, socket_peercred, socket_type,
 };
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, listen, socket_with};
-use rustix::process::geteuid;
+use rustix::process::{geteuid, getpid};
 use smol::Async;
 
 /// A path that cannot be served.
@@ -96,6 +96,8 @@ pub(crate) struct Listener {
     /// The one that systemd passed, once `socket` has taken its place: who connected before waits in
     /// its queue, and it is what the name stands for again in the end.
     passed: Option<Async<UnixListener>>,
+    /// The one whose name disappeared, until nobody waits in its queue any more.
+    nameless: Option<Async<UnixListener>>,
     /// Where clients find it, without symbolic links; `@NAME` for one in the abstract namespace, and
     /// empty for one that is nowhere.
     path: PathBuf,
@@ -106,6 +108,23 @@ pub(crate) struct Listener {
     file: Option<(u64, u64)>,
     /// Whether the file is removed in the end.
     owns_file: bool,
+    /// Owner, group and mode of the file when it was last seen.
+    access: Option<(u32, u32, u32)>,
+    /// Why clients do not find it by its name, if that is so and nothing can be done about it.
+    lost: Option<String>,
+    /// Whether its directory was missing at the last look.
+    misses_directory: bool,
+}
+
+/// What a look at the name of a listener came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Name {
+    /// Clients find it, or there is none to be found by.
+    Stands,
+    /// It was gone, and stands for a fresh socket now.
+    Renewed,
+    /// It does not stand for this listener, which is said by this line, if it is news.
+    Lost(Option<String>),
 }
 
 /// Where a socket comes from.
@@ -138,8 +157,9 @@ impl Listener {
     fn bind_alone(path: &Path) -> Result<Self, Error> {
         let socket = bind(path)?;
         let (path, name, file) = (path.to_owned(), path.to_owned(), identity(path));
-        let (passed, origin, owns_file) = (None, Origin::Bound, true);
-        Ok(Self { socket, passed, path, origin, name, file, owns_file })
+        let mut listener = Self::at(socket, path, name, Origin::Bound);
+        (listener.file, listener.owns_file) = (file, true);
+        Ok(listener)
     }
 
     /// Binds a socket for `path`, which a predecessor may still serve; also says whether one does.
@@ -198,8 +218,23 @@ impl Listener {
         let name = if is_known { place(&name) } else { PathBuf::new() };
         let path = if name.as_os_str().is_empty() { abstract_name(&address) } else { name.clone() };
         let socket = Async::new(socket).map_err(|error| Error::Bind(path.clone(), error))?;
-        let (passed, origin, file, owns_file) = (None, Origin::Passed, None, false);
-        Ok(Self { socket, passed, path, origin, name, file, owns_file })
+        Ok(Self::at(socket, path, name, Origin::Passed))
+    }
+
+    fn at(socket: Async<UnixListener>, path: PathBuf, name: PathBuf, origin: Origin) -> Self {
+        Self {
+            socket,
+            passed: None,
+            nameless: None,
+            path,
+            origin,
+            name,
+            file: None,
+            owns_file: false,
+            access: None,
+            lost: None,
+            misses_directory: false,
+        }
     }
 
     /// Takes a socket that the predecessor handed over on `connection`.
@@ -286,7 +321,7 @@ impl Listener {
     }
 
     fn sockets(&self) -> impl Iterator<Item = &Async<UnixListener>> {
-        self.passed.iter().chain([&self.socket])
+        self.passed.iter().chain(&self.nameless).chain([&self.socket])
     }
 
     /// Accepts a client that waits, as [`has_client`](Self::has_client) has just said.
@@ -325,7 +360,7 @@ impl Listener {
                 if let Err(error) = listen(&self.socket, i32::MAX) {
                     log::warn!("cannot renew the credentials of {}: {error}", self.path.display());
                 }
-                if self.file.is_none() {
+                if self.file.is_none() && is_socket(&self.name) {
                     self.file = identity(&self.name);
                 }
             }
@@ -356,6 +391,92 @@ impl Listener {
         self.file = identity(&self.path);
         self.owns_file = true;
         Ok(())
+    }
+
+    /// Looks whether clients find this listener by its name; if the name is gone, binds a fresh socket
+    /// there, and serves from the old one whoever waits in its queue.
+    ///
+    /// `is_alone` says that no predecessor has a copy: then it is also tried whether a passed socket
+    /// is what its name stands for, which PID 1 does not look at.
+    pub(crate) fn keep_name(&mut self, is_alone: bool) -> Name {
+        self.nameless = self.nameless.take().filter(|socket| state_of(socket) == State::Waited);
+        let may_look = match self.origin {
+            Origin::Bound | Origin::Adopted | Origin::Passed | Origin::Rebound => true,
+            Origin::BoundBeside | Origin::PassedToRebind | Origin::Inherited => false,
+        };
+        if !may_look || self.name.as_os_str().is_empty() {
+            return Name::Stands;
+        }
+        let is_shut = state_of(&self.socket) == State::Shut;
+        let there = fs::symlink_metadata(&self.name).ok();
+        match &there {
+            Some(file) if self.file == Some((file.dev(), file.ino())) && !is_shut => {
+                let is_tried = is_alone && self.origin == Origin::Passed;
+                if !is_tried || self.is_reachable() {
+                    self.access = Some((file.uid(), file.gid(), file.mode() & 0o7777));
+                    self.lost = None;
+                    return Name::Stands;
+                }
+            }
+            // A survivor that has not followed PID 1 yet sees no file at all.
+            None if !Path::new("/proc/self").exists() => return Name::Stands,
+            None if !self.name.parent().is_some_and(Path::exists) => {
+                // While mounts are moved, for a moment; so it counts at the second look.
+                if !mem::replace(&mut self.misses_directory, true) {
+                    return Name::Stands;
+                }
+            }
+            Some(_) | None => {}
+        }
+        self.misses_directory = false;
+        match self.renew(is_shut) {
+            Ok(()) => {
+                self.lost = None;
+                Name::Renewed
+            }
+            Err(error) => {
+                let path = self.path.display();
+                let line = format!("the name of the socket {path} is gone: {error}");
+                let is_news = self.lost.as_ref() != Some(&line);
+                self.lost = Some(line.clone());
+                Name::Lost(is_news.then_some(line))
+            }
+        }
+    }
+
+    /// Whether whoever connects to the name comes to us: we have called listen(2) last.
+    fn is_reachable(&self) -> bool {
+        match connect(&self.name) {
+            Ok(stream) => socket_peercred(&stream).is_ok_and(|peer| peer.pid == getpid()),
+            Err(error) => !matches!(error, Errno::CONNREFUSED | Errno::NOENT),
+        }
+    }
+
+    /// Binds a fresh socket at the name, which nobody else has.
+    fn renew(&mut self, is_shut: bool) -> Result<(), Error> {
+        // Without waiting for another process of ours that is about to bind it.
+        let _guard = Guard::try_take(&self.name);
+        let fresh = bind(&self.name)?;
+        if let Some((owner, group, mode)) = self.access {
+            // Without the right to give it away, the group alone may be one of ours.
+            let _ = lchown(&self.name, Some(owner), Some(group))
+                .or_else(|_| lchown(&self.name, None, Some(group)));
+            let _ = fs::set_permissions(&self.name, fs::Permissions::from_mode(mode));
+        }
+        let old = mem::replace(&mut self.socket, fresh);
+        // From one that was shut down nobody can be accepted any more.
+        self.nameless = (!is_shut).then_some(old);
+        self.file = identity(&self.name);
+        self.owns_file = true;
+        if self.origin == Origin::Passed {
+            self.origin = Origin::Bound;
+        }
+        Ok(())
+    }
+
+    /// Whether clients do not find it by its name.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.is_some()
     }
 
     /// Leaves the file to the successor.
@@ -403,6 +524,26 @@ fn accept_at_once(listener: &UnixListener) -> io::Result<UnixStream> {
 
 /// How long accept(2) may wait: the shortest that the kernel counts, one of its clock's ticks.
 const MOST_WAIT: Duration = Duration::from_millis(1);
+
+/// What can be accepted from a listening socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Idle,
+    /// Somebody waits.
+    Waited,
+    /// Nobody will ever come: another holder of the socket has shut it down.
+    Shut,
+}
+
+fn state_of(socket: &Async<UnixListener>) -> State {
+    let mut socket = [PollFd::new(socket, PollFlags::IN | PollFlags::RDHUP)];
+    if !poll(&mut socket, Some(&Timespec::default())).is_ok_and(|ready| ready > 0) {
+        return State::Idle;
+    }
+    let [socket] = socket;
+    let is_shut = socket.revents().intersects(PollFlags::RDHUP | PollFlags::HUP);
+    if is_shut { State::Shut } else { State::Waited }
+}
 
 /// Binds `path`, and replaces a socket there that nobody listens on.
 fn bind(path: &Path) -> Result<Async<UnixListener>, Error> {
@@ -606,26 +747,27 @@ impl Guard {
     fn take(path: &Path) -> Option<Self> {
         let path = with_suffix(path, GUARD);
         for _ in 0..GUARD_TRIES {
-            let file = open_private(&path)?;
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) if is_at(&file, &path) => return Some(Self { file, path }),
-                // The process that had it before has removed the file that we opened.
-                Ok(()) => {}
+            match Self::lock(&path) {
+                Ok(guard) => return Some(guard),
                 Err(Errno::WOULDBLOCK) => thread::sleep(GUARD_RETRY),
+                // The process that had it before has removed the file that we opened.
+                Err(Errno::STALE) => {}
                 Err(_) => return None,
             }
         }
         None
     }
-}
 
-impl Guard {
     /// Takes the guard unless another process has it now.
     fn try_take(path: &Path) -> Option<Self> {
-        let path = with_suffix(path, GUARD);
-        let file = open_private(&path)?;
-        let is_ours = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
-        (is_ours && is_at(&file, &path)).then_some(Self { file, path })
+        Self::lock(&with_suffix(path, GUARD)).ok()
+    }
+
+    fn lock(path: &Path) -> Result<Self, Errno> {
+        let file = open_private(path).ok_or(Errno::PERM)?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        let path = path.to_owned();
+        if is_at(&file, &path) { Ok(Self { file, path }) } else { Err(Errno::STALE) }
     }
 }
 
@@ -683,8 +825,7 @@ pub(crate) fn remove_if_dead(path: &Path) {
 
 /// Removes a socket that nobody listens on.
 fn remove_stale(path: &Path) -> Result<(), Error> {
-    let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
-    if !is_socket {
+    if !is_socket(path) {
         return Err(Error::NotASocket(path.to_owned()));
     }
     if is_live(path) {
@@ -714,6 +855,10 @@ pub(crate) fn connect(path: &Path) -> Result<UnixStream, Errno> {
         rustix::net::connect(&socket, &SocketAddrUnix::new(reachable)?)?;
     }
     Ok(socket.into())
+}
+
+fn is_socket(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket())
 }
 
 fn identity(path: &Path) -> Option<(u64, u64)> {

@@ -25,8 +25,9 @@ use early_service_machine::schedule::Monotonic;
 use futures_lite::future;
 use smol::{Async, Timer};
 
+use crate::catalog::Id;
 use crate::limits::{CLIENTS, Complaints, FIRST_LINE, IDLE, Limit, RESERVE, UNREAD};
-use crate::listener::Listener;
+use crate::listener::{Listener, Name};
 use crate::mailbox::post;
 use crate::options::Stage;
 use crate::seldom::Seldom;
@@ -40,6 +41,12 @@ pub(crate) const UNDER_WAY: usize = 16;
 
 /// How often silent clients are looked for, while there are clients at all.
 const SWEEP: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether clients find the listeners by their names.
+///
+/// Shorter, and an idle process is woken that much more; longer, and whoever connects to a name that is
+/// gone fails for longer.
+const LOOK_AT_NAMES: Duration = Duration::from_secs(2);
 
 /// The most clients accepted in one turn: a burst is taken in quickly, and a tick still comes
 /// between.
@@ -135,8 +142,11 @@ pub(crate) struct Server<S: Service> {
     /// Which listener is asked first for the next client.
     next_listener: usize,
     sweep: Timer,
+    look_at_names: Timer,
     accept_again: Timer,
     complaints: Complaints,
+    /// What became of the listeners' names.
+    names: Seldom,
     /// What keeps clients in the backlog.
     shortage: Seldom,
 }
@@ -175,6 +185,7 @@ enum Occasion<S: Service> {
     Connection(usize),
     Ready(usize),
     Sweep,
+    LookAtNames,
     AcceptAgain,
 }
 
@@ -205,8 +216,10 @@ impl<S: Service> Server<S> {
             accept_first: false,
             next_listener: 0,
             sweep: Timer::never(),
+            look_at_names: Timer::never(),
             accept_again: Timer::never(),
             complaints: Complaints::default(),
+            names: Seldom::explained(Id::SocketNameGone),
             shortage: Seldom::default(),
         }
     }
@@ -256,7 +269,11 @@ impl<S: Service> Server<S> {
                 (&mut self.accept_again).await;
                 Some(Occasion::AcceptAgain)
             };
-            future::or(sweep, accept_again).await
+            let look_at_names = async {
+                (&mut self.look_at_names).await;
+                Some(Occasion::LookAtNames)
+            };
+            future::or(sweep, future::or(look_at_names, accept_again)).await
         };
         let clients = async {
             if self.accept_first {
@@ -275,7 +292,10 @@ impl<S: Service> Server<S> {
                 self.gate = Gate::Freezing;
                 self.freeze_when_quiet();
             }
-            Occasion::Message(Message::PredecessorLeft) => self.drain_inherited(),
+            Occasion::Message(Message::PredecessorLeft) => {
+                self.drain_inherited();
+                self.keep_names(true);
+            }
             Occasion::Message(Message::CarriedOut { slot, batch }) => {
                 self.under_way -= 1;
                 let may_send = self.gate != Gate::Freezing;
@@ -315,6 +335,7 @@ impl<S: Service> Server<S> {
                 self.advance(slot);
             }
             Occasion::Sweep => self.close_silent(now),
+            Occasion::LookAtNames => self.keep_names(false),
             Occasion::AcceptAgain => self.accept_again.clear(),
         }
     }
@@ -328,9 +349,11 @@ impl<S: Service> Server<S> {
         self.gate = Gate::Open;
         self.is_behind = false;
         self.listeners = listeners;
-        for listener in &mut self.listeners {
-            listener.settle();
-            if !listener.is_inherited() {
+        self.look_at_names.set_interval(LOOK_AT_NAMES);
+        self.listeners.iter_mut().for_each(Listener::settle);
+        self.keep_names(false);
+        for listener in &self.listeners {
+            if !listener.is_inherited() && !listener.is_lost() {
                 log::info!("Listening on UNIX socket {}", listener.path().display());
             }
         }
@@ -343,6 +366,23 @@ impl<S: Service> Server<S> {
         }
     }
 
+    /// Has every listener look after its name, and says what became of it.
+    fn keep_names(&mut self, is_alone: bool) {
+        for listener in &mut self.listeners {
+            match listener.keep_name(is_alone) {
+                Name::Stands | Name::Lost(None) => {}
+                Name::Renewed => self.names.warn(format_args!(
+                    "The name of the socket {} was gone: bound it again",
+                    listener.path().display()
+                )),
+                Name::Lost(Some(line)) => {
+                    log::error!(MESSAGE_ID = Id::SocketNameGone; "{line}");
+                }
+            }
+        }
+        standing::set_unreachable(self.listeners.iter().any(Listener::is_lost));
+    }
+
     fn freeze_when_quiet(&mut self) {
         if self.gate != Gate::Freezing || self.under_way > 0 {
             return;
@@ -351,6 +391,7 @@ impl<S: Service> Server<S> {
         self.clients = 0;
         standing::count(0);
         self.sweep.clear();
+        self.look_at_names.clear();
         self.accept_again.clear();
         let sockets = Sockets {
             listeners: std::mem::take(&mut self.listeners),
@@ -532,6 +573,9 @@ impl<S: Service> Server<S> {
                 Some(Ok(stream)) => self.open(stream),
                 Some(Err(error)) if is_transient(&error) => return,
                 Some(Err(error)) => {
+                    if is_shut_down(&error) {
+                        self.keep_names(false);
+                    }
                     return self.pause_accepting(format_args!("cannot accept a client: {error}"));
                 }
             }
@@ -635,6 +679,11 @@ impl<S: Service> Server<S> {
 /// Whether more than `time` lies between these.
 fn has_passed(time: Duration, since: Monotonic, now: Monotonic) -> bool {
     u128::from(now.nanos_since(since)) > time.as_nanos()
+}
+
+/// Whether another holder of the listener has shut it down (accept(2)).
+fn is_shut_down(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::InvalidInput
 }
 
 fn is_transient(error: &io::Error) -> bool {

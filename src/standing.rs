@@ -8,7 +8,7 @@
 
 use std::fmt;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use early_service_machine::lifecycle::Phase;
 use early_service_machine::schedule::Monotonic;
@@ -44,6 +44,9 @@ static STANDING: OnceLock<Standing> = OnceLock::new();
 /// Connections open now; written by the server.
 static CLIENTS: AtomicUsize = AtomicUsize::new(0);
 
+/// Whether clients do not find a listener by its name; written by the server.
+static UNREACHABLE: AtomicBool = AtomicBool::new(false);
+
 /// The state is ours.
 pub(crate) fn begin(standing: Standing) {
     // A process comes to own the state only once.
@@ -60,9 +63,15 @@ pub(crate) fn count(clients: usize) {
     CLIENTS.store(clients, Ordering::Relaxed);
 }
 
-/// How many clients are connected.
-pub(crate) fn clients() -> usize {
-    CLIENTS.load(Ordering::Relaxed)
+/// What a sign of life tells of clients and sockets: how many clients are connected, and whether a
+/// listener is not found by its name.
+pub(crate) fn shown() -> (usize, bool) {
+    (CLIENTS.load(Ordering::Relaxed), UNREACHABLE.load(Ordering::Relaxed))
+}
+
+/// Whether clients do not find a listener by its name.
+pub(crate) fn set_unreachable(is_so: bool) {
+    UNREACHABLE.store(is_so, Ordering::Relaxed);
 }
 
 /// A phase in a few words: `serving: adopted from process 114`.
@@ -71,6 +80,9 @@ pub(crate) fn sentence(phase: Phase) -> String {
         Phase::Booting => "waiting for the lock",
         Phase::Adopting => "asking the predecessor for the state",
         Phase::Serving => match standing() {
+            Some(standing) if UNREACHABLE.load(Ordering::Relaxed) => {
+                return format!("{phase}: {standing}; the name of a socket is gone");
+            }
             Some(standing) => return format!("{phase}: {standing}"),
             None => "the state is about to be loaded",
         },

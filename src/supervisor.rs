@@ -82,7 +82,7 @@ impl<S: Service> Supervisor<S> {
             self.rounds.set_interval(interval);
         }
         let mut lifecycle = Lifecycle::new();
-        // How many clients PID 1 knows of. A number that changes waits for the next sign of life.
+        // What PID 1 knows of clients and sockets. A change waits for the next sign of life.
         let mut told = None;
         let mut wake = Some(Wake::Event(started));
         while let Some(occasion) = wake {
@@ -109,10 +109,10 @@ impl<S: Service> Supervisor<S> {
                 Wake::Round if self.looks_at_root() => {}
                 Wake::Round => match lifecycle.phase() {
                     Phase::Booting | Phase::Adopting => systemd::extend_start(),
-                    Phase::Serving if told != Some(standing::clients()) => {
-                        let clients = standing::clients();
+                    Phase::Serving if told != Some(standing::shown()) => {
+                        let shown @ (clients, _) = standing::shown();
                         systemd::feed_watchdog_with(clients);
-                        told = Some(clients);
+                        told = Some(shown);
                     }
                     Phase::Serving | Phase::Draining | Phase::Ended => systemd::feed_watchdog(),
                 },

@@ -20,6 +20,7 @@
 //! | [`meddling`] | what somebody else may have done to a socket that is ours too |
 //! | [`members`] | what a member of the clients' group can do |
 //! | [`memory`] | what is left of commands and connections |
+//! | [`nameless`] | a socket whose name disappears |
 //! | [`older`] | the C programs on the other side, and who may ask |
 //! | [`options`] | the command line |
 //! | [`ownership`] | the lock, and who waits for it |
@@ -55,6 +56,7 @@ mod manual;
 mod meddling;
 mod members;
 mod memory;
+mod nameless;
 mod older;
 mod options;
 mod ownership;
