@@ -253,6 +253,12 @@ impl<S: Service> Handoff<S> {
     /// Gives the ticker the state from which it ticks on; false where the file cannot be read now.
     fn load(&mut self) -> bool {
         let recorded = match self.file().map(StateFile::load).transpose() {
+            Ok(Some(Err(ignored))) if self.offering.is_some() && ignored.is_impossible() => {
+                let path = self.file().map(|file| file.path().display().to_string());
+                let path = path.unwrap_or_default();
+                log::warn!(MESSAGE_ID = Id::StateIgnored; "Ignoring {path}: {ignored}");
+                None
+            }
             Ok(recorded) => recorded.and_then(Result::ok),
             Err(error) => {
                 self.locking.say_again(&error);

@@ -99,6 +99,17 @@ pub enum Ignored {
     Unlogged(Unlogged),
 }
 
+impl Ignored {
+    /// Whether it is a record of this boot, and no owner can have written it.
+    #[must_use]
+    pub const fn is_impossible(self) -> bool {
+        match self {
+            Self::Unfit(_) | Self::Unlogged(_) => true,
+            Self::Empty | Self::Foreign | Self::Torn | Self::Stale => false,
+        }
+    }
+}
+
 impl fmt::Display for Ignored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

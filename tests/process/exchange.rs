@@ -14,7 +14,7 @@ use crate::client::{Client, get_counter, nc, status};
 use crate::daemon::{Daemon, STILL};
 use crate::manager::Manager;
 use crate::scratch::Scratch;
-use crate::stage::{is_locked, record, serve, start_under, state_file, succeed};
+use crate::stage::{forged, is_locked, record, serve, start_under, state_file, succeed};
 use crate::wire::{Predecessor, Wire, number};
 use crate::{now, until};
 
@@ -228,6 +228,27 @@ fn an_owner_that_dies_before_it_serves_leaves_what_it_wrote_to_the_predecessor()
     client.send("ter\n");
     assert_eq!(client.line(), "500");
     assert_eq!(record(&state_file(&scratch)).snapshot.state, Counter { next: 500 });
+}
+
+#[test]
+fn a_record_that_a_successor_that_died_cannot_have_written_is_named_and_not_gone_on_from() {
+    let scratch = Scratch::new();
+    let (daemon, mut client) = predecessor(&scratch);
+    let mut successor = Wire::ask(&daemon.socket, "handoff 1");
+    drop(successor.offer());
+    successor.say("prepared");
+    assert_eq!(successor.line(), "commit");
+    let left = forged(
+        "sequence=9 unlogged=0 unbroken=0 counter=500 deadline_ns=18446744073709551615 \
+         period_ns=100000000",
+    );
+    let file = fs::File::options().write(true).open(state_file(&scratch)).expect("a state file");
+    file.write_all_at(&left, 0).expect("room");
+    drop(successor);
+    daemon.wait_for("its record has a deadline_ns 18");
+    client.send("ter\n");
+    assert_eq!(client.line(), "137");
+    assert_eq!(record(&state_file(&scratch)).snapshot.state, Counter { next: 137 });
 }
 
 #[test]
