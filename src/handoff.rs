@@ -300,7 +300,7 @@ impl<S: Service> Handoff<S> {
             (Some((record, false)), _) => {
                 Start::AfterDeath { snapshot: record.snapshot, unlogged: record.unlogged }
             }
-            (_, Some(snapshot)) => Start::After(snapshot),
+            (_, Some(snapshot)) => Start::After { snapshot, unlogged: Unlogged::default() },
             (_, None) => Start::Anew(S::default()),
         };
         (start, file)
@@ -322,7 +322,7 @@ impl<S: Service> Handoff<S> {
                     let (state, unlogged) = (record.snapshot.state, record.unlogged);
                     self.leaving = Some(Leaving { peer, state, unlogged });
                 }
-                Start::After(record.snapshot)
+                Start::After { snapshot: record.snapshot, unlogged: record.unlogged }
             }
             (_, Some(Given::Alone(state))) => Start::Anew(state),
             (Some((record, _)), _) => {
@@ -335,14 +335,14 @@ impl<S: Service> Handoff<S> {
                     file.store(snapshot, unlogged);
                 }
                 self.leaving = peer.map(|peer| Leaving { peer, state, unlogged });
-                Start::After(snapshot)
+                Start::After { snapshot, unlogged }
             }
             (None, None) => Start::Anew(S::default()),
         };
         let origin = match start {
             Start::AfterDeath { .. } => Origin::Recovered,
             Start::Anew(_) if state.is_none() => Origin::New,
-            Start::Anew(_) | Start::After(_) => Origin::Adopted,
+            Start::Anew(_) | Start::After { .. } => Origin::Adopted,
         };
         let (since, is_kept) = (clock::now(), file.is_some());
         standing::begin(Standing { origin, predecessor, since, is_kept });
@@ -413,9 +413,11 @@ impl<S: Service> Handoff<S> {
 
     fn predecessor_left(&mut self, has_logged: bool) {
         if let Some(Leaving { state, unlogged, .. }) = self.leaving.take() {
-            if !has_logged {
-                post(&self.ticker, ticker::Message::Unlogged(state, unlogged));
-            }
+            let logged = match has_logged {
+                true => ticker::Message::Logged,
+                false => ticker::Message::Unlogged(state, unlogged),
+            };
+            post(&self.ticker, logged);
             post(&self.server, server::Message::PredecessorLeft);
         }
     }

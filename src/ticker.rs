@@ -55,6 +55,8 @@ pub(crate) enum Message<S: Service> {
     /// From the handoff: the predecessor died with its last ticks, up to this state, not known to be
     /// in the log.
     Unlogged(S, Unlogged),
+    /// From the handoff: the predecessor has logged all its ticks.
+    Logged,
     /// From the server, after the last batch: stop ticking for good, and confirm it.
     Leave,
 }
@@ -64,8 +66,8 @@ pub(crate) enum Message<S: Service> {
 pub(crate) enum Start<S> {
     /// At a state without a rhythm: the first tick comes one period from now.
     Anew(S),
-    /// Where a living owner stopped.
-    After(Snapshot<S>),
+    /// Where a living owner stopped, which may still have to log its last ticks.
+    After { snapshot: Snapshot<S>, unlogged: Unlogged },
     /// Where an owner died, with its last ticks not known to be in the log.
     AfterDeath { snapshot: Snapshot<S>, unlogged: Unlogged },
 }
@@ -122,6 +124,8 @@ pub(crate) struct Ticker<S: Service> {
     replaced: Option<S>,
     /// How many ticks came since a command last changed the state; more than any where none has.
     since_change: u64,
+    /// The ticks before ours that are not known to be in the log.
+    inherited: Option<Inherited>,
     /// More ticks are due than one turn took.
     is_behind: bool,
     /// The server was given back commands since, and waits for the word.
@@ -132,6 +136,17 @@ pub(crate) struct Ticker<S: Service> {
     /// The ticks that were caught up and not logged one by one.
     unlogged: Option<Range<S>>,
     patience: journal::Patience,
+}
+
+/// The last ticks of the owner before, until its log or ours is known to name them.
+///
+/// They stand in the state file as well: if this process dies, the next owner names them.
+struct Inherited {
+    unlogged: Unlogged,
+    /// How many ticks came since.
+    since: u64,
+    /// How many had come when the log was told of them.
+    named: Option<u64>,
 }
 
 /// Ticks that one line of the log stands for.
@@ -145,6 +160,21 @@ struct Range<S> {
 enum Wake<S: Service> {
     Deadline,
     Message(Message<S>),
+}
+
+impl Inherited {
+    /// Whether a line about them is in the log, `unlogged` of our own ticks being on their way: it
+    /// stands before the first tick that came after it.
+    fn is_named(&self, unlogged: u64) -> bool {
+        self.named.is_some_and(|named| self.since.saturating_sub(named) > unlogged)
+    }
+
+    /// These and all of our own, `since_change` of which no command broke.
+    fn with_ours(&self, since_change: u64) -> Unlogged {
+        let Self { unlogged: Unlogged { ticks, unbroken }, since, .. } = self;
+        let (ticks, unbroken) = (ticks.saturating_add(*since), unbroken.saturating_add(*since));
+        Unlogged { ticks, unbroken: unbroken.min(since_change) }
+    }
 }
 
 impl<S: Service> Ticker<S> {
@@ -169,6 +199,7 @@ impl<S: Service> Ticker<S> {
             state_file: None,
             replaced: None,
             since_change: u64::MAX,
+            inherited: None,
             is_behind: false,
             has_given_back: false,
             is_freezing: false,
@@ -230,7 +261,13 @@ impl<S: Service> Ticker<S> {
             }
             Wake::Message(Message::Freeze) => self.is_freezing = true,
             Wake::Message(Message::CatchUpFirst) => self.catch_up_first = true,
-            Wake::Message(Message::Unlogged(state, count)) => say_unlogged(state, count),
+            Wake::Message(Message::Unlogged(state, count)) => {
+                say_unlogged(state, count);
+                if let Some(inherited) = &mut self.inherited {
+                    inherited.named = Some(inherited.since);
+                }
+            }
+            Wake::Message(Message::Logged) => self.inherited = None,
             Wake::Message(Message::Leave) => self.log_range(),
         }
         if self.is_freezing && !(self.is_behind && self.catch_up_first) {
@@ -247,7 +284,15 @@ impl<S: Service> Ticker<S> {
     }
 
     fn load(&mut self, start: Start<S>, now: Monotonic) {
-        if let Start::After(snapshot) | Start::AfterDeath { snapshot, .. } = start {
+        self.inherited = None;
+        if let Start::After { snapshot, unlogged } | Start::AfterDeath { snapshot, unlogged } =
+            start
+        {
+            let is_named = matches!(start, Start::AfterDeath { .. });
+            if unlogged.ticks > 0 {
+                let named = is_named.then_some(0);
+                self.inherited = Some(Inherited { unlogged, since: 0, named });
+            }
             let (before, period) = (snapshot.period, self.period);
             if before != period {
                 log::info!("Changing the period from {before} to {period}");
@@ -255,7 +300,7 @@ impl<S: Service> Ticker<S> {
         }
         let running = match start {
             Start::Anew(state) => Running::starting(state, now, self.period),
-            Start::After(snapshot) => Running::resuming(snapshot, now, self.period),
+            Start::After { snapshot, .. } => Running::resuming(snapshot, now, self.period),
             Start::AfterDeath { snapshot, unlogged } => {
                 let running = Running::resuming(snapshot, now, self.period);
                 self.say_recovered(&running, unlogged, now);
@@ -316,7 +361,14 @@ impl<S: Service> Ticker<S> {
             let caught_up = self.unlogged.as_ref().map_or(0, |range| range.count);
             let to_be_logged = to_be_logged.saturating_add(caught_up);
             let ticks = journal::unlogged().saturating_add(to_be_logged);
-            let unlogged = Unlogged { ticks, unbroken: ticks.min(self.since_change) };
+            let mut unlogged = Unlogged { ticks, unbroken: ticks.min(self.since_change) };
+            if let Some(inherited) = &self.inherited {
+                if inherited.is_named(ticks) {
+                    self.inherited = None;
+                } else {
+                    unlogged = inherited.with_ours(self.since_change);
+                }
+            }
             file.store(running.snapshot(), unlogged);
         }
     }
@@ -376,12 +428,20 @@ impl<S: Service> Ticker<S> {
             return;
         };
         taken = taken.saturating_add(1);
-        self.since_change = self.since_change.saturating_add(taken);
+        self.count(taken);
         let before = self.unlogged.take();
         let since = before.as_ref().map_or(now, |range| range.since);
         let count = before.map_or(0, |range| range.count).saturating_add(taken);
         self.unlogged = Some(Range { count, last, since });
         self.store(0);
+    }
+
+    /// Counts ticks that were taken.
+    fn count(&mut self, ticks: u64) {
+        self.since_change = self.since_change.saturating_add(ticks);
+        if let Some(inherited) = &mut self.inherited {
+            inherited.since = inherited.since.saturating_add(ticks);
+        }
     }
 
     /// Logs one line for all the ticks that were caught up without one.
@@ -403,7 +463,7 @@ impl<S: Service> Ticker<S> {
             return 0;
         }
         let count = u64::try_from(taken).unwrap_or_default();
-        self.since_change = self.since_change.saturating_add(count);
+        self.count(count);
         self.store(count);
         for tick in std::iter::from_fn(|| uncounted.tick(now)).take(taken) {
             if let Some(previous) = self.replaced.take() {
@@ -579,7 +639,10 @@ mod tests {
             panic!("the state is with the handoff")
         };
         assert_eq!(snapshot.state, Counter { next: 12 });
-        bench.tell(450, Message::Load(Start::After(snapshot), None));
+        bench.tell(
+            450,
+            Message::Load(Start::After { snapshot, unlogged: Unlogged::default() }, None),
+        );
         assert!(bench.ticker.timer.will_fire());
         assert_eq!(bench.status_at(499), "state_file=none ticks_due=0 counter=14 ticks_late=1\n");
         assert_eq!(bench.status_at(500), "state_file=none ticks_due=0 counter=15 ticks_late=1\n");

@@ -353,31 +353,37 @@ fn a_successor_that_is_told_to_stop_removes_the_file_that_nobody_else_listens_on
     }
 }
 
+/// A daemon that has just adopted 137 from a predecessor with three ticks that are not logged yet.
+fn adopted_with_unlogged_ticks(scratch: &Scratch) -> (Daemon, Wire) {
+    let predecessor = Predecessor::new(scratch);
+    let lock = crate::stage::lock(&state_file(scratch));
+    let daemon = succeed(scratch, "sock", &predecessor.path, &STILL);
+    let mut wire = predecessor.asked_for_the_exchange();
+    let record = Record {
+        sequence: 1,
+        unlogged: Unlogged { ticks: 3, unbroken: 3 },
+        snapshot: Snapshot {
+            state: Counter { next: 137 },
+            deadline: Monotonic::from_nanos(now() + 3_600_000_000_000),
+            period: Period::from_millis(3_600_000).expect("not 0"),
+        },
+    };
+    let boot = BootId::parse(boot_id().trim_ascii_end()).expect("a boot id");
+    fs::write(state_file(scratch), record.encode(&boot)).expect("room");
+    wire.say(&crate::wire::state(137, true, 0, 0));
+    wire.send("end\n", &crate::wire::borrowed(&[lock]));
+    assert_eq!(wire.line(), "prepared");
+    wire.say("commit");
+    assert_eq!(wire.line(), "done");
+    (daemon, wire)
+}
+
 /// The lines that a predecessor had queued when it died would not be named by anybody else.
 #[test]
 fn a_successor_that_is_told_to_stop_right_after_it_serves_names_what_may_be_missing() {
     for logs in [false, true] {
         let scratch = Scratch::new();
-        let predecessor = Predecessor::new(&scratch);
-        let lock = crate::stage::lock(&state_file(&scratch));
-        let mut daemon = succeed(&scratch, "sock", &predecessor.path, &STILL);
-        let mut wire = predecessor.asked_for_the_exchange();
-        let record = Record {
-            sequence: 1,
-            unlogged: Unlogged { ticks: 3, unbroken: 3 },
-            snapshot: Snapshot {
-                state: Counter { next: 137 },
-                deadline: Monotonic::from_nanos(now() + 3_600_000_000_000),
-                period: Period::from_millis(3_600_000).expect("not 0"),
-            },
-        };
-        let boot = BootId::parse(boot_id().trim_ascii_end()).expect("a boot id");
-        fs::write(state_file(&scratch), record.encode(&boot)).expect("room");
-        wire.say(&crate::wire::state(137, true, 0, 0));
-        wire.send("end\n", &crate::wire::borrowed(&[lock]));
-        assert_eq!(wire.line(), "prepared");
-        wire.say("commit");
-        assert_eq!(wire.line(), "done");
+        let (mut daemon, mut wire) = adopted_with_unlogged_ticks(&scratch);
         daemon.signal(Signal::TERM);
         if logs {
             wire.say("logged");
@@ -389,5 +395,28 @@ fn a_successor_that_is_told_to_stop_right_after_it_serves_names_what_may_be_miss
         let log = daemon.whole_log();
         let named = log.iter().any(|line| line.message.contains("134 to 136 may be missing"));
         assert_eq!(named, !logs, "{log:#?}");
+    }
+}
+
+#[test]
+fn a_successor_that_dies_before_its_predecessor_has_logged_leaves_what_may_be_missing() {
+    for logs in [false, true] {
+        let scratch = Scratch::new();
+        let (mut daemon, mut wire) = adopted_with_unlogged_ticks(&scratch);
+        if logs {
+            wire.say("logged");
+            // The connection is read to the end before a command that comes after it.
+            drop(wire);
+            until("its word in the file", || {
+                nc(&daemon.socket, "set_counter 137\n");
+                record(&state_file(&scratch)).unlogged == Unlogged::default()
+            });
+        }
+        daemon.signal(Signal::KILL);
+        daemon.ended();
+        let next = serve(&scratch, "sock", &STILL);
+        next.wait_for("Recovering at 137");
+        let named = next.messages().iter().any(|line| line.contains("134 to 136 may be missing"));
+        assert_eq!(named, !logs, "{:?}", next.messages());
     }
 }
