@@ -197,9 +197,9 @@ const SABOTAGES: &[Sabotage] = &[
         // Their unit names no successor: who gets the socket is who may adopt.
         name: "owner-of-the-socket-refused",
         changes: &[Change {
-            file: "src/authorize.rs",
-            from: "file.file_type().is_socket().then(|| file.uid())",
-            to: "(file.file_type().is_socket() && file.uid() == 0).then_some(0)",
+            file: "machine/src/trust.rs",
+            from: "(named == Some(peer) || owner == Some(peer))",
+            to: "(named == Some(peer) || owner == Some(ROOT) && owner == Some(peer))",
         }],
         plan: &c_program::ONE_SOCKET,
         breaks: &[Break { row: c_program::GOES_ON, claim: c_program::HANDS_OVER }],

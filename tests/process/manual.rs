@@ -148,6 +148,24 @@ fn every_key_of_the_status_line_is_in_the_manual_and_in_order() {
     assert_eq!(manual, keys);
 }
 
+/// `scripts/promised-compiler` holds the first of these against the compiler.
+#[test]
+fn the_promised_compiler_is_the_same_wherever_it_is_named() {
+    let spec = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/early-service.spec"));
+    let contributing = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/CONTRIBUTING.md"));
+    let promised = env!("CARGO_PKG_RUST_VERSION");
+    for tool in ["cargo", "rust"] {
+        let required: Vec<_> = spec
+            .lines()
+            .filter_map(|line| line.strip_prefix("BuildRequires:")?.trim().strip_prefix(tool))
+            .filter_map(|version| version.strip_prefix(" >= "))
+            .collect();
+        assert_eq!(required, [promised], "{tool} in the spec file");
+    }
+    assert!(README.contains(&format!("Building takes Rust {promised} ")), "README.md");
+    assert!(contributing.contains(&format!("Rust {promised} or later")), "CONTRIBUTING.md");
+}
+
 #[test]
 fn the_page_and_the_changelog_are_of_this_release() {
     let page = std::fs::read_to_string(MANUAL).expect("our own");

@@ -27,12 +27,17 @@ const WATCHDOG: &str = "WATCHDOG_USEC=3000000";
 /// CAP_SYS_CHROOT and CAP_SYS_PTRACE.
 const FOLLOWING: u64 = 1 << 18 | 1 << 19;
 
-/// PID 1's root alone is changed, or that of every process.
+/// PID 1's root alone is changed, or that of every process; or PID 1 becomes another user's, so that
+/// looking at it takes CAP_SYS_PTRACE.
 #[derive(Clone, Copy, Debug)]
 enum Way {
     Chroot,
     Pivot,
+    Hide,
 }
+
+/// A boot in which nobody has the capability to look at other users' processes.
+const WITHOUT_PTRACE: &[&str] = &["setpriv", "--bounding-set=-sys_ptrace"];
 
 /// Makes the roots, one in the other, and enters the first one. Each has the host's programs; all but
 /// the last are an initrd's.
@@ -60,7 +65,8 @@ const ROOTS: &str = r#"
 /// after PID 1 has left it.
 const STAGE: &str = r#"
     scratch=$1; shift
-    eval "$START" &
+    # Not in the directory that the kernel moves along by itself.
+    (cd /usr; eval "$START") &
     (
         until [ -e "$scratch/late" ]; do sleep 0.05; done
         exec "$scratch/early-service" --survive-systemd-kill-signal \
@@ -73,7 +79,11 @@ const SWITCH: &str = r#"
     scratch=$1; number=$2; way=${3-}; shift 2
     if [ -z "$way" ]; then while :; do sleep 1; done; fi
     until [ -e "$scratch/switch-$number" ]; do sleep 0.05; done
-    shift; cd /sysroot
+    shift
+    # The kernel forgets with the change of user to end it with unshare(1).
+    [ "$way" != Hide ] || exec setpriv --reuid=1 --clear-groups \
+        sh -c 'while [ -e "$0" ]; do sleep 0.1; done' "$scratch/switch-$number"
+    cd /sysroot
     [ "$way" = Chroot ] || pivot_root . old
     exec chroot . sh -euc "$SWITCH" sh "$scratch" $((number + 1)) "$@""#;
 
@@ -87,13 +97,18 @@ struct Boot {
 impl Boot {
     /// Boots into the first of the roots; `limits` are words before the first stage's own.
     fn start(ways: &[Way], limits: &str) -> Self {
+        Self::start_within(&[], ways, limits)
+    }
+
+    /// The same, with words before PID 1's own.
+    fn start_within(around: &[&str], ways: &[Way], limits: &str) -> Self {
         assert!(geteuid().is_root(), "this test needs root, to have a root directory of its own");
         let scratch = Scratch::new();
         let manager = Manager::new(&scratch);
         for_everybody(&scratch);
         let mut unshare = Command::new("unshare");
         unshare.args(["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]);
-        unshare.args(["sh", "-euc", ROOTS, "sh"]).arg(scratch.join(""));
+        unshare.args(around).args(["sh", "-euc", ROOTS, "sh"]).arg(scratch.join(""));
         unshare.args(ways.iter().map(|way| format!("{way:?}")));
         let start = format!(
             r#"exec {limits} "$scratch/early-service" --survive-systemd-kill-signal \
@@ -102,6 +117,7 @@ impl Boot {
         );
         unshare.env("START", start).env("STAGE", STAGE).env("SWITCH", SWITCH);
         unshare.env("NOTIFY_SOCKET", &manager.path).stdin(Stdio::null());
+        unshare.stdout(Stdio::null());
         let daemon = Daemon::spawn(&mut unshare);
         daemon.wait_for("Listening on UNIX socket");
         Self { daemon, manager, scratch }
@@ -134,6 +150,18 @@ impl Boot {
             assert_eq!(directory(&process.join(link)), directory(&init.join("root")), "{link}");
         }
         assert_eq!(self.followed(), 1);
+    }
+
+    /// Whether the first stage serves without a right to go elsewhere, and PID 1, which may have asked
+    /// for signs of life, has them.
+    fn assert_serves_on(&mut self, process: &Path) {
+        until("no thread has a capability", || able(process).iter().all(|rights| *rights == 0));
+        let before = self.manager.said.len();
+        self.manager.wait_until("signs of life", |said| {
+            said[before..].iter().filter(|said| *said == "WATCHDOG=1").count() > 1
+        });
+        assert_eq!(self.followed(), 0);
+        assert_eq!(Client::connect(self.scratch.join("sock")).ask("get_counter"), "0");
     }
 
     /// PID 1 of the namespace, as it is seen from outside.
@@ -239,21 +267,26 @@ fn one_who_may_not_look_at_pid_1_is_moved_along_and_notices() {
 
 #[test]
 fn one_who_may_not_look_keeps_no_capability_and_serves_on() {
-    let less = "setpriv --bounding-set=-sys_ptrace";
-    let mut boot = Boot::start(&[Way::Chroot], less);
+    let mut boot = Boot::start(&[Way::Chroot], &WITHOUT_PTRACE.join(" "));
     let process = boot.proc_of("sock");
     boot.daemon.wait_for("Cannot follow PID 1 to another root");
     until("no thread has a capability", || able(&process).iter().all(|rights| *rights == 0));
     boot.switch(1);
     let init = boot.init();
     until("switched", || directory(&init.join("root")) != directory(&process.join("root")));
-    // Its signs of life go on, to a PID 1 that may have asked for them.
-    let said = boot.manager.said.len();
-    boot.manager.wait_until("signs of life", |all| {
-        all[said..].iter().filter(|said| *said == "WATCHDOG=1").count() > 1
-    });
-    assert_eq!(boot.followed(), 0);
-    assert_eq!(Client::connect(boot.scratch.join("sock")).ask("get_counter"), "0");
+    boot.assert_serves_on(&process);
+}
+
+#[test]
+fn one_who_may_not_look_any_more_gives_up_and_serves_on() {
+    let mut boot = Boot::start_within(WITHOUT_PTRACE, &[Way::Hide], "");
+    let process = boot.proc_of("sock");
+    until("one thread is able", || able(&process).iter().any(|rights| *rights != 0));
+    boot.switch(1);
+    boot.daemon.wait_for("cannot look at PID 1's root, so cannot follow it there");
+    boot.assert_serves_on(&process);
+    let said = boot.daemon.messages();
+    assert!(!said.iter().any(|line| line.starts_with("Cannot follow PID 1")), "{said:#?}");
 }
 
 #[test]
