@@ -8,6 +8,7 @@
 
 use std::fs;
 
+use early_service_machine::trust::OVERFLOW;
 use rustix::process::Uid;
 
 const PASSWD: [&str; 2] = ["/etc/passwd", "/usr/lib/passwd"];
@@ -24,13 +25,18 @@ pub(crate) struct User {
 }
 
 impl User {
-    /// Looks the user up, and logs if there is none.
+    /// Looks the user up, and logs if there is none, or none that is trusted.
     pub(crate) fn find(given: String) -> Self {
         let at_start = number(&given);
-        if at_start.is_none() {
-            log::warn!(
+        match at_start.map(Uid::as_raw) {
+            None => log::warn!(
                 "There is no user {given:?}, whom --successor names: looking again at each request"
-            );
+            ),
+            Some(OVERFLOW) => log::warn!(
+                "User {OVERFLOW}, whom --successor names, may not have the state: in a user \
+                 namespace the number stands for everybody"
+            ),
+            Some(_) => {}
         }
         Self { given, at_start }
     }

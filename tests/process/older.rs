@@ -292,6 +292,7 @@ fn user_65534_is_nobody_to_hand_over_to_whoever_names_it() {
         command.arg("-s").arg(scratch.join("sock")).args(STILL).args(["--successor", "65534"]);
         let daemon = Daemon::spawn(&mut command);
         daemon.wait_for("Listening on");
+        daemon.wait_for("User 65534, whom --successor names, may not have the state");
         let before = ["setpriv", "--reuid=65534", "--clear-groups"];
         let answer = nc_as(&before, scratch.join("sock"), format!("{request}\n"));
         assert_eq!(answer, "Permission denied\n", "{request}");
