@@ -5,6 +5,7 @@
 //! | --- | --- | --- |
 //! | connections | [`CLIENTS`], fewer where `RLIMIT_NOFILE` is low | the longest idle one goes |
 //! | clients that come at once | as many, each with [`FIRST_LINE`] to say something | wait in the backlog |
+//! | silent clients of a user who floods | one place in [`SHARE`] | the oldest of them goes at once |
 //! | a line | [`MAX_LINE`](early_service_machine::command::MAX_LINE) bytes | is answered, and its client goes |
 //! | time from line to line | [`IDLE`] | the client goes |
 //! | time until replies are taken | [`UNREAD`] | the client goes |
@@ -19,6 +20,7 @@ use std::fmt;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use early_service_machine::schedule::Monotonic;
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::{Resource, getrlimit};
@@ -52,6 +54,69 @@ pub(crate) fn clients() -> usize {
 /// With less, a burst of clients would push out those who had no time to speak; with more, some who
 /// say nothing keep the others waiting for longer.
 pub(crate) const FIRST_LINE: Duration = Duration::from_secs(1);
+
+/// The part of all places, one in so many, that the silent clients of a user who floods may have.
+///
+/// With a smaller part, a client of that user would have less time for its first line; with a larger
+/// one, there is less left for the others.
+pub(crate) const SHARE: usize = 4;
+
+/// How long a user counts as one who floods after the last of its clients had to go without a word.
+const FLOOD: Duration = Duration::from_secs(10);
+
+/// The most users of whom that is known; the one that was quiet longest is forgotten.
+const FLOODERS: usize = 8;
+
+/// Which users take places and say nothing.
+///
+/// A silent client keeps its place for [`FIRST_LINE`], so whoever fills all places again and again
+/// would have everybody else wait that long, and again for those who came before them.
+/// A user floods once as many of its clients had to go without a word as are its share of the places;
+/// from then on those beyond the share go at once, the oldest first, if there is no other place.
+/// A client that sends its first line when it connects is not silent, whoever its user is.
+#[derive(Default)]
+pub(crate) struct Floods {
+    users: [Option<Flood>; FLOODERS],
+}
+
+#[derive(Clone, Copy)]
+struct Flood {
+    user: u32,
+    /// How many of its clients had to go without a word.
+    gone: usize,
+    last: Monotonic,
+}
+
+impl Flood {
+    fn is_over(&self, now: Monotonic) -> bool {
+        u128::from(now.nanos_since(self.last)) > FLOOD.as_nanos()
+    }
+}
+
+impl Floods {
+    /// A client of this user had to go without a word.
+    pub(crate) fn note(&mut self, user: u32, now: Monotonic) {
+        let known = self.users.iter().flatten().position(|flood| flood.user == user);
+        let oldest = || {
+            let last = |flood: &Option<Flood>| flood.map(|flood| flood.last.as_nanos());
+            let slots = self.users.iter().enumerate();
+            slots.min_by_key(|(_, flood)| last(flood)).map_or(0, |(slot, _)| slot)
+        };
+        let slot = known.unwrap_or_else(oldest);
+        if let Some(place) = self.users.get_mut(slot) {
+            let before = place.filter(|flood| flood.user == user && !flood.is_over(now));
+            let gone = before.map_or(0, |flood| flood.gone).saturating_add(1);
+            *place = Some(Flood { user, gone, last: now });
+        }
+    }
+
+    /// The users who flood now.
+    pub(crate) fn users(&self, share: usize, now: Monotonic) -> impl Iterator<Item = u32> + use<> {
+        let floods = |flood: &Flood| flood.gone > share && !flood.is_over(now);
+        let users = self.users.map(|flood| flood.filter(floods).map(|flood| flood.user));
+        users.into_iter().flatten()
+    }
+}
 
 /// How long a client may take from one whole line to the next: a person at `nc` comes back from
 /// lunch, a lost one goes.
@@ -127,5 +192,43 @@ impl Complaints {
             }
             Err(_) => seldom.warn(format_args!("Closing a client: {limit}")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Monotonic {
+        Monotonic::from_nanos(7_000_000_000 + ms * 1_000_000)
+    }
+
+    #[test]
+    fn a_user_floods_beyond_its_share_until_it_is_quiet_for_a_while() {
+        let mut floods = Floods::default();
+        let users = |floods: &Floods, now| floods.users(3, now).collect::<Vec<_>>();
+        for ms in 0..3 {
+            floods.note(5, at(ms));
+            floods.note(6, at(ms));
+        }
+        assert_eq!(users(&floods, at(3)), []);
+        floods.note(5, at(3));
+        assert_eq!(users(&floods, at(3)), [5]);
+        let quiet = 3 + FLOOD.as_secs() * 1000;
+        assert_eq!(users(&floods, at(quiet)), [5]);
+        assert_eq!(users(&floods, at(quiet + 1)), []);
+        floods.note(5, at(quiet + 1));
+        assert_eq!(users(&floods, at(quiet + 1)), [], "it begins anew");
+    }
+
+    #[test]
+    fn one_user_too_many_is_known_in_the_place_of_the_one_that_was_quiet_longest() {
+        let mut floods = Floods::default();
+        for user in 0..=8 {
+            floods.note(user, at(u64::from(user)));
+        }
+        let mut known: Vec<_> = floods.users(0, at(9)).collect();
+        known.sort_unstable();
+        assert_eq!(known, [1, 2, 3, 4, 5, 6, 7, 8]);
     }
 }

@@ -26,7 +26,7 @@ use futures_lite::future;
 use smol::{Async, Timer};
 
 use crate::catalog::Id;
-use crate::limits::{CLIENTS, Complaints, FIRST_LINE, IDLE, Limit, RESERVE, UNREAD};
+use crate::limits::{CLIENTS, Complaints, FIRST_LINE, Floods, IDLE, Limit, RESERVE, SHARE, UNREAD};
 use crate::listener::{Listener, Name};
 use crate::mailbox::post;
 use crate::options::Stage;
@@ -145,6 +145,7 @@ pub(crate) struct Server<S: Service> {
     look_at_names: Timer,
     accept_again: Timer,
     complaints: Complaints,
+    floods: Floods,
     /// What became of the listeners' names.
     names: Seldom,
     /// What keeps clients in the backlog.
@@ -219,6 +220,7 @@ impl<S: Service> Server<S> {
             look_at_names: Timer::never(),
             accept_again: Timer::never(),
             complaints: Complaints::default(),
+            floods: Floods::default(),
             names: Seldom::explained(Id::SocketNameGone),
             shortage: Seldom::default(),
         }
@@ -638,9 +640,14 @@ impl<S: Service> Server<S> {
 
     /// Closes the client that has been idle longest; false when it may not be closed yet.
     ///
-    /// One that has just come has a moment to say something; one that has said something goes after
-    /// the others as long as its turn has not come, for it is not idle.
+    /// One that has just come has a moment to say something, unless its user floods; one that has said
+    /// something goes after the others as long as its turn has not come, for it is not idle.
     fn close_longest_idle(&mut self) -> bool {
+        let now = clock::now();
+        if let Some(slot) = self.find_flooding(now) {
+            self.close_for_room(slot, now);
+            return true;
+        }
         let sessions = self.slots.iter().enumerate().filter_map(|(slot, place)| {
             let session = place.session.as_deref().filter(|session| !session.is_under_way())?;
             let waits = session.has_spoken() && place.waker.queued.load(Ordering::Acquire);
@@ -649,11 +656,40 @@ impl<S: Service> Server<S> {
         let Some((_, slot, session)) = sessions.min_by_key(|(idle, ..)| *idle) else {
             return false;
         };
-        let may_go = session.has_spoken() || has_passed(FIRST_LINE, session.active(), clock::now());
+        let may_go = session.has_spoken() || has_passed(FIRST_LINE, session.active(), now);
         if may_go {
-            self.close_at(slot, Limit::Clients(self.places));
+            self.close_for_room(slot, now);
         }
         may_go
+    }
+
+    /// The oldest silent client of a user who floods and has more of them than its share.
+    fn find_flooding(&mut self, now: Monotonic) -> Option<usize> {
+        let share = self.places / SHARE;
+        self.floods.users(share, now).find_map(|user| {
+            let silent = self.slots.iter_mut().enumerate().filter_map(|(slot, place)| {
+                let session = place.session.as_deref_mut()?;
+                let is_silent = !session.has_spoken() && !session.is_under_way();
+                (is_silent && session.user() == Some(user)).then(|| (session.active(), slot))
+            });
+            let (mut count, mut oldest) = (0, None);
+            for (since, slot) in silent {
+                count += 1;
+                if oldest.is_none_or(|(before, _)| since < before) {
+                    oldest = Some((since, slot));
+                }
+            }
+            oldest.filter(|_| count > share).map(|(_, slot)| slot)
+        })
+    }
+
+    /// Ends the connection of a client for another one, and remembers whose it was if it was silent.
+    fn close_for_room(&mut self, slot: usize, now: Monotonic) {
+        let silent = self.session(slot).filter(|session| !session.has_spoken());
+        if let Some(user) = silent.and_then(Session::user) {
+            self.floods.note(user, now);
+        }
+        self.close_at(slot, Limit::Clients(self.places));
     }
 
     fn close_silent(&mut self, now: Monotonic) {

@@ -23,7 +23,7 @@ use early_service_machine::exchange::{Client, Request};
 use early_service_machine::rhythm::MAX_STATUS;
 use early_service_machine::schedule::Monotonic;
 use rustix::io::Errno;
-use rustix::net::sockopt::set_socket_send_buffer_size;
+use rustix::net::sockopt::{set_socket_send_buffer_size, socket_peercred};
 use rustix::net::{RecvFlags, recv};
 use smol::Async;
 
@@ -237,6 +237,8 @@ pub(crate) struct Session<S: Service> {
     closing: bool,
     /// A line was too long: so many bytes more are read, and thrown away, before it is closed.
     overrun: Option<usize>,
+    /// The user of the client, once somebody asked.
+    user: Option<Option<u32>>,
     /// One of more clients than there are places for, and not yet known to be a client.
     pub(crate) is_beyond: bool,
     waker: Waker,
@@ -256,6 +258,7 @@ impl<S: Service> Session<S> {
             has_spoken: false,
             closing: false,
             overrun: None,
+            user: None,
             is_beyond: false,
             waker,
         })
@@ -347,6 +350,14 @@ impl<S: Service> Session<S> {
     /// Whether it has ended a line here.
     pub(crate) fn has_spoken(&self) -> bool {
         self.has_spoken
+    }
+
+    /// The user of the process that connected; `None` if the kernel does not tell.
+    ///
+    /// Not asked for before there is no place left, as every call costs.
+    pub(crate) fn user(&mut self) -> Option<u32> {
+        let ask = || socket_peercred(&self.stream).ok().map(|peer| peer.uid.as_raw());
+        *self.user.get_or_insert_with(ask)
     }
 
     /// Whether it is to be closed for the length of a line.

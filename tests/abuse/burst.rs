@@ -1,16 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Burst: ten thousand clients that come at once.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
+use rustix::process::Uid;
+use rustix::thread::set_thread_res_uid;
 
 use crate::LIMIT;
 use crate::claims::Claims;
-use crate::crowd::{ask, at_once, lost, number, one};
+use crate::crowd::{ask, at_once, is_closed, lost, number, one};
+use crate::over::Over;
 use crate::scene::{BOUNDS, Bounds, SETUP, Scene};
 
 const CLIENTS: usize = 10_000;
@@ -135,3 +140,58 @@ pub(crate) fn that_say_nothing(claims: &mut Claims) {
     scene.claim(claims, Bounds { reply_anew: anew, lines: 8, ..BOUNDS });
     drop(clients);
 }
+
+/// How many clients of a flood connect by one hand.
+const FLOOD: usize = SILENT / HANDS;
+
+/// Clients of another user that say nothing, and come again as soon as they are closed.
+pub(crate) fn that_flood(claims: &mut Claims) {
+    flood(claims, Some(4000));
+}
+
+/// The same of the user whose other clients ask.
+pub(crate) fn that_flood_their_own(claims: &mut Claims) {
+    flood(claims, None);
+}
+
+fn flood(claims: &mut Claims, user: Option<u32>) {
+    let scene = Scene::open(SETUP);
+    let socket = scene.daemon.socket.clone();
+    fs::set_permissions(&socket, Permissions::from_mode(0o777)).expect("our own file");
+    if let Some(directory) = socket.parent() {
+        fs::set_permissions(directory, Permissions::from_mode(0o755)).expect("our own");
+    }
+    thread::scope(|scope| {
+        // Ends them also if a reply does not come.
+        let over = Over::default();
+        for _ in 0..HANDS {
+            let (whether, socket) = (over.whether(), &socket);
+            scope.spawn(move || {
+                if let Some(user) = user.map(Uid::from_raw) {
+                    set_thread_res_uid(user, user, user).expect("root, to be another user");
+                }
+                let mut clients: Vec<_> = (0..FLOOD).map(|_| one(socket)).collect();
+                while !whether.is_over() {
+                    for client in
+                        clients.iter_mut().filter_map(|client| is_closed(client).then_some(client))
+                    {
+                        *client = one(socket);
+                    }
+                    thread::sleep(PAUSE);
+                }
+            });
+        }
+        // Without the flood ever ending, and from its first second on.
+        scene.wait_for_the_one_that_stays(300);
+        scene.wait_for_witnesses(ANSWERS);
+    });
+    // Nobody floods before the first of them had their time.
+    let anew = Duration::from_millis(2500);
+    scene.claim(claims, Bounds { reply: CROWD, reply_anew: anew, lines: 60, ..BOUNDS });
+}
+
+/// The time after which a flooder looks again which of its clients are closed.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Few enough that they come before the test gives up even where each takes twice the bound.
+const ANSWERS: usize = 4;

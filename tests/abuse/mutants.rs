@@ -88,6 +88,16 @@ const MUTANTS: &[Mutant] = &[
         claim: "a client that comes anew waits",
     },
     Mutant {
+        limit: "places of a user who floods",
+        changes: &[Change {
+            file: "src/limits.rs",
+            from: "        let floods = |flood: &Flood| flood.gone > share && !flood.is_over(now);",
+            to: "        let floods = |flood: &Flood| flood.gone > share + CLIENTS * 1_000_000;",
+        }],
+        row: "a silent flood of another user",
+        claim: "a client that comes anew waits",
+    },
+    Mutant {
         limit: "replies in the kernel",
         changes: &[Change {
             file: "src/session.rs",

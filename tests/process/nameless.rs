@@ -2,6 +2,7 @@
 //! Nameless: a socket whose name disappears while it is served, or before.
 
 use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -10,7 +11,8 @@ use std::path::Path;
 
 use rustix::process::Signal;
 
-use crate::client::{Client, get_counter};
+use crate::LIMIT;
+use crate::client::Client;
 use crate::daemon::{Daemon, STILL, started_with};
 use crate::manager::Manager;
 use crate::scratch::Scratch;
@@ -18,11 +20,23 @@ use crate::stage::{serve, start_under};
 use crate::until;
 use crate::wire::Wire;
 
-/// Waits until somebody serves the path, and asks.
+/// Asks until somebody answers by that name: what had it before may be there for a moment more.
 #[track_caller]
 fn asked_again(path: &Path) -> u64 {
-    until("a server by that name", || UnixStream::connect(path).is_ok());
-    get_counter(path)
+    let ask = || {
+        let mut stream = UnixStream::connect(path).ok()?;
+        stream.set_read_timeout(Some(LIMIT)).ok()?;
+        stream.write_all(b"get_counter\n").ok()?;
+        let mut reply = String::new();
+        BufReader::new(stream).read_line(&mut reply).ok()?;
+        reply.trim_end().parse().ok()
+    };
+    let mut reply = None;
+    until("an answer by that name", || {
+        reply = ask();
+        reply.is_some()
+    });
+    reply.expect("waited for")
 }
 
 fn mode(path: &Path) -> u32 {
