@@ -59,8 +59,10 @@ const MUTANTS: &[Mutant] = &[
         limit: "new clients wait in the backlog",
         changes: &[Change {
             file: "src/server.rs",
-            from: "                return self.pause_accepting(why);",
-            to: "                let _ = why;
+            from: "                return self.pause_accepting(format_args!(
+                    \"new clients wait: {clients} came in the last second\"
+                ));",
+            to: "                let _ = clients;
                 drop(self.listeners.get(listener).map(Listener::accept));
                 continue;",
         }],
