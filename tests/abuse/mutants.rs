@@ -229,10 +229,10 @@ const MUTANTS: &[Mutant] = &[
         changes: &[Change {
             file: "src/server.rs",
             from: "                Some(Err(error)) => {
-                    return",
+                    if is_shut_down(&error) {",
             to: "                Some(Err(error)) => {
                     self.close_longest_idle();
-                    return",
+                    if is_shut_down(&error) {",
         }],
         row: "EMFILE",
         claim: "nobody had to go",
