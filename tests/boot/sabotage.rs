@@ -67,8 +67,8 @@ const SABOTAGES: &[Sabotage] = &[
         name: "rhythm-begun-anew",
         changes: &[Change {
             file: "src/ticker.rs",
-            from: "Start::After(snapshot) => Running::resuming(snapshot, now, self.period),",
-            to: "Start::After(snapshot) => Running::starting(snapshot.state, now, self.period),",
+            from: "Start::After { snapshot, .. } => Running::resuming(snapshot, now, self.period),",
+            to: "Start::After { snapshot, .. } => Running::starting(snapshot.state, now, self.period),",
         }],
         plan: &ORDINARY,
         breaks: &[Break {
