@@ -13,7 +13,7 @@
 //! | [`server`] | listeners, sessions | ticker, handoff | all batches, a few orders |
 //! | [`handoff`] | connection to the other process | ticker, server, supervisor | orders, askers |
 //! | [`signals`] | signal handlers | supervisor | none |
-//! | [`journal`] | log queue, writer thread | nobody | 256 records |
+//! | [`journal`] | log [`queue`], writer thread | nobody | 256 records |
 //! | [`supervisor`] | lifecycle | server, handoff, PID 1 | what can be reported at once |
 //!
 //! The lock and the state file are the ticker's while it ticks, the sockets the server's while it
@@ -41,6 +41,7 @@ mod mailbox;
 mod offering;
 mod options;
 mod peer;
+mod queue;
 mod root;
 mod seldom;
 mod server;
@@ -54,17 +55,22 @@ mod systemd;
 mod ticker;
 mod users;
 
+use std::cell::Cell;
 use std::env;
 use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::{OwnedFd, RawFd};
+use std::panic::{self, PanicHookInfo};
 use std::path::Path;
-use std::process::ExitCode;
+use std::pin::Pin;
+use std::process::{self, ExitCode};
+use std::rc::Rc;
+use std::task::{Context, Waker};
 
 use early_service_machine::exchange::Message;
 use early_service_machine::lifecycle::Event;
 use futures_lite::future;
-use rustix::io::fcntl_dupfd_cloexec;
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::process::{Resource, getrlimit};
 use smol::{LocalExecutor, Timer};
 
@@ -81,6 +87,7 @@ use seldom::Seldom;
 use server::{Server, Sockets};
 use signals::Signals;
 use supervisor::{Supervisor, Unheard};
+use systemd::{NotPassed, Passed};
 use ticker::Ticker;
 use users::User;
 
@@ -105,10 +112,10 @@ const ORDERS: usize = 6;
 /// ```
 #[must_use]
 pub fn main<S: Service>() -> ExitCode {
-    let passed = systemd::listeners();
+    let passed = Passed::take();
     let runtime_directory = env::var_os("RUNTIME_DIRECTORY");
-    let environment =
-        Environment { runtime_directory, passes_socket: !passed.as_ref().is_ok_and(Vec::is_empty) };
+    let passes_socket = !passed.as_ref().is_ok_and(|passed| passed.sockets.is_empty());
+    let environment = Environment { runtime_directory, passes_socket };
     match options::parse(env::args_os().skip(1), &environment) {
         Ok(Command::Run(options)) => run::<S>(options, passed),
         Ok(Command::Help) => print(&[S::ABOUT, HELP].concat()),
@@ -127,10 +134,7 @@ fn print(text: &str) -> ExitCode {
     }
 }
 
-fn run<S: Service>(
-    options: Options,
-    passed: Result<Vec<OwnedFd>, sd_listen_fds::Error>,
-) -> ExitCode {
+fn run<S: Service>(options: Options, passed: Result<Passed, NotPassed>) -> ExitCode {
     let mut journal = Journal::install(options.stage);
     let result =
         passed.map_err(Error::Passed).and_then(|passed| serve::<S>(options, passed, &mut journal));
@@ -152,10 +156,13 @@ fn run<S: Service>(
 
 /// Why the process cannot serve.
 enum Error {
-    Passed(sd_listen_fds::Error),
+    Passed(NotPassed),
     Listener(listener::Error),
+    Reactor(String),
     Thread(io::Error),
     Signals(io::Error),
+    Descriptors(Errno),
+    ProcessorTime,
 }
 
 impl From<listener::Error> for Error {
@@ -164,13 +171,21 @@ impl From<listener::Error> for Error {
     }
 }
 
+/// What of a unit limits descriptors and threads.
+const LIMITS: &str = "LimitNOFILE=, LimitNPROC= and TasksMax=";
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Passed(error) => write!(f, "cannot understand $LISTEN_FDS: {error}"),
+            Self::Passed(error) => error.fmt(f),
             Self::Listener(error) => error.fmt(f),
-            Self::Thread(error) => write!(f, "cannot start a thread: {error}"),
+            Self::Reactor(cause) => write!(f, "cannot start: {cause} (see {LIMITS})"),
+            Self::Thread(error) => write!(f, "cannot start a thread: {error} (see {LIMITS})"),
             Self::Signals(error) => write!(f, "cannot handle signals: {error}"),
+            Self::Descriptors(error) => {
+                write!(f, "cannot open as many files as serving takes: {error} (see {LIMITS})")
+            }
+            Self::ProcessorTime => f.write_str("the limit of processor time is reached (SIGXCPU)"),
         }
     }
 }
@@ -228,25 +243,68 @@ fn make_room_for_descriptors() {
     drop(fcntl_dupfd_cloexec(io::stderr(), last));
 }
 
+/// Starts the reactor and its thread; the timer must be kept.
+///
+/// async-io panics where it can have no thread or no descriptors.
+/// There is nothing to be tidied up yet, so that the end is in order all the same.
+fn start_reactor(stage: Stage) -> Timer {
+    panic::set_hook(Box::new(move |panic: &PanicHookInfo<'_>| {
+        let cause = panic.payload().downcast_ref::<String>();
+        log::error!("{}", Error::Reactor(cause.cloned().unwrap_or_else(|| panic.to_string())));
+        // Nothing that needs a thread or the reactor.
+        journal::write_here(stage);
+        process::exit(1);
+    }));
+    let timer = match stage {
+        Stage::Initrd => root::disarm_reactor(),
+        Stage::Root => {
+            let mut timer = Timer::after(server::SWEEP);
+            let _ = Pin::new(&mut timer).poll(&mut Context::from_waker(Waker::noop()));
+            Timer::never()
+        }
+    };
+    let _ = panic::take_hook();
+    timer
+}
+
+/// Descriptors beside those that are open once the start is done: the state file, a predecessor, a
+/// client, and what is open for a moment.
+const SPARE: usize = 4;
+
+/// Whether there are [`SPARE`] descriptors left.
+///
+/// With fewer, the process would take clients in and never answer them.
+fn check_spare_descriptors() -> Result<(), Errno> {
+    let spare = [(); SPARE].map(|()| fcntl_dupfd_cloexec(io::stderr(), 0));
+    spare.into_iter().try_for_each(|spare| spare.map(drop))
+}
+
 /// Serves until the end; a successor that adopted the state is to be told when the log is written.
 fn serve<S: Service>(
     options: Options,
-    passed: Vec<OwnedFd>,
+    passed: Passed,
     journal: &mut Journal,
 ) -> Result<Option<Peer>, Error> {
+    // Before there is a second thread, and before there is a socket file to leave behind.
+    signals::block().map_err(Error::Signals)?;
     if options.stage == Stage::Root {
         systemd::watch_start();
     }
     make_room_for_descriptors();
+    let _reactor = start_reactor(options.stage);
+    passed.say_left_alone();
     // From here on, clients wait in the backlog instead of being refused: all else comes after.
-    let (listeners, adoption) = listen(&options, passed)?;
-    let (old_root, _disarm) = match options.stage {
-        Stage::Initrd => (OldRoot::remember(), root::disarm_reactor()),
-        Stage::Root => (None, Timer::never()),
+    let (listeners, adoption) = listen(&options, passed.sockets)?;
+    let old_root = match options.stage {
+        Stage::Initrd => OldRoot::remember(),
+        Stage::Root => None,
     };
-    // A signal that comes before leaves a socket file behind, which the next start replaces.
-    let signals = Signals::install(options.stage).map_err(Error::Signals)?;
+    let is_out_of_time = Rc::new(Cell::new(false));
+    let signals =
+        Signals::install(options.stage, Rc::clone(&is_out_of_time)).map_err(Error::Signals)?;
     journal.start().map_err(Error::Thread)?;
+    check_spare_descriptors().map_err(Error::Descriptors)?;
+    systemd::check_environment();
 
     let (to_ticker, ticker_mailbox) = async_channel::bounded(server::UNDER_WAY + ORDERS);
     // A batch that comes back with its commands is followed by the word that they may come again.
@@ -309,5 +367,8 @@ fn serve<S: Service>(
     executor.spawn(signals).detach();
     // futures-lite's block_on sleeps until it is woken; smol's would also poll the reactor.
     future::block_on(executor.run(supervisor.run(started)));
+    if is_out_of_time.get() {
+        return Err(Error::ProcessorTime);
+    }
     Ok(successor.try_recv().ok())
 }

@@ -191,9 +191,8 @@ impl Listener {
         }
     }
 
-    /// Takes a socket that systemd passed; a fresh one may be to take its place once we serve.
+    /// Takes a socket that systemd passed, and that was checked; a fresh one may be to take its place once we serve.
     pub(crate) fn passed(socket: OwnedFd, rebind: bool) -> Result<Self, Error> {
-        check(&socket).map_err(Error::Passed)?;
         let mut listener = Self::of(socket)?;
         if rebind {
             if listener.name.as_os_str().is_empty() {
@@ -650,7 +649,7 @@ fn put_back(path: &Path) {
 }
 
 /// Whether clients could be accepted from this.
-fn check(socket: &OwnedFd) -> Result<(), &'static str> {
+pub(crate) fn check(socket: &OwnedFd) -> Result<(), &'static str> {
     match check_stream(socket)? {
         true => Ok(()),
         false => Err("it does not listen"),

@@ -8,6 +8,7 @@ use std::fmt;
 use std::time::Duration;
 
 use early_service_machine::schedule::Monotonic;
+use log::Level;
 
 use crate::catalog::Id;
 use crate::clock;
@@ -33,10 +34,19 @@ impl Seldom {
 
     /// Logs the line with the number of those left out before it, or leaves it out.
     pub(crate) fn warn(&mut self, line: fmt::Arguments<'_>) {
+        self.log(Level::Warn, line);
+    }
+
+    /// The same of a line that is no warning.
+    pub(crate) fn info(&mut self, line: fmt::Arguments<'_>) {
+        self.log(Level::Info, line);
+    }
+
+    fn log(&mut self, level: Level, line: fmt::Arguments<'_>) {
         if let Some(silent) = self.may_speak(clock::now()) {
             match silent {
-                0 => log::warn!(MESSAGE_ID = self.id; "{line}"),
-                more => log::warn!(MESSAGE_ID = self.id; "{line}, and {more} others before"),
+                0 => log::log!(level, MESSAGE_ID = self.id; "{line}"),
+                more => log::log!(level, MESSAGE_ID = self.id; "{line}, and {more} others before"),
             }
         }
     }

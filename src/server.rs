@@ -40,7 +40,7 @@ use crate::{clock, handoff, journal, limits, standing, ticker};
 pub(crate) const UNDER_WAY: usize = 16;
 
 /// How often silent clients are looked for, while there are clients at all.
-const SWEEP: Duration = Duration::from_secs(1);
+pub(crate) const SWEEP: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether clients find the listeners by their names.
 ///

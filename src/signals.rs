@@ -1,124 +1,170 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Signals: the requests of systemd and of people to stop.
+//! Signals: what each of them does to the process.
 //!
-//! SIGTERM and SIGINT end the process in order; a second one ends it at once, should the order take
-//! too long for somebody.
-//! In the initrd SIGTERM only shows in the log: PID 1 sends it to everything before it switches
-//! root, and this process is there to survive that; and SIGCONT tells that the switch is about to
-//! come, because PID 1 stops every process before it.
+//! | signal | outcome |
+//! | --- | --- |
+//! | TERM, INT | an orderly end; a second one ends the process at once |
+//! | TERM in the initrd | a log line: PID 1 sends it to every process before it switches root |
+//! | CONT in the initrd | a look at PID 1's root: PID 1 stops every process before the switch |
+//! | XCPU | an orderly end with status 1: the limit of processor time is reached |
+//! | HUP, USR1, USR2 | a log line |
+//! | QUIT, ABRT, ILL, TRAP, BUS, FPE, SEGV, SYS | the default: ends at once, with a core dump |
+//! | KILL, STOP, TSTP, CONT, CHLD, URG, WINCH | the default |
+//! | all others | ignored |
 //!
-//! Owns the sockets into which the handlers write a byte.
-//! Never acts by itself, but for the second signal.
+//! `docs/operations.md` gives the reasons.
+//!
+//! Ignored signals are blocked, in every thread: the handler of a signal interrupts system calls, and
+//! a sender that never stops would use up the processor.
+//! The mask and the dispositions that the process inherits have no effect, except that a default
+//! outcome stays ignored if whoever started the process ignored the signal.
+//!
+//! Owns the socket into which the handlers write.
+//! Never acts by itself, except for the second signal.
 //! Ends with the process.
 
+use std::cell::Cell;
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use async_channel::Sender;
 use early_service_machine::lifecycle::Event;
 use futures_lite::future;
-use futures_lite::io::AsyncReadExt;
-use signal_hook::consts::{SIGCONT, SIGINT, SIGTERM};
-use signal_hook::{flag, low_level::pipe};
+use nix::sys::signal::{SigSet, Signal};
+use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU};
+use signal_hook::flag;
+use signal_hook::iterator::backend::SignalDelivery;
+use signal_hook::iterator::exfiltrator::SignalOnly;
 use smol::Async;
 
 use crate::mailbox::post;
 use crate::options::Stage;
+use crate::seldom::Seldom;
 
 /// The exit status after a second signal: the process did not end in order.
 const STOPPED_AT_ONCE: i32 = 1;
 
-/// The actor.
-pub(crate) struct Signals {
-    /// A byte for each signal that asks to stop.
-    stop: UnixStream,
-    /// In the initrd, a byte for each SIGTERM that is not obeyed, and for each SIGCONT.
-    initrd: Option<(UnixStream, UnixStream)>,
+/// What has a handler, in both stages.
+const HEARD: [Signal; 6] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGXCPU,
+    Signal::SIGHUP,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+];
+
+/// What is left to its default outcome; those that end the process mean a fault of the program, or
+/// somebody who wants a core dump.
+const DEFAULT: [Signal; 13] = [
+    Signal::SIGQUIT,
+    Signal::SIGABRT,
+    Signal::SIGILL,
+    Signal::SIGTRAP,
+    Signal::SIGBUS,
+    Signal::SIGFPE,
+    Signal::SIGSEGV,
+    Signal::SIGSYS,
+    Signal::SIGTSTP,
+    Signal::SIGCONT,
+    Signal::SIGCHLD,
+    Signal::SIGURG,
+    Signal::SIGWINCH,
+];
+
+/// Blocks every signal but those of a default outcome, whatever mask was inherited.
+///
+/// To be called before there is a second thread: threads inherit the mask.
+/// A request to stop waits until there is something to end in order.
+pub(crate) fn block() -> io::Result<()> {
+    let mut blocked = SigSet::all();
+    DEFAULT.into_iter().for_each(|signal| blocked.remove(signal));
+    Ok(blocked.thread_set_mask()?)
 }
 
-enum Heard {
-    Stop,
-    Terminate,
-    Continue,
+/// The actor.
+pub(crate) struct Signals {
+    delivery: SignalDelivery<Arc<UnixStream>, SignalOnly>,
+    stage: Stage,
+    /// Set when the limit of processor time is reached.
+    is_out_of_time: Rc<Cell<bool>>,
+    ignored: Ignored,
 }
 
 impl Signals {
     /// Installs the handlers of `stage`; what they hear before the actor runs, it hears then.
-    pub(crate) fn install(stage: Stage) -> io::Result<Self> {
+    ///
+    /// `is_out_of_time` is set when the process ends because of the limit of its processor time.
+    pub(crate) fn install(stage: Stage, is_out_of_time: Rc<Cell<bool>>) -> io::Result<Self> {
         let was_asked = Arc::new(AtomicBool::new(false));
-        let ends = |signal| {
+        let (ours, handlers) = UnixStream::pair()?;
+        // Heard before it is counted: the first one must not be lost in between.
+        let heard = HEARD.map(|signal| signal as i32);
+        let delivery = SignalDelivery::with_pipe(Arc::new(ours), handlers, SignalOnly, heard)?;
+        let ends: &[i32] = match stage {
+            Stage::Initrd => &[SIGINT],
+            Stage::Root => &[SIGINT, SIGTERM],
+        };
+        for &signal in ends {
             // In this order: the first signal only sets the flag that the second one finds.
             flag::register_conditional_shutdown(signal, STOPPED_AT_ONCE, Arc::clone(&was_asked))?;
-            flag::register(signal, Arc::clone(&was_asked)).map(drop)
-        };
-        let (stop, stop_handler) = UnixStream::pair()?;
-        let initrd = match stage {
-            Stage::Initrd => Some((heard_in_socket(SIGTERM)?, heard_in_socket(SIGCONT)?)),
-            Stage::Root => {
-                // Heard before it is counted: the first one must not be lost in between.
-                pipe::register(SIGTERM, stop_handler.try_clone()?)?;
-                ends(SIGTERM)?;
-                None
-            }
-        };
-        pipe::register(SIGINT, stop_handler)?;
-        ends(SIGINT)?;
-        Ok(Self { stop, initrd })
+            flag::register(signal, Arc::clone(&was_asked))?;
+        }
+        if stage == Stage::Initrd {
+            delivery.handle().add_signal(SIGCONT)?;
+        }
+        HEARD.into_iter().collect::<SigSet>().thread_unblock()?;
+        Ok(Self { delivery, stage, is_out_of_time, ignored: Ignored::default() })
     }
 
     /// Tells `supervisor` to stop, and `continued` of each SIGCONT.
-    pub(crate) async fn run(self, supervisor: Sender<Event>, continued: Sender<()>) {
-        if let Err(error) = self.report(&supervisor, &continued).await {
-            log::error!("cannot hear signals any more: {error}");
+    pub(crate) async fn run(mut self, supervisor: Sender<Event>, continued: Sender<()>) {
+        match self.until_stopped(&continued).await {
+            Ok(()) => post(&supervisor, Event::StopRequested),
+            Err(error) => log::error!("cannot hear signals any more: {error}"),
         }
         // The lifecycle stops once, and a second signal does not come here.
         future::pending().await
     }
 
-    async fn report(self, supervisor: &Sender<Event>, continued: &Sender<()>) -> io::Result<()> {
-        let mut stop = Async::new(self.stop)?;
-        let mut initrd = match self.initrd {
-            Some((terminate, cont)) => Some((Async::new(terminate)?, Async::new(cont)?)),
-            None => None,
-        };
+    async fn until_stopped(&mut self, continued: &Sender<()>) -> io::Result<()> {
+        let ear = Async::new(Arc::clone(self.delivery.get_read()))?;
         loop {
-            match next(&mut stop, &mut initrd).await? {
-                Heard::Stop => {
-                    post(supervisor, Event::StopRequested);
-                    return Ok(());
+            // Each signal at most once, however often it came since the last look: a flood of them
+            // costs one turn of the loop at a time.
+            for signal in self.delivery.pending() {
+                match signal {
+                    // One that finds it told already adds nothing.
+                    SIGCONT => _ = continued.try_send(()),
+                    SIGHUP => self
+                        .ignored
+                        .hup
+                        .info(format_args!("Ignoring SIGHUP: there is nothing to reload")),
+                    SIGUSR1 => self.ignored.usr1.info(format_args!("Ignoring SIGUSR1")),
+                    SIGUSR2 => self.ignored.usr2.info(format_args!("Ignoring SIGUSR2")),
+                    SIGTERM if self.stage == Stage::Initrd => {
+                        self.ignored.term.info(format_args!("Ignoring SIGTERM in the initrd stage"))
+                    }
+                    SIGXCPU => {
+                        self.is_out_of_time.set(true);
+                        return Ok(());
+                    }
+                    _ => return Ok(()),
                 }
-                Heard::Terminate => log::info!("Ignoring SIGTERM in the initrd stage"),
-                // One that finds it told already adds nothing.
-                Heard::Continue => _ = continued.try_send(()),
             }
+            ear.readable().await?;
         }
     }
 }
 
-/// A signal's far end, once the executor polls it.
-type Ear = Async<UnixStream>;
-
-async fn next(stop: &mut Ear, initrd: &mut Option<(Ear, Ear)>) -> io::Result<Heard> {
-    let stop = heard(stop, Heard::Stop);
-    match initrd {
-        None => stop.await,
-        Some((terminate, continued)) => {
-            let terminate = heard(terminate, Heard::Terminate);
-            let continued = heard(continued, Heard::Continue);
-            future::or(stop, future::or(terminate, continued)).await
-        }
-    }
-}
-
-async fn heard(ear: &mut Ear, signal: Heard) -> io::Result<Heard> {
-    ear.read_exact(&mut [0]).await.map(|()| signal)
-}
-
-/// A socket into which the handler of `signal` writes a byte.
-fn heard_in_socket(signal: i32) -> io::Result<UnixStream> {
-    let (ours, handler) = UnixStream::pair()?;
-    pipe::register(signal, handler)?;
-    Ok(ours)
+/// The lines about signals that are not obeyed: a sender can cause thousands a second.
+#[derive(Default)]
+struct Ignored {
+    term: Seldom,
+    hup: Seldom,
+    usr1: Seldom,
+    usr2: Seldom,
 }

@@ -150,8 +150,8 @@ const SABOTAGES: &[Sabotage] = &[
             WITHOUT_AT,
             Change {
                 file: "src/signals.rs",
-                from: "heard_in_socket(SIGTERM)?",
-                to: "heard_in_socket(signal_hook::consts::SIGUSR2)?",
+                from: "let heard = HEARD.map(|signal| signal as i32);",
+                to: "let heard = [SIGINT];",
             },
         ],
         plan: &ORDINARY,

@@ -65,8 +65,37 @@ impl Journald {
     /// The same, and waits for nothing.
     pub(crate) fn spawn_by(&self, before: &[&str], socket: &Path, options: &[&str]) -> Daemon {
         let stderr = OpenOptions::new().create(true).append(true).open(&self.stderr);
+        let file = stderr.and_then(|stderr| stderr.metadata()).expect("an open file");
+        let stream = format!("{}:{}", file.dev(), file.ino());
+        self.spawn_with(before, socket, &self.stderr, options, |command| {
+            command.env("JOURNAL_STREAM", stream);
+        })
+    }
+
+    /// Starts the program as systemd would, with this `$JOURNAL_STREAM` and standard error.
+    pub(crate) fn spawn_as_systemd(
+        &self,
+        socket: &Path,
+        stream: Option<&str>,
+        stderr: &Path,
+        options: &[&str],
+    ) -> Daemon {
+        let before = ["sh", "-c", r#"SYSTEMD_EXEC_PID=$$ exec "$@""#, "sh"];
+        self.spawn_with(&before, socket, stderr, options, |command| {
+            command.envs(stream.map(|stream| ("JOURNAL_STREAM", stream)));
+        })
+    }
+
+    fn spawn_with(
+        &self,
+        before: &[&str],
+        socket: &Path,
+        stderr: &Path,
+        options: &[&str],
+        told: impl FnOnce(&mut Command),
+    ) -> Daemon {
+        let stderr = OpenOptions::new().create(true).append(true).open(stderr);
         let stderr = stderr.expect("a file");
-        let file = stderr.metadata().expect("an open file");
         let mut unshare = Command::new("unshare");
         daemon::detach(&mut unshare);
         if !geteuid().is_root() {
@@ -82,8 +111,8 @@ impl Journald {
             .arg("--server-socket-path")
             .arg(socket)
             .args(options)
-            .env("JOURNAL_STREAM", format!("{}:{}", file.dev(), file.ino()))
             .stderr(Stdio::from(stderr));
+        told(&mut unshare);
         Daemon::spawn_unread(&mut unshare)
     }
 

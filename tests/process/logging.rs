@@ -114,6 +114,34 @@ fn where_there_is_no_journal_standard_error_gets_the_lines() {
     crate::until("lines", || journald.complaint().contains("]: Listening on UNIX socket"));
 }
 
+#[test]
+fn only_the_journal_s_own_stream_is_a_reason_to_log_to_the_journal() {
+    // Who started it is systemd, as far as it can tell, and a journal is there.
+    for (case, stream, stderr) in [
+        ("append:", None, "file"),
+        ("append: with standard output in the journal", Some("1:1"), "file"),
+        ("null", None, "/dev/null"),
+        ("null with standard output in the journal", Some("1:1"), "/dev/null"),
+    ] {
+        for options in [&STILL[..], &[&STILL[..], &["--survive-systemd-kill-signal"]].concat()] {
+            let scratch = Scratch::new();
+            let mut journald = Journald::new(&scratch);
+            let stderr = if stderr == "file" { scratch.join("stderr") } else { stderr.into() };
+            let socket = scratch.join("sock");
+            let _daemon = journald.spawn_as_systemd(&socket, stream, &stderr, options);
+            until_served(&socket);
+            if stderr.starts_with("/dev") {
+                // Its writer has decided by the time that it has written all.
+                get_counter(&socket);
+                journald.receive();
+            } else {
+                crate::until("lines", || journald.complaint().contains("Listening on UNIX"));
+            }
+            assert!(journald.entries.is_empty(), "{case}: {:?}", journald.entries);
+        }
+    }
+}
+
 /// Ticks so often that any log is full soon.
 const PERIOD: u64 = 2_000_000;
 const OFTEN: [&str; 2] = ["--timer-delay-ms", "2"];

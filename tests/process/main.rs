@@ -29,6 +29,7 @@
 //! | [`recovery`] | going on after a death or a stop |
 //! | [`refusing`] | what a successor does not adopt |
 //! | [`root`] | the first stage across a switch of root |
+//! | [`scarcity`] | limits of the process that leave too little |
 //! | [`sessions`] | what clients notice of a handoff |
 //! | [`signals`] | how it ends |
 //! | [`sockets`] | what becomes of the socket file |
@@ -65,6 +66,7 @@ mod rebinding;
 mod recovery;
 mod refusing;
 mod root;
+mod scarcity;
 mod sessions;
 mod signals;
 mod sockets;

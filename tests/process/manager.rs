@@ -46,4 +46,13 @@ impl Manager {
             self.said.extend(message.lines().map(str::to_owned));
         }
     }
+    /// Reads what waits.
+    pub(crate) fn read_waiting(&mut self) {
+        self.socket.set_nonblocking(true).expect("our own socket");
+        let mut message = [0; 1024];
+        while let Ok(count) = self.socket.recv(&mut message) {
+            let message = String::from_utf8_lossy(&message[..count]).into_owned();
+            self.said.extend(message.lines().map(str::to_owned));
+        }
+    }
 }

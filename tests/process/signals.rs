@@ -2,7 +2,7 @@
 //! Signals: how it ends, and what does not end it.
 
 use std::os::unix::net::UnixListener;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
@@ -50,19 +50,159 @@ fn a_successor_that_still_waits_ends_as_well() {
 fn the_initrd_stage_ignores_sigterm_and_says_so() {
     let scratch = Scratch::new();
     let mut daemon = Daemon::serve(scratch.join("sock"), &[INITRD]);
-    for count in 1..=3 {
-        daemon.signal(Signal::TERM);
-        daemon.wait_until("SIGTERM in the log", |lines| {
-            let ignored = |line: &&_| {
-                let line: &crate::daemon::Line = line;
-                line.message.contains("Ignoring SIGTERM in the initrd stage")
-            };
-            (lines.iter().filter(ignored).count() == count).then_some(())
-        });
-    }
+    daemon.signal(Signal::TERM);
+    daemon.wait_for("Ignoring SIGTERM in the initrd stage");
+    (0..3).for_each(|_| daemon.signal(Signal::TERM));
     let count = get_counter(&daemon.socket);
     daemon.ticks(usize::try_from(count).expect("few") + 3);
     assert!(daemon.is_running());
+}
+
+/// Those that only leave a line in the log, with the line.
+const SAID: [(Signal, &str); 3] = [
+    (Signal::HUP, "Ignoring SIGHUP: there is nothing to reload"),
+    (Signal::USR1, "Ignoring SIGUSR1"),
+    (Signal::USR2, "Ignoring SIGUSR2"),
+];
+
+/// Those that leave nothing, among them each that a kernel or a timer of a parent sends.
+const SILENT: [Signal; 15] = [
+    Signal::ALARM,
+    Signal::VTALARM,
+    Signal::PROF,
+    Signal::IO,
+    Signal::POWER,
+    Signal::STKFLT,
+    Signal::PIPE,
+    Signal::XFSZ,
+    Signal::TTIN,
+    Signal::TTOU,
+    Signal::CHILD,
+    Signal::URG,
+    Signal::WINCH,
+    Signal::CONT,
+    Signal::CONT,
+];
+
+#[test]
+fn a_signal_that_asks_for_nothing_ends_nothing() {
+    for options in [&[][..], &[INITRD]] {
+        let scratch = Scratch::new();
+        let mut daemon = Daemon::serve(scratch.join("sock"), options);
+        for (signal, line) in SAID {
+            daemon.signal(signal);
+            daemon.wait_for(line);
+        }
+        SILENT.into_iter().for_each(|signal| daemon.signal(signal));
+        for number in (34..=64).map(|number| number.to_string()) {
+            let pid = daemon.pid().to_string();
+            let sent = Command::new("kill").args(["-s", &number, &pid]).status();
+            assert!(sent.is_ok_and(|sent| sent.success()), "{number}");
+        }
+        let count = get_counter(&daemon.socket);
+        daemon.ticks(usize::try_from(count).expect("few") + 2);
+        daemon.signal(Signal::INT);
+        assert!(daemon.ended().0.success(), "{options:?}");
+        assert_eq!(scratch.names(), [""; 0]);
+    }
+}
+
+#[test]
+fn what_is_documented_is_what_the_mask_and_the_handlers_say() {
+    let scratch = Scratch::new();
+    let table = include_str!("../../docs/operations.md");
+    let outcome = |name: &str| -> Option<&str> {
+        let rows = table.lines().filter_map(|line| line.strip_prefix("| "));
+        let mut rows = rows.filter_map(|row| row.split_once(" | "));
+        let is_named = |names: &str| names.split(", ").any(|named| named == name);
+        rows.find(|(names, _)| is_named(names)).map(|(_, outcome)| outcome)
+    };
+    let names = [
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
+        "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
+        "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+    ];
+    let daemon = Daemon::serve(scratch.join("sock"), &STILL);
+    let mask = |field: &str| u64::from_str_radix(&daemon.status(field), 16).expect("a mask");
+    let (blocked, caught) = (mask("SigBlk"), mask("SigCgt"));
+    for (at, name) in names.iter().enumerate() {
+        let outcome = outcome(name).unwrap_or_else(|| panic!("SIG{name} has no row"));
+        let (is_blocked, is_caught) = (blocked >> at & 1 == 1, caught >> at & 1 == 1);
+        assert_eq!(is_blocked, outcome.starts_with("ignored"), "SIG{name}: {outcome}");
+        let has_handler = outcome.starts_with("orderly end") || outcome.starts_with("a log line");
+        // The Rust runtime has handlers of its own that tell of a stack overflow.
+        let is_runtimes = ["SEGV", "BUS"].contains(name);
+        assert_eq!(is_caught && !is_runtimes, has_handler, "SIG{name}: {outcome}");
+    }
+    assert_eq!(blocked >> 33, (1 << 31) - 1, "every real-time signal is ignored");
+    for thread in std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).expect("a process") {
+        let status = std::fs::read_to_string(thread.expect("a thread").path().join("status"));
+        let status = status.expect("a thread");
+        let line = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).expect("a mask");
+        let theirs = u64::from_str_radix(line.trim(), 16).expect("a mask");
+        assert_eq!(theirs & blocked, blocked, "each thread ignores what the first one ignores");
+    }
+}
+
+#[test]
+fn what_was_blocked_or_ignored_by_the_parent_is_heard() {
+    // A shell's `&` makes the process ignore SIGINT; perl blocks what it is told to.
+    let ignored = "trap '' TERM INT HUP CHLD PIPE; exec \"$@\"";
+    let block = "use POSIX; sigprocmask(SIG_BLOCK, POSIX::SigSet->new(1..31)); exec @ARGV";
+    for (signal, options) in
+        [(Signal::TERM, &[][..]), (Signal::INT, &[]), (Signal::INT, &[INITRD][..])]
+    {
+        for parent in [["sh", "-c", ignored, "sh"].as_slice(), &["perl", "-e", block]] {
+            let scratch = Scratch::new();
+            let socket = scratch.join("sock");
+            let mut command = Command::new(parent[0]);
+            crate::daemon::detach(&mut command);
+            command.args(&parent[1..]).arg(crate::daemon::binary()).arg("-s").arg(&socket);
+            let mut daemon = Daemon::spawn(command.args(options));
+            daemon.wait_for("Listening on UNIX socket");
+            daemon.signal(signal);
+            assert!(daemon.ended().0.success(), "{signal:?} {options:?} {parent:?}");
+            assert_eq!(scratch.names(), [""; 0], "{signal:?} {options:?} {parent:?}");
+        }
+    }
+}
+
+#[test]
+fn the_limit_of_processor_time_ends_it_in_order_and_as_a_failure() {
+    for options in [&[][..], &[INITRD]] {
+        let scratch = Scratch::new();
+        let mut daemon = Daemon::serve(scratch.join("sock"), options);
+        daemon.signal(Signal::XCPU);
+        assert_eq!(daemon.ended().0.code(), Some(1), "{options:?}");
+        daemon.wait_for("error: the limit of processor time is reached");
+        assert_eq!(scratch.names(), [""; 0], "{options:?}");
+    }
+}
+
+#[test]
+fn a_flood_of_signals_delays_neither_ticks_nor_replies() {
+    let scratch = Scratch::new();
+    let daemon = Daemon::serve(scratch.join("sock"), &[INITRD]);
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for signal in [Signal::TERM, Signal::HUP] {
+            let (daemon, is_over) = (&daemon, &is_over);
+            scope.spawn(move || {
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    daemon.signal(signal);
+                }
+            });
+        }
+        let before = daemon.ticks(1).len();
+        daemon.ticks(before + 10);
+        get_counter(&daemon.socket);
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    let messages = daemon.messages();
+    let ignored = messages.iter().filter(|line| line.starts_with("Ignoring")).count();
+    let ticks = messages.iter().filter(|line| line.parse::<u64>().is_ok()).count();
+    // One line a second of each kind, and ten ticks a second.
+    assert!(ignored <= 2 * (ticks / 10 + 2), "{ignored} lines in {ticks} ticks");
 }
 
 #[test]

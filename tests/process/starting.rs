@@ -20,11 +20,14 @@ pub(crate) fn with(program: impl AsRef<OsStr>, socket: &UnixListener) -> Command
 pub(crate) fn detach(command: &mut Command) {
     for variable in [
         "JOURNAL_STREAM",
+        "LISTEN_FDNAMES",
         "LISTEN_FDS",
         "LISTEN_PID",
+        "LISTEN_PIDFDID",
         "NOTIFY_SOCKET",
         "RUNTIME_DIRECTORY",
         "SYSTEMD_EXEC_PID",
+        "WATCHDOG_PID",
         "WATCHDOG_USEC",
     ] {
         command.env_remove(variable);

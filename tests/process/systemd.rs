@@ -2,8 +2,10 @@
 //! systemd: what a unit gives the daemon, and what the daemon tells PID 1.
 
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixDatagram, UnixListener};
-use std::process::Stdio;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
@@ -120,20 +122,159 @@ fn however_many_wait_at_one_socket_who_comes_by_the_other_is_served() {
     drop(silent);
 }
 
-#[test]
-fn something_else_than_a_listening_unix_socket_is_refused_by_name() {
+/// The program with `passed` as descriptor 3 and whatever `script` opens, by these variables.
+fn passing(passed: OwnedFd, script: &str, socket: &Path) -> Daemon {
+    let mut command = Command::new("sh");
+    crate::daemon::detach(&mut command);
+    let script = format!(r#"exec 3<&0 </dev/null; export LISTEN_PID=$$; {script}; exec "$0" "$@""#);
+    command.arg("-c").arg(script).arg(crate::daemon::binary()).arg("-s").arg(socket).args(STILL);
+    Daemon::spawn(command.stdin(passed))
+}
+
+/// One of each kind that is not a listening UNIX stream socket, with what is said of it.
+fn strangers() -> [(OwnedFd, &'static str); 6] {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, listen, socket};
+    let packets = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).expect("a socket");
+    let name = format!("early-service-{}", std::process::id());
+    let name = SocketAddrUnix::new_abstract_name(name.as_bytes()).expect("short");
+    // Of several tests one has the name; the others' socket is no stream socket all the same.
+    let _ = bind(&packets, &name).and_then(|()| listen(&packets, 1));
     let file = std::fs::File::open("/dev/null").expect("a file");
-    let pair = UnixDatagram::pair().expect("a pair").0;
-    for (passed, cause) in [
-        (OwnedFd::from(file), "it is not a UNIX socket"),
-        (OwnedFd::from(pair), "it is not a stream socket"),
+    let inet = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket");
+    [
+        (file.into(), "it is not a UNIX socket"),
+        (inet.into(), "it is not a UNIX socket"),
+        (rustix::pipe::pipe().expect("a pipe").0, "it is not a UNIX socket"),
+        (UnixDatagram::pair().expect("a pair").0.into(), "it is not a stream socket"),
+        (packets, "it is not a stream socket"),
+        (UnixStream::pair().expect("a pair").0.into(), "it does not listen"),
+    ]
+}
+
+#[test]
+fn what_is_passed_to_be_served_and_cannot_be_is_refused_by_name() {
+    for (names, called) in [
+        ("", "descriptor 3 of"),
+        ("LISTEN_FDNAMES=early-service.socket", "'early-service.socket', descriptor 3 of"),
+        ("LISTEN_FDNAMES=unknown", "'unknown', descriptor 3 of"),
+    ] {
+        for (passed, cause) in strangers() {
+            let scratch = Scratch::new();
+            let script = format!("export LISTEN_FDS=1 {names}");
+            let mut daemon = passing(passed, &script, &scratch.join("sock"));
+            assert_eq!(daemon.ended().0.code(), Some(1), "{names}: {cause}");
+            daemon.wait_for(&format!("error: cannot serve {called} $LISTEN_FDS: {cause}"));
+            assert_eq!(scratch.names(), [""; 0]);
+        }
+    }
+}
+
+#[test]
+fn what_is_passed_for_another_purpose_is_left_alone() {
+    for name in ["stored", "connection", "watchdog", "early-service"] {
+        let listener = UnixListener::bind(Scratch::new().join("theirs")).expect("a socket");
+        let strangers = strangers().map(|(stranger, _)| stranger);
+        for passed in strangers.into_iter().chain([OwnedFd::from(listener)]) {
+            let scratch = Scratch::new();
+            let script = format!("export LISTEN_FDS=1 LISTEN_FDNAMES={name}");
+            let ours = rustix::fs::fstat(&passed).expect("open");
+            let daemon = passing(passed, &script, &scratch.join("sock"));
+            daemon.wait_for(&format!(
+                "Leaving alone descriptor 3 of $LISTEN_FDS, which is named '{name}'"
+            ));
+            daemon.wait_for("Listening on UNIX socket");
+            assert_eq!(get_counter(scratch.join("sock")), 0, "{name}");
+            let theirs = std::fs::metadata(format!("/proc/{}/fd/3", daemon.pid())).expect("open");
+            assert_eq!((theirs.dev(), theirs.ino()), (ours.st_dev, ours.st_ino), "{name}");
+        }
+    }
+}
+
+#[test]
+fn of_several_descriptors_those_of_a_socket_unit_are_served() {
+    let scratch = Scratch::new();
+    let public = scratch.join("public");
+    let passed = UnixListener::bind(&public).expect("a socket");
+    let script = "exec 4</dev/null 5<&3; export LISTEN_FDS=4 \
+                  LISTEN_FDNAMES=early-service.socket:stored:stored:absent";
+    let daemon = passing(passed.into(), script, &scratch.join("own"));
+    daemon.wait_for("Leaving alone descriptor 6 of $LISTEN_FDS, which is named 'absent'");
+    assert_eq!(get_counter(&public), 0);
+    assert_eq!(get_counter(scratch.join("own")), 0);
+}
+
+#[test]
+fn a_number_of_descriptors_that_cannot_be_is_refused_and_another_process_s_is_not_ours() {
+    let file = || OwnedFd::from(std::fs::File::open("/dev/null").expect("a file"));
+    let listener =
+        |scratch: &Scratch| UnixListener::bind(scratch.join("public")).expect("a socket");
+    for (script, error) in [
+        ("export LISTEN_FDS=2", "descriptor 4 of $LISTEN_FDS: it is not open"),
+        ("export LISTEN_FDS=4000000000", "4000000000 is more than the limit of open files"),
+        ("export LISTEN_FDS=many", "cannot understand $LISTEN_FDS: "),
+        ("export LISTEN_FDS=-1", "cannot understand $LISTEN_FDS: "),
     ] {
         let scratch = Scratch::new();
-        let unused = UnixListener::bind(scratch.join("unused")).expect("a socket");
-        let mut daemon = Daemon::spawn(started_with(&unused).stdin(passed));
-        assert_eq!(daemon.ended().0.code(), Some(1));
-        daemon.wait_for(&format!("error: cannot serve a socket of $LISTEN_FDS: {cause}"));
+        let mut daemon = passing(listener(&scratch).into(), script, &scratch.join("sock"));
+        assert_eq!(daemon.ended().0.code(), Some(1), "{script}");
+        daemon.wait_for(error);
+        assert_eq!(scratch.names(), ["public"], "{script}");
     }
+    for script in [
+        "export LISTEN_FDS=1 LISTEN_PID=1",
+        "export LISTEN_FDS=1 LISTEN_PIDFDID=1",
+        "export LISTEN_FDS=0",
+        "unset LISTEN_FDS",
+    ] {
+        let scratch = Scratch::new();
+        let daemon = passing(file(), script, &scratch.join("sock"));
+        daemon.wait_for("Listening on UNIX socket");
+        assert_eq!(get_counter(scratch.join("sock")), 0, "{script}");
+    }
+}
+
+#[test]
+fn a_watchdog_too_short_to_feed_is_named_and_costs_no_processor_time() {
+    for (limit, line) in [
+        ("10", "cannot keep up with a watchdog of 10 us: $WATCHDOG_USEC should be at least 30000"),
+        ("1", "cannot keep up with a watchdog of 1 us"),
+        ("0", "cannot feed the watchdog: $WATCHDOG_USEC is '0'"),
+        ("3s", "cannot feed the watchdog: $WATCHDOG_USEC is '3s'"),
+        ("99999999999999999999", "cannot feed the watchdog"),
+    ] {
+        let scratch = Scratch::new();
+        let mut manager = Manager::new(&scratch);
+        let mut command = crate::daemon::program();
+        command.arg("--server-socket-path").arg(scratch.join("sock"));
+        command.env("NOTIFY_SOCKET", &manager.path).env("WATCHDOG_USEC", limit);
+        let daemon = Daemon::spawn(&mut command);
+        daemon.wait_for(line);
+        // At most one sign of life in 10 ms, by the deadlines of ten ticks.
+        let before = daemon.ticks(1).len();
+        daemon.ticks(before + 10);
+        let read = daemon.ticks(1).len();
+        manager.read_waiting();
+        let signs = manager.said.iter().filter(|said| said.starts_with("WATCHDOG=1")).count();
+        assert!(signs <= 10 * (read + 5), "{limit}: {signs} signs in {read} ticks");
+    }
+}
+
+#[test]
+fn a_notify_socket_that_cannot_be_is_named_and_serving_goes_on() {
+    for path in ["relative", "", &format!("/{}", "x".repeat(150)), &format!("@{}", "x".repeat(150))]
+    {
+        let scratch = Scratch::new();
+        let mut command = crate::daemon::program();
+        command.arg("--server-socket-path").arg(scratch.join("sock"));
+        let daemon = Daemon::spawn(command.env("NOTIFY_SOCKET", path));
+        daemon.wait_for(&format!("cannot notify PID 1: $NOTIFY_SOCKET is '{path}'"));
+        daemon.wait_for("Listening on UNIX socket");
+    }
+    let scratch = Scratch::new();
+    let mut command = crate::daemon::program();
+    command.arg("--server-socket-path").arg(scratch.join("sock"));
+    let daemon = Daemon::spawn(command.env("NOTIFY_SOCKET", "/nobody/here"));
+    daemon.wait_for("Listening on UNIX socket");
 }
 
 #[test]
