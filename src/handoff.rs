@@ -252,7 +252,14 @@ impl<S: Service> Handoff<S> {
 
     /// Gives the ticker the state from which it ticks on; false where the file cannot be read now.
     fn load(&mut self) -> bool {
-        let recorded = match self.file().map(StateFile::load).transpose() {
+        let is_taken_back = self.offering.is_some();
+        let read = self.file().map(|file| {
+            if is_taken_back {
+                file.take_back()?;
+            }
+            file.load()
+        });
+        let recorded = match read.transpose() {
             Ok(Some(Err(ignored))) if self.offering.is_some() && ignored.is_impossible() => {
                 let path = self.file().map(|file| file.path().display().to_string());
                 let path = path.unwrap_or_default();
@@ -294,7 +301,7 @@ impl<S: Service> Handoff<S> {
             "Process {pid} did not adopt the state: {cause}; serving on"
         );
         let (snapshot, file) = self.frozen.take().unzip();
-        let file = file.flatten().inspect(StateFile::reset_flags);
+        let file = file.flatten();
         let start = match (recorded, snapshot) {
             // The successor owned, and ticked, before it died.
             (Some((record, false)), _) => {

@@ -278,9 +278,24 @@ impl StateFile {
         Self { file, path, boot, sequence, failing, is_new: false, was_shared: false }
     }
 
+    /// Makes the file ours alone again, of which a successor had a copy of the descriptor: it may have
+    /// unlocked it, and set its flags.
+    ///
+    /// # Errors
+    ///
+    /// If another process has the lock now: then that one is the owner.
+    pub(crate) fn take_back(&self) -> Result<(), Error> {
+        self.reset_flags();
+        match try_flock(&self.file) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Error::Lock(self.path.clone(), Errno::WOULDBLOCK)),
+            Err(error) => Err(Error::Lock(self.path.clone(), error)),
+        }
+    }
+
     /// Sets the flags that belong to all who hold a copy of the descriptor: with O_APPEND each record
     /// would be written behind the one before it.
-    pub(crate) fn reset_flags(&self) {
+    fn reset_flags(&self) {
         // It fails for a descriptor that is none, which the next write says.
         let _ = fcntl_setfl(&self.file, OFlags::NONBLOCK);
     }

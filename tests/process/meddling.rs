@@ -4,21 +4,25 @@
 //! O_NONBLOCK and the options of a socket belong to everybody who holds a copy of it: the successor
 //! that was offered the sockets, and whoever else has the listener that systemd passes.
 
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
+use early_service_machine::Counter;
+use early_service_machine::record::SIZE;
+use rustix::fs::{FlockOperation, OFlags, fcntl_setfl, flock};
 use rustix::io::ioctl_fionbio;
 use rustix::net::sockopt::{
     Timeout, set_socket_passcred, set_socket_send_buffer_size, set_socket_timeout,
     socket_send_buffer_size,
 };
 
-use crate::client::{Client, get_counter};
+use crate::client::{Client, get_counter, nc};
 use crate::daemon::{Daemon, STILL};
 use crate::scratch::Scratch;
-use crate::stage::serve;
+use crate::stage::{is_locked, lock, record, serve, state_file};
 use crate::until;
 use crate::wire::{Offer, Wire};
 
@@ -83,4 +87,41 @@ fn a_client_that_comes_back_costs_no_more_memory_than_before() {
     daemon.wait_for("did not adopt the state: it aborted; serving on");
     assert_eq!(client.ask("get_counter"), "0");
     assert_eq!(socket_send_buffer_size(socket), Ok(before));
+}
+
+/// The lock and the flags belong to the open file, of which the successor has a copy.
+#[test]
+fn a_successor_that_unlocks_the_state_file_and_makes_it_grow_leaves_it_as_it_was() {
+    let scratch = Scratch::new();
+    let daemon = serve(&scratch, "sock", &STILL);
+    let mut successor = Wire::ask(&daemon.socket, "handoff 1");
+    let offer = successor.offer();
+    let lock = offer.lock.as_ref().expect("the lock");
+    fcntl_setfl(lock, OFlags::APPEND | OFlags::NONBLOCK).expect("a file");
+    flock(lock, FlockOperation::Unlock).expect("a file");
+    successor.say("abort");
+    daemon.wait_for("did not adopt the state: it aborted; serving on");
+    assert_eq!(nc(&daemon.socket, "set_counter 5000\n"), "previous value 0\n");
+    let path = state_file(&scratch);
+    assert_eq!(record(&path).snapshot.state, Counter { next: 5000 });
+    assert_eq!(usize::try_from(fs::metadata(&path).expect("a file").len()), Ok(SIZE));
+    assert!(is_locked(&path), "nobody else can own beside it");
+}
+
+#[test]
+fn a_predecessor_whose_lock_another_process_has_taken_does_not_own_beside_it() {
+    let scratch = Scratch::new();
+    let daemon = serve(&scratch, "sock", &STILL);
+    let mut successor = Wire::ask(&daemon.socket, "handoff 1");
+    let offer = successor.offer();
+    flock(offer.lock.as_ref().expect("the lock"), FlockOperation::Unlock).expect("a file");
+    let other = lock(&state_file(&scratch));
+    let mut client = Client::connect(&daemon.socket);
+    client.send("get_counter\n");
+    successor.say("abort");
+    daemon.wait_for(": trying again");
+    assert!(!daemon.messages().iter().any(|line| line.contains("serving on")), "two owners");
+    drop(other);
+    daemon.wait_for("did not adopt the state: it aborted; serving on");
+    assert_eq!(client.line(), "0", "it was kept waiting");
 }
