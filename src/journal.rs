@@ -4,7 +4,7 @@
 //! Both places where a record can go block: journald's socket when journald is away, which it is
 //! for seconds around the switch of root, and standard error when nobody reads it.
 //! A tick or a reply must wait for neither, so [`Logger`] only puts a record into a bounded queue
-//! ([`queue`](crate::queue)), and one thread with a small stack takes them out again and writes.
+//! ([`queue`]), and one thread with a small stack takes them out again and writes.
 //!
 //! Owns the queue and the thread.
 //! Never blocks a thread that logs, and allocates nothing for a record: its text lies in the queue.
