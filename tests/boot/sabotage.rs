@@ -201,7 +201,13 @@ const SABOTAGES: &[Sabotage] = &[
             from: "(named == Some(peer) || owner == Some(peer))",
             to: "(named == Some(peer) || owner == Some(ROOT) && owner == Some(peer))",
         }],
-        plan: &c_program::ONE_SOCKET,
+        // Their unit stops it by a signal that it ignores: power-off would wait for it.
+        plan: &Plan {
+            in_root: "
+                wait_until root_serves && sleep 2
+                systemctl kill --signal=KILL early-service-initrd.service",
+            ..c_program::ONE_SOCKET
+        },
         breaks: &[Break { row: c_program::GOES_ON, claim: c_program::HANDS_OVER }],
     },
     Sabotage {

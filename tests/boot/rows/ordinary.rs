@@ -120,7 +120,7 @@ fn nc(boot: &Boot, claims: &mut Claims) {
 
 fn state_file(boot: &Boot, claims: &mut Claims) {
     let owners: Vec<_> = boot.lines("state").collect();
-    let expected = ["root:early-service 660", "early-service:early-service 660"];
+    let expected = ["root:early-service 600", "early-service:early-service 600"];
     claims.that("its owner and its mode, in each stage", owners == expected, owners.join(", "));
     let inodes: Vec<_> = boot.lines("state-inode").collect();
     let same = inodes.len() == 2 && inodes[0] == inodes[1];
