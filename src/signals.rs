@@ -3,7 +3,7 @@
 //!
 //! | signal | outcome |
 //! | --- | --- |
-//! | TERM, INT | an orderly end; a second one ends the process at once |
+//! | TERM, INT | an orderly end, which another one neither hastens nor cuts short |
 //! | TERM in the initrd | a log line: PID 1 sends it to every process before it switches root |
 //! | CONT in the initrd | a look at PID 1's root: PID 1 stops every process before the switch |
 //! | XCPU | an orderly end with status 1: the limit of processor time is reached |
@@ -20,7 +20,7 @@
 //! outcome stays ignored if whoever started the process ignored the signal.
 //!
 //! Owns the socket into which the handlers write.
-//! Never acts by itself, except for the second signal.
+//! Never acts by itself.
 //! Ends with the process.
 
 use std::cell::Cell;
@@ -28,14 +28,12 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use async_channel::Sender;
 use early_service_machine::lifecycle::Event;
 use futures_lite::future;
 use nix::sys::signal::{SigSet, Signal};
-use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU};
-use signal_hook::flag;
+use signal_hook::consts::{SIGCONT, SIGHUP, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 use smol::Async;
@@ -43,9 +41,6 @@ use smol::Async;
 use crate::mailbox::post;
 use crate::options::Stage;
 use crate::seldom::Seldom;
-
-/// The exit status after a second signal: the process did not end in order.
-const STOPPED_AT_ONCE: i32 = 1;
 
 /// What has a handler, in both stages.
 const HEARD: [Signal; 6] = [
@@ -99,20 +94,9 @@ impl Signals {
     ///
     /// `is_out_of_time` is set when the process ends because of the limit of its processor time.
     pub(crate) fn install(stage: Stage, is_out_of_time: Rc<Cell<bool>>) -> io::Result<Self> {
-        let was_asked = Arc::new(AtomicBool::new(false));
         let (ours, handlers) = UnixStream::pair()?;
-        // Heard before it is counted: the first one must not be lost in between.
         let heard = HEARD.map(|signal| signal as i32);
         let delivery = SignalDelivery::with_pipe(Arc::new(ours), handlers, SignalOnly, heard)?;
-        let ends: &[i32] = match stage {
-            Stage::Initrd => &[SIGINT],
-            Stage::Root => &[SIGINT, SIGTERM],
-        };
-        for &signal in ends {
-            // In this order: the first signal only sets the flag that the second one finds.
-            flag::register_conditional_shutdown(signal, STOPPED_AT_ONCE, Arc::clone(&was_asked))?;
-            flag::register(signal, Arc::clone(&was_asked))?;
-        }
         if stage == Stage::Initrd {
             delivery.handle().add_signal(SIGCONT)?;
         }
@@ -126,7 +110,7 @@ impl Signals {
             Ok(()) => post(&supervisor, Event::StopRequested),
             Err(error) => log::error!("cannot hear signals any more: {error}"),
         }
-        // The lifecycle stops once, and a second signal does not come here.
+        // The lifecycle stops once, in less than a second: a second signal changes nothing.
         future::pending().await
     }
 
