@@ -260,7 +260,10 @@ impl<S: Service> Handoff<S> {
             file.load()
         });
         let recorded = match read.transpose() {
-            Ok(Some(Err(ignored))) if self.offering.is_some() && ignored.is_impossible() => {
+            // In a file that was not locked here it was not seen before.
+            Ok(Some(Err(ignored)))
+                if (is_taken_back || !self.locking.is_ours()) && ignored.is_impossible() =>
+            {
                 let path = self.file().map(|file| file.path().display().to_string());
                 let path = path.unwrap_or_default();
                 log::warn!(MESSAGE_ID = Id::StateIgnored; "Ignoring {path}: {ignored}");
@@ -304,7 +307,7 @@ impl<S: Service> Handoff<S> {
         let file = file.flatten();
         let start = match (recorded, snapshot) {
             // The successor owned, and ticked, before it died.
-            (Some((record, false)), _) => {
+            (Some((record, true)), _) => {
                 Start::AfterDeath { snapshot: record.snapshot, unlogged: record.unlogged }
             }
             (_, Some(snapshot)) => Start::After { snapshot, unlogged: Unlogged::default() },
@@ -324,19 +327,21 @@ impl<S: Service> Handoff<S> {
         let predecessor = peer.as_ref().filter(|_| state.is_some()).and_then(Peer::pid);
         self.sockets.join(sockets);
         let start = match (recorded, state) {
-            (Some((record, _)), Some(_)) if is_committed => {
-                if let Some(peer) = peer {
-                    let (state, unlogged) = (record.snapshot.state, record.unlogged);
-                    self.leaving = Some(Leaving { peer, state, unlogged });
-                }
-                Start::After { snapshot: record.snapshot, unlogged: record.unlogged }
-            }
             (_, Some(Given::Alone(state))) => Start::Anew(state),
-            (Some((record, _)), _) => {
+            // It went on after its offer, and died.
+            (Some((record, _)), Some(Given::Whole(snapshot)))
+                if !is_committed && record.snapshot.deadline >= snapshot.deadline =>
+            {
                 Start::AfterDeath { snapshot: record.snapshot, unlogged: record.unlogged }
             }
-            (None, Some(Given::Whole(snapshot))) => {
-                let (state, unlogged) = (snapshot.state, Unlogged::default());
+            (Some((record, _)), None) => {
+                Start::AfterDeath { snapshot: record.snapshot, unlogged: record.unlogged }
+            }
+            // What the owner itself sent: its file may lack the last changes.
+            (recorded, Some(Given::Whole(snapshot))) => {
+                let recorded = recorded.filter(|(record, _)| record.snapshot == snapshot);
+                let unlogged = recorded.map_or(Unlogged::default(), |(record, _)| record.unlogged);
+                let state = snapshot.state;
                 // Before the predecessor hears that it may leave: it has no file of its own.
                 if let Some(file) = &mut file {
                     file.store(snapshot, unlogged);

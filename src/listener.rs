@@ -319,15 +319,26 @@ impl Listener {
         })
     }
 
+    /// The sockets to accept from: an older one that somebody has shut down stays readable for ever,
+    /// and nobody comes by it any more.
     fn sockets(&self) -> impl Iterator<Item = &Async<UnixListener>> {
-        self.passed.iter().chain(&self.nameless).chain([&self.socket])
+        let older = self.passed.iter().chain(&self.nameless);
+        older.filter(|socket| state_of(socket) != State::Shut).chain([&self.socket])
     }
 
     /// Accepts a client that waits, as [`has_client`](Self::has_client) has just said.
     ///
     /// That also tells a lack of descriptors (EMFILE) with somebody waiting from one without.
+    /// `InvalidInput` says that somebody has shut the socket down.
     pub(crate) fn accept(&self) -> io::Result<UnixStream> {
-        accept_at_once(self.with_client().unwrap_or(&self.socket).get_ref())
+        let socket = self.with_client().unwrap_or(&self.socket);
+        accept_at_once(socket.get_ref()).map_err(|error| match error.kind() {
+            // accept(2) says EAGAIN there, and poll(2) that a client waits: both for ever.
+            io::ErrorKind::WouldBlock if state_of(socket) == State::Shut => {
+                io::ErrorKind::InvalidInput.into()
+            }
+            _ => error,
+        })
     }
 
     /// Whether its name goes with the predecessor.
@@ -807,10 +818,8 @@ const GUARD_RETRY: Duration = Duration::from_millis(5);
 /// Each calls it after it has closed its own copy, so the last one finds that nobody listens.
 /// A process that starts at the same moment has the guard, and replaces the file itself.
 pub(crate) fn remove_if_dead(path: &Path) {
-    // A link stays, and what it leads to goes.
-    let Ok(path) = fs::canonicalize(path) else {
-        return;
-    };
+    // A link of ours stays, and what it leads to goes.
+    let path = place(path);
     // Looked at first: the guard of one that finds the other alive would keep that one from removing
     // the file a moment later.
     if is_live(&path) {

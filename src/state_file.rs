@@ -172,14 +172,21 @@ impl StateFile {
             Err(error) => return Err(Error::Lock(self.path.clone(), error)),
         }
         if self.was_shared {
-            self.was_shared = false;
-            if let Err(error) = self.replace() {
-                let path = self.path.display();
-                log::warn!(
-                    "cannot replace {path}, which others may have open: {}",
-                    io::Error::from(error)
-                );
+            match self.replace() {
+                Ok(()) => {}
+                // There is no room, or no right to make a file beside it: it stays as it is.
+                Err(error)
+                    if error == Errno::NOSPC || error == Errno::PERM || names_no_file(error) =>
+                {
+                    log::warn!(
+                        "cannot replace {}, which others may have open: {}",
+                        self.path.display(),
+                        io::Error::from(error)
+                    );
+                }
+                Err(error) => return Err(Error::Lock(self.path.clone(), error)),
             }
+            self.was_shared = false;
         }
         Ok(true)
     }
@@ -300,7 +307,10 @@ impl StateFile {
         let _ = fcntl_setfl(&self.file, OFlags::NONBLOCK);
     }
 
-    /// Reads the record, or why it is ignored; also says whether it is the one that we wrote last.
+    /// Reads the record, or why it is ignored; also says whether another process wrote it after our
+    /// last one.
+    ///
+    /// An older one is that of our last write that succeeded.
     pub(crate) fn load<S: State>(&mut self) -> Result<Result<(Record<S>, bool), Ignored>, Error> {
         let mut bytes = [0; SIZE];
         let length = retry_on_intr(|| pread(&self.file, &mut bytes, 0))
@@ -308,9 +318,10 @@ impl StateFile {
         let bytes = bytes.get(..length).unwrap_or_default();
         let record = Record::decode(bytes, &self.boot, clock::now());
         Ok(record.map(|record| {
-            let next = record.sequence.wrapping_add(1);
-            let is_ours = std::mem::replace(&mut self.sequence, next) == next;
-            (record, is_ours)
+            let next = record.sequence.saturating_add(1);
+            let is_newer = next > self.sequence;
+            self.sequence = self.sequence.max(next);
+            (record, is_newer)
         }))
     }
 
@@ -322,7 +333,7 @@ impl StateFile {
     /// Writes a record; one that cannot be written is said in the log, and the ticks go on.
     pub(crate) fn store<S: State>(&mut self, snapshot: Snapshot<S>, unlogged: Unlogged) {
         let record = Record { sequence: self.sequence, unlogged, snapshot };
-        self.sequence = self.sequence.wrapping_add(1);
+        self.sequence = self.sequence.saturating_add(1);
         let result = write(&self.file, &record.encode(&self.boot));
         if let Err(error) = &result {
             if !self.failing {

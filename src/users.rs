@@ -52,6 +52,8 @@ impl User {
 
 /// The number of `user`, who is given by name or by number.
 fn number(user: &str) -> Option<Uid> {
+    // `parse` would take a sign.
+    let by_number = || user.bytes().all(|byte| byte.is_ascii_digit()).then(|| user.parse().ok())?;
     let in_passwd = || {
         // Whatever encoding the full names are in.
         let mut files = PASSWD.iter().filter_map(|path| fs::read(path).ok());
@@ -64,7 +66,7 @@ fn number(user: &str) -> Option<Uid> {
             number_of(&fs::read_to_string(format!("{directory}/{user}.user")).ok()?)
         })
     };
-    let number = user.parse().ok().or_else(in_passwd).or_else(in_userdb)?;
+    let number = by_number().or_else(in_passwd).or_else(in_userdb)?;
     // This one stands for no user in system calls.
     (number != u32::MAX).then(|| Uid::from_raw(number))
 }

@@ -45,7 +45,8 @@ install() {
     inst_unit early-service-initrd.service || return 0
     inst_simple "$moddir"/initrd-service.conf \
         "$systemdsystemunitdir"/early-service-initrd.service.d/50-initrd.conf
-    restart=$systemdsystemunitdir/early-service-initrd.service.d/50-initrd-backoff.conf
+    # Read after the one above, and before what the administrator says.
+    restart=$systemdsystemunitdir/early-service-initrd.service.d/50-initrd.delay.conf
     if knows_restart_steps; then
         inst_simple "$moddir"/initrd-backoff.conf "$restart"
     fi

@@ -370,7 +370,7 @@ fn adopted_with_unlogged_ticks(scratch: &Scratch) -> (Daemon, Wire) {
     };
     let boot = BootId::parse(boot_id().trim_ascii_end()).expect("a boot id");
     fs::write(state_file(scratch), record.encode(&boot)).expect("room");
-    wire.say(&crate::wire::state(137, true, 0, 0));
+    wire.say(&format!("state 1 {} lock=1 listeners=0 clients=0", record.snapshot));
     wire.send("end\n", &crate::wire::borrowed(&[lock]));
     assert_eq!(wire.line(), "prepared");
     wire.say("commit");
@@ -419,4 +419,31 @@ fn a_successor_that_dies_before_its_predecessor_has_logged_leaves_what_may_be_mi
         let named = next.messages().iter().any(|line| line.contains("134 to 136 may be missing"));
         assert_eq!(named, !logs, "{:?}", next.messages());
     }
+}
+
+/// As one who has the file open can do it while nobody writes.
+#[test]
+fn a_record_that_is_rewritten_during_a_handoff_is_not_what_the_successor_goes_on_from() {
+    let scratch = Scratch::new();
+    let predecessor = Predecessor::new(&scratch);
+    let lock = crate::stage::lock(&state_file(&scratch));
+    let daemon = succeed(&scratch, "sock", &predecessor.path, &STILL);
+    let mut wire = predecessor.asked_for_the_exchange();
+    wire.say(&crate::wire::state(777, true, 0, 0));
+    wire.send("end\n", &crate::wire::borrowed(&[lock]));
+    assert_eq!(wire.line(), "prepared");
+    let record = Record {
+        sequence: 9,
+        unlogged: Unlogged::default(),
+        snapshot: Snapshot {
+            state: Counter { next: 5 },
+            deadline: Monotonic::from_nanos(now() + 3_600_000_000_000),
+            period: Period::from_millis(3_600_000).expect("not 0"),
+        },
+    };
+    let boot = BootId::parse(boot_id().trim_ascii_end()).expect("a boot id");
+    fs::write(state_file(&scratch), record.encode(&boot)).expect("room");
+    wire.say("commit");
+    assert_eq!(wire.line(), "done");
+    assert_eq!(get_counter(&daemon.socket), 777);
 }

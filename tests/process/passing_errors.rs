@@ -4,7 +4,8 @@
 //! strace(1) makes the calls on one file fail.
 
 use std::ffi::OsString;
-use std::os::unix::fs::FileExt;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
@@ -12,10 +13,10 @@ use early_service_machine::Counter;
 use early_service_machine::record::BootId;
 use rustix::process::Signal;
 
-use crate::client::{Client, get_counter, nc};
+use crate::client::{Client, get_counter, nc, status};
 use crate::daemon::{Daemon, STILL, binary, detach};
 use crate::scratch::Scratch;
-use crate::stage::{record, serve, state_file};
+use crate::stage::{record, serve, state_file, succeed};
 use crate::until;
 use crate::wire::Wire;
 
@@ -157,12 +158,68 @@ fn a_state_that_cannot_be_read_back_for_a_moment_is_not_replaced_by_an_older_one
         let mut owned = record(&state_file(&scratch));
         owned.sequence += 1;
         owned.snapshot.state = Counter { next: 777 };
-        let boot = std::fs::read(BOOT_ID).expect("Linux");
+        let boot = fs::read(BOOT_ID).expect("Linux");
         let boot = BootId::parse(boot.trim_ascii_end()).expect("a boot id");
-        let file = std::fs::File::options().write(true).open(state_file(&scratch));
+        let file = fs::File::options().write(true).open(state_file(&scratch));
         file.expect("our own").write_all_at(&owned.encode(&boot), 0).expect("room");
         drop((successor, _offer));
         daemon.wait_for("serving on");
         assert_eq!(client.ask("get_counter"), "777", "{error}");
+    }
+}
+
+/// A member may have the file open that release 0.1.0 made, until it is replaced.
+#[test]
+fn a_file_that_others_had_open_is_replaced_after_an_error_of_a_moment_too() {
+    for call in ["openat", "rename,renameat,renameat2"] {
+        for error in ["ENFILE", "ENOMEM", "EIO"] {
+            let scratch = Scratch::new();
+            let file = state_file(&scratch);
+            let mut dead = serve(&scratch, "sock", &STILL);
+            nc(&dead.socket, "set_counter 5000\n");
+            dead.signal(Signal::KILL);
+            dead.ended();
+            fs::set_permissions(&file, Permissions::from_mode(0o660)).expect("our own");
+            let before = fs::metadata(&file).expect("a file").ino();
+            let fresh = file.with_file_name("state.new");
+            let how = format!("error={error}:when=1");
+            let next = start_with(&scratch, "sock", &fresh, call, &how);
+            next.wait_for("Listening on");
+            assert_ne!(fs::metadata(&file).expect("a file").ino(), before, "{call}: {error}");
+            assert_eq!(get_counter(&next.socket), 5000, "{call}: {error}");
+        }
+    }
+}
+
+/// A state file that takes no writes does not make the next owner go on from an older state.
+#[test]
+fn what_the_owner_says_counts_and_not_what_its_file_had_room_for() {
+    for dies in [false, true] {
+        let scratch = Scratch::new();
+        let mut dead = serve(&scratch, "sock", &STILL);
+        nc(&dead.socket, "set_counter 11\n");
+        dead.signal(Signal::KILL);
+        dead.ended();
+        let file = state_file(&scratch);
+        let daemon = start_with(&scratch, "sock", &file, "pwrite64", "error=ENOSPC");
+        daemon.wait_for("Listening on");
+        let mut client = Client::connect(&daemon.socket);
+        assert_eq!(client.ask("set_counter 777"), "previous value 11");
+        assert_eq!(status(&daemon.socket, "state_file"), "failing");
+        if dies {
+            // The successor dies, and the owner takes the state back.
+            let mut successor = Wire::ask(&daemon.socket, "handoff 1");
+            let offer = successor.offer();
+            successor.say("prepared");
+            assert_eq!(successor.line(), "commit");
+            drop((successor, offer));
+            daemon.wait_for("serving on");
+            assert_eq!(client.ask("get_counter"), "777");
+        } else {
+            let successor = succeed(&scratch, "next", &daemon.socket, &STILL);
+            successor.wait_for("=> serving");
+            assert_eq!(client.ask("get_counter"), "777");
+            until("the record", || record(&file).snapshot.state == Counter { next: 777 });
+        }
     }
 }

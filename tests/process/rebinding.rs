@@ -6,6 +6,8 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -161,4 +163,21 @@ fn a_successor_that_takes_the_place_over_goes_on_with_the_fresh_socket() {
     assert_eq!(inode(&path), fresh, "it is left in its place");
     assert!(client.ask("get_counter").parse::<u64>().expect("a number") >= 137);
     assert!(get_counter(&path) >= 137);
+}
+
+/// Whoever else holds the socket that systemd passed may do so.
+#[test]
+fn a_passed_socket_that_somebody_shuts_down_keeps_nobody_from_the_fresh_one() {
+    let scratch = Scratch::new();
+    let path = scratch.join("public");
+    let passed = UnixListener::bind(&path).expect("a socket");
+    let mut daemon = rebinding(&passed, &scratch.join("state"));
+    daemon.wait_for("Listening on UNIX socket");
+    let other = OwnedFd::from(passed.try_clone().expect("a descriptor"));
+    UnixStream::from(other).shutdown(Shutdown::Both).expect("a socket");
+    for _ in 0..10 {
+        assert_eq!(get_counter(&path), 0);
+    }
+    daemon.signal(Signal::TERM);
+    assert!(daemon.ended().0.success());
 }
