@@ -91,7 +91,7 @@ pub(crate) struct Handoff<S: Service> {
     /// The successor, until it serves or has given up.
     pub(crate) offering: Option<Offering>,
     pub(crate) refusals: Seldom,
-    /// Loading the state, which could not be read yet, and the orders after it: three of one step.
+    /// Orders that wait until the state file can be read: `Load` and what follows it, at most three.
     pub(crate) deferred: Vec<Effect>,
     /// When loading is tried again.
     pub(crate) retry: Timer,

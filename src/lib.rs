@@ -97,8 +97,8 @@ pub use service::Service;
 /// The exit status of a command line that cannot be carried out, as getopt(3) users have it.
 const USAGE: u8 = 2;
 
-/// Orders that may wait beside the batches: load or listen, freeze, what the predecessor left, and
-/// the end.
+/// Orders that may wait beside the batches: load or listen, freeze, to catch up first, what the
+/// predecessor has logged, and the end.
 const ORDERS: usize = 6;
 
 /// The whole program: reads its command line, carries the state, and says how it ended.

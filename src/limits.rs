@@ -71,8 +71,8 @@ const FLOODERS: usize = 8;
 ///
 /// A silent client keeps its place for [`FIRST_LINE`], so whoever fills all places again and again
 /// would have everybody else wait that long, and again for those who came before them.
-/// A user floods once as many of its clients had to go without a word as are its share of the places;
-/// from then on those beyond the share go at once, the oldest first, if there is no other place.
+/// A user floods when more of its clients than its share of the places were closed before they sent a
+/// line; from then on those beyond the share go at once, the oldest first, if there is no other place.
 /// A client that sends its first line when it connects is not silent, whoever its user is.
 #[derive(Default)]
 pub(crate) struct Floods {

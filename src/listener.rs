@@ -123,7 +123,7 @@ pub(crate) enum Name {
     Stands,
     /// It was gone, and stands for a fresh socket now.
     Renewed,
-    /// It does not stand for this listener, which is said by this line, if it is news.
+    /// It stands for something else. Holds the line to log, if that changed.
     Lost(Option<String>),
 }
 
@@ -629,9 +629,9 @@ const MAX_LINKS: u32 = 40;
 
 /// Where a symbolic link leads; one of a stranger is not followed, for it may lead anywhere.
 fn followed(link: &Path) -> Option<PathBuf> {
-    let file = fs::symlink_metadata(link).ok().filter(|file| file.file_type().is_symlink())?;
-    let is_trusted = file.uid() == 0 || file.uid() == geteuid().as_raw();
-    fs::read_link(link).ok().filter(|_| is_trusted)
+    let target = fs::read_link(link).ok()?;
+    let owner = fs::symlink_metadata(link).ok()?.uid();
+    (owner == 0 || owner == geteuid().as_raw()).then_some(target)
 }
 
 /// Whether both paths name one socket, or the place of one.

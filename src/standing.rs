@@ -69,7 +69,7 @@ pub(crate) fn shown() -> (usize, bool) {
     (CLIENTS.load(Ordering::Relaxed), UNREACHABLE.load(Ordering::Relaxed))
 }
 
-/// Whether clients do not find a listener by its name.
+/// Records whether clients do not find a listener by its name.
 pub(crate) fn set_unreachable(is_so: bool) {
     UNREACHABLE.store(is_so, Ordering::Relaxed);
 }

@@ -86,15 +86,16 @@ impl fmt::Display for NotPassed {
 impl Passed {
     /// Takes over the sockets that are to be served.
     ///
-    /// All other descriptors stay open and as they are: they belong to another part of the service.
+    /// All other descriptors stay open and as they are, unless one is refused, which ends the process:
+    /// they belong to another part of the service.
     /// The variables stay set, because the process starts no other program.
     pub(crate) fn take() -> Result<Self, NotPassed> {
         if !is_pidfd_ours() {
             return Ok(Self::default());
         }
         let count = env::var("LISTEN_FDS").unwrap_or_default();
-        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        if count.parse::<u64>().is_ok_and(|count| count > limit) {
+        let limit = || getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        if count.parse::<u64>().is_ok_and(|count| count > limit()) {
             return Err(NotPassed::TooMany(count));
         }
         let passed = sd_listen_fds::get().map_err(NotPassed::Variables)?.into_iter();

@@ -162,8 +162,8 @@ impl<S: State> Running<S> {
         count
     }
 
-    /// A tick is late where its successor is due as well: of those just taken, all but the last, and
-    /// the last where more are due.
+    /// A tick is late if the next one is due as well: all that were just taken are, except the last one
+    /// if no further tick is due.
     fn count_late(&mut self, count: u64, now: Monotonic) {
         let in_time = u64::from(now < self.schedule.deadline());
         self.late = self.late.saturating_add(count.saturating_sub(in_time));
