@@ -222,7 +222,7 @@ impl<S: Service> Adoption<S> {
 
     /// Says that all is here, and waits for the word.
     pub(crate) fn prepare(&mut self) {
-        let Progress::Idle(Some(peer)) =
+        let Progress::Idle(Some(mut peer)) =
             std::mem::replace(&mut self.progress, Progress::Idle(None))
         else {
             return;
@@ -250,7 +250,8 @@ impl<S: Service> Adoption<S> {
     /// Takes the handoff back, and reads nothing more.
     pub(crate) fn abort(&mut self) {
         if let Some(peer) = self.take_peer() {
-            let _ = peer.say(&Message::<S>::Abort(b"the successor was told to stop").to_string());
+            let _ =
+                peer.say_last(&Message::<S>::Abort(b"the successor was told to stop").to_string());
         }
     }
 
@@ -289,7 +290,7 @@ impl<S: Service> Adoption<S> {
         self.say_once_as(Id::PredecessorRefuses, line, kind);
         self.discard();
         if let Some(peer) = self.take_peer() {
-            let _ = peer.say(&Message::<S>::Abort(why.as_bytes()).to_string());
+            let _ = peer.say_last(&Message::<S>::Abort(why.as_bytes()).to_string());
         }
     }
 
@@ -420,7 +421,7 @@ impl<S: Service> Adoption<S> {
                 return self.retry_to_connect(&format!("cannot read its user: {error}"), way);
             }
         }
-        let peer = match Async::new(stream) {
+        let mut peer = match Async::new(stream) {
             Ok(stream) => Peer::new(stream),
             Err(error) => {
                 let line = format!("cannot talk to {}: {error}", self.path.display());

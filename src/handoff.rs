@@ -205,7 +205,7 @@ impl<S: Service> Handoff<S> {
                 }
             }
             Effect::Done => {
-                if let Some(leaving) = &self.leaving {
+                if let Some(leaving) = &mut self.leaving {
                     // Whether it is heard does not matter: the state is ours.
                     let _ = leaving.peer.say(&Line::<S>::Done.to_string());
                 }

@@ -70,7 +70,7 @@ use std::task::{Context, Waker};
 use early_service_machine::exchange::Message;
 use early_service_machine::lifecycle::Event;
 use futures_lite::future;
-use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::io::{Errno, fcntl_dupfd_cloexec, retry_on_intr};
 use rustix::process::{Resource, getrlimit};
 use smol::{LocalExecutor, Timer};
 
@@ -146,7 +146,7 @@ fn run<S: Service>(options: Options, passed: Result<Passed, NotPassed>) -> ExitC
         Ok(successor) => {
             if let Some(successor) = successor.filter(|_| is_written) {
                 // If it does not hear it, it says that lines may be missing.
-                let _ = successor.say(&Message::<S>::Logged.to_string());
+                let _ = successor.say_last(&Message::<S>::Logged.to_string());
             }
             ExitCode::SUCCESS
         }
@@ -275,7 +275,7 @@ const SPARE: usize = 4;
 ///
 /// With fewer, the process would take clients in and never answer them.
 fn check_spare_descriptors() -> Result<(), Errno> {
-    let spare = [(); SPARE].map(|()| fcntl_dupfd_cloexec(io::stderr(), 0));
+    let spare = [(); SPARE].map(|()| retry_on_intr(|| fcntl_dupfd_cloexec(io::stderr(), 0)));
     spare.into_iter().try_for_each(|spare| spare.map(drop))
 }
 

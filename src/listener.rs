@@ -833,8 +833,12 @@ pub(crate) fn remove_if_dead(path: &Path) {
 
 /// Removes a socket that nobody listens on.
 fn remove_stale(path: &Path) -> Result<(), Error> {
-    if !is_socket(path) {
-        return Err(Error::NotASocket(path.to_owned()));
+    match fs::symlink_metadata(path) {
+        Ok(file) if file.file_type().is_socket() => {}
+        Ok(_) => return Err(Error::NotASocket(path.to_owned())),
+        // Its owner has just removed it.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::Bind(path.to_owned(), error)),
     }
     if is_live(path) {
         return Err(Error::InUse(path.to_owned()));

@@ -188,7 +188,7 @@ impl Offering {
             // Exactly one byte beside the descriptor: that is what the C program reads first.
             peer::send(self.peer.stream(), b"\0", &[listener.as_fd()])?;
         }
-        self.peer.say(&estate.snapshot.state.to_string())?;
+        self.peer.say_last(&estate.snapshot.state.to_string())?;
         // A predecessor of ours that has not left yet may hold a copy of the connection.
         let _ = self.peer.stream().get_ref().shutdown(Shutdown::Write);
         Ok(())
@@ -210,7 +210,7 @@ impl Offering {
     fn take_back<S: Service>(&mut self) -> bool {
         if !self.is_taken_back {
             let abort = Message::<S>::Abort(self.cause().as_bytes()).to_string();
-            self.is_taken_back = self.peer.say(&abort).is_ok();
+            self.is_taken_back = self.peer.say_last(&abort).is_ok();
         }
         self.is_taken_back
     }

@@ -16,15 +16,17 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use early_service_machine::exchange::{Frame, MAX_DESCRIPTORS, frame};
+use futures_lite::future;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::socket_peercred;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
-use smol::Async;
+use smol::{Async, Timer};
 
 /// The most descriptors that the kernel lets travel in one message (`SCM_MAX_FD`): a predecessor of
 /// another release may send more at once than we do, and what has no room is dropped.
@@ -38,6 +40,14 @@ pub(crate) const INPUT: usize = 16 * 1024;
 ///
 /// With less, what is sent before the other side reads does not fit (see [`Peer::send`]).
 pub(crate) const BUFFER: usize = 208 * 1024;
+
+/// How long to wait after an error that may pass.
+///
+/// Longer, and a handoff takes that much longer; shorter, and a shortage keeps the processor busy.
+const TRY_AGAIN: Duration = Duration::from_millis(10);
+
+/// How often a line after which nothing is read is tried.
+const LAST_TRIES: usize = 3;
 
 /// How many bytes of a line that is none are shown: enough to recognise it.
 const SHOWN: usize = 64;
@@ -55,6 +65,8 @@ pub(crate) struct Peer {
     takes_none: bool,
     /// The kernel dropped descriptors that had no room (MSG_CTRUNC in recvmsg(2)).
     has_lost_descriptors: bool,
+    /// Lines that could not be sent yet; a few short ones at the most.
+    unsent: Vec<u8>,
 }
 
 /// A line, or why there will be none.
@@ -77,6 +89,7 @@ impl Peer {
             descriptors: VecDeque::new(),
             takes_none: false,
             has_lost_descriptors: false,
+            unsent: Vec::new(),
         }
     }
 
@@ -160,22 +173,41 @@ impl Peer {
         self.descriptors.clear();
     }
 
-    /// Reads once; an error is an end too: the kernel says ECONNRESET where the peer left bytes
-    /// unread.
+    /// Reads once, and sends meanwhile what could not be sent before.
+    ///
+    /// Only an error that says that the connection has ended is taken for its end: after any other the
+    /// peer may live, and own.
     async fn read(&mut self) {
         self.input.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);
-        let Self { stream, input, end, descriptors, has_lost_descriptors, .. } = self;
-        let room = input.get_mut(*end..).unwrap_or_default();
-        let read =
-            stream.read_with(|stream| receive(stream, room, descriptors).map_err(io::Error::from));
-        match read.await {
-            Ok((count, is_whole)) => {
-                *end += count;
-                *has_lost_descriptors |= !is_whole;
-                self.ended = count == 0;
+        loop {
+            // If it fails, the end is there to be read.
+            let _ = self.send_on();
+            let Self { stream, input, end, descriptors, has_lost_descriptors, unsent, .. } = self;
+            let room = input.get_mut(*end..).unwrap_or_default();
+            let read = stream
+                .read_with(|stream| receive(stream, room, descriptors).map_err(io::Error::from));
+            let send_again = async {
+                if unsent.is_empty() {
+                    future::pending::<()>().await;
+                }
+                Timer::after(TRY_AGAIN).await;
+                None
+            };
+            match future::or(async { Some(read.await) }, send_again).await {
+                None => {}
+                Some(Ok((count, is_whole))) => {
+                    *end += count;
+                    *has_lost_descriptors |= !is_whole;
+                    self.ended = count == 0;
+                    break;
+                }
+                Some(Err(error)) if is_end(&error) => {
+                    self.ended = true;
+                    break;
+                }
+                Some(Err(_)) => _ = Timer::after(TRY_AGAIN).await,
             }
-            Err(_) => self.ended = true,
         }
         if self.takes_none {
             self.descriptors.clear();
@@ -188,14 +220,48 @@ impl Peer {
         poll(&mut socket, Some(&Timespec::default())) != Ok(0)
     }
 
-    /// Sends a short line at once.
+    /// Sends a short line at once, or, if the kernel has no memory for it now, while the next line of
+    /// the peer is waited for.
     ///
     /// There is room for it: nothing of ours is unread, or at the most a quarter of the buffer and
     /// one message (see [`Peer::send`]).
-    pub(crate) fn say(&self, line: &str) -> io::Result<()> {
-        send(&self.stream, format!("{line}\n").as_bytes(), &[]).and_then(|sent| {
-            if sent > line.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
-        })
+    ///
+    /// # Errors
+    ///
+    /// If the connection has ended.
+    pub(crate) fn say(&mut self, line: &str) -> io::Result<()> {
+        self.unsent.extend_from_slice(line.as_bytes());
+        self.unsent.push(b'\n');
+        self.send_on()
+    }
+
+    /// Sends a short line at once or not at all: nothing is read after it.
+    pub(crate) fn say_last(&self, line: &str) -> io::Result<()> {
+        let line = format!("{line}\n");
+        for _ in 0..LAST_TRIES {
+            match send(&self.stream, line.as_bytes(), &[]) {
+                Ok(sent) if sent == line.len() => return Ok(()),
+                Ok(_) => break,
+                Err(error) if is_end(&error) => return Err(error),
+                Err(_) => {}
+            }
+        }
+        Err(io::ErrorKind::WriteZero.into())
+    }
+
+    /// Sends what could not be sent before, as far as it goes now.
+    fn send_on(&mut self) -> io::Result<()> {
+        while !self.unsent.is_empty() {
+            match send(&self.stream, &self.unsent, &[]) {
+                Ok(count) => _ = self.unsent.drain(..count),
+                Err(error) if is_end(&error) => {
+                    self.unsent.clear();
+                    return Err(error);
+                }
+                Err(_) => break,
+            }
+        }
+        Ok(())
     }
 
     /// Waits for room, and sends as much of `bytes` as fits, with all of `descriptors`.
@@ -214,6 +280,14 @@ impl Peer {
         }
         send(&self.stream, bytes, descriptors)
     }
+}
+
+/// Whether this error says that the peer has closed the connection.
+///
+/// The kernel says ECONNRESET if the peer left bytes unread.
+fn is_end(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};
+    matches!(error.kind(), ConnectionReset | BrokenPipe | NotConnected)
 }
 
 /// Receives bytes and descriptors; also says whether none of the latter got lost.

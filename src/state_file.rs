@@ -171,24 +171,33 @@ impl StateFile {
             Ok(_) => return Ok(false),
             Err(error) => return Err(Error::Lock(self.path.clone(), error)),
         }
-        if self.was_shared {
-            match self.replace() {
-                Ok(()) => {}
-                // There is no room, or no right to make a file beside it: it stays as it is.
-                Err(error)
-                    if error == Errno::NOSPC || error == Errno::PERM || names_no_file(error) =>
-                {
-                    log::warn!(
-                        "cannot replace {}, which others may have open: {}",
-                        self.path.display(),
-                        io::Error::from(error)
-                    );
-                }
-                Err(error) => return Err(Error::Lock(self.path.clone(), error)),
-            }
-            self.was_shared = false;
-        }
+        self.make_private()?;
         Ok(true)
+    }
+
+    /// Replaces a file that others may have open; it must be locked, and nobody else may own by it.
+    ///
+    /// # Errors
+    ///
+    /// If it may succeed later.
+    pub(crate) fn make_private(&mut self) -> Result<(), Error> {
+        if !self.was_shared {
+            return Ok(());
+        }
+        match self.replace() {
+            Ok(()) => {}
+            // There is no room, or no right to make a file beside it: it stays as it is.
+            Err(error) if error == Errno::NOSPC || error == Errno::PERM || names_no_file(error) => {
+                log::warn!(
+                    "cannot replace {}, which others may have open: {}",
+                    self.path.display(),
+                    io::Error::from(error)
+                );
+            }
+            Err(error) => return Err(Error::Lock(self.path.clone(), error)),
+        }
+        self.was_shared = false;
+        Ok(())
     }
 
     /// Puts a fresh file, locked and with the same record, in the place of the locked one.
@@ -270,7 +279,10 @@ impl StateFile {
                 (path.unwrap_or_default(), boot)
             }
         };
-        let (is_new, was_shared) = (false, false);
+        let is_new = false;
+        let mode = Mode::from_raw_mode(status.st_mode);
+        let is_shared = mode.intersects(Mode::RWXG | Mode::RWXO);
+        let was_shared = is_shared || ours.is_some_and(|ours| ours.was_shared);
         let file =
             Self { file: locked, path, boot, sequence: 0, failing: false, is_new, was_shared };
         file.reset_flags();

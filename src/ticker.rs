@@ -266,8 +266,12 @@ impl<S: Service> Ticker<S> {
                 if let Some(inherited) = &mut self.inherited {
                     inherited.named = Some(inherited.since);
                 }
+                self.make_file_private();
             }
-            Wake::Message(Message::Logged) => self.inherited = None,
+            Wake::Message(Message::Logged) => {
+                self.inherited = None;
+                self.make_file_private();
+            }
             Wake::Message(Message::Leave) => self.log_range(),
         }
         if self.is_freezing && !(self.is_behind && self.catch_up_first) {
@@ -310,6 +314,15 @@ impl<S: Service> Ticker<S> {
         self.running = Some(running);
         self.store(0);
         self.catch_up(now);
+    }
+
+    /// Replaces a file that others have open, now that no predecessor has it any more.
+    fn make_file_private(&mut self) {
+        if let Some(Err(error)) = self.state_file.as_mut().map(StateFile::make_private) {
+            log::warn!("{error}: others may have it open until the next start");
+        }
+        // Whoever had the old one open may have written to it.
+        self.store(0);
     }
 
     /// Says where the state goes on.

@@ -189,3 +189,27 @@ fn the_file_of_either_stage_serves_the_other_and_stays_private() {
     assert_eq!(get_counter(&first.socket), 138);
     assert_eq!(fs::metadata(&state).expect("a file").mode() & 0o7777, 0o600);
 }
+
+/// The predecessor is release 0.1.0, whose file is open to the group.
+#[test]
+fn a_file_that_members_have_open_is_replaced_after_a_handoff_too() {
+    let scratch = Scratch::new();
+    let state = runtime_directory(&scratch).join("state");
+    let predecessor = serving(&scratch);
+    nc(&predecessor.socket, "set_counter 777\n");
+    fs::set_permissions(&state, Permissions::from_mode(0o660)).expect("we are root");
+    let member = fs::File::options().read(true).write(true).open(&state).expect("a state file");
+    let before = fs::metadata(&state).expect("a file").ino();
+    let successor = start(&scratch, &["--takeover-existing-socket"]);
+    successor.wait_for("=> serving");
+    until("another file", || fs::metadata(&state).expect("a file").ino() != before);
+    let file = fs::metadata(&state).expect("a file");
+    assert_eq!((file.mode() & 0o7777, file.uid()), (0o600, SERVICE));
+    assert!(is_locked(&state));
+    (&member).write_all(b"forged").expect("its own descriptor");
+    assert_eq!(record(&state).snapshot.state, Counter { next: 777 });
+    nc(&successor.socket, "set_counter 778\n");
+    end(successor);
+    let next = serving(&scratch);
+    assert_eq!(get_counter(&next.socket), 778);
+}

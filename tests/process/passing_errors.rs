@@ -223,3 +223,52 @@ fn what_the_owner_says_counts_and_not_what_its_file_had_room_for() {
         }
     }
 }
+
+/// An error of the connection is not its end: both processes would own.
+#[test]
+fn an_error_of_a_moment_in_a_handoff_makes_no_second_owner_and_hangs_nobody() {
+    let calls = [("recvmsg", 1..6), ("sendto", 1..4), ("sendmsg", 1..4)];
+    let mut cases = Vec::new();
+    for (call, times) in calls {
+        for (when, error) in times.zip(["EINTR", "ENOMEM", "ENOBUFS", "EINTR", "ENOMEM"]) {
+            for at_predecessor in [false, true] {
+                cases.push((format!("inject={call}:error={error}:when={when}"), at_predecessor));
+            }
+        }
+    }
+    for (inject, at_predecessor) in cases {
+        let case = format!("{inject} in the predecessor: {at_predecessor}");
+        let scratch = Scratch::new();
+        let start = |socket: &str, is_traced: bool, more: &[&str]| {
+            let mut command = Command::new("strace");
+            detach(&mut command);
+            command.args(["-D", "-f", "-qq", "-o", "/dev/null"]);
+            if is_traced {
+                command.args(["-e", &inject]);
+            } else {
+                command.args(["-e", "trace=none"]);
+            }
+            command.arg(binary()).args(STILL).args(more).arg("-s").arg(scratch.join(socket));
+            command.arg("--state-file").arg(state_file(&scratch));
+            let mut daemon = Daemon::spawn(&mut command);
+            daemon.socket = scratch.join(socket);
+            daemon
+        };
+        let mut dead = serve(&scratch, "first", &STILL);
+        nc(&dead.socket, "set_counter 137\n");
+        dead.signal(Signal::KILL);
+        dead.ended();
+        let mut predecessor = start("first", at_predecessor, &[]);
+        predecessor.wait_for("Listening on");
+        let first = predecessor.socket.clone();
+        let first = ["-c", first.to_str().expect("text")];
+        let mut successor = start("second", !at_predecessor, &first);
+        successor.wait_for("=> serving");
+        predecessor.ended();
+        assert_eq!(get_counter(&successor.socket), 137, "{case}");
+        assert!(successor.is_running(), "{case}");
+        let twice = predecessor.messages().iter().any(|line| line.contains("serving on"));
+        let asked = successor.messages().iter().filter(|line| line.contains("serving")).count();
+        assert!(!twice || asked == 1, "{case}: {:?}", predecessor.messages());
+    }
+}
