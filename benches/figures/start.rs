@@ -106,15 +106,21 @@ pub(crate) fn traced(run: &Run, start: &dyn Fn(&[OsString]) -> Start) -> Result<
 }
 
 impl Calls {
-    /// Each call is counted once, where it begins.
+    /// Each call is counted once, where it begins; before the socket listens only those of the first
+    /// thread, because when another one begins to run differs from start to start.
     fn count(trace: &str) -> Self {
-        let calls =
-            trace.lines().filter_map(|line| line.split_once(' ').map(|(_, call)| call.trim()));
-        let calls = calls.filter(|call| !call.starts_with(['<', '+', '-']));
-        let after_exec: Vec<_> =
-            calls.skip_while(|call| !call.starts_with("execve(")).skip(1).collect();
-        let before_listen = after_exec.iter().position(|call| call.starts_with("listen("));
-        let to_reply = after_exec.iter().position(|call| is_reply(call)).map(|before| before + 1);
+        let calls: Vec<_> = trace
+            .lines()
+            .filter_map(|line| line.split_once(' '))
+            .map(|(thread, call)| (thread, call.trim()))
+            .filter(|(_, call)| !call.starts_with(['<', '+', '-']))
+            .skip_while(|(_, call)| !call.starts_with("execve("))
+            .collect();
+        let first = calls.first().map_or("", |(thread, _)| thread);
+        let calls = calls.get(1..).unwrap_or_default();
+        let of_first = calls.iter().filter(|(thread, _)| *thread == first);
+        let before_listen = of_first.clone().position(|(_, call)| call.starts_with("listen("));
+        let to_reply = calls.iter().position(|(_, call)| is_reply(call)).map(|before| before + 1);
         Self {
             before_listen: before_listen.expect("it listens"),
             to_reply: to_reply.expect("it answers"),
