@@ -32,6 +32,7 @@ mod authorize;
 mod catalog;
 mod clock;
 mod counter;
+mod files;
 mod handoff;
 mod journal;
 mod limits;

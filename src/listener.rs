@@ -45,6 +45,8 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, listen
 use rustix::process::{geteuid, getpid};
 use smol::Async;
 
+use crate::files::with_suffix;
+
 /// A path that cannot be served.
 #[derive(Debug)]
 pub(crate) enum Error {
@@ -723,12 +725,6 @@ fn in_place_of(path: &Path) -> PathBuf {
     let named = bytes.get(..bytes.len() - digits).unwrap_or(bytes);
     let in_place = named.strip_suffix(BESIDE.as_bytes()).unwrap_or(bytes);
     Path::new(OsStr::from_bytes(in_place)).to_owned()
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(suffix);
-    name.into()
 }
 
 const BESIDE: &str = ".successor";

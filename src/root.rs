@@ -33,6 +33,8 @@ use rustix::process::{chdir, chroot, fchdir};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use smol::Timer;
 
+use crate::files::is_same;
+
 /// When the reactor's thread gives up the capabilities: a timer that is due at once wakes nobody.
 const SOON: Duration = Duration::from_millis(1);
 
@@ -110,10 +112,6 @@ impl OldRoot {
         let is_initrd = access(INITRD, Access::EXISTS).is_ok();
         Ok(if is_initrd { Switch::ToInitrd } else { Switch::ToRoot })
     }
-}
-
-fn is_same(one: &Stat, other: &Stat) -> bool {
-    (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
 }
 
 /// Gives up, in this thread, the capabilities that following takes.

@@ -17,7 +17,6 @@
 //!
 //! **Invariant:** an error is never taken for the absence of a file, a lock or a record.
 
-use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -36,6 +35,7 @@ use rustix::io::{Errno, pread, pwrite, retry_on_intr};
 use crate::authorize;
 use crate::catalog::Id;
 use crate::clock;
+use crate::files::{is_same, with_suffix};
 use crate::users::User;
 
 /// A state file that cannot be used, now or at all.
@@ -204,9 +204,8 @@ impl StateFile {
     ///
     /// A process that waits for the lock of the old file finds the fresh one when it gets it.
     fn replace(&mut self) -> Result<(), Errno> {
-        let mut name = OsString::from(&self.path);
-        name.push(FRESH);
-        let name = Path::new(&name);
+        let name = with_suffix(&self.path, FRESH);
+        let name = name.as_path();
         // Only the holder of the lock makes one, so this was left by one that died.
         let _ = fs::remove_file(name);
         let fresh = open(name, OFlags::CREATE | OFlags::EXCL)?;
@@ -402,10 +401,6 @@ fn make_room(file: &OwnedFd, status: &Stat) {
     if u64::try_from(status.st_size).unwrap_or_default() < length {
         let _ = retry_on_intr(|| fallocate(file, FallocateFlags::empty(), 0, length));
     }
-}
-
-fn is_same(one: &Stat, other: &Stat) -> bool {
-    (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
 }
 
 /// Locks the file unless another open file holds its lock.

@@ -196,10 +196,7 @@ fn a_successor_that_owns_and_does_not_serve_is_waited_for_and_that_is_said() {
     let mut manager = Manager::new(&scratch);
     let mut daemon = start_under(&manager, scratch.join("sock"), &STILL);
     manager.wait_for("READY=1");
-    let mut successor = Wire::ask(&daemon.socket, "handoff 1");
-    drop(successor.offer());
-    successor.say("prepared");
-    assert_eq!(successor.line(), "commit");
+    let mut successor = owner_after(&daemon);
     let pid = std::process::id();
     daemon.wait_for(&format!("Process {pid} owns the state and does not serve: waiting for it"));
     manager.wait_for(&format!("STATUS=draining: process {pid} does not serve yet"));
@@ -214,14 +211,20 @@ fn a_successor_that_owns_and_does_not_serve_is_waited_for_and_that_is_said() {
     assert!(daemon.ended().0.success());
 }
 
-#[test]
-fn an_owner_that_dies_before_it_serves_leaves_what_it_wrote_to_the_predecessor() {
-    let scratch = Scratch::new();
-    let (daemon, mut client) = predecessor(&scratch);
+/// A successor that owns, and has closed everything that it was offered.
+fn owner_after(daemon: &Daemon) -> Wire {
     let mut successor = Wire::ask(&daemon.socket, "handoff 1");
     drop(successor.offer());
     successor.say("prepared");
     assert_eq!(successor.line(), "commit");
+    successor
+}
+
+#[test]
+fn an_owner_that_dies_before_it_serves_leaves_what_it_wrote_to_the_predecessor() {
+    let scratch = Scratch::new();
+    let (daemon, mut client) = predecessor(&scratch);
+    let successor = owner_after(&daemon);
     write_as_owner(&scratch, 500);
     drop(successor);
     daemon.wait_for("Recovering at 500 from ");
@@ -234,10 +237,7 @@ fn an_owner_that_dies_before_it_serves_leaves_what_it_wrote_to_the_predecessor()
 fn a_record_that_a_successor_that_died_cannot_have_written_is_named_and_not_gone_on_from() {
     let scratch = Scratch::new();
     let (daemon, mut client) = predecessor(&scratch);
-    let mut successor = Wire::ask(&daemon.socket, "handoff 1");
-    drop(successor.offer());
-    successor.say("prepared");
-    assert_eq!(successor.line(), "commit");
+    let successor = owner_after(&daemon);
     let left = forged(
         "sequence=9 unlogged=0 unbroken=0 counter=500 deadline_ns=18446744073709551615 \
          period_ns=100000000",
@@ -276,10 +276,7 @@ fn a_predecessor_that_is_told_to_stop_saves_as_long_as_it_is_the_owner_and_not_a
 fn the_word_that_it_serves_counts_even_if_the_successor_dies_with_it() {
     let scratch = Scratch::new();
     let (mut daemon, _client) = predecessor(&scratch);
-    let mut successor = Wire::ask(&daemon.socket, "handoff 1");
-    drop(successor.offer());
-    successor.say("prepared");
-    assert_eq!(successor.line(), "commit");
+    let mut successor = owner_after(&daemon);
     daemon.stop();
     successor.say("done");
     drop(successor);

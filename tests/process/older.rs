@@ -224,6 +224,13 @@ fn as_user(user: &str, program: &Path) -> Command {
     command
 }
 
+/// What a process of this user is answered, on a socket that lets everybody in.
+fn asked_by(user: &str, request: &str, socket: &Path) -> String {
+    fs::set_permissions(socket, Permissions::from_mode(0o777)).expect("we are root");
+    let before = ["setpriv", &format!("--reuid={user}"), "--clear-groups"];
+    nc_as(&before, socket, format!("{request}\n"))
+}
+
 /// Needs root, for nobody else can be several users.
 #[test]
 fn each_of_the_three_lines_is_for_root_our_own_user_and_the_named_one() {
@@ -238,10 +245,7 @@ fn each_of_the_three_lines_is_for_root_our_own_user_and_the_named_one() {
             command.arg("-s").arg(scratch.join("sock")).args(STILL).args(["--successor", named]);
             let daemon = Daemon::spawn(&mut command);
             daemon.wait_for("Listening on");
-            let everybody = Permissions::from_mode(0o777);
-            fs::set_permissions(scratch.join("sock"), everybody).expect("we are root");
-            let before = ["setpriv", &format!("--reuid={asker}"), "--clear-groups"];
-            let answer = nc_as(&before, scratch.join("sock"), format!("{request}\n"));
+            let answer = asked_by(asker, request, &scratch.join("sock"));
             if may {
                 daemon.wait_for(&format!(" of user {asker}"));
                 assert!(!answer.contains("denied"), "{case}: {answer}");
@@ -266,11 +270,8 @@ fn the_owner_of_the_socket_file_may_have_the_state_as_the_c_program_has_it() {
             let case = format!("user {asker}, socket of user {owner}: {request}");
             let scratch = Scratch::new();
             let daemon = Daemon::serve(scratch.join("sock"), &STILL);
-            let everybody = Permissions::from_mode(0o777);
-            fs::set_permissions(scratch.join("sock"), everybody).expect("we are root");
             std::os::unix::fs::chown(scratch.join("sock"), Some(owner), None).expect("we are root");
-            let before = ["setpriv", &format!("--reuid={asker}"), "--clear-groups"];
-            let answer = nc_as(&before, scratch.join("sock"), format!("{request}\n"));
+            let answer = asked_by(asker, request, &scratch.join("sock"));
             if may {
                 daemon.wait_for(&format!(" of user {asker}"));
                 assert!(!answer.contains("denied"), "{case}: {answer}");
