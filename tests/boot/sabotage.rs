@@ -151,7 +151,7 @@ const SABOTAGES: &[Sabotage] = &[
             Change {
                 file: "src/signals.rs",
                 from: "let heard = HEARD.map(|signal| signal as i32);",
-                to: "let heard = [SIGINT];",
+                to: "let heard = [Signal::SIGINT as i32];",
             },
         ],
         plan: &ORDINARY,
