@@ -92,10 +92,10 @@ const ROWS: &[Row] = &[
     Row { name: "burst without waiting", much: "10000 clients", run: burst::that_do_not_wait },
     Row { name: "clients that begin late", much: "1500 clients", run: burst::that_begin_late },
     Row { name: "clients that say nothing", much: "2000 clients", run: burst::that_say_nothing },
-    Row { name: "a silent flood of another user", much: "2000 clients", run: burst::that_flood },
+    Row { name: "a silent flood of another user", much: "4800 clients", run: burst::that_flood },
     Row {
         name: "a silent flood of the same user",
-        much: "2000 clients",
+        much: "4000 clients",
         run: burst::that_flood_their_own,
     },
     Row { name: "replies never read", much: "1000 clients", run: unread::by_a_thousand },
