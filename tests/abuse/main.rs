@@ -95,7 +95,7 @@ const ROWS: &[Row] = &[
     Row { name: "a silent flood of another user", much: "4800 clients", run: burst::that_flood },
     Row {
         name: "a silent flood of the same user",
-        much: "4000 clients",
+        much: "4800 clients",
         run: burst::that_flood_their_own,
     },
     Row { name: "replies never read", much: "1000 clients", run: unread::by_a_thousand },
