@@ -389,7 +389,7 @@ impl<S: Service> Handoff<S> {
     fn asked(&mut self, stream: Async<UnixStream>, asked: Asked, owner: Option<u32>) {
         // Where the credentials cannot be read, nobody vouches for this peer.
         let peer = match socket_peercred(&stream) {
-            Ok(peer) if self.may_receive(&peer, owner) => peer,
+            Ok(peer) if authorize::may_receive(&peer, self.successor.as_ref(), owner) => peer,
             Ok(UCred { pid, uid, .. }) => {
                 let (pid, uid) = (pid.as_raw_nonzero(), uid.as_raw());
                 self.refusals.warn(format_args!(
@@ -417,10 +417,6 @@ impl<S: Service> Handoff<S> {
         }
         self.offering = Some(offering);
         self.report(Event::HandoffRequested);
-    }
-
-    fn may_receive(&self, peer: &UCred, owner: Option<u32>) -> bool {
-        authorize::may_receive(peer, self.successor.as_ref(), owner)
     }
 
     fn predecessor_left(&mut self, has_logged: bool) {
