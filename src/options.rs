@@ -21,42 +21,41 @@ Usage: early-service [OPTION]...
 
 Options:
   -s, --server-socket-path PATH
-          UNIX socket to serve, beside those that a .socket unit passes; where
-          it passes none, by default early-service.sock in the first directory
-          of $RUNTIME_DIRECTORY
+          UNIX socket to serve, in addition to those passed by a .socket unit;
+          if none is passed, by default early-service.sock in the first
+          directory of $RUNTIME_DIRECTORY
   -c, --client-socket-path PATH
-          UNIX socket of the process to adopt the count from; by default none
+          UNIX socket of the process to adopt the state from; by default none
       --takeover-existing-socket
-          adopt from the process that serves the server socket now, and take its
-          place there
+          adopt the state from the process that serves the server socket, and
+          serve that socket in its place
       --rebind
-          stage of the root filesystem: once it serves, put a fresh socket in
-          the place of the one that systemd passes, for the label and the owner
-          that are right now; whoever connects while no process runs is then
-          refused, until the next one has started
+          root stage only: once serving, replace the socket passed by systemd
+          with a newly bound one, so that it gets the correct SELinux label and
+          owner; connections made while no process runs are then refused
       --state-file PATH
-          file whose lock makes a process the owner of the count, and from which
-          the next one goes on if it dies, the same for both stages; by default
-          none
+          file that stores the state; the process that holds its lock owns the
+          state, and the next process continues from the file if that process
+          dies; use the same file for both stages; by default none
   -d, --timer-delay-ms MS
           time between two ticks, 1 to 4294967295 milliseconds; by default 100
       --successor USER
-          user, by name or number, who may ask for the count beside root, the
-          user that this process runs as, and the owner of the socket file; by
-          default none
+          user name or number that may request the state, in addition to root,
+          the user of this process and the owner of the socket file; by default
+          none
       --survive-systemd-kill-signal
-          stage of the initrd: ignore SIGTERM; a unit starts it with '@' as the
-          first character of argv[0] (systemd.service(5))
+          initrd stage: ignore SIGTERM; the unit must also start the program
+          with '@' as the first character of argv[0] (systemd.service(5))
   -h, --help
-          show this text
+          print this text
   -V, --version
-          show the version
+          print the version
 
-Try it:
+Example:
   early-service --server-socket-path /tmp/early-service.sock
   echo status | nc -N -U /tmp/early-service.sock
 
-All about it: man early-service
+See early-service(8) for details.
 ";
 
 /// What the process was started to do.
@@ -143,22 +142,22 @@ impl fmt::Display for Error {
                 value.to_string_lossy(),
                 u32::MAX
             ),
-            Self::NoPath(option) => write!(f, "no path for option '{option}': it is empty"),
+            Self::NoPath(option) => write!(f, "empty path for option '{option}'"),
             Self::TwoPredecessors => {
-                write!(f, "--client-socket-path and --takeover-existing-socket exclude each other")
+                write!(f, "--client-socket-path cannot be used with --takeover-existing-socket")
             }
             Self::SamePath(path) => write!(
                 f,
-                "--client-socket-path and --server-socket-path are both '{}': to take over one's \
-                 own socket, say --takeover-existing-socket instead of the first",
+                "--client-socket-path and --server-socket-path are both '{}': use \
+                 --takeover-existing-socket to take over the server socket",
                 path.display()
             ),
             Self::NothingToTakeOver => {
-                write!(f, "--takeover-existing-socket needs --server-socket-path: it takes that")
+                write!(f, "--takeover-existing-socket requires --server-socket-path")
             }
             Self::Rebind(why_not) => write!(f, "--rebind {why_not}"),
             Self::NoServerSocket => {
-                write!(f, "no socket to serve: say --server-socket-path or set $RUNTIME_DIRECTORY")
+                write!(f, "no socket to serve: use --server-socket-path or set $RUNTIME_DIRECTORY")
             }
         }
     }
@@ -261,17 +260,13 @@ fn path(parser: &mut Parser, option: &str) -> Result<PathBuf, Error> {
 /// Why a fresh socket would be of no use.
 fn may_rebind(stage: Stage, takeover: bool, environment: &Environment) -> Result<(), &'static str> {
     if stage == Stage::Initrd {
-        return Err("is for the root stage: in the initrd there is no policy to label a socket by");
+        return Err("cannot be used with --survive-systemd-kill-signal");
     }
     if takeover {
-        return Err(
-            "and --takeover-existing-socket exclude each other: the socket is one or the other",
-        );
+        return Err("cannot be used with --takeover-existing-socket");
     }
     if !environment.passes_socket {
-        return Err(
-            "needs a socket that systemd passes: one of the process's own is fresh already",
-        );
+        return Err("requires a socket passed by systemd ($LISTEN_FDS)");
     }
     Ok(())
 }
@@ -351,8 +346,8 @@ mod tests {
         let takeover = parse(["--takeover-existing-socket".into()], &environment);
         assert!(matches!(takeover, Err(Error::NothingToTakeOver)));
         for (line, why_not) in [
-            ("--rebind --survive-systemd-kill-signal", "--rebind is for the root stage"),
-            ("--rebind --takeover-existing-socket -s /a", "exclude each other"),
+            ("--rebind --survive-systemd-kill-signal", "--rebind cannot be used with --survive"),
+            ("--rebind --takeover-existing-socket -s /a", "--rebind cannot be used with --take"),
         ] {
             let error = parse(line.split_whitespace().map(OsString::from), &environment);
             let error = error.expect_err(line).to_string();
@@ -373,13 +368,13 @@ mod tests {
             ("-s /a -d 0", "'0' for option '--timer-delay-ms'"),
             ("-s /a -d 4294967296", "'4294967296' for option '--timer-delay-ms'"),
             ("-s /a -d ten", "'ten' for option '--timer-delay-ms'"),
-            ("-s /a -c /b --takeover-existing-socket", "exclude each other"),
+            ("-s /a -c /b --takeover-existing-socket", "cannot be used with --takeover"),
             ("-s /a -c /a", "are both '/a'"),
             ("", "no socket to serve"),
-            ("-s /a --rebind", "--rebind needs a socket that systemd passes"),
-            ("--server-socket-path=", "no path for option '--server-socket-path': it is empty"),
-            ("-s /a --client_socket_path=", "'--client_socket_path': it is empty"),
-            ("-s /a --state-file=", "'--state-file': it is empty"),
+            ("-s /a --rebind", "--rebind requires a socket passed by systemd"),
+            ("--server-socket-path=", "empty path for option '--server-socket-path'"),
+            ("-s /a --client_socket_path=", "empty path for option '--client_socket_path'"),
+            ("-s /a --state-file=", "empty path for option '--state-file'"),
         ] {
             let error = parse_line(line, None).expect_err(line).to_string();
             assert!(error.contains(message), "{line:?} says {error:?}");
