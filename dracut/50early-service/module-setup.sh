@@ -1,11 +1,12 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Brings the first stage into the initrd: the program, its two units as the administrator has them on
-# the root filesystem, and the accounts that they name. Never brings a shell, a journal or a systemd
-# of its own choosing.
+# Installs the initrd stage: the program, its two units with the changes that the administrator has
+# made on the root filesystem, and the accounts that these units name. Does not install a shell, a
+# journal or systemd.
 #
-# dracut ignores the status of install(); what must not be missing from the image ends the build.
+# dracut ignores the exit status of install(). If a required file is missing, this module exits and
+# so ends the build.
 
 # shellcheck disable=SC2154 # dracut sets the variables in lower case.
 check() {
@@ -14,8 +15,9 @@ check() {
     early_service_is_wanted
 }
 
-# What it needs is a systemd as PID 1 of the initrd, whichever module brings that one. Naming
-# dracut's own would force it into images that bring theirs, such as systemd-initrd-automotive.
+# The module requires systemd as PID 1 of the initrd, but does not name the dracut module `systemd`:
+# that would add it to images in which another module, such as systemd-initrd-automotive, installs
+# systemd.
 depends() {
     return 0
 }
@@ -23,13 +25,13 @@ depends() {
 install() {
     local restart
 
-    # Decided here and not in check(): only now is the list of modules complete.
+    # Not in check(), because the list of modules is not complete there.
     if ! starts_systemd; then
-        dinfo "early-service: left out, because this image has no systemd as PID 1"
+        dinfo "early-service: not included, because this image has no systemd as PID 1"
         return 0
     fi
     if dracut_module_included kdumpbase || dracut_module_included kdump; then
-        dinfo "early-service: left out, because a crash kernel's image never switches to the root stage"
+        dinfo "early-service: not included, because a kdump image does not start the root stage"
         return 0
     fi
 
@@ -37,7 +39,7 @@ install() {
     inst_account passwd early-service
     inst_account group early-service
 
-    # With each unit what is true in the initrd alone.
+    # Each unit gets a drop-in with the settings that apply only in the initrd.
     if inst_unit early-service.socket; then
         inst_simple "$moddir"/initrd-socket.conf \
             "$systemdsystemunitdir"/early-service.socket.d/50-initrd.conf
@@ -45,16 +47,17 @@ install() {
     inst_unit early-service-initrd.service || return 0
     inst_simple "$moddir"/initrd-service.conf \
         "$systemdsystemunitdir"/early-service-initrd.service.d/50-initrd.conf
-    # Read after the one above, and before what the administrator says.
+    # systemd reads this drop-in after the one above and before those of the administrator.
     restart=$systemdsystemunitdir/early-service-initrd.service.d/50-initrd.delay.conf
     if knows_restart_steps; then
         inst_simple "$moddir"/initrd-backoff.conf "$restart"
     fi
 }
 
-# Whether PID 1 of the image is a systemd. A module that brings its own may be installed after this
-# one, so modules are recognised by name. The module `base` brings a script as PID 1 if the module
-# `systemd` is missing; without either, some other module brings a PID 1, and this one was asked for.
+# Succeeds if PID 1 of the image is systemd. A module that installs systemd may run after this one,
+# so modules are recognised by name. If the image contains the module `base` and not `systemd`, PID
+# 1 is a script. If it contains neither, another module installs PID 1; this is taken to be systemd,
+# because the image was configured to include early-service.
 starts_systemd() {
     # shellcheck disable=SC2154
     [[ -e $initdir$systemdutildir/systemd ]] && return 0
@@ -64,8 +67,8 @@ starts_systemd() {
     ! dracut_module_included base
 }
 
-# Whether the systemd of the image has RestartSteps= (254): the library that holds the names of all
-# settings is asked, because a program of another architecture cannot be run.
+# Succeeds if the systemd of the image supports RestartSteps= (254 or newer). Searches for the name
+# in the files of systemd, because a systemd for another architecture cannot be executed.
 knows_restart_steps() {
     local root=${dracutsysrootdir-}
 
@@ -74,14 +77,14 @@ knows_restart_steps() {
         "$root"/usr/lib*/*/systemd/libsystemd-core-*.so
 }
 
-# Installs a unit as `systemctl cat` shows it on the root filesystem: the file that is in effect, its
-# drop-ins, and the programs, files and accounts that these name. Returns 1 for a unit that is masked.
+# Installs a unit as `systemctl cat` shows it on the root filesystem: the unit file, its drop-ins,
+# and the programs, files and accounts that these name. Returns 1 if the unit is masked.
 inst_unit() {
     local unit=$1 root=${dracutsysrootdir-} directory file fragment='' to
     local -a directories=()
     local -A dropins=()
-    # Where systemd looks for units (systemd.unit(5)), the most important place first. What generators
-    # write is left out: it is made anew at each boot.
+    # The unit search path (systemd.unit(5)), in order of priority. The directories of generators
+    # are not included, because generators run at each boot.
     local -a unit_path=(
         /etc/systemd/system.control /run/systemd/system.control /run/systemd/transient
         /etc/systemd/system /etc/systemd/system.attached
@@ -97,26 +100,26 @@ inst_unit() {
         fi
     done
     if [[ -z $fragment ]]; then
-        dfatal "early-service: there is no unit $unit"
+        dfatal "early-service: cannot find the unit $unit on the root filesystem"
         exit 1
     fi
-    # A link to /dev/null and an empty file mask a unit.
+    # A symbolic link to /dev/null and an empty file both mask a unit.
     if [[ ! -s $root$fragment ]]; then
-        dinfo "early-service: $unit is masked, and left out"
+        dinfo "early-service: $unit is masked, not included"
         return 1
     fi
     to=$(place_in_initrd "$fragment")
     inst_copy "$fragment" "$to"
     inst_named "$fragment"
 
-    # By hand, for systemctl would ask for initrd.target, which a later module may bring.
+    # Not with systemctl, which requires initrd.target: a later module may install that.
     if [[ $unit == *.service ]]; then
         inst_dir "$systemdsystemunitdir"/initrd.target.wants
         ln_r "$to" "$systemdsystemunitdir"/initrd.target.wants/"$unit"
     fi
 
-    # Of drop-ins with the same name the first one counts: those for the unit itself and for a prefix
-    # of its name, then those for all units of its type.
+    # Of several drop-ins with the same name systemd uses the first. Drop-ins for the unit or for a
+    # prefix of its name precede those for all units of its type.
     for directory in "${unit_path[@]}"; do
         directories+=("$directory/$unit.d")
         file=${unit%.*}
@@ -139,10 +142,10 @@ inst_unit() {
         if [[ ${file%/*} == */"$unit.d" ]]; then
             to=$(place_in_initrd "$file")
         else
-            # One for other units too must not change those of the initrd.
+            # This drop-in also applies to other units, which it must not change in the initrd.
             to=/etc/systemd/system/$unit.d/${file##*/}
         fi
-        # It would replace the one that this module brings, and is read right after it instead.
+        # A file with the name of the drop-in of this module is renamed, so that systemd reads both.
         [[ $to != */50-initrd.conf ]] || to=${to%.conf}.root.conf
         inst_copy "$file" "$to"
         inst_named "$file"
@@ -150,8 +153,8 @@ inst_unit() {
     return 0
 }
 
-# Prints where a unit or a drop-in of the root filesystem lies in the initrd: where it lies there,
-# unless that is /run, which PID 1 mounts anew.
+# Prints the path in the initrd of a unit or a drop-in of the root filesystem. The path is the same,
+# except for files in /run, because PID 1 mounts an empty /run.
 place_in_initrd() {
     case $1 in
         /run/systemd/transient/*) echo "/etc/systemd/system/${1#/run/systemd/transient/}" ;;
@@ -160,7 +163,7 @@ place_in_initrd() {
     esac
 }
 
-# Copies a file of the root filesystem that may have another path in the initrd, or be a link.
+# Copies a file of the root filesystem to a path in the initrd. Follows symbolic links.
 inst_copy() {
     inst_dir "${2%/*}"
     if ! cp -L "${dracutsysrootdir-}$1" "$initdir$2"; then
@@ -170,8 +173,8 @@ inst_copy() {
     chmod 0644 "$initdir$2"
 }
 
-# Installs what a unit file names: programs and their configuration, files of variables and
-# credentials, and accounts.
+# Installs what a unit file names: programs and their configuration files, environment files,
+# credentials and accounts.
 inst_named() {
     local line key value word
 
@@ -182,7 +185,7 @@ inst_named() {
         value=${line#*=}
         case $key in
             Exec*)
-                # Not always a path: systemd looks for a bare name where dracut does.
+                # systemd and dracut search the same directories for a name without a path.
                 read -r word _ <<< "$value"
                 word=$(bare_word "$word")
                 [[ -z $word || $word == /* ]] || inst_multiple -o "$word"
@@ -203,8 +206,8 @@ inst_named() {
     done < <(sed -e ':a' -e '/\\$/{N;s/\\\n/ /;ba' -e '}' "${dracutsysrootdir-}$1")
 }
 
-# Prints a word of a unit file without its quotes and without what systemd.service(5) allows before a
-# program's path.
+# Prints a word of a unit file without quotes and without the prefixes that systemd.service(5)
+# allows before the path of a program.
 bare_word() {
     local word=$1
 
@@ -212,8 +215,8 @@ bare_word() {
     echo "${word%[\"\']}"
 }
 
-# Installs the files whose absolute paths stand in the value of a setting. What the root filesystem
-# writes while it runs is not of the initrd's.
+# Installs the files whose absolute paths occur in the value of a setting, except for files that are
+# created while the system runs.
 inst_files_of() {
     local key=$1 word path root=${dracutsysrootdir-} found
     local -a words
@@ -230,7 +233,7 @@ inst_files_of() {
             /dev/* | /proc/* | /run/* | /sys/* | /tmp/* | /var/*) continue ;;
         esac
         found=''
-        # A file of variables may be given by a pattern.
+        # The value of EnvironmentFile= may be a pattern.
         while read -r path; do
             if [[ -f $path ]]; then
                 found=yes
@@ -238,37 +241,38 @@ inst_files_of() {
             fi
         done < <(compgen -G "$root$path" || echo "$root$path")
         if [[ -z $found && $key == Exec* && $word == "${words[0]}" && $word != -* ]]; then
-            dwarn "early-service: $key=$2 names a program that is not there"
+            dwarn "early-service: cannot find the program of $key=$2"
         fi
     done
 }
 
-# Installs the line of an account. It is not made by sysusers: that would number the account anew, and
-# the root stage could not open what the first stage owns.
+# Copies the line of an account into the initrd. sysusers cannot create the account there, because
+# it might choose another number than on the root filesystem, and the root stage could then not open
+# the files of the initrd stage.
 inst_account() {
     local database=$1 name=$2 line file=$initdir/etc/$1
 
-    # systemd knows root and nobody by itself, and a number needs no line.
+    # systemd does not look up root, and a number needs no line.
     case $name in
         '' | root | *[!A-Za-z0-9_.-]*) return 0 ;;
         *[!0-9]*) ;;
         *) return 0 ;;
     esac
     if ! line=$(account "$database" "$name"); then
-        dfatal "early-service: no $name in the $database database of the root filesystem:" \
-            "without its number the first stage could not start, so no image is made"
+        dfatal "early-service: cannot find the $database entry of $name on the root filesystem;" \
+            "the initrd stage cannot start without this account, so no image is written"
         exit 1
     fi
     inst_dir /etc
     if [[ -e $file ]]; then
-        # Whatever another module has written: the numbers must be those of the root filesystem.
+        # Another module may have written another number than that of the root filesystem.
         sed -i -e "/^$name:/d" "$file"
     fi
     printf '%s\n' "$line" >> "$file"
 }
 
-# Prints the line of an account, of passwd or group, wherever the root filesystem has it: in a file,
-# in what the name service switch adds to it, or in a record for systemd-userdbd.
+# Prints the passwd or group line of an account of the root filesystem: from a file, from the name
+# service switch, or from a record of systemd-userdbd.
 account() {
     local database=$1 name=$2 root=${dracutsysrootdir%/} record file suffix line
 
@@ -292,6 +296,7 @@ account() {
         printf '%s\n' "$name:x:$line"
         return 0
     done
-    # It has a name service switch of its own, whose programs may be of another architecture.
+    # Use the name service switch of that root; this fails if its programs are for another
+    # architecture.
     [[ $root ]] && chroot "$root" getent "$database" "$name" 2> /dev/null
 }

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
 #
-# The one condition under which the first stage belongs into an initrd. The dracut.conf.d snippet and
-# check() both ask here: dracut 059 ends with an error, and writes no initrd at all, if a module that
-# a snippet adds is refused by its own check().
+# The condition under which an initrd contains the initrd stage. The dracut.conf.d snippet and
+# check() must agree: if a snippet adds a module whose check() fails, dracut 059 exits with an error
+# and writes no initrd.
 
-# Whether the program is installed and the administrator has enabled both stages: a first stage that
-# is disabled or masked must not start, and without the root stage nobody would take over.
+# Succeeds if the program is installed and both stages are enabled. An initrd stage that the
+# administrator has disabled or masked must not start, and without the root stage no process would
+# take over from it.
 early_service_is_wanted() {
     local unit
 
