@@ -1,22 +1,24 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Builds the RPM of a spec file of this repository, and the source RPM, under target/rpm:
+# Builds the binary RPM and the source RPM of a spec file of this repository in target/rpm:
 #
 #     scripts/create-rpm.sh early-service.spec
 #
-# The sources are the tracked files as they lie there, and every crate that Cargo.lock names; the
-# crates are fetched here, and what rpmbuild then does needs no network.
+# The sources are the tracked files of the working tree, including uncommitted changes, and every
+# crate in Cargo.lock. The script downloads the crates, so rpmbuild needs no network.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 spec=${1:?usage: scripts/create-rpm.sh early-service.spec}
 topdir=$PWD/target/rpm
-# Older builds are in nobody's way, nor in the repository that is made of the directory.
+# Remove older packages, so that a package repository made from this directory contains only new
+# ones.
 rm -rf "$topdir"
 mkdir -p "$topdir"/{SOURCES,SPECS}
 
-# Fedora, CentOS and RHEL have every macro, and a database in which the build's requirements are.
+# Fedora, CentOS and RHEL have all macros, and an RPM database with the build requirements. Debian
+# has neither.
 macros=(--define "_topdir $topdir")
 requirements=()
 if [[ -z $(rpm --eval '%{?_unitdir}') ]]; then
@@ -27,7 +29,7 @@ read -r name version < <(
     rpmspec "${macros[@]}" --query --srpm --queryformat '%{name} %{version}\n' "$spec"
 )
 
-# The same files make the same archive, byte for byte.
+# Makes a reproducible archive: the same files give the same bytes.
 archive() {
     tar --create --gzip --sort=name --owner=0 --group=0 --numeric-owner --mode=go=rX,u+rw,a-s \
         --mtime="@$(git log -1 --format=%ct)" "$@"
