@@ -77,24 +77,24 @@ fn the_lines_of_a_handoff_and_of_a_death_are_explained() {
     let state = ["--state-file", file.to_str().expect("text")];
     let options = [&STILL[..], &state, &["--survive-systemd-kill-signal"]].concat();
     let first = journald.start(scratch.join("first"), &options);
-    read(&mut journald, &[("booting => serving", "Early service serves")]);
+    read(&mut journald, &[("booting => serving", "Early service is serving")]);
     let options = [&STILL[..], &state, &["-c", first.socket.to_str().expect("text")]].concat();
     let mut second = journald.start(scratch.join("second"), &options);
     let handoff = [
-        ("booting => adopting", "Early service asks its predecessor for the state"),
-        ("Handing over to process", "A successor asked for the state, and may have it"),
-        ("serving => draining", "Early service hands over"),
-        ("Adopting 0 and", "The state came from a predecessor"),
-        ("draining => ended", "Early service ends"),
-        ("has adopted the state", "The successor serves"),
+        ("booting => adopting", "Early service requests the state from its predecessor"),
+        ("Handing over to process", "An authorized successor requested the state"),
+        ("serving => draining", "Early service is handing over its state"),
+        ("Adopting 0 and", "Early service adopted the state of its predecessor"),
+        ("draining => ended", "Early service is exiting"),
+        ("has adopted the state", "The successor has adopted the state"),
     ];
     read(&mut journald, &handoff);
     nc(&second.socket, "set_counter 7\n");
     second.signal(Signal::KILL);
     second.ended();
     let third = journald.start(scratch.join("third"), &[&STILL[..], &state].concat());
-    let going_on = ("Recovering at 7", "The state goes on after its owner died or stopped");
+    let going_on = ("Recovering at 7", "Early service continues from the state file");
     read(&mut journald, &[going_on]);
     third.signal(Signal::TERM);
-    read(&mut journald, &[("serving => ended", "Early service ends")]);
+    read(&mut journald, &[("serving => ended", "Early service is exiting")]);
 }

@@ -141,9 +141,9 @@ fn told(boot: &Boot, claims: &mut Claims) {
     claims.that("systemctl says so in a sentence", status.starts_with(&sentence), status);
     let explained: Vec<_> = boot.lines("explained").collect();
     for subject in [
-        "The first stage survived the switch of root",
-        "The state came from a predecessor",
-        "The successor serves",
+        "The initrd stage survived the switch of root",
+        "Early service adopted the state of its predecessor",
+        "The successor has adopted the state",
     ] {
         let lines = explained.windows(2).filter(|pair| pair[0].ends_with(subject));
         let ours = lines.filter(|pair| pair[1].ends_with("Defined-By: early-service")).count();
