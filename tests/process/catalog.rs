@@ -4,6 +4,7 @@
 //! They need `journalctl` (package systemd).
 
 use std::collections::BTreeMap;
+use std::env;
 use std::fs;
 use std::process::Command;
 
@@ -15,6 +16,7 @@ use crate::journald::{Entry, Journald};
 use crate::scratch::Scratch;
 
 const CATALOG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/conf/early-service.catalog");
+const TROUBLESHOOTING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/troubleshooting.md");
 
 /// What journalctl makes of the catalog in a root directory of its own.
 #[track_caller]
@@ -24,6 +26,37 @@ fn journalctl(root: &str, argument: &str) -> String {
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && complaint.is_empty(), "{argument}: {complaint}");
     String::from_utf8(output.stdout).expect("text")
+}
+
+/// One entry of the catalog.
+struct Explanation {
+    id: String,
+    subject: String,
+    text: String,
+}
+
+/// The entries of the catalog, in order.
+fn explanations() -> Vec<Explanation> {
+    let source = fs::read_to_string(CATALOG).expect("our own file");
+    let entry = |entry: &str| {
+        let (head, text) = entry.split_once("\n\n").expect("a header and a text");
+        let (id, _) = head.split_once('\n').expect("an id");
+        let (_, subject) = head.split_once("\nSubject: ").expect("a subject");
+        let subject = subject.lines().next().expect("a line");
+        Explanation { id: id.to_owned(), subject: subject.to_owned(), text: text.trim().to_owned() }
+    };
+    source.split("\n-- ").skip(1).map(entry).collect()
+}
+
+impl Explanation {
+    /// The section of docs/troubleshooting.md: generated, except for the symptom.
+    fn section(&self, symptom: &str) -> String {
+        let text = self.text.replace("@_PID@", "PID").replace(" (stage: @STAGE@)", "");
+        let quote: Vec<_> =
+            text.lines().map(|line| format!("> {line}").trim().to_owned()).collect();
+        let Self { id, subject, .. } = self;
+        format!("### {subject}\n\n`MESSAGE_ID={id}`\n\n{symptom}\n\n{}\n", quote.join("\n"))
+    }
 }
 
 /// The subject of each id, by journalctl.
@@ -57,6 +90,47 @@ fn the_catalog_compiles_and_journalctl_knows_every_entry_of_it() {
     // The first line of a text is all that follows the empty one.
     let dump = journalctl(scratch.join("root").to_str().expect("text"), "--dump-catalog");
     assert_eq!(dump.matches("Documentation: man:early-service(8)\n\n").count(), subjects.len());
+}
+
+/// `UPDATE_DOCS=1` rewrites the sections from the catalog and keeps the symptoms.
+#[test]
+fn troubleshooting_explains_each_message_as_the_catalog_does() {
+    let page = fs::read_to_string(TROUBLESHOOTING).expect("our own file");
+    let mut parts = page.split("\n### ");
+    let intro = parts.next().expect("an introduction");
+    // What stands between the id and the quotation.
+    let symptom = |part: &str| -> Option<(String, String)> {
+        let (_, rest) = part.split_once("`MESSAGE_ID=")?;
+        let (id, rest) = rest.split_once("`\n\n")?;
+        let (symptom, _) = rest.split_once("\n\n> ")?;
+        Some((id.to_owned(), symptom.to_owned()))
+    };
+    let symptoms: BTreeMap<_, _> =
+        parts.map(|part| symptom(part).unwrap_or_else(|| panic!("no section: {part}"))).collect();
+    let sections: String = explanations()
+        .iter()
+        .map(|entry| {
+            let symptom = symptoms.get(&entry.id).map_or("TODO: the symptom.", String::as_str);
+            format!("\n{}", entry.section(symptom))
+        })
+        .collect();
+    let expected = format!("{intro}{sections}");
+    if env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(TROUBLESHOOTING, &expected).expect("our own file");
+    } else {
+        assert!(
+            page == expected,
+            "docs/troubleshooting.md differs from the catalog; UPDATE_DOCS=1 rewrites it:\n{expected}"
+        );
+    }
+    assert!(!expected.contains("TODO"), "describe the symptom of each new message");
+    // Every link of the table of symptoms leads to a section.
+    for link in intro.split("](#").skip(1) {
+        let (anchor, _) = link.split_once(')').expect("the end of a link");
+        let is_there =
+            |entry: &Explanation| entry.subject.to_lowercase().replace(' ', "-") == anchor;
+        assert!(explanations().iter().any(is_there), "no section #{anchor}");
+    }
 }
 
 #[test]
