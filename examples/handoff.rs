@@ -7,9 +7,6 @@
 //! everything that it reports off the log lines that it has just shown.
 #![allow(clippy::print_stdout, reason = "an example is there to show something")]
 
-#[path = "shared/build.rs"]
-mod build;
-
 use std::env;
 use std::error::Error;
 use std::fs;
@@ -22,6 +19,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use testkit::build;
 
 /// What the count is set to while the first stage serves.
 const SET_TO: u64 = 1000;

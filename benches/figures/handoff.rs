@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::line::Line;
 use crate::load::Clients;
 use crate::process::Process;
 use crate::programs::{Programs, Run};
 use crate::sample::{Sample, Unit};
 use crate::table::{Row, Table};
-use crate::until;
+use testkit::line::Line;
+use testkit::until;
 
 const TRIES: usize = 9;
 

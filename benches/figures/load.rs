@@ -15,8 +15,8 @@ use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::time::Timespec;
 
-use crate::LIMIT;
 use crate::process::Process;
+use testkit::LIMIT;
 
 const COMMAND: &[u8] = b"get_counter\n";
 

@@ -15,32 +15,21 @@
 #![allow(clippy::print_stdout, reason = "a bench is there to show something")]
 #![allow(clippy::print_stderr, reason = "progress is for whoever waits")]
 
-#[path = "../../examples/shared/build.rs"]
-mod build;
 mod check;
 mod commands;
 mod growth;
 mod handoff;
 mod idle;
 mod instructions;
-#[path = "../../tests/process/line.rs"]
-#[allow(dead_code, reason = "a log is read for its times alone")]
-mod line;
 mod load;
 mod plot;
 mod process;
 mod programs;
 mod sample;
-#[path = "../../tests/process/scratch.rs"]
-#[allow(dead_code, reason = "the tests look into it")]
-mod scratch;
 mod size;
 mod start;
 mod table;
 mod ticks;
-#[path = "../../tests/process/waiting.rs"]
-#[allow(dead_code, reason = "the tests compare times of several processes")]
-mod waiting;
 
 use std::env;
 use std::error::Error;
@@ -58,7 +47,6 @@ use signal_hook::flag;
 use check::Checked;
 use programs::{DESCRIPTORS, Programs};
 use table::Table;
-use waiting::{LIMIT, until};
 
 /// Adds the rows of one subject.
 type Subject = fn(&Programs, &mut Table);

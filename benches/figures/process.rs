@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::LIMIT;
 use crate::programs::Start;
+use testkit::LIMIT;
 
 /// The process; killed, should the bench end before it.
 pub(crate) struct Process {

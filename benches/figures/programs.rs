@@ -13,8 +13,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::build;
-use crate::scratch::Scratch;
+use testkit::build;
+use testkit::scratch::Scratch;
 
 const INITRD: &str = include_str!("../../conf/early-service-initrd.service");
 const ROOT: &str = include_str!("../../conf/early-service.service");

@@ -10,7 +10,7 @@ use crate::process::{Memory, Process};
 use crate::programs::{ALONE, Programs, Run, Start};
 use crate::sample::{Sample, Unit};
 use crate::table::{Measured, Row, Table, Target};
-use crate::until;
+use testkit::until;
 
 /// How many starts of each program are timed, in turns.
 const STARTS: usize = 150;

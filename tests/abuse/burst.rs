@@ -12,11 +12,11 @@ use rustix::io::Errno;
 use rustix::process::Uid;
 use rustix::thread::set_thread_res_uid;
 
-use crate::LIMIT;
 use crate::claims::Claims;
 use crate::crowd::{ask, at_once, is_closed, lost, number, one};
 use crate::over::Over;
 use crate::scene::{BOUNDS, Bounds, SETUP, Scene};
+use testkit::LIMIT;
 
 const CLIENTS: usize = 10_000;
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
-use crate::LIMIT;
+use testkit::LIMIT;
 
 /// Connects as `connect` of most programs does: where the backlog is full, it waits for room.
 #[track_caller]

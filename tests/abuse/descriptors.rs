@@ -14,8 +14,8 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 use crate::claims::Claims;
 use crate::crowd::{lost, many, number, one};
 use crate::scene::{BOUNDS, Bounds, SETUP, Scene};
-use crate::until;
 use crate::vitals::descriptors_of;
+use testkit::until;
 
 const CLIENTS: usize = 20;
 

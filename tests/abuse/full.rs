@@ -9,11 +9,11 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::claims::Claims;
-use crate::client::{status, until_served};
-use crate::journald::{Entry, Journald, Tick};
 use crate::scene::{BOUNDS, Bounds, SETUP, Scene};
-use crate::scratch::Scratch;
-use crate::until;
+use testkit::client::{status, until_served};
+use testkit::journald::{Entry, Journald, Tick};
+use testkit::scratch::Scratch;
+use testkit::until;
 
 /// Mounts a file system of two pages, with an empty state file in it, and runs the daemon there:
 /// first as a child, and when that has died in this process.

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use crate::claims::Claims;
 use crate::crowd::{is_closed, many};
 use crate::scene::{BOUNDS, Bounds, SETUP, Scene};
-use crate::until;
 use crate::vitals::processor_time;
+use testkit::until;
 
 /// Of each kind.
 const CLIENTS: usize = 300;

@@ -19,12 +19,12 @@ use rustix::thread::set_thread_res_uid;
 
 use crate::claims::Claims;
 use crate::crowd::{exchange, lost, many};
-use crate::daemon::copy_program;
 use crate::descriptors::{DESCRIPTORS, send};
-use crate::journald::Journald;
 use crate::scene::{BOUNDS, Bounds, SETUP, Scene};
-use crate::scratch::Scratch;
-use crate::until;
+use testkit::daemon::copy_program;
+use testkit::journald::Journald;
+use testkit::scratch::Scratch;
+use testkit::until;
 
 /// The limit of both daemons.
 const LIMIT: &str = "--nofile=100:100";

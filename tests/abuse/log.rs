@@ -7,7 +7,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::journald::{Entry, Journald, Tick};
+use testkit::journald::{Entry, Journald, Tick};
 
 /// A reader at work.
 pub(crate) struct Log {

@@ -41,31 +41,12 @@ mod standstill;
 mod unread;
 
 mod claims;
-#[allow(dead_code, reason = "the process tests use all of it")]
-#[path = "../process/client.rs"]
-mod client;
 mod crowd;
-#[allow(dead_code, reason = "the process tests use all of it")]
-#[path = "../process/daemon.rs"]
-mod daemon;
-#[allow(dead_code, reason = "the process tests use all of it")]
-#[path = "../process/journald.rs"]
-mod journald;
-#[allow(dead_code, reason = "the process tests use all of it")]
-#[path = "../process/line.rs"]
-mod line;
 mod log;
 mod metronome;
 mod over;
 mod scene;
-#[allow(dead_code, reason = "the process tests use all of it")]
-#[path = "../process/scratch.rs"]
-mod scratch;
-#[path = "../process/starting.rs"]
-mod starting;
 mod vitals;
-#[path = "../process/waiting.rs"]
-mod waiting;
 mod witness;
 
 use std::any::Any;
@@ -76,7 +57,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use claims::{Claims, Outcome};
-use waiting::{LIMIT, now, until};
 
 /// One abuse.
 struct Row {

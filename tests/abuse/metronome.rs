@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-use crate::now;
 use crate::over::Over;
+use testkit::now;
 
 /// How long it sleeps each time.
 const BEAT: Duration = Duration::from_millis(2);

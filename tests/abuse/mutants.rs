@@ -361,9 +361,16 @@ impl Workshop {
         // What was built of the libraries stays.
         let _ = fs::remove_dir_all(&sources);
         let workshop = Self { sources, target };
-        for name in
-            ["Cargo.toml", "Cargo.lock", "README.md", "benches", "build.rs", "src", "machine"]
-        {
+        for name in [
+            "Cargo.toml",
+            "Cargo.lock",
+            "README.md",
+            "benches",
+            "build.rs",
+            "src",
+            "machine",
+            "tests",
+        ] {
             copy(&original(name), &workshop.sources.join(name));
         }
         workshop

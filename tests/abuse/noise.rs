@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use early_service_machine::command::TOO_LONG;
 
-use crate::LIMIT;
 use crate::claims::Claims;
 use crate::crowd::one;
 use crate::scene::{BOUNDS, Bounds, SETUP, Scene};
+use testkit::LIMIT;
 
 /// Those who make it, at the same time.
 const HANDS: usize = 4;

@@ -11,15 +11,15 @@ use std::time::Duration;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use crate::claims::Claims;
-use crate::client::status;
-use crate::daemon::Daemon;
-use crate::journald::{Entry, Journald};
 use crate::log::{self, Log};
 use crate::metronome::{Metronome, Waits};
-use crate::scratch::Scratch;
 use crate::vitals::Vitals;
 use crate::witness::{Answer, Testimony, Witness};
-use crate::{now, until};
+use testkit::client::status;
+use testkit::daemon::Daemon;
+use testkit::journald::{Entry, Journald};
+use testkit::scratch::Scratch;
+use testkit::{now, until};
 
 /// The daemon's own choice where it is told no other period, in nanoseconds.
 const PERIOD: u64 = 100_000_000;

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use crate::claims::Claims;
 use crate::crowd::{ask, exchange, lost, many, number, one};
 use crate::scene::{BOUNDS, Bounds, SETUP, Scene, Setup};
-use crate::until;
 use crate::vitals::{descriptors_of, processor_time};
+use testkit::until;
 
 /// What 32 descriptors leave for clients.
 const PLACES: u64 = 8;

@@ -10,12 +10,12 @@ use early_service_machine::record::{BootId, Record};
 use early_service_machine::schedule::Monotonic;
 
 use crate::claims::Claims;
-use crate::client::{Client, status};
-use crate::journald::Entry;
 use crate::log;
 use crate::scene::{BOUNDS, Bounds, SETUP, Scene, Setup};
-use crate::scratch::Scratch;
-use crate::{LIMIT, now, until};
+use testkit::client::{Client, status};
+use testkit::journald::Entry;
+use testkit::scratch::Scratch;
+use testkit::{LIMIT, now, until};
 
 /// How many lines are logged meanwhile.
 const LINES: u64 = 10_000;

@@ -11,7 +11,7 @@ use rustix::net::sockopt::set_socket_send_buffer_size;
 use crate::claims::Claims;
 use crate::crowd::{is_closed, many};
 use crate::scene::{BOUNDS, Bounds, SETUP, Scene};
-use crate::{now, until};
+use testkit::{now, until};
 
 const CLIENTS: usize = 1000;
 

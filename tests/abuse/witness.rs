@@ -17,7 +17,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::over::Over;
-use crate::{LIMIT, now};
+use testkit::{LIMIT, now};
 
 /// The time between a reply and the next question.
 ///

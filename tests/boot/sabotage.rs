@@ -358,6 +358,7 @@ impl Sabotage {
             "conf",
             "src",
             "machine",
+            "tests",
         ]);
         output("cp", copy.arg(&tree))?;
         Ok(tree)

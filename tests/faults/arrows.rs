@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use crate::crowd::{assert_sound, make_all, show};
 use crate::proxy::{Arrow, Moment};
-use crate::random::Random;
 use crate::service::{CAMERA, COUNTER, Service};
 use crate::trial::{Fault, Plan, Side, When};
 use crate::{number_from, seed};
+use testkit::random::Random;
 
 /// For each arrow, side and fault, half of them before the arrow; `FAULTS_TRIES` in the environment
 /// is another number.
@@ -66,7 +66,7 @@ fn at_each_arrow(service: &'static Service, tries: u64) {
                 };
                 let fault = fault(&mut random);
                 let when = When::Arrow(arrow, moment, delay);
-                let (sets, seed) = (number % 4 < 2, random.next());
+                let (sets, seed) = (number % 4 < 2, random.draw());
                 plans.push(Plan { side, fault, when, sets, seed, service });
                 names.push(format!("{arrow:12}  {side:11}  {fault:7}"));
             }

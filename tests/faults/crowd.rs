@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::judge::Wrong;
 use crate::trial::{Outcome, Plan, make};
+use testkit::judge::Wrong;
 
 /// How many at a time: most of a try is waiting.
 ///

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use crate::arrows::KINDS;
 use crate::crowd::{assert_sound, make_all, show};
-use crate::random::Random;
 use crate::service::COUNTER;
 use crate::trial::{Plan, Side, When};
 use crate::{number_from, seed};
+use testkit::random::Random;
 
 /// In all; `FAULTS_INSTANTS` in the environment is another number.
 const TRIES: u64 = 1000;
@@ -43,7 +43,7 @@ fn whoever_is_killed_or_stopped_at_a_thousand_random_instants_what_is_promised_h
             }
         };
         let fault = fault(&mut random);
-        let (sets, seed) = (random.one_in(2), random.next());
+        let (sets, seed) = (random.one_in(2), random.draw());
         let name = format!("{side:11}  {fault:7}  {name:21}");
         tries.push((name, Plan { side, fault, when, sets, seed, service: &COUNTER }));
     }

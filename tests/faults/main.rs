@@ -25,32 +25,12 @@ mod arrows;
 mod instants;
 mod relay;
 
-#[path = "../../examples/shared/build.rs"]
-mod build;
 mod crowd;
-#[allow(dead_code, reason = "the process tests use all of it")]
-#[path = "../process/daemon.rs"]
-mod daemon;
-mod judge;
-#[path = "../process/line.rs"]
-mod line;
-mod load;
-mod order;
 mod proxy;
-mod random;
-mod record;
-#[allow(dead_code, reason = "the process tests use all of it")]
-#[path = "../process/scratch.rs"]
-mod scratch;
 mod service;
-#[path = "../process/starting.rs"]
-mod starting;
 mod trial;
-mod victim;
-#[path = "../process/waiting.rs"]
-mod waiting;
 
-use waiting::{LIMIT, now, until};
+use testkit::now;
 
 /// A number from the environment, or this one.
 fn number_from(variable: &str, otherwise: u64) -> u64 {

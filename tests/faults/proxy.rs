@@ -368,8 +368,8 @@ impl Piece {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scratch::Scratch;
     use std::io::{Read, Write};
+    use testkit::scratch::Scratch;
 
     /// A predecessor and a successor with the proxy between them.
     fn connected(scratch: &Scratch, onlooker: Onlooker) -> (Proxy, UnixStream, UnixStream) {
@@ -447,6 +447,6 @@ mod tests {
         let proxy = Proxy::between(scratch.join("proxy"), &absent, Box::new(|_, _| ()));
         let mut first = UnixStream::connect(proxy.path()).expect("it listens");
         assert_eq!(first.read(&mut [0]).expect("an end"), 0);
-        crate::until("refused", || UnixStream::connect(proxy.path()).is_err());
+        testkit::until("refused", || UnixStream::connect(proxy.path()).is_err());
     }
 }

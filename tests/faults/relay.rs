@@ -18,13 +18,14 @@ use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use crate::daemon::{Line, started_with};
-use crate::judge::{Evidence, judge};
-use crate::load::{Asks, COUNTER, Habit, Load, Told};
-use crate::record::{Record, Rhythm};
-use crate::scratch::Scratch;
-use crate::victim::Victim;
-use crate::{LIMIT, now, number_from, seed};
+use crate::{number_from, seed};
+use testkit::daemon::{Line, started_with};
+use testkit::judge::{Evidence, judge};
+use testkit::load::{Asks, COUNTER, Habit, Load, Told};
+use testkit::record::{Record, Rhythm};
+use testkit::scratch::Scratch;
+use testkit::victim::Victim;
+use testkit::{LIMIT, now};
 
 /// How long a process owns the counter: two ticks, so that each has some.
 const TURN: Duration = Duration::from_millis(20);

@@ -8,9 +8,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use crate::build;
-use crate::daemon;
-use crate::load::{self, Words};
+use testkit::build;
+use testkit::daemon;
+use testkit::load::{self, Words};
 
 /// One program.
 #[derive(Debug)]

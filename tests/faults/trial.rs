@@ -16,17 +16,17 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::daemon::{Daemon, Line};
-use crate::judge::{Evidence, Loss, Wrong, judge};
-use crate::load::{Load, Told, ten};
 use crate::proxy::{Arrow, Moment, Onlooker, Proxy};
-use crate::random::Random;
-use crate::record::{Record, Rhythm};
-use crate::scratch::Scratch;
 use crate::service::Service;
-use crate::starting;
-use crate::victim::Victim;
-use crate::{LIMIT, now, until};
+use testkit::daemon::{Daemon, Line};
+use testkit::judge::{Evidence, Loss, Wrong, judge};
+use testkit::load::{Load, Told, ten};
+use testkit::random::Random;
+use testkit::record::{Record, Rhythm};
+use testkit::scratch::Scratch;
+use testkit::starting;
+use testkit::victim::Victim;
+use testkit::{LIMIT, now, until};
 
 /// In milliseconds; small, so that a fault spans ticks and an exchange is seldom without one.
 const PERIOD: &str = "10";
@@ -174,7 +174,7 @@ impl<'a> Stage<'a> {
 
     fn clients(&mut self) -> Load {
         let ranges = self.plan.sets.then(|| Arc::new(AtomicU64::new(1)));
-        let seed = self.random.next();
+        let seed = self.random.draw();
         let public = self.scratch.join("public");
         Load::start(&public, &ten(PAUSE), ranges.as_ref(), seed, self.plan.service.words)
     }

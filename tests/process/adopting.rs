@@ -7,14 +7,14 @@ use std::os::unix::net::{UnixListener, UnixStream};
 
 use rustix::process::Signal;
 
-use crate::client::get_counter;
-use crate::daemon::STILL;
 use crate::manager::Manager;
 use crate::pair::{Pair, client};
-use crate::scratch::Scratch;
 use crate::stage::{is_locked, lock, start_under, state_file, succeed};
-use crate::until;
 use crate::wire::{Predecessor, Wire, borrowed, state};
+use testkit::client::get_counter;
+use testkit::daemon::STILL;
+use testkit::scratch::Scratch;
+use testkit::until;
 
 #[track_caller]
 fn line(client: &mut UnixStream) -> String {

@@ -9,11 +9,11 @@ use std::sync::OnceLock;
 
 use rustix::process::Signal;
 
-use crate::build;
-use crate::client::{nc, status};
-use crate::daemon::{Daemon, STILL, detach};
-use crate::scratch::Scratch;
 use crate::stage::state_file;
+use testkit::build;
+use testkit::client::{nc, status};
+use testkit::daemon::{Daemon, STILL, detach};
+use testkit::scratch::Scratch;
 
 /// The longest overlay.
 const OVERLAY: &str = "caution/trailer/coupled/reverse-with-assistance!";

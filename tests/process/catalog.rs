@@ -10,10 +10,10 @@ use std::process::Command;
 
 use rustix::process::Signal;
 
-use crate::client::nc;
-use crate::daemon::STILL;
-use crate::journald::{Entry, Journald};
-use crate::scratch::Scratch;
+use testkit::client::nc;
+use testkit::daemon::STILL;
+use testkit::journald::{Entry, Journald};
+use testkit::scratch::Scratch;
 
 const CATALOG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/conf/early-service.catalog");
 const TROUBLESHOOTING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/troubleshooting.md");

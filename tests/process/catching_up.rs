@@ -19,14 +19,15 @@ use early_service_machine::record::{BootId, Record};
 use early_service_machine::schedule::{Monotonic, Period};
 use rustix::process::{Signal, geteuid};
 
-use crate::client::{Client, get_counter, nc, status};
-use crate::daemon::{Daemon, STILL, binary, detach};
-use crate::journald::{Entry, Journald};
 use crate::manager::Manager;
-use crate::scratch::Scratch;
 use crate::stage::{read_at, record, serve, state_file, succeed};
 use crate::wire::{Wire, number};
-use crate::{AT_ONCE, END, build, now, until};
+use crate::{AT_ONCE, END};
+use testkit::client::{Client, get_counter, nc, status};
+use testkit::daemon::{Daemon, STILL, binary, detach};
+use testkit::journald::{Entry, Journald};
+use testkit::scratch::Scratch;
+use testkit::{build, now, until};
 
 const DAY: u64 = 86_400;
 const MONTHS: u64 = 60 * DAY;

@@ -5,10 +5,11 @@ use std::io::{ErrorKind, Write};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::client::{Client, allow_all_descriptors, get_counter, nc, status, until_status};
-use crate::daemon::{Daemon, STILL, program};
-use crate::scratch::Scratch;
-use crate::{AT_ONCE, until};
+use crate::AT_ONCE;
+use testkit::client::{Client, allow_all_descriptors, get_counter, nc, status, until_status};
+use testkit::daemon::{Daemon, STILL, program};
+use testkit::scratch::Scratch;
+use testkit::until;
 
 const EXPECTED: &str = "expected get_counter, set_counter N, get_counter_and_terminate or status";
 

@@ -10,13 +10,13 @@ use early_service_machine::rhythm::Snapshot;
 use early_service_machine::schedule::{Monotonic, Period};
 use rustix::process::Signal;
 
-use crate::client::{Client, get_counter, nc, status};
-use crate::daemon::{Daemon, STILL};
 use crate::manager::Manager;
-use crate::scratch::Scratch;
 use crate::stage::{forged, is_locked, record, serve, start_under, state_file, succeed};
 use crate::wire::{Predecessor, Wire, number};
-use crate::{now, until};
+use testkit::client::{Client, get_counter, nc, status};
+use testkit::daemon::{Daemon, STILL};
+use testkit::scratch::Scratch;
+use testkit::{now, until};
 
 /// A predecessor at 137 that stands still, and a client with half a line.
 fn predecessor(scratch: &Scratch) -> (Daemon, Client) {

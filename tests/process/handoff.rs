@@ -12,11 +12,12 @@ use std::time::Instant;
 
 use rustix::process::{Signal, geteuid};
 
-use crate::client::{Client, get_counter, nc, nc_as, status};
-use crate::daemon::{Daemon, STILL};
-use crate::scratch::Scratch;
+use crate::AT_ONCE;
 use crate::stage::for_everybody;
-use crate::{AT_ONCE, LIMIT, until};
+use testkit::client::{Client, get_counter, nc, nc_as, status};
+use testkit::daemon::{Daemon, STILL};
+use testkit::scratch::Scratch;
+use testkit::{LIMIT, until};
 
 /// The user `nobody`: neither root nor the user of any service.
 const NOBODY: [&str; 3] = ["setpriv", "--reuid=65534", "--clear-groups"];
@@ -64,9 +65,9 @@ fn the_second_stage_goes_on_with_the_number_that_the_first_one_had_next() {
     second.wait_for(&format!("Reading starting position from socket {}", first.socket.display()));
     second.wait_for(&format!("Adopting {} and 0 clients from", last + 1));
     second.wait_for("adopting => serving");
-    assert_eq!(crate::client::status(&second.socket, "phase"), "serving");
-    assert_eq!(crate::client::status(&second.socket, "origin"), "adopted");
-    let predecessor = crate::client::status(&second.socket, "predecessor");
+    assert_eq!(testkit::client::status(&second.socket, "phase"), "serving");
+    assert_eq!(testkit::client::status(&second.socket, "origin"), "adopted");
+    let predecessor = testkit::client::status(&second.socket, "predecessor");
     assert_eq!(predecessor, first.pid().to_string());
     assert!(second.is_running());
 }
@@ -330,7 +331,7 @@ fn a_predecessor_that_may_not_be_asked_is_not_taken_for_none() {
     fs::set_permissions(&predecessor.socket, Permissions::from_mode(0o600)).expect("our own");
     let mut command = std::process::Command::new("setpriv");
     let copy = for_everybody(&scratch);
-    crate::daemon::detach(&mut command);
+    testkit::daemon::detach(&mut command);
     command.args(&NOBODY[1..]).arg(&copy).arg("-s").arg(scratch.join("second"));
     let mut daemon = Daemon::spawn(command.arg("-c").arg(&predecessor.socket).args(STILL));
     let path = predecessor.socket.display();
@@ -367,13 +368,13 @@ fn refusals_do_not_flood_the_log() {
     let scratch = Scratch::new();
     let daemon = Daemon::serve(scratch.join("sock"), &[]);
     fs::set_permissions(&daemon.socket, Permissions::from_mode(0o777)).expect("our own socket");
-    let start = crate::now();
+    let start = testkit::now();
     let ask = "for i in $(seq 50); do echo get_counter_and_terminate | nc -N -U \"$0\"; done";
     let mut flood = std::process::Command::new(NOBODY[0]);
     flood.args(&NOBODY[1..]).args(["sh", "-c", ask]).arg(&daemon.socket);
     let answers = flood.output().expect("setpriv (util-linux) runs").stdout;
     assert_eq!(String::from_utf8_lossy(&answers), "Permission denied\n".repeat(50));
-    let seconds = (crate::now() - start).div_ceil(1_000_000_000);
+    let seconds = (testkit::now() - start).div_ceil(1_000_000_000);
     let lines = daemon.messages();
     let refusals = lines.iter().filter(|line| line.contains("Refusing")).count() as u64;
     assert!((1..=seconds + 1).contains(&refusals), "{refusals} lines in {seconds} s");
@@ -388,7 +389,7 @@ fn the_service_s_own_user_and_root_may_ask_and_another_user_may_not() {
         let socket = scratch.join("sock");
         let mut command = std::process::Command::new("setpriv");
         let copy = for_everybody(&scratch);
-        crate::daemon::detach(&mut command);
+        testkit::daemon::detach(&mut command);
         command.args(["--reuid=65532", "--clear-groups"]);
         command.arg(&copy).arg("-s").arg(&socket).args(STILL);
         let mut daemon = Daemon::spawn(&mut command);

@@ -11,12 +11,12 @@ use std::thread;
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::Signal;
 
-use crate::LIMIT;
-use crate::client::{Client, get_counter, nc};
-use crate::daemon::{Daemon, STILL, started_with};
-use crate::scratch::Scratch;
 use crate::stage::{serve, start, state_file, succeed};
 use crate::wire::Wire;
+use testkit::LIMIT;
+use testkit::client::{Client, get_counter, nc};
+use testkit::daemon::{Daemon, STILL, started_with};
+use testkit::scratch::Scratch;
 
 fn inode(path: &Path) -> u64 {
     fs::symlink_metadata(path).expect("a socket").ino()

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::client::{get_counter, nc, status, until_served, until_status};
-use crate::daemon::{Daemon, STILL, program};
-use crate::journald::{Entry, Journald};
-use crate::line::Line;
-use crate::scratch::Scratch;
 use crate::ticks::implied;
-use crate::{AT_ONCE, END, now};
+use crate::{AT_ONCE, END};
+use testkit::client::{get_counter, nc, status, until_served, until_status};
+use testkit::daemon::{Daemon, STILL, program};
+use testkit::journald::{Entry, Journald};
+use testkit::line::Line;
+use testkit::now;
+use testkit::scratch::Scratch;
 
 #[test]
 fn standard_error_gets_one_readable_line_for_each_record() {
@@ -111,7 +112,7 @@ fn where_there_is_no_journal_standard_error_gets_the_lines() {
     let journald = Journald::new(&scratch);
     journald.remove();
     let _daemon = journald.start(scratch.join("sock"), &STILL);
-    crate::until("lines", || journald.complaint().contains("]: Listening on UNIX socket"));
+    testkit::until("lines", || journald.complaint().contains("]: Listening on UNIX socket"));
 }
 
 #[test]
@@ -135,7 +136,7 @@ fn only_the_journal_s_own_stream_is_a_reason_to_log_to_the_journal() {
                 get_counter(&socket);
                 journald.receive();
             } else {
-                crate::until("lines", || journald.complaint().contains("Listening on UNIX"));
+                testkit::until("lines", || journald.complaint().contains("Listening on UNIX"));
             }
             assert!(journald.entries.is_empty(), "{case}: {:?}", journald.entries);
         }
@@ -257,9 +258,9 @@ fn a_process_that_is_stopped_at_its_end_writes_what_is_queued_all_the_same() {
         until_served(&socket);
         until_status(&socket, "log_lines_dropped", |dropped| dropped > 0);
         daemon.signal(Signal::TERM);
-        crate::until("only the lines are left to do", || !socket.exists());
+        testkit::until("only the lines are left to do", || !socket.exists());
         daemon.signal(Signal::STOP);
-        crate::until("stopped", || ["T", "Z"].contains(&&daemon.status("State")[..1]));
+        testkit::until("stopped", || ["T", "Z"].contains(&&daemon.status("State")[..1]));
         if daemon.status("State").starts_with('Z') {
             // The machine is so busy that it was over before.
             continue;

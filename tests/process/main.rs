@@ -75,24 +75,13 @@ mod state_file;
 mod systemd;
 mod ticks;
 
-#[path = "../../examples/shared/build.rs"]
-mod build;
-mod client;
-mod daemon;
-mod journald;
-mod line;
 mod manager;
 mod pair;
-mod scratch;
 mod stage;
-mod starting;
 mod users;
-mod waiting;
 mod wire;
 
 use std::time::Duration;
-
-use waiting::{LIMIT, now, until};
 
 /// How long something may take on a busy machine that takes microseconds on an idle one, and for
 /// ever where it waits for what it must not wait for.

@@ -6,8 +6,8 @@ use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use crate::LIMIT;
-use crate::scratch::Scratch;
+use testkit::LIMIT;
+use testkit::scratch::Scratch;
 
 /// The socket, and all that was said.
 pub(crate) struct Manager {

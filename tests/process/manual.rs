@@ -5,10 +5,10 @@
 
 use std::process::{Command, Stdio};
 
-use crate::client::nc;
-use crate::daemon::{Daemon, STILL, program};
-use crate::scratch::Scratch;
 use crate::stage::{record, start, state_file};
+use testkit::client::nc;
+use testkit::daemon::{Daemon, STILL, program};
+use testkit::scratch::Scratch;
 
 const MANUAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/conf/early-service.8");
 const CHANGELOG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/CHANGELOG.md");

@@ -19,12 +19,12 @@ use rustix::net::sockopt::{
     socket_send_buffer_size,
 };
 
-use crate::client::{Client, get_counter, nc};
-use crate::daemon::{Daemon, STILL};
-use crate::scratch::Scratch;
 use crate::stage::{is_locked, lock, record, serve, state_file};
-use crate::until;
 use crate::wire::{Offer, Wire};
+use testkit::client::{Client, get_counter, nc};
+use testkit::daemon::{Daemon, STILL};
+use testkit::scratch::Scratch;
+use testkit::until;
 
 /// Everything that the offer has a copy of.
 fn all(offer: &Offer) -> Vec<&OwnedFd> {

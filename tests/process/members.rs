@@ -12,11 +12,11 @@ use std::process::{Command, Stdio};
 use early_service_machine::Counter;
 use rustix::process::{Signal, geteuid};
 
-use crate::client::{get_counter, nc, nc_as, status, until_served};
-use crate::daemon::{Daemon, STILL, detach};
-use crate::scratch::Scratch;
 use crate::stage::{for_everybody, is_locked, record};
-use crate::until;
+use testkit::client::{get_counter, nc, nc_as, status, until_served};
+use testkit::daemon::{Daemon, STILL, detach};
+use testkit::scratch::Scratch;
+use testkit::until;
 
 const SERVICE: u32 = 997;
 const MEMBER: [&str; 5] = ["setpriv", "--reuid=1001", "--regid=1001", "--groups=997", "--"];

@@ -7,9 +7,9 @@ use std::fs;
 use std::io::{Read, Write};
 use std::thread;
 
-use crate::client::Client;
-use crate::daemon::{Daemon, STILL};
-use crate::scratch::Scratch;
+use testkit::client::Client;
+use testkit::daemon::{Daemon, STILL};
+use testkit::scratch::Scratch;
 
 /// What may come on top once all is warm, in kB: the allocator's own pages.
 ///

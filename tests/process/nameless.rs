@@ -11,14 +11,14 @@ use std::path::Path;
 
 use rustix::process::Signal;
 
-use crate::LIMIT;
-use crate::client::Client;
-use crate::daemon::{Daemon, STILL, started_with};
 use crate::manager::Manager;
-use crate::scratch::Scratch;
 use crate::stage::{serve, start_under};
-use crate::until;
 use crate::wire::Wire;
+use testkit::LIMIT;
+use testkit::client::Client;
+use testkit::daemon::{Daemon, STILL, started_with};
+use testkit::scratch::Scratch;
+use testkit::until;
 
 /// Asks until somebody answers by that name: what had it before may be there for a moment more.
 #[track_caller]

@@ -18,12 +18,12 @@ use rustix::net::sockopt::socket_acceptconn;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::geteuid;
 
-use crate::client::{Client, get_counter, nc_as};
-use crate::daemon::{Daemon, STILL, detach};
-use crate::scratch::Scratch;
 use crate::stage::{for_everybody, is_locked, read, serve, start, state_file, succeed};
-use crate::until;
 use crate::wire::{Predecessor, Wire};
+use testkit::client::{Client, get_counter, nc_as};
+use testkit::daemon::{Daemon, STILL, detach};
+use testkit::scratch::Scratch;
+use testkit::until;
 
 const PASS: &str = "pass_state_and_terminate";
 const GET: &str = "get_counter_and_terminate";

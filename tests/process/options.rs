@@ -3,9 +3,9 @@
 
 use std::process::Output;
 
-use crate::client::get_counter;
-use crate::daemon::{Daemon, program};
-use crate::scratch::Scratch;
+use testkit::client::get_counter;
+use testkit::daemon::{Daemon, program};
+use testkit::scratch::Scratch;
 
 fn run(arguments: &[&str]) -> Output {
     program().args(arguments).output().expect("the program runs")

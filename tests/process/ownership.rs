@@ -3,12 +3,12 @@
 
 use rustix::process::Signal;
 
-use crate::client::{Client, get_counter, nc};
-use crate::daemon::{Daemon, STILL};
 use crate::manager::Manager;
-use crate::scratch::Scratch;
 use crate::stage::{is_locked, record, serve, start, start_under, state_file, succeed};
-use crate::until;
+use testkit::client::{Client, get_counter, nc};
+use testkit::daemon::{Daemon, STILL};
+use testkit::scratch::Scratch;
+use testkit::until;
 
 fn messages_with(daemon: &Daemon, text: &str) -> usize {
     daemon.messages().iter().filter(|line| line.contains(text)).count()

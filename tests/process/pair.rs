@@ -4,12 +4,12 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use crate::LIMIT;
-use crate::client::get_counter;
-use crate::daemon::{Daemon, STILL};
-use crate::scratch::Scratch;
 use crate::stage::{is_locked, lock, state_file, succeed};
 use crate::wire::{Predecessor, Wire, state};
+use testkit::LIMIT;
+use testkit::client::get_counter;
+use testkit::daemon::{Daemon, STILL};
+use testkit::scratch::Scratch;
 
 /// A predecessor with the lock, and one that adopts from it.
 pub(crate) struct Pair {

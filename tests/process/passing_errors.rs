@@ -13,12 +13,12 @@ use early_service_machine::Counter;
 use early_service_machine::record::BootId;
 use rustix::process::Signal;
 
-use crate::client::{Client, get_counter, nc, status};
-use crate::daemon::{Daemon, STILL, binary, detach};
-use crate::scratch::Scratch;
 use crate::stage::{record, serve, state_file, succeed};
-use crate::until;
 use crate::wire::Wire;
+use testkit::client::{Client, get_counter, nc, status};
+use testkit::daemon::{Daemon, STILL, binary, detach};
+use testkit::scratch::Scratch;
+use testkit::until;
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -128,8 +128,8 @@ fn an_error_that_stays_is_said_once_and_the_process_still_ends_when_told_to() {
         let path = if is_boot_id { BOOT_ID.into() } else { state_file(&scratch) };
         let mut daemon = start_with(&scratch, "sock", &path, call, "error=ENOMEM");
         daemon.wait_for(": trying again");
-        let wait = crate::now() + 300_000_000;
-        until("some tries", || crate::now() > wait);
+        let wait = testkit::now() + 300_000_000;
+        until("some tries", || testkit::now() > wait);
         let said = daemon.messages();
         let tries = said.iter().filter(|line| line.contains("trying again")).count();
         assert_eq!(tries, 1, "{call}: {said:?}");

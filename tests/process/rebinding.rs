@@ -18,9 +18,9 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::Signal;
 
-use crate::client::{Client, get_counter};
-use crate::daemon::{Daemon, STILL, started_with};
-use crate::scratch::Scratch;
+use testkit::client::{Client, get_counter};
+use testkit::daemon::{Daemon, STILL, started_with};
+use testkit::scratch::Scratch;
 
 fn inode(path: &Path) -> u64 {
     fs::symlink_metadata(path).expect("a socket").ino()
@@ -124,7 +124,7 @@ fn a_killed_process_leaves_a_socket_that_refuses_until_the_next_one_starts() {
     let holder = fs::File::open(&state).expect("the state file");
     flock(&holder, FlockOperation::NonBlockingLockExclusive).expect("a lock that nobody has");
     let next = rebinding(&passed, &state);
-    crate::until("put back", || inode(&path) == old);
+    testkit::until("put back", || inode(&path) == old);
     let mut waiting = Client::connect(&path);
     drop(holder);
     assert_eq!(waiting.ask("get_counter"), "0");

@@ -7,11 +7,11 @@ use early_service_machine::Counter;
 use early_service_machine::record::Record;
 use rustix::process::Signal;
 
-use crate::client::{Client, get_counter, nc, status};
-use crate::daemon::{Daemon, STILL, started_with};
-use crate::scratch::Scratch;
 use crate::stage::{record, serve, state_file};
-use crate::{now, until};
+use testkit::client::{Client, get_counter, nc, status};
+use testkit::daemon::{Daemon, STILL, started_with};
+use testkit::scratch::Scratch;
+use testkit::{now, until};
 
 /// How many ticks of `record` are due at `now`.
 fn due(record: &Record<Counter>, now: u64) -> u64 {

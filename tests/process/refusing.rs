@@ -8,10 +8,10 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, listen, socket};
 
-use crate::now;
 use crate::pair::{Pair, client};
 use crate::stage::{lock, state_file};
 use crate::wire::{Wire, borrowed, state};
+use testkit::now;
 
 const NO_CLIENT: &str = "client input=0 replies=0 ended=0 closing=0\n";
 

@@ -13,12 +13,12 @@ use std::process::{Command, Stdio};
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 
-use crate::client::Client;
-use crate::daemon::{Daemon, STILL};
 use crate::manager::Manager;
-use crate::scratch::Scratch;
 use crate::stage::for_everybody;
-use crate::until;
+use testkit::client::Client;
+use testkit::daemon::{Daemon, STILL};
+use testkit::scratch::Scratch;
+use testkit::until;
 
 const FOLLOWED: &str = "Followed PID 1 to the root filesystem";
 /// What the survivor asks PID 1 for when it has settled in the new root.

@@ -7,9 +7,9 @@ use std::process::Command;
 
 use rustix::process::Signal;
 
-use crate::client::{get_counter, status};
-use crate::daemon::{Daemon, binary, copy_program, detach};
-use crate::scratch::Scratch;
+use testkit::client::{get_counter, status};
+use testkit::daemon::{Daemon, binary, copy_program, detach};
+use testkit::scratch::Scratch;
 
 const STAGES: [&[&str]; 2] = [&[], &["--survive-systemd-kill-signal"]];
 
@@ -111,8 +111,10 @@ fn a_limit_on_the_size_of_files_costs_the_log_in_a_file_and_not_the_service() {
     detach(&mut command);
     command.args(["--fsize=100"]).arg(binary()).arg("-s").arg(scratch.join("sock"));
     let mut daemon = Daemon::spawn_unread(command.args(["-d", "1"]).stderr(log));
-    crate::client::until_served(&scratch.join("sock"));
-    crate::client::until_status(&scratch.join("sock"), "log_lines_dropped", |dropped| dropped > 0);
+    testkit::client::until_served(&scratch.join("sock"));
+    testkit::client::until_status(&scratch.join("sock"), "log_lines_dropped", |dropped| {
+        dropped > 0
+    });
     daemon.signal(Signal::TERM);
     assert!(daemon.ended().0.success());
     assert_eq!(fs::metadata(scratch.join("log")).expect("a file").len(), 100);

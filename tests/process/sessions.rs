@@ -7,12 +7,12 @@ use std::process::Command;
 use early_service_machine::counter::Reply;
 use rustix::process::Signal;
 
-use crate::client::{Client, get_counter, status, until_status};
-use crate::daemon::{Daemon, STILL, program};
-use crate::scratch::Scratch;
 use crate::stage::{serve, start, state_file, succeed};
-use crate::until;
 use crate::wire::{Wire, number};
+use testkit::client::{Client, get_counter, status, until_status};
+use testkit::daemon::{Daemon, STILL, program};
+use testkit::scratch::Scratch;
+use testkit::until;
 
 /// Hands over to another process, on a socket of its own, and waits until that serves alone.
 #[track_caller]
@@ -93,8 +93,8 @@ fn unread(client: &mut Client) -> usize {
             Err(_) => {
                 stuck += 1;
                 std::thread::yield_now();
-                let full = crate::now() + 4_000_000;
-                until("a moment", || crate::now() > full);
+                let full = testkit::now() + 4_000_000;
+                until("a moment", || testkit::now() > full);
             }
         }
     }

@@ -6,11 +6,12 @@ use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
-use crate::client::{get_counter, until_served, until_status};
-use crate::daemon::{Daemon, STILL, program};
-use crate::scratch::Scratch;
+use crate::END;
 use crate::stage::{record, serve, state_file};
-use crate::{END, until};
+use testkit::client::{get_counter, until_served, until_status};
+use testkit::daemon::{Daemon, STILL, program};
+use testkit::scratch::Scratch;
+use testkit::until;
 
 const INITRD: &str = "--survive-systemd-kill-signal";
 
@@ -157,8 +158,8 @@ fn what_was_blocked_or_ignored_by_the_parent_is_heard() {
             let scratch = Scratch::new();
             let socket = scratch.join("sock");
             let mut command = Command::new(parent[0]);
-            crate::daemon::detach(&mut command);
-            command.args(&parent[1..]).arg(crate::daemon::binary()).arg("-s").arg(&socket);
+            testkit::daemon::detach(&mut command);
+            command.args(&parent[1..]).arg(testkit::daemon::binary()).arg("-s").arg(&socket);
             let mut daemon = Daemon::spawn(command.args(options));
             daemon.wait_for("Listening on UNIX socket");
             daemon.signal(signal);
@@ -258,7 +259,7 @@ fn a_client_that_goes_away_while_it_is_answered_does_no_harm() {
     let mut daemon = Daemon::serve(scratch.join("sock"), &STILL);
     for _ in 0..20 {
         // SIGPIPE, if it were not ignored.
-        let mut client = crate::client::Client::connect(&daemon.socket);
+        let mut client = testkit::client::Client::connect(&daemon.socket);
         client.send("get_counter\n".repeat(1000));
     }
     assert_eq!(get_counter(&daemon.socket), 0);

@@ -8,10 +8,10 @@ use std::os::unix::net::UnixListener;
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Signal, geteuid};
 
-use crate::client::{get_counter, nc};
-use crate::daemon::{Daemon, STILL, started_with};
-use crate::scratch::Scratch;
-use crate::until;
+use testkit::client::{get_counter, nc};
+use testkit::daemon::{Daemon, STILL, started_with};
+use testkit::scratch::Scratch;
+use testkit::until;
 
 #[test]
 fn a_stale_socket_is_replaced() {

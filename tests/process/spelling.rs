@@ -13,9 +13,9 @@ use std::thread;
 
 use rustix::process::{Signal, geteuid};
 
-use crate::client::{Client, get_counter};
-use crate::daemon::{Daemon, STILL, program, started_with};
-use crate::scratch::Scratch;
+use testkit::client::{Client, get_counter};
+use testkit::daemon::{Daemon, STILL, program, started_with};
+use testkit::scratch::Scratch;
 
 /// Spellings of `real/sock`, in a directory where `alias` leads to `real` and `link` to the socket.
 const SPELLINGS: [&str; 6] =

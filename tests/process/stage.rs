@@ -11,10 +11,10 @@ use early_service_machine::record::{BootId, Ignored, Record, SIZE};
 use early_service_machine::schedule::Monotonic;
 use rustix::fs::{FlockOperation, flock};
 
-use crate::daemon::{Daemon, copy_program, program};
 use crate::manager::Manager;
-use crate::scratch::Scratch;
-use crate::{now, until};
+use testkit::daemon::{Daemon, copy_program, program};
+use testkit::scratch::Scratch;
+use testkit::{now, until};
 
 /// The path of the state file.
 pub(crate) fn state_file(scratch: &Scratch) -> PathBuf {

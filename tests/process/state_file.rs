@@ -13,11 +13,12 @@ use early_service_machine::record::{BootId, SIZE};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Signal, geteuid};
 
-use crate::client::{get_counter, nc, status, until_served};
-use crate::daemon::{Daemon, STILL, detach};
-use crate::scratch::Scratch;
+use crate::END;
 use crate::stage::{for_everybody, forged, is_locked, read, record, serve, state_file};
-use crate::{END, now, until};
+use testkit::client::{get_counter, nc, status, until_served};
+use testkit::daemon::{Daemon, STILL, detach};
+use testkit::scratch::Scratch;
+use testkit::{now, until};
 
 /// The record of a process that died, at 137.
 fn left_behind(scratch: &Scratch) -> Vec<u8> {
@@ -228,7 +229,7 @@ fn on_pages(scratch: &Scratch, pages: usize, before: &str) -> Daemon {
         command.args(["--user", "--map-root-user"]);
     }
     command.args(["--mount", "sh", "-c", &mount, "sh"]).current_dir(scratch.join(""));
-    command.arg(env!("CARGO_BIN_EXE_early-service")).args(STILL);
+    command.arg(testkit::daemon::binary()).args(STILL);
     command.arg("-s").arg(scratch.join("sock"));
     command.arg("--state-file").arg(directory.join("state"));
     let mut daemon = Daemon::spawn(&mut command);

@@ -9,12 +9,12 @@ use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
-use crate::client::{Client, allow_all_descriptors, get_counter, nc, until_status};
-use crate::daemon::{Daemon, STILL, started_with};
 use crate::manager::Manager;
-use crate::scratch::Scratch;
 use crate::stage::{serve, start_under, state_file};
-use crate::until;
+use testkit::client::{Client, allow_all_descriptors, get_counter, nc, until_status};
+use testkit::daemon::{Daemon, STILL, started_with};
+use testkit::scratch::Scratch;
+use testkit::until;
 
 #[test]
 fn a_passed_socket_is_served_and_its_file_left_to_systemd() {
@@ -115,9 +115,9 @@ fn however_many_wait_at_one_socket_who_comes_by_the_other_is_served() {
     daemon.wait_for(&format!("Listening on UNIX socket {}", own.display()));
     // Each of them has a place for a second, so that the last one has it after four.
     let silent: Vec<_> = (0..4000).map(|_| Client::connect(&public)).collect();
-    let start = crate::now();
+    let start = testkit::now();
     assert_eq!(get_counter(&own), 0);
-    let took = crate::now() - start;
+    let took = testkit::now() - start;
     assert!(took < 2_500_000_000, "{took} ns");
     drop(silent);
 }
@@ -125,9 +125,9 @@ fn however_many_wait_at_one_socket_who_comes_by_the_other_is_served() {
 /// The program with `passed` as descriptor 3 and whatever `script` opens, by these variables.
 fn passing(passed: OwnedFd, script: &str, socket: &Path) -> Daemon {
     let mut command = Command::new("sh");
-    crate::daemon::detach(&mut command);
+    testkit::daemon::detach(&mut command);
     let script = format!(r#"exec 3<&0 </dev/null; export LISTEN_PID=$$; {script}; exec "$0" "$@""#);
-    command.arg("-c").arg(script).arg(crate::daemon::binary()).arg("-s").arg(socket).args(STILL);
+    command.arg("-c").arg(script).arg(testkit::daemon::binary()).arg("-s").arg(socket).args(STILL);
     Daemon::spawn(command.stdin(passed))
 }
 
@@ -244,7 +244,7 @@ fn a_watchdog_too_short_to_feed_is_named_and_costs_no_processor_time() {
     ] {
         let scratch = Scratch::new();
         let mut manager = Manager::new(&scratch);
-        let mut command = crate::daemon::program();
+        let mut command = testkit::daemon::program();
         command.arg("--server-socket-path").arg(scratch.join("sock"));
         command.env("NOTIFY_SOCKET", &manager.path).env("WATCHDOG_USEC", limit);
         let daemon = Daemon::spawn(&mut command);
@@ -264,14 +264,14 @@ fn a_notify_socket_that_cannot_be_is_named_and_serving_goes_on() {
     for path in ["relative", "", &format!("/{}", "x".repeat(150)), &format!("@{}", "x".repeat(150))]
     {
         let scratch = Scratch::new();
-        let mut command = crate::daemon::program();
+        let mut command = testkit::daemon::program();
         command.arg("--server-socket-path").arg(scratch.join("sock"));
         let daemon = Daemon::spawn(command.env("NOTIFY_SOCKET", path));
         daemon.wait_for(&format!("cannot notify PID 1: $NOTIFY_SOCKET is '{path}'"));
         daemon.wait_for("Listening on UNIX socket");
     }
     let scratch = Scratch::new();
-    let mut command = crate::daemon::program();
+    let mut command = testkit::daemon::program();
     command.arg("--server-socket-path").arg(scratch.join("sock"));
     let daemon = Daemon::spawn(command.env("NOTIFY_SOCKET", "/nobody/here"));
     daemon.wait_for("Listening on UNIX socket");
@@ -281,7 +281,7 @@ fn a_notify_socket_that_cannot_be_is_named_and_serving_goes_on() {
 fn a_manager_that_does_not_read_does_not_stop_the_ticks() {
     let scratch = Scratch::new();
     let unread = UnixDatagram::bind(scratch.join("notify")).expect("a socket");
-    let mut command = crate::daemon::program();
+    let mut command = testkit::daemon::program();
     command.arg("--server-socket-path").arg(scratch.join("sock"));
     // Signs of life every few milliseconds: its queue is full at once.
     command.env("NOTIFY_SOCKET", scratch.join("notify")).env("WATCHDOG_USEC", "9000");
@@ -299,7 +299,7 @@ fn systemd_is_told_the_phase_and_that_the_process_lives() {
     let scratch = Scratch::new();
     let mut manager = Manager::new(&scratch);
     let mute = UnixListener::bind(scratch.join("mute")).expect("a socket");
-    let mut command = crate::daemon::program();
+    let mut command = testkit::daemon::program();
     command.arg("--server-socket-path").arg(scratch.join("sock"));
     command.arg("--client-socket-path").arg(scratch.join("mute"));
     command.env("NOTIFY_SOCKET", &manager.path).env("WATCHDOG_USEC", "300000");
@@ -328,7 +328,7 @@ fn a_start_that_takes_long_asks_for_more_time_whatever_the_watchdog() {
         let scratch = Scratch::new();
         let mut manager = Manager::new(&scratch);
         let _mute = UnixListener::bind(scratch.join("mute")).expect("a socket");
-        let mut command = crate::daemon::program();
+        let mut command = testkit::daemon::program();
         command.arg("--server-socket-path").arg(scratch.join("sock"));
         command.arg("--client-socket-path").arg(scratch.join("mute"));
         command.env("NOTIFY_SOCKET", &manager.path);

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::client::{Client, get_counter, status};
-use crate::daemon::Daemon;
-use crate::journald::{Journald, Tick};
-use crate::scratch::Scratch;
-use crate::{AT_ONCE, now, until};
+use crate::AT_ONCE;
+use testkit::client::{Client, get_counter, status};
+use testkit::daemon::Daemon;
+use testkit::journald::{Journald, Tick};
+use testkit::scratch::Scratch;
+use testkit::{now, until};
 
 /// Numbers follow each other from 0, and deadlines a period apart.
 #[track_caller]

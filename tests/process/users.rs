@@ -9,10 +9,10 @@ use std::process::Command;
 
 use rustix::process::geteuid;
 
-use crate::client::nc_as;
-use crate::daemon::{Daemon, STILL, program};
-use crate::scratch::Scratch;
-use crate::starting::detach;
+use testkit::client::nc_as;
+use testkit::daemon::{Daemon, STILL, program};
+use testkit::scratch::Scratch;
+use testkit::starting::detach;
 
 const UNKNOWN: &str = "There is no user \"latecomer\", whom --successor names: looking again";
 

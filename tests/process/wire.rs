@@ -14,8 +14,8 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-use crate::scratch::Scratch;
-use crate::{LIMIT, now, until};
+use testkit::scratch::Scratch;
+use testkit::{LIMIT, now, until};
 
 /// A connection to the process under test.
 pub(crate) struct Wire {

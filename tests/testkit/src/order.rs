@@ -54,7 +54,7 @@ impl Span {
 }
 
 /// What no order of the commands explains, where the counter stood at `first` in the beginning.
-pub(crate) fn contradictions(told: &Told, first: u64) -> Vec<String> {
+pub fn contradictions(told: &Told, first: u64) -> Vec<String> {
     let mut found = Vec::new();
     let mut spans = BTreeMap::from([(first / RANGE, Span::set(0, 0))]);
     for answer in &told.answers {
@@ -127,7 +127,7 @@ fn forgotten(spans: &[(&u64, &Span)], replaced: &BTreeMap<u64, u64>) -> Vec<Stri
 }
 
 /// Replies of a process that came after replies of a later owner.
-pub(crate) fn owners_out_of_order(told: &Told, owners: &[u32]) -> Vec<String> {
+pub fn owners_out_of_order(told: &Told, owners: &[u32]) -> Vec<String> {
     let rank = |pid: u32| owners.iter().position(|owner| *owner == pid);
     let status = |said: Said| match said {
         Said::Status { pid, .. } => Some(pid),

@@ -8,11 +8,11 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
-use crate::judge::tick;
-use crate::line::Line;
-use crate::scratch::Scratch;
-use crate::starting;
-use crate::victim::Victim;
+use testkit::judge::tick;
+use testkit::line::Line;
+use testkit::scratch::Scratch;
+use testkit::starting;
+use testkit::victim::Victim;
 
 /// In milliseconds; small, so that a fault spans ticks and an exchange is seldom without one.
 const PERIOD: &str = "10";

@@ -10,15 +10,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Builds the daemon, and says where it is.
-#[allow(dead_code, reason = "cargo names it to tests")]
-pub(crate) fn daemon() -> Result<PathBuf, Box<dyn Error>> {
+pub fn daemon() -> Result<PathBuf, Box<dyn Error>> {
     let directory = cargo(&["build", "--bin", "early-service"], &[])?;
     Ok(directory.join("early-service"))
 }
 
 /// Builds an example, and says where it is.
-#[allow(dead_code, reason = "no example starts it")]
-pub(crate) fn example(name: &str) -> Result<PathBuf, Box<dyn Error>> {
+pub fn example(name: &str) -> Result<PathBuf, Box<dyn Error>> {
     let program = cargo(&["build", "--example", name], &[])?.join("examples").join(name);
     if !program.exists() {
         return Err(format!("cargo build --example {name} has not made {program:?}").into());
@@ -27,8 +25,7 @@ pub(crate) fn example(name: &str) -> Result<PathBuf, Box<dyn Error>> {
 }
 
 /// Builds one of the least programs of `cargo bench`, linked by this script.
-#[allow(dead_code, reason = "only the bench starts it")]
-pub(crate) fn floor(name: &str, script: &str) -> Result<PathBuf, Box<dyn Error>> {
+pub fn floor(name: &str, script: &str) -> Result<PathBuf, Box<dyn Error>> {
     let script = format!("link-arg=-T{script}");
     let directory = cargo(&["rustc", "--example", name], &["--", "-C", &script])?;
     Ok(directory.join("examples").join(name))
@@ -36,11 +33,10 @@ pub(crate) fn floor(name: &str, script: &str) -> Result<PathBuf, Box<dyn Error>>
 
 /// Runs cargo, and says where it puts what it builds.
 fn cargo(arguments: &[&str], last: &[&str]) -> Result<PathBuf, Box<dyn Error>> {
-    let program = env::current_exe()?;
-    let profile = program.parent().and_then(Path::parent).ok_or("no target directory")?;
+    let profile = profile()?;
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(arguments).arg("--quiet");
-    cargo.args(["--manifest-path", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")]);
+    cargo.args(["--manifest-path", concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.toml")]);
     if profile.ends_with("release") {
         cargo.arg("--release");
     }
@@ -48,5 +44,12 @@ fn cargo(arguments: &[&str], last: &[&str]) -> Result<PathBuf, Box<dyn Error>> {
     if !status.success() {
         return Err(format!("cannot build with {arguments:?}: {status}").into());
     }
+    Ok(profile)
+}
+
+/// The directory of what cargo builds with the profile of this test, example or bench.
+pub fn profile() -> Result<PathBuf, Box<dyn Error>> {
+    let program = env::current_exe()?;
+    let profile = program.parent().and_then(Path::parent).ok_or("no target directory")?;
     Ok(profile.to_owned())
 }

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use rustix::time::{ClockId, clock_gettime};
 
 /// How long a condition may take on the busiest machine: only a test that fails waits so long.
-pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+pub const LIMIT: Duration = Duration::from_secs(30);
 
 /// Waits until `condition` holds.
 #[track_caller]
-pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < LIMIT, "still waiting: {what}");
@@ -20,7 +20,7 @@ pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 /// `CLOCK_MONOTONIC` in nanoseconds: the clock that the daemon logs.
-pub(crate) fn now() -> u64 {
+pub fn now() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     let nanoseconds = now.tv_sec * 1_000_000_000 + now.tv_nsec;
     nanoseconds.try_into().expect("a clock that began at boot")

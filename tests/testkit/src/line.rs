@@ -3,16 +3,16 @@
 
 /// One line of standard error: `[   12.345678] early-service[323]: Listening on …`.
 #[derive(Clone, Debug)]
-pub(crate) struct Line {
+pub struct Line {
     /// When it was logged, in nanoseconds of `CLOCK_MONOTONIC`.
-    pub(crate) time: u64,
-    pub(crate) identifier: String,
-    pub(crate) pid: u32,
-    pub(crate) message: String,
+    pub time: u64,
+    pub identifier: String,
+    pub pid: u32,
+    pub message: String,
 }
 
 impl Line {
-    pub(crate) fn read(line: &str) -> Self {
+    pub fn read(line: &str) -> Self {
         Self::parse(line).unwrap_or_else(|| Self::foreign(line))
     }
 

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 
 /// The program as a `.socket` unit starts it: `socket` is descriptor 3.
-pub(crate) fn with(program: impl AsRef<OsStr>, socket: &UnixListener) -> Command {
+pub fn with(program: impl AsRef<OsStr>, socket: &UnixListener) -> Command {
     let mut command = Command::new("sh");
     detach(&mut command);
     let script = r#"exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@""#;
@@ -17,7 +17,7 @@ pub(crate) fn with(program: impl AsRef<OsStr>, socket: &UnixListener) -> Command
 }
 
 /// Takes away what belongs to the process that starts it.
-pub(crate) fn detach(command: &mut Command) {
+pub fn detach(command: &mut Command) {
     for variable in [
         "JOURNAL_STREAM",
         "LISTEN_FDNAMES",

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::chain::Outcome;
 use crate::fate::Fate;
-use crate::judge::{Promise, Wrong};
+use testkit::judge::{Promise, Wrong};
 
 /// How many kB an owner of the chain may take at its peak beyond what the first process takes
 /// without clients: what some twenty clients cost, and not what a thousand lost ones would.

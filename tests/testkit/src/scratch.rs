@@ -8,14 +8,15 @@ use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The directory; short, for the path of a socket has at most 107 bytes.
-pub(crate) struct Scratch(PathBuf);
+pub struct Scratch(PathBuf);
 
 impl Scratch {
-    pub(crate) fn new() -> Self {
+    #[expect(clippy::new_without_default, reason = "it creates a directory")]
+    pub fn new() -> Self {
         Self::within(&env::temp_dir())
     }
 
-    pub(crate) fn within(parent: &Path) -> Self {
+    pub fn within(parent: &Path) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = parent.join(format!("early-service-{}-{number}", process::id()));
@@ -23,12 +24,12 @@ impl Scratch {
         Self(path)
     }
 
-    pub(crate) fn join(&self, name: impl AsRef<Path>) -> PathBuf {
+    pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {
         self.0.join(name)
     }
 
     /// The names in the directory, in order.
-    pub(crate) fn names(&self) -> Vec<String> {
+    pub fn names(&self) -> Vec<String> {
         let files = fs::read_dir(&self.0).expect("the scratch directory");
         let name = |file: fs::DirEntry| file.file_name().to_string_lossy().into_owned();
         let mut names: Vec<_> = files.map(|file| name(file.expect("a file"))).collect();

@@ -21,18 +21,18 @@ use crate::scratch::Scratch;
 use crate::{LIMIT, until};
 
 /// One record as journald would get it.
-pub(crate) type Entry = BTreeMap<String, String>;
+pub type Entry = BTreeMap<String, String>;
 
 /// The socket, and all that came over it.
-pub(crate) struct Journald {
+pub struct Journald {
     socket: UnixDatagram,
     run: PathBuf,
     stderr: PathBuf,
-    pub(crate) entries: Vec<Entry>,
+    pub entries: Vec<Entry>,
 }
 
 impl Journald {
-    pub(crate) fn new(scratch: &Scratch) -> Self {
+    pub fn new(scratch: &Scratch) -> Self {
         let run = scratch.join("run");
         let directory = run.join("systemd/journal");
         fs::create_dir_all(&directory).expect("a directory");
@@ -42,17 +42,17 @@ impl Journald {
     }
 
     /// Goes away for good, as far as the process can see.
-    pub(crate) fn remove(&self) {
+    pub fn remove(&self) {
         fs::remove_file(self.run.join("systemd/journal/socket")).expect("our own socket");
     }
 
     /// Starts the program as systemd would: standard error is the journal, and it is told so.
-    pub(crate) fn start(&self, socket: PathBuf, options: &[&str]) -> Daemon {
+    pub fn start(&self, socket: PathBuf, options: &[&str]) -> Daemon {
         self.start_by(&[], socket, options)
     }
 
     /// The same by the command `before`, which runs in the process's place first and sees its `/run`.
-    pub(crate) fn start_by(&self, before: &[&str], socket: PathBuf, options: &[&str]) -> Daemon {
+    pub fn start_by(&self, before: &[&str], socket: PathBuf, options: &[&str]) -> Daemon {
         let mut daemon = self.spawn_by(before, &socket, options);
         until("a server (this test needs util-linux and the right to mount)", || {
             assert!(daemon.is_running(), "cannot start with our own /run: {}", self.complaint());
@@ -63,7 +63,7 @@ impl Journald {
     }
 
     /// The same, and waits for nothing.
-    pub(crate) fn spawn_by(&self, before: &[&str], socket: &Path, options: &[&str]) -> Daemon {
+    pub fn spawn_by(&self, before: &[&str], socket: &Path, options: &[&str]) -> Daemon {
         let stderr = OpenOptions::new().create(true).append(true).open(&self.stderr);
         let file = stderr.and_then(|stderr| stderr.metadata()).expect("an open file");
         let stream = format!("{}:{}", file.dev(), file.ino());
@@ -73,7 +73,7 @@ impl Journald {
     }
 
     /// Starts the program as systemd would, with this `$JOURNAL_STREAM` and standard error.
-    pub(crate) fn spawn_as_systemd(
+    pub fn spawn_as_systemd(
         &self,
         socket: &Path,
         stream: Option<&str>,
@@ -117,13 +117,13 @@ impl Journald {
     }
 
     /// What went to standard error instead.
-    pub(crate) fn complaint(&self) -> String {
+    pub fn complaint(&self) -> String {
         fs::read_to_string(&self.stderr).expect("our own file")
     }
 
     /// Reads until the entries so far have in them what is looked for.
     #[track_caller]
-    pub(crate) fn read_until<T>(&mut self, what: &str, look: impl Fn(&[Entry]) -> Option<T>) -> T {
+    pub fn read_until<T>(&mut self, what: &str, look: impl Fn(&[Entry]) -> Option<T>) -> T {
         let start = Instant::now();
         loop {
             if let Some(found) = look(&self.entries) {
@@ -137,7 +137,7 @@ impl Journald {
 
     /// Reads a tick whose number is at least `number`, and all before it.
     #[track_caller]
-    pub(crate) fn read_to_tick(&mut self, number: u64) {
+    pub fn read_to_tick(&mut self, number: u64) {
         let is_there = |entries: &[Entry]| {
             let last = entries.iter().rev().find_map(Tick::of);
             last.filter(|tick| tick.number >= number)
@@ -145,12 +145,12 @@ impl Journald {
         self.read_until(&format!("tick {number}"), is_there);
     }
 
-    pub(crate) fn ticks(&self) -> Vec<Tick> {
+    pub fn ticks(&self) -> Vec<Tick> {
         self.entries.iter().filter_map(Tick::of).collect()
     }
 
     /// Reads one record, where one comes within a moment.
-    pub(crate) fn receive(&mut self) {
+    pub fn receive(&mut self) {
         let mut datagram = [0; 4096];
         match self.socket.recv(&mut datagram) {
             // A client that begins says so with nothing.
@@ -165,14 +165,14 @@ impl Journald {
 
 /// What a tick's record says.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Tick {
-    pub(crate) number: u64,
-    pub(crate) deadline: u64,
-    pub(crate) actual: u64,
+pub struct Tick {
+    pub number: u64,
+    pub deadline: u64,
+    pub actual: u64,
 }
 
 impl Tick {
-    pub(crate) fn of(entry: &Entry) -> Option<Self> {
+    pub fn of(entry: &Entry) -> Option<Self> {
         let field = |name| entry.get(name).map(|value| value.parse().expect("digits"));
         Some(Self {
             number: field("COUNTER")?,

@@ -18,7 +18,7 @@ use crate::record::{Record, Rhythm};
 
 /// What is promised to whoever relies on the counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Promise {
+pub enum Promise {
     NobodyIsRefused,
     EachCommandIsAnswered,
     ConnectionsLast,
@@ -46,9 +46,9 @@ impl fmt::Display for Promise {
 
 /// How a promise was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Wrong {
-    pub(crate) promise: Promise,
-    pub(crate) what: String,
+pub struct Wrong {
+    pub promise: Promise,
+    pub what: String,
 }
 
 impl fmt::Display for Wrong {
@@ -63,45 +63,45 @@ fn all(promise: Promise, whats: impl IntoIterator<Item = String>) -> impl Iterat
 }
 
 /// All that is known of one try.
-pub(crate) struct Evidence {
-    pub(crate) rhythm: Rhythm,
+pub struct Evidence {
+    pub rhythm: Rhythm,
     /// What the state file said before the first client and the first of the lines.
-    pub(crate) first: Record,
-    pub(crate) told: Told,
+    pub first: Record,
+    pub told: Told,
     /// The lines of all processes, in the order of their times.
-    pub(crate) lines: Vec<Line>,
+    pub lines: Vec<Line>,
     /// The process ids of those that may have owned the counter, in this order.
-    pub(crate) owners: Vec<u32>,
+    pub owners: Vec<u32>,
     /// What the last owner left.
-    pub(crate) last: Record,
+    pub last: Record,
     /// Whether an owner was killed together with the connections of its clients.
-    pub(crate) may_end: bool,
+    pub may_end: bool,
     /// Whether a process was killed, and with it the lines that it had not written yet.
-    pub(crate) may_lose_lines: bool,
+    pub may_lose_lines: bool,
     /// Whether lines may find no room, if the log says how many: the machine may have no time for it.
-    pub(crate) may_drop_lines: bool,
+    pub may_drop_lines: bool,
 }
 
 /// What was lost by right.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Loss {
+pub struct Loss {
     /// Connections that ended with their owner.
-    pub(crate) connections: usize,
+    pub connections: usize,
     /// Commands on them without a reply.
-    pub(crate) replies: usize,
+    pub replies: usize,
     /// Lines of ticks that died with their process, and were named.
-    pub(crate) lines: usize,
+    pub lines: usize,
     /// Lines that found no room, and were counted.
-    pub(crate) dropped: u64,
+    pub dropped: u64,
     /// Ticks of which an owner said that they may be missing, in the log or not.
-    pub(crate) named: usize,
+    pub named: usize,
     /// The longest time without any reply to any client.
-    pub(crate) silence: u64,
-    pub(crate) ticks: u64,
+    pub silence: u64,
+    pub ticks: u64,
 }
 
 /// Says what was lost by right, or everything that is wrong.
-pub(crate) fn judge(evidence: &Evidence) -> Result<Loss, Vec<Wrong>> {
+pub fn judge(evidence: &Evidence) -> Result<Loss, Vec<Wrong>> {
     let Evidence { rhythm, first, told, lines, owners, last, .. } = evidence;
     let mut wrong: Vec<_> = all(Promise::EachCommandIsAnswered, told.wrong.clone()).collect();
     let mut say = |promise, what| wrong.push(Wrong { promise, what });
@@ -156,7 +156,7 @@ pub(crate) fn judge(evidence: &Evidence) -> Result<Loss, Vec<Wrong>> {
 }
 
 /// The longest time between two replies, whoever got them.
-pub(crate) fn longest_silence(told: &Told) -> u64 {
+pub fn longest_silence(told: &Told) -> u64 {
     let mut times: Vec<_> = told.answers.iter().map(|answer| answer.received).collect();
     times.sort_unstable();
     times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
@@ -312,7 +312,7 @@ impl Log {
 }
 
 /// The number, where the line is a tick.
-pub(crate) fn tick(line: &Line) -> Option<u64> {
+pub fn tick(line: &Line) -> Option<u64> {
     line.message.parse().ok()
 }
 

@@ -14,13 +14,13 @@ use crate::{LIMIT, until};
 
 /// What OpenBSD's `nc` prints when it is given `input` in one write.
 #[track_caller]
-pub(crate) fn nc(socket: impl AsRef<Path>, input: impl AsRef<[u8]>) -> String {
+pub fn nc(socket: impl AsRef<Path>, input: impl AsRef<[u8]>) -> String {
     nc_as(&[], socket, input)
 }
 
 /// The same, run by the command `before`, such as one that changes the user.
 #[track_caller]
-pub(crate) fn nc_as(before: &[&str], socket: impl AsRef<Path>, input: impl AsRef<[u8]>) -> String {
+pub fn nc_as(before: &[&str], socket: impl AsRef<Path>, input: impl AsRef<[u8]>) -> String {
     require_nc();
     let mut nc = Command::new("timeout")
         .arg(LIMIT.as_secs().to_string())
@@ -53,38 +53,38 @@ fn require_nc() {
 
 /// Lets this process, and those that it starts, have as many descriptors as are allowed: for a thousand
 /// clients and more.
-pub(crate) fn allow_all_descriptors() {
+pub fn allow_all_descriptors() {
     let limit = getrlimit(Resource::Nofile);
     let all = Rlimit { current: limit.maximum, ..limit };
     setrlimit(Resource::Nofile, all).expect("up to the maximum is allowed");
 }
 
 /// One connection.
-pub(crate) struct Client(UnixStream);
+pub struct Client(UnixStream);
 
 impl Client {
     #[track_caller]
-    pub(crate) fn connect(socket: impl AsRef<Path>) -> Self {
+    pub fn connect(socket: impl AsRef<Path>) -> Self {
         UnixStream::connect(socket).expect("a server").into()
     }
 
-    pub(crate) fn stream(&mut self) -> &mut UnixStream {
+    pub fn stream(&mut self) -> &mut UnixStream {
         &mut self.0
     }
 
     #[track_caller]
-    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.0.write_all(bytes.as_ref()).expect("a server that listens");
     }
 
     /// Says that no more will be sent.
-    pub(crate) fn finish(&mut self) {
+    pub fn finish(&mut self) {
         self.0.shutdown(Shutdown::Write).expect("a connection");
     }
 
     /// Reads one line, a byte at a time so that nothing is read beyond it.
     #[track_caller]
-    pub(crate) fn line(&mut self) -> String {
+    pub fn line(&mut self) -> String {
         let (mut line, mut byte) = (Vec::new(), [0]);
         loop {
             self.0.read_exact(&mut byte).expect("a line");
@@ -96,14 +96,14 @@ impl Client {
     }
 
     #[track_caller]
-    pub(crate) fn ask(&mut self, command: &str) -> String {
+    pub fn ask(&mut self, command: &str) -> String {
         self.send(format!("{command}\n"));
         self.line()
     }
 
     /// Reads to the end; a server that closes with something unread of ours resets (unix(7)).
     #[track_caller]
-    pub(crate) fn rest(&mut self) -> String {
+    pub fn rest(&mut self) -> String {
         let (mut rest, mut piece) = (Vec::new(), [0; 4096]);
         loop {
             match self.0.read(&mut piece) {
@@ -127,7 +127,7 @@ impl From<UnixStream> for Client {
 
 /// A value of the status line.
 #[track_caller]
-pub(crate) fn status(socket: impl AsRef<Path>, key: &str) -> String {
+pub fn status(socket: impl AsRef<Path>, key: &str) -> String {
     let line = Client::connect(socket).ask("status");
     let mut pairs = line.split(' ').filter_map(|pair| pair.split_once('='));
     let (_, value) = pairs.find(|(name, _)| *name == key).expect("a key of the status line");
@@ -136,18 +136,18 @@ pub(crate) fn status(socket: impl AsRef<Path>, key: &str) -> String {
 
 /// Waits until somebody listens: a socket is bound, and its file there, a moment before that.
 #[track_caller]
-pub(crate) fn until_served(socket: &Path) {
+pub fn until_served(socket: &Path) {
     until("a server", || UnixStream::connect(socket).is_ok());
 }
 
 /// Waits until the status line says so.
 #[track_caller]
-pub(crate) fn until_status(socket: &Path, key: &str, holds: impl Fn(u64) -> bool) {
+pub fn until_status(socket: &Path, key: &str, holds: impl Fn(u64) -> bool) {
     until(key, || holds(status(socket, key).parse().expect("a number")));
 }
 
 /// The next number to be logged.
 #[track_caller]
-pub(crate) fn get_counter(socket: impl AsRef<Path>) -> u64 {
+pub fn get_counter(socket: impl AsRef<Path>) -> u64 {
     Client::connect(socket).ask("get_counter").parse().expect("a number")
 }

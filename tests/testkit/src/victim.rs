@@ -15,58 +15,58 @@ use crate::{LIMIT, until};
 
 /// The process; clones are the same one.
 #[derive(Clone)]
-pub(crate) struct Victim {
+pub struct Victim {
     process: Arc<OwnedFd>,
     pid: u32,
 }
 
 impl Victim {
     /// A child that nobody has waited for yet.
-    pub(crate) fn new(pid: u32) -> Self {
+    pub fn new(pid: u32) -> Self {
         let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
         let process = pidfd_open(raw, PidfdFlags::empty()).expect("a child not waited for");
         Self { process: Arc::new(process), pid }
     }
 
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.pid
     }
 
     /// Ends it, and does not wait.
-    pub(crate) fn kill_at_once(&self) {
+    pub fn kill_at_once(&self) {
         self.signal(Signal::KILL);
     }
 
     /// Ends it, and waits until all that it held is closed.
-    pub(crate) fn kill(&self) {
+    pub fn kill(&self) {
         self.kill_at_once();
         until("killed", || self.has_ended());
     }
 
     /// Stops it, and waits until it stands still; it may have ended.
-    pub(crate) fn stop(&self) {
+    pub fn stop(&self) {
         self.signal(Signal::STOP);
         until("stopped", || self.has_ended() || self.state() == Some('T'));
     }
 
-    pub(crate) fn resume(&self) {
+    pub fn resume(&self) {
         self.signal(Signal::CONT);
     }
 
     /// Ends it as systemd does.
-    pub(crate) fn end(&self) {
+    pub fn end(&self) {
         self.signal(Signal::TERM);
     }
 
     /// Waits without looking again and again.
-    pub(crate) fn wait_for_end(&self) {
+    pub fn wait_for_end(&self) {
         let mut process = [PollFd::new(&*self.process, PollFlags::IN)];
         let limit = Timespec::try_from(LIMIT).expect("some seconds");
         let ended = poll(&mut process, Some(&limit));
         assert_eq!(ended, Ok(1), "process {} has not ended", self.pid);
     }
 
-    pub(crate) fn has_ended(&self) -> bool {
+    pub fn has_ended(&self) -> bool {
         let mut process = [PollFd::new(&*self.process, PollFlags::IN)];
         poll(&mut process, Some(&Timespec::default())).is_ok_and(|ended| ended > 0)
     }

@@ -15,17 +15,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::fate::{Blow, Fate, When, while_stopped};
-use crate::judge::{Evidence, Loss, judge};
-use crate::line::Line;
-use crate::load::{COUNTER, Load, Said, Told, ten};
 use crate::process::{Figures, Process};
-use crate::random::Random;
-use crate::record::{Record, Rhythm};
 use crate::report::Broken;
-use crate::scratch::Scratch;
 use crate::sleepers::Sleepers;
-use crate::until;
-use crate::victim::Victim;
+use testkit::judge::{Evidence, Loss, judge};
+use testkit::line::Line;
+use testkit::load::{COUNTER, Load, Said, Told, ten};
+use testkit::random::Random;
+use testkit::record::{Record, Rhythm};
+use testkit::scratch::Scratch;
+use testkit::until;
+use testkit::victim::Victim;
 
 /// Often enough that some client always waits for a reply, and seldom enough that the processes find
 /// a processor.
@@ -114,7 +114,7 @@ impl Chain {
         let rhythm = Record::read(&scratch.join("state"), COUNTER.key).rhythm();
         Self {
             program,
-            sleepers: Sleepers::new(&scratch.join("public"), random.next()),
+            sleepers: Sleepers::new(&scratch.join("public"), random.draw()),
             scratch,
             public,
             random,
@@ -136,7 +136,7 @@ impl Chain {
     /// Plays one round with clients at work, and judges it.
     pub(crate) fn round(&mut self, fate: Fate) -> Result<Outcome, Vec<Broken>> {
         let started = self.started;
-        let (seed, random) = (self.random.next(), Random::new(self.random.next()));
+        let (seed, random) = (self.random.draw(), Random::new(self.random.draw()));
         let public = self.scratch.join("public");
         let load = Load::start(&public, &ten(PAUSE), Some(&self.ranges), seed, &COUNTER);
         self.sleepers.begin();

@@ -8,17 +8,17 @@ use crate::until;
 
 /// The part of the state file that the tests stand on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Record {
+pub struct Record {
     /// The next number to be logged.
-    pub(crate) counter: u64,
+    pub counter: u64,
     /// When it is due.
-    pub(crate) deadline: u64,
-    pub(crate) period: u64,
+    pub deadline: u64,
+    pub period: u64,
 }
 
 impl Record {
     /// Reads the file once there is a record in it, whose number has this key.
-    pub(crate) fn read(path: &Path, key: &str) -> Self {
+    pub fn read(path: &Path, key: &str) -> Self {
         let mut record = None;
         until("a record in the state file", || {
             // Read twice, for the owner may be writing.
@@ -40,32 +40,32 @@ impl Record {
     }
 
     /// The rhythm of a count that started at 0 and that nobody has set yet.
-    pub(crate) fn rhythm(self) -> Rhythm {
+    pub fn rhythm(self) -> Rhythm {
         Rhythm { start: self.deadline - self.counter * self.period, period: self.period }
     }
 }
 
 /// When ticks are due: exactly a period apart for ever, whoever owns the counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Rhythm {
+pub struct Rhythm {
     /// When the very first tick was due.
-    pub(crate) start: u64,
-    pub(crate) period: u64,
+    pub start: u64,
+    pub period: u64,
 }
 
 impl Rhythm {
     /// How many ticks are due by `time`.
-    pub(crate) fn due_by(self, time: u64) -> u64 {
+    pub fn due_by(self, time: u64) -> u64 {
         if time < self.start { 0 } else { (time - self.start) / self.period + 1 }
     }
 
     /// What the state file said before the very first tick.
-    pub(crate) fn first(self) -> Record {
+    pub fn first(self) -> Record {
         Record { counter: 0, deadline: self.start, period: self.period }
     }
 
     /// How many ticks lie before `deadline`; `None` where the rhythm has shifted.
-    pub(crate) fn before(self, deadline: u64) -> Option<u64> {
+    pub fn before(self, deadline: u64) -> Option<u64> {
         let since = deadline.checked_sub(self.start)?;
         (since % self.period == 0).then_some(since / self.period)
     }

@@ -15,19 +15,20 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-pub(crate) use crate::line::Line;
+use crate::build;
+pub use crate::line::Line;
 use crate::starting;
-pub(crate) use crate::starting::detach;
+pub use crate::starting::detach;
 use crate::{LIMIT, now, until};
 
 /// A period that no test lives to see the end of: the count stands still.
-pub(crate) const STILL: [&str; 2] = ["--timer-delay-ms", "3600000"];
+pub const STILL: [&str; 2] = ["--timer-delay-ms", "3600000"];
 
 /// The process; killed, should the test end before it.
-pub(crate) struct Daemon {
+pub struct Daemon {
     child: Child,
     log: Arc<Log>,
-    pub(crate) socket: PathBuf,
+    pub socket: PathBuf,
 }
 
 #[derive(Default)]
@@ -38,21 +39,24 @@ struct Log {
     is_whole: AtomicBool,
 }
 
-/// The program under test: cargo's, or another build of it, such as one with a limit taken out.
-pub(crate) fn binary() -> OsString {
-    let other = env::var_os("EARLY_SERVICE_PROGRAM");
-    other.unwrap_or_else(|| env!("CARGO_BIN_EXE_early-service").into())
+/// The program under test: the one that cargo builds before an integration test, or the one that
+/// `EARLY_SERVICE_PROGRAM` names, such as a build with a fault planted in it.
+pub fn binary() -> OsString {
+    env::var_os("EARLY_SERVICE_PROGRAM").unwrap_or_else(|| {
+        let profile = build::profile().expect("a target directory");
+        profile.join("early-service").into()
+    })
 }
 
 /// The program with nothing but what a test gives it.
-pub(crate) fn program() -> Command {
+pub fn program() -> Command {
     let mut program = Command::new(binary());
     detach(&mut program);
     program
 }
 
 /// The program as a `.socket` unit starts it: `socket` is descriptor 3.
-pub(crate) fn started_with(socket: &UnixListener) -> Command {
+pub fn started_with(socket: &UnixListener) -> Command {
     starting::with(binary(), socket)
 }
 
@@ -60,22 +64,21 @@ pub(crate) fn started_with(socket: &UnixListener) -> Command {
 ///
 /// By a process of its own: while this one has the copy open for writing, another test that forks
 /// would keep it open, and then it cannot be started (ETXTBSY).
-#[allow(dead_code, reason = "not every ring starts it as somebody else")]
-pub(crate) fn copy_program(to: &Path) {
+pub fn copy_program(to: &Path) {
     let status = Command::new("cp").arg(binary()).arg(to).status();
     assert!(status.is_ok_and(|status| status.success()), "room for a copy");
 }
 
 impl Daemon {
     /// Starts the program on `socket`, and waits until it serves.
-    pub(crate) fn serve(socket: impl AsRef<Path>, options: &[&str]) -> Self {
+    pub fn serve(socket: impl AsRef<Path>, options: &[&str]) -> Self {
         let daemon = Self::start(socket, options);
         daemon.wait_for("Listening on UNIX socket");
         daemon
     }
 
     /// Starts the program on `socket`.
-    pub(crate) fn start(socket: impl AsRef<Path>, options: &[&str]) -> Self {
+    pub fn start(socket: impl AsRef<Path>, options: &[&str]) -> Self {
         let socket = socket.as_ref();
         let mut daemon =
             Self::spawn(program().arg("--server-socket-path").arg(socket).args(options));
@@ -84,7 +87,7 @@ impl Daemon {
     }
 
     /// Starts a command and reads its standard error.
-    pub(crate) fn spawn(command: &mut Command) -> Self {
+    pub fn spawn(command: &mut Command) -> Self {
         let mut daemon = Self::spawn_unread(command.stderr(Stdio::piped()));
         let log = Arc::clone(&daemon.log);
         let stderr = daemon.child.stderr.take().expect("a pipe");
@@ -93,52 +96,52 @@ impl Daemon {
     }
 
     /// Starts a command whose standard error nobody reads.
-    pub(crate) fn spawn_unread(command: &mut Command) -> Self {
+    pub fn spawn_unread(command: &mut Command) -> Self {
         let child = command.spawn().expect("the program starts");
         Self { child, log: Arc::default(), socket: PathBuf::new() }
     }
 
     /// Begins to read the standard error of a process that was started unread.
-    pub(crate) fn read_at_last(&mut self) {
+    pub fn read_at_last(&mut self) {
         let stderr = self.child.stderr.take().expect("a pipe");
         let log = Arc::clone(&self.log);
         thread::spawn(move || log.read(stderr));
     }
 
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    pub(crate) fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a process id");
         kill_process(pid, signal).expect("the process is there");
     }
 
     /// Stops the process, and waits until it stands still.
-    pub(crate) fn stop(&self) {
+    pub fn stop(&self) {
         self.signal(Signal::STOP);
         until("stopped", || self.status("State").starts_with('T'));
     }
 
     /// A field of `/proc/PID/status`.
-    pub(crate) fn status(&self, field: &str) -> String {
+    pub fn status(&self, field: &str) -> String {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("a process");
         let mut lines = status.lines().filter_map(|line| line.split_once(':'));
         let (_, value) = lines.find(|(name, _)| *name == field).expect("a field of that name");
         value.trim().to_owned()
     }
 
-    pub(crate) fn threads(&self) -> usize {
+    pub fn threads(&self) -> usize {
         fs::read_dir(format!("/proc/{}/task", self.pid())).expect("a process").count()
     }
 
-    pub(crate) fn is_running(&mut self) -> bool {
+    pub fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("our own child").is_none()
     }
 
     /// Waits for the end, and says how long it took.
     #[track_caller]
-    pub(crate) fn ended(&mut self) -> (ExitStatus, Duration) {
+    pub fn ended(&mut self) -> (ExitStatus, Duration) {
         let start = now();
         until("ended", || !self.is_running());
         let status = self.child.wait().expect("our own child");
@@ -147,7 +150,7 @@ impl Daemon {
 
     /// Waits for a line that says `text`.
     #[track_caller]
-    pub(crate) fn wait_for(&self, text: &str) -> Line {
+    pub fn wait_for(&self, text: &str) -> Line {
         self.wait_until(text, |lines| {
             lines.iter().find(|line| line.message.contains(text)).cloned()
         })
@@ -155,7 +158,7 @@ impl Daemon {
 
     /// Waits until the lines so far have in them what is looked for.
     #[track_caller]
-    pub(crate) fn wait_until<T>(&self, what: &str, look: impl Fn(&[Line]) -> Option<T>) -> T {
+    pub fn wait_until<T>(&self, what: &str, look: impl Fn(&[Line]) -> Option<T>) -> T {
         let (start, mut lines) = (Instant::now(), self.log.lines.lock().expect("the log"));
         loop {
             if let Some(found) = look(&lines) {
@@ -171,26 +174,26 @@ impl Daemon {
 
     /// Waits until `count` ticks were logged, and gives the numbers of all.
     #[track_caller]
-    pub(crate) fn ticks(&self, count: usize) -> Vec<u64> {
+    pub fn ticks(&self, count: usize) -> Vec<u64> {
         let enough = |lines: &[Line]| Some(numbers(lines)).filter(|ticks| ticks.len() >= count);
         self.wait_until(&format!("{count} ticks"), enough)
     }
 
     /// What was logged up to now.
-    pub(crate) fn messages(&self) -> Vec<String> {
+    pub fn messages(&self) -> Vec<String> {
         // Also after a test that gave up waiting, for whoever reads why.
         let lines = self.log.lines.lock().unwrap_or_else(PoisonError::into_inner);
         lines.iter().map(|line| line.message.clone()).collect()
     }
 
     /// Every line of a process that has ended, in whatever way.
-    pub(crate) fn whole_log(&self) -> Vec<Line> {
+    pub fn whole_log(&self) -> Vec<Line> {
         let is_whole = || self.log.is_whole.load(Ordering::Acquire);
         self.wait_until("the end of the log", |lines| is_whole().then(|| lines.to_vec()))
     }
 
     /// Every number that a process that has ended logged.
-    pub(crate) fn all_ticks(&self) -> Vec<u64> {
+    pub fn all_ticks(&self) -> Vec<u64> {
         numbers(&self.whole_log())
     }
 }

@@ -5,14 +5,14 @@ use std::ops::Range;
 use std::time::Duration;
 
 /// The numbers that follow from one seed.
-pub(crate) struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    pub(crate) fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -20,16 +20,16 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    pub(crate) fn number(&mut self, range: Range<u64>) -> u64 {
-        range.start + self.next() % (range.end - range.start)
+    pub fn number(&mut self, range: Range<u64>) -> u64 {
+        range.start + self.draw() % (range.end - range.start)
     }
 
     /// True once in so many times.
-    pub(crate) fn one_in(&mut self, times: u64) -> bool {
-        self.next() % times == 0
+    pub fn one_in(&mut self, times: u64) -> bool {
+        self.draw() % times == 0
     }
 
-    pub(crate) fn duration(&mut self, range: Range<Duration>) -> Duration {
+    pub fn duration(&mut self, range: Range<Duration>) -> Duration {
         let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).expect("short");
         Duration::from_nanos(self.number(nanos(range.start)..nanos(range.end)))
     }

@@ -21,27 +21,27 @@ use crate::random::Random;
 use crate::{LIMIT, now, until};
 
 /// The numbers that follow one that was set: more than any test lasts.
-pub(crate) const RANGE: u64 = 1_000_000_000;
+pub const RANGE: u64 = 1_000_000_000;
 
 /// What a service calls the number that it counts.
 #[derive(Debug)]
-pub(crate) struct Words {
+pub struct Words {
     /// What a client sends to read it.
-    pub(crate) get: &'static str,
+    pub get: &'static str,
     /// What it sends, before another number, to set it.
-    pub(crate) set: &'static str,
+    pub set: &'static str,
     /// What stands before the number that was replaced, in the answer to that.
-    pub(crate) previous: &'static str,
+    pub previous: &'static str,
     /// Its key in a status line and in the state file.
-    pub(crate) key: &'static str,
+    pub key: &'static str,
 }
 
-pub(crate) static COUNTER: Words =
+pub static COUNTER: Words =
     Words { get: "get_counter", set: "set_counter", previous: "previous value ", key: "counter" };
 
 /// What a client asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Command {
+pub enum Command {
     Get,
     /// To the first number of a range.
     Set(u64),
@@ -52,7 +52,7 @@ pub(crate) enum Command {
 
 /// What the reply says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Said {
+pub enum Said {
     Next(u64),
     Replaced { previous: u64, by: u64 },
     Status { pid: u32, next: u64 },
@@ -60,7 +60,7 @@ pub(crate) enum Said {
 }
 
 impl Command {
-    pub(crate) fn line(self, words: &Words) -> String {
+    pub fn line(self, words: &Words) -> String {
         match self {
             Self::Get => format!("{}\n", words.get),
             Self::Set(to) => format!("{} {to}\n", words.set),
@@ -70,7 +70,7 @@ impl Command {
     }
 
     /// Reads the reply; `None` where it is the reply to something else.
-    pub(crate) fn understand(self, reply: &str, words: &Words) -> Option<Said> {
+    pub fn understand(self, reply: &str, words: &Words) -> Option<Said> {
         match self {
             Self::Get => reply.parse().ok().map(Said::Next),
             Self::Set(by) => {
@@ -95,30 +95,30 @@ impl Command {
 
 /// A reply, with the time before its request was sent and the time after it was read.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Answer {
-    pub(crate) sent: u64,
-    pub(crate) received: u64,
-    pub(crate) said: Said,
+pub struct Answer {
+    pub sent: u64,
+    pub received: u64,
+    pub said: Said,
 }
 
 /// What a client saw.
 #[derive(Debug, Default)]
-pub(crate) struct Told {
-    pub(crate) answers: Vec<Answer>,
+pub struct Told {
+    pub answers: Vec<Answer>,
     /// What was sent, and when, on a connection that ended before the reply.
-    pub(crate) unanswered: Vec<(u64, Command)>,
+    pub unanswered: Vec<(u64, Command)>,
     /// Connections that were made.
-    pub(crate) connected: usize,
+    pub connected: usize,
     /// Connections that the server ended.
-    pub(crate) ended: usize,
+    pub ended: usize,
     /// Connections that were not made.
-    pub(crate) refused: usize,
+    pub refused: usize,
     /// What must not be: another reply than the one that is due, one too many, none.
-    pub(crate) wrong: Vec<String>,
+    pub wrong: Vec<String>,
 }
 
 impl Told {
-    pub(crate) fn take(&mut self, other: Self) {
+    pub fn take(&mut self, other: Self) {
         self.answers.extend(other.answers);
         self.unanswered.extend(other.unanswered);
         self.connected += other.connected;
@@ -130,7 +130,7 @@ impl Told {
 
 /// What a client asks again and again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Asks {
+pub enum Asks {
     Get,
     Set,
     Status,
@@ -142,16 +142,16 @@ pub(crate) enum Asks {
 
 /// How a client behaves.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Habit {
-    pub(crate) asks: Asks,
+pub struct Habit {
+    pub asks: Asks,
     /// It keeps its connection, else it connects anew each time.
-    pub(crate) stays: bool,
+    pub stays: bool,
     /// The longest time between a reply and the next request.
-    pub(crate) pause: Duration,
+    pub pause: Duration,
 }
 
 /// The ten clients of a try.
-pub(crate) fn ten(pause: Duration) -> Vec<Habit> {
+pub fn ten(pause: Duration) -> Vec<Habit> {
     let kinds = [
         (Asks::Get, true),
         (Asks::Get, true),
@@ -168,7 +168,7 @@ pub(crate) fn ten(pause: Duration) -> Vec<Habit> {
 }
 
 /// Clients at work.
-pub(crate) struct Load {
+pub struct Load {
     is_over: Arc<AtomicBool>,
     clients: Vec<(Arc<AtomicU64>, JoinHandle<Told>)>,
 }
@@ -178,7 +178,7 @@ impl Load {
     ///
     /// With `ranges`, the next of which is the first to be used, some of them set the counter;
     /// without, they only ask for it.
-    pub(crate) fn start(
+    pub fn start(
         socket: &Path,
         habits: &[Habit],
         ranges: Option<&Arc<AtomicU64>>,
@@ -202,13 +202,13 @@ impl Load {
             (rounds, thread::spawn(move || client.run()))
         };
         let mut random = Random::new(seed);
-        let clients = habits.iter().zip(std::iter::repeat_with(|| random.next())).map(client);
+        let clients = habits.iter().zip(std::iter::repeat_with(|| random.draw())).map(client);
         let clients = clients.collect();
         Self { is_over, clients }
     }
 
     /// Waits until every client was answered `times` times more.
-    pub(crate) fn wait_for_answers(&self, times: u64) {
+    pub fn wait_for_answers(&self, times: u64) {
         let rounds = || self.clients.iter().map(|(rounds, _)| rounds.load(Ordering::Relaxed));
         let before: Vec<_> = rounds().collect();
         until("answers to every client", || {
@@ -217,7 +217,7 @@ impl Load {
     }
 
     /// Ends it, and says what all were told.
-    pub(crate) fn stop(mut self) -> Told {
+    pub fn stop(mut self) -> Told {
         self.is_over.store(true, Ordering::Relaxed);
         let mut told = Told::default();
         for (_, client) in self.clients.drain(..) {
@@ -330,7 +330,7 @@ impl Client {
         match self.random.number(0..6) {
             0 if self.habit.asks == Asks::Batch => self.set(),
             1 => Command::Status,
-            2 | 3 => Command::Echo(self.random.next()),
+            2 | 3 => Command::Echo(self.random.draw()),
             _ => Command::Get,
         }
     }

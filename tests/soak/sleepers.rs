@@ -8,9 +8,9 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use crate::load::{Answer, COUNTER, Command, Told};
-use crate::random::Random;
-use crate::{LIMIT, now};
+use testkit::load::{Answer, COUNTER, Command, Told};
+use testkit::random::Random;
+use testkit::{LIMIT, now};
 
 /// Of each habit.
 const EACH: usize = 4;
@@ -75,7 +75,7 @@ impl Sleepers {
                 Habit::Idle | Habit::HalfLine => {}
                 Habit::Unread => sleeper.ask(LINE, vec![Command::Get], told),
                 Habit::Glut => {
-                    let many: Vec<_> = (0..MANY).map(|_| Command::Echo(random.next())).collect();
+                    let many: Vec<_> = (0..MANY).map(|_| Command::Echo(random.draw())).collect();
                     let lines: String = many.iter().map(|command| command.line(&COUNTER)).collect();
                     sleeper.ask(lines.as_bytes(), many, told);
                 }

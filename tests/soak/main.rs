@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Soak: a long chain of handoffs with clients at work, kills and stops.
+//!
+//! `SOAK_MINUTES=10 cargo test --release --test soak -- --ignored --nocapture` needs neither root nor
+//! a virtual machine. Each process of the chain is the successor of the one before, on one public
+//! socket and one state file. In each round a random fault hits one or two of them, while ten
+//! clients work and others keep connections from round to round, most of them silent. The judge of
+//! the fault tests compares everything that was observed in a round with what one undisturbed
+//! counter would have done.
+//!
+//! The first broken promise ends the program with exit status 1 and keeps the logs of that round.
+//! `SOAK_SEED` repeats the rounds, times and clients of another run, but not its interleaving,
+//! because the processes are real. SIGINT ends it early, with a report.
+#![allow(clippy::print_stderr, reason = "progress is for whoever waits")]
+
+mod chain;
+mod fate;
+mod process;
+mod report;
+mod sleepers;
+
+use std::env;
+use std::io::{self, Write as _};
+use std::panic;
+use std::process::exit;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use testkit::daemon;
+use testkit::now;
+use testkit::random::Random;
+
+use chain::{Chain, Living};
+use fate::Fate;
+use report::{Broken, Report};
+
+/// Time between two lines of progress.
+const PROGRESS: Duration = Duration::from_secs(5);
+
+/// Duration without `SOAK_MINUTES`, in minutes.
+const MINUTES: f64 = 10.0;
+
+/// Longer durations are taken for a typing error, in minutes.
+const YEAR: f64 = 366.0 * 24.0 * 60.0;
+
+#[test]
+#[ignore = "lasts as long as SOAK_MINUTES says"]
+fn every_promise_holds_in_a_long_chain_of_handoffs() {
+    let is_told_to_stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&is_told_to_stop))
+            .unwrap_or_else(|error| panic!("cannot handle signal {signal}: {error}"));
+    }
+    let (duration, seed) = (duration(), from_environment("SOAK_SEED").unwrap_or_else(now));
+    eprintln!("soak: {:.1} minutes, seed {seed}", duration.as_secs_f64() / 60.0);
+
+    let (report, living) = (Arc::new(Mutex::new(Report::new(seed))), Living::default());
+    end_at_panic(&report, &living);
+    let mut random = Random::new(seed);
+    let mut chain = Chain::start(daemon::binary().into(), random.draw(), &living);
+    lock(&report).directory = chain.directory();
+    let (begun, mut told) = (Instant::now(), Instant::now());
+    while begun.elapsed() < duration && !is_told_to_stop.load(Ordering::Relaxed) {
+        let fate = Fate::choose(&mut random);
+        lock(&report).begin(fate);
+        let outcome = chain.round(fate);
+        let mut report = lock(&report);
+        let sound =
+            outcome.and_then(|outcome| report.add(fate, &outcome).map_err(|broken| vec![broken]));
+        if let Err(broken) = sound {
+            chain.keep_logs();
+            fail(&report, &broken);
+        }
+        if told.elapsed() >= PROGRESS {
+            eprintln!("{}", report.progress());
+            told = Instant::now();
+        }
+    }
+    let ended = chain.end();
+    let report = lock(&report);
+    if let Err(broken) = ended {
+        fail(&report, &[broken]);
+    }
+    show(&format!("{}\n{}", report.tables(&[]), report.praise()));
+    if is_told_to_stop.load(Ordering::Relaxed) {
+        show("stopped before its time");
+    }
+}
+
+/// The duration that `SOAK_MINUTES` sets.
+fn duration() -> Duration {
+    let minutes = from_environment("SOAK_MINUTES").unwrap_or(MINUTES);
+    assert!(minutes > 0.0 && minutes <= YEAR, "SOAK_MINUTES={minutes} is not 0 to {YEAR}");
+    Duration::from_secs_f64(minutes * 60.0)
+}
+
+/// The number in this variable of the environment, if it is set.
+fn from_environment<T: FromStr>(variable: &str) -> Option<T> {
+    let text = env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")))
+}
+
+/// Prints text that the test runner does not capture, because a soak is watched.
+fn show(text: &str) {
+    let _ = writeln!(io::stdout(), "{text}");
+}
+
+fn lock(report: &Mutex<Report>) -> std::sync::MutexGuard<'_, Report> {
+    report.lock().expect("whoever panics ends the process")
+}
+
+/// Reports the broken promises, the first one last, and ends the program.
+fn fail(report: &Report, broken: &[Broken]) -> ! {
+    show(&report.tables(broken));
+    let others = broken.len().saturating_sub(1);
+    for other in broken.iter().skip(1).take(10) {
+        eprintln!("also: {other}");
+    }
+    let more = if others > 0 { format!(", and {others} others above") } else { String::new() };
+    eprintln!("{}{more}", report.verdict(&broken[0].to_string()));
+    exit(1)
+}
+
+/// Makes every panic, such as a wait that is too long, the end of the program, with a report.
+///
+/// Also a panic of a client's thread, which would otherwise be noticed only when it is joined.
+fn end_at_panic(report: &Arc<Mutex<Report>>, living: &Living) {
+    let (report, living) = (Arc::clone(report), Arc::clone(living));
+    panic::set_hook(Box::new(move |info| {
+        let text = info.payload().downcast_ref::<String>().cloned();
+        let text = text.or_else(|| info.payload().downcast_ref().map(|text: &&str| (*text).into()));
+        let (text, place) = (text.unwrap_or_default(), info.location());
+        for victim in living.try_lock().iter().flat_map(|living| living.iter()) {
+            victim.kill_at_once();
+        }
+        if let Ok(report) = report.try_lock() {
+            let place = place.map(ToString::to_string).unwrap_or_default();
+            let broken = Broken::Waiting(format!("{text} ({place})"));
+            show(&report.tables(std::slice::from_ref(&broken)));
+            eprintln!("{}", report.verdict(&broken.to_string()));
+        } else {
+            eprintln!("soak: {text}");
+        }
+        exit(1);
+    }));
+}
