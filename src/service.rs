@@ -12,7 +12,7 @@ use log::kv::{self, Key, Value, VisitSource};
 ///
 /// ```
 /// # use std::fmt::{self, Formatter};
-/// # use early_service::machine::fields::{Fields, Lacking, number};
+/// # use early_service::machine::wire::fields::{Fields, MissingField, number};
 /// use early_service::machine::State;
 /// use early_service::Service;
 ///
@@ -32,7 +32,7 @@ use log::kv::{self, Key, Value, VisitSource};
 /// #    fn parse(reply: &[u8]) -> Option<Self> {
 /// #        number(reply).map(Self)
 /// #    }
-/// #    fn read(fields: Fields<'_>) -> Result<Self, Lacking> {
+/// #    fn read(fields: Fields<'_>) -> Result<Self, MissingField> {
 /// #        fields.number("doors").map(Self)
 /// #    }
 /// #    fn write_fields(&self, f: &mut Formatter<'_>) -> fmt::Result {

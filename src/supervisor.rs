@@ -12,117 +12,132 @@
 use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
-use early_service_machine::lifecycle::{Effect, Event, Lifecycle, Phase};
+use early_service_machine::lifecycle::{self, Effect, Lifecycle, Phase};
 use futures_lite::future;
 use rustix::io::Errno;
 use smol::Timer;
 
-use crate::catalog::Id;
-use crate::limits::is_shortage;
-use crate::mailbox::post;
-use crate::root::{OldRoot, Switch, drop_capabilities};
+use crate::journal;
+use crate::journal::message_id::Id;
+use crate::messages::{ToHandoff, ToServer, post};
+use crate::platform::notify;
+use crate::platform::switch_root::{OldRoot, Switch, drop_capabilities};
+use crate::server::limits::is_shortage;
 use crate::service::Service;
-use crate::{handoff, journal, server, standing, systemd};
-
-/// The most events under way.
-///
-/// From the handoff actor five: the lock is reported twice at the most, the other process once until
-/// an order follows, and one may have asked just before and just after.
-/// From the ticker one: it is frozen once for each request.
-/// From the signals one: they report once.
-pub(crate) const MAILBOX: usize = 7;
+use crate::status;
 
 /// How often a survivor looks for the new root once SIGCONT has announced it: a tick, so that no more
 /// than one tick's log line waits for it.
 const LOOK_FOR_ROOT: Duration = Duration::from_millis(100);
 
-/// How often it looks before, for a switch that nobody announces; each look costs two wake-ups and
+/// How often it looks before, for a switch that nobody announces; each look costs two event-ups and
 /// four system calls, where the boot is busiest.
 const WATCH_ROOT: Duration = Duration::from_secs(1);
 
 /// The actor.
 pub(crate) struct Supervisor<S: Service> {
-    pub(crate) mailbox: Receiver<Event>,
+    mailbox: Receiver<lifecycle::Event>,
     /// PID 1 stopped every process and lets them go on (SIGCONT), as it does around the switch.
-    pub(crate) continued: Receiver<()>,
-    pub(crate) server: Sender<server::Message<S>>,
-    pub(crate) handoff: Sender<handoff::Message<S>>,
+    continued: Receiver<()>,
+    server: Sender<ToServer<S>>,
+    handoff: Sender<ToHandoff<S>>,
     /// The root to leave, until it has been left.
-    pub(crate) old_root: Option<OldRoot>,
-    pub(crate) rounds: Timer,
+    old_root: Option<OldRoot>,
+    rounds: Timer,
     /// What PID 1 still has to hear, because its queue was full.
-    pub(crate) unheard: Unheard,
-    /// That the last look at PID 1's root failed has been said.
-    pub(crate) is_blind: bool,
+    pending_notify: PendingNotify,
+    /// Whether the last failure to read PID 1's root has been logged.
+    root_check_failed: bool,
     /// Closed when the actors that hold the lock have let it go.
-    pub(crate) left: Receiver<()>,
+    done: Receiver<()>,
 }
 
 /// What is said once, and not by every sign of life.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Unheard {
+pub(crate) struct PendingNotify {
     phase: bool,
     watchdog: bool,
 }
 
-enum Wake {
-    Event(Event),
+enum Event {
+    Lifecycle(lifecycle::Event),
     Continued,
     Round,
 }
 
 impl<S: Service> Supervisor<S> {
+    pub(crate) fn new(
+        mailbox: Receiver<lifecycle::Event>,
+        continued: Receiver<()>,
+        server: Sender<ToServer<S>>,
+        handoff: Sender<ToHandoff<S>>,
+        old_root: Option<OldRoot>,
+        done: Receiver<()>,
+    ) -> Self {
+        Self {
+            mailbox,
+            continued,
+            server,
+            handoff,
+            old_root,
+            rounds: Timer::never(),
+            pending_notify: PendingNotify::default(),
+            root_check_failed: false,
+            done,
+        }
+    }
+
     /// Leads the process from Booting to its end.
-    pub(crate) async fn run(mut self, started: Event) {
+    pub(crate) async fn run(mut self, started: lifecycle::Event) {
         if self.looks_at_root() {
             self.rounds.set_interval(WATCH_ROOT);
         } else if self.old_root.is_some() {
             self.forgo_root();
-        } else if let Some(interval) = systemd::rounds() {
+        } else if let Some(interval) = notify::rounds() {
             self.rounds.set_interval(interval);
         }
         let mut lifecycle = Lifecycle::new();
         // What PID 1 knows of clients and sockets. A change waits for the next sign of life.
         let mut told = None;
-        let mut wake = Some(Wake::Event(started));
-        while let Some(occasion) = wake {
-            if matches!(occasion, Wake::Round) && self.say_again(lifecycle.phase()) {
+        let mut next = Some(Event::Lifecycle(started));
+        while let Some(event) = next {
+            if matches!(event, Event::Round) && self.say_again(lifecycle.phase()) {
                 told = None;
             }
-            if !matches!(occasion, Wake::Event(_)) && self.follow_root() {
-                wake = Some(Wake::Event(Event::RootSwitched));
+            if !matches!(event, Event::Lifecycle(_)) && self.follow_root() {
+                next = Some(Event::Lifecycle(lifecycle::Event::RootSwitched));
                 continue;
             }
-            match occasion {
-                Wake::Event(event) => match self.step(lifecycle, event).await {
+            match event {
+                Event::Lifecycle(event) => match self.step(lifecycle, event).await {
                     Some(next) => {
                         lifecycle = next;
                         told = None;
                     }
                     None => return,
                 },
-                Wake::Continued => {
+                Event::Continued => {
                     if self.looks_at_root() {
                         self.rounds.set_interval(LOOK_FOR_ROOT);
                     }
                 }
-                Wake::Round if self.looks_at_root() => {}
-                Wake::Round => match lifecycle.phase() {
-                    Phase::Booting | Phase::Adopting => systemd::extend_start(),
-                    Phase::Serving if told != Some(standing::shown()) => {
-                        let shown @ (clients, _) = standing::shown();
-                        systemd::feed_watchdog_with(clients);
+                Event::Round if self.looks_at_root() => {}
+                Event::Round => match lifecycle.phase() {
+                    Phase::Booting | Phase::Adopting => notify::extend_start(),
+                    Phase::Serving if told != Some(status::shown()) => {
+                        let shown @ (clients, _) = status::shown();
+                        notify::feed_watchdog_with(clients);
                         told = Some(shown);
                     }
-                    Phase::Serving | Phase::Draining | Phase::Ended => systemd::feed_watchdog(),
+                    Phase::Serving | Phase::Draining | Phase::Ended => notify::feed_watchdog(),
                 },
             }
-            wake = self.next_event().await;
+            next = self.next_event().await;
         }
     }
 
     /// Takes one event and gives the orders that follow; `None` when they are carried out to the last.
-    async fn step(&mut self, lifecycle: Lifecycle, event: Event) -> Option<Lifecycle> {
+    async fn step(&mut self, lifecycle: Lifecycle, event: lifecycle::Event) -> Option<Lifecycle> {
         let from = lifecycle.phase();
         let (next, effects) = lifecycle.step(event);
         let to = next.phase();
@@ -132,8 +147,8 @@ impl<S: Service> Supervisor<S> {
         }
         for effect in effects {
             match effect {
-                Effect::Freeze => post(&self.server, server::Message::Freeze),
-                Effect::Leave => post(&self.server, server::Message::Leave),
+                Effect::Freeze => post(&self.server, ToServer::Freeze),
+                Effect::Leave => post(&self.server, ToServer::Leave),
                 Effect::Lock
                 | Effect::Ask
                 | Effect::Prepare
@@ -146,17 +161,17 @@ impl<S: Service> Supervisor<S> {
                 | Effect::Commit => {}
             }
             if effect != Effect::Freeze {
-                post(&self.handoff, handoff::Message::Order(effect));
+                post(&self.handoff, ToHandoff::Order(effect));
             }
         }
         // The orders first: clients wait for them, and nobody for PID 1's display.
         future::yield_now().await;
         if from != to {
-            self.unheard.phase = !systemd::tell(to);
+            self.pending_notify.phase = !notify::tell(to);
         }
         if to == Phase::Ended {
-            // Nobody sends on it: that it closes tells that both have let go.
-            let _ = self.left.recv().await;
+            // Nothing is ever sent; the channel closes once both actors have dropped their sender.
+            let _ = self.done.recv().await;
             return None;
         }
         Some(next)
@@ -164,23 +179,23 @@ impl<S: Service> Supervisor<S> {
 
     /// Says what PID 1 has not heard; whether there was anything.
     fn say_again(&mut self, phase: Phase) -> bool {
-        let before = self.unheard;
+        let before = self.pending_notify;
         if before.phase {
-            self.unheard.phase = !systemd::tell(phase);
+            self.pending_notify.phase = !notify::tell(phase);
         }
         if before.watchdog {
-            self.unheard.watchdog = !systemd::arm_watchdog();
+            self.pending_notify.watchdog = !notify::arm_watchdog();
         }
         before.phase || before.watchdog
     }
 
     /// Waits for a message or the next round; `None` once nobody can send any more.
-    async fn next_event(&mut self) -> Option<Wake> {
-        let event = async { self.mailbox.recv().await.ok().map(Wake::Event) };
-        let continued = async { self.continued.recv().await.ok().map(|()| Wake::Continued) };
+    async fn next_event(&mut self) -> Option<Event> {
+        let event = async { self.mailbox.recv().await.ok().map(Event::Lifecycle) };
+        let continued = async { self.continued.recv().await.ok().map(|()| Event::Continued) };
         let round = async {
             (&mut self.rounds).await;
-            Some(Wake::Round)
+            Some(Event::Round)
         };
         future::or(event, future::or(continued, round)).await
     }
@@ -201,7 +216,7 @@ impl<S: Service> Supervisor<S> {
             }
             Ok(Switch::ToRoot) => {}
             Err(error) if Errno::from_io_error(&error).is_some_and(is_shortage) => {
-                if !std::mem::replace(&mut self.is_blind, true) {
+                if !std::mem::replace(&mut self.root_check_failed, true) {
                     log::warn!("cannot look at PID 1's root, and looks again: {error}");
                 }
                 return false;
@@ -213,8 +228,8 @@ impl<S: Service> Supervisor<S> {
             }
         }
         log::info!(MESSAGE_ID = Id::RootFollowed; "Followed PID 1 to the root filesystem");
-        self.unheard.watchdog = !systemd::arm_watchdog();
-        self.rounds.set_interval(systemd::survivor_rounds());
+        self.pending_notify.watchdog = !notify::arm_watchdog();
+        self.rounds.set_interval(notify::survivor_rounds());
         self.old_root = None;
         give_up_capabilities();
         true
@@ -226,7 +241,7 @@ impl<S: Service> Supervisor<S> {
         if let Some(root) = &mut self.old_root {
             root.give_up_looking();
         }
-        self.rounds.set_interval(systemd::rounds().unwrap_or(WATCH_ROOT));
+        self.rounds.set_interval(notify::rounds().unwrap_or(WATCH_ROOT));
         give_up_capabilities();
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! Ticks at absolute deadlines and logs each tick; carries out what clients ask of the state.
 //!
-//! Owns the [`Running`] state, the timer and, while it ticks, the state file.
+//! Owns the [`Ticking`] state, the timer and, while it ticks, the state file.
 //! Never knows what the state is: what is said of it are the words of its [`Service`].
 //! Never does other I/O than writing that, and never waits for anything but its timer, its mailbox
 //! and, for a moment, the log's writer.
@@ -24,42 +24,22 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use async_channel::{Receiver, Sender, TryRecvError};
-use early_service_machine::lifecycle::Event;
+use early_service_machine::lifecycle;
 use early_service_machine::record::Unlogged;
-use early_service_machine::rhythm::{Running, Snapshot, Tick};
 use early_service_machine::schedule::{Monotonic, Period};
+use early_service_machine::timeline::{Snapshot, Tick, Ticking};
 use futures_lite::future;
 use log::{Level, LevelFilter, Record};
 use smol::Timer;
 
-use crate::catalog::Id;
-use crate::mailbox::post;
+use crate::handoff::state_file::StateFile;
+use crate::journal;
+use crate::journal::message_id::Id;
+use crate::messages::{ToHandoff, ToServer, ToTicker, post};
+use crate::platform::clock;
+use crate::server::session::Batch;
 use crate::service::{Service, TickFields, written};
-use crate::session::Batch;
-use crate::standing::Kept;
-use crate::state_file::StateFile;
-use crate::{clock, handoff, journal, server};
-
-/// What others tell the ticker.
-pub(crate) enum Message<S: Service> {
-    /// From the handoff: tick on from here.
-    Load(Start<S>, Option<StateFile>),
-    /// From the server: carry out the commands of one read.
-    CarryOut { slot: usize, batch: Box<Batch<S>> },
-    /// From the server, after the last batch: stop ticking, give the state and its file to the
-    /// handoff, and tell the supervisor.
-    Freeze,
-    /// From the handoff, before it is to freeze: whoever asked knows nothing of deadlines, so no tick
-    /// may be due then.
-    CatchUpFirst,
-    /// From the handoff: the predecessor died with its last ticks, up to this state, not known to be
-    /// in the log.
-    Unlogged(S, Unlogged),
-    /// From the handoff: the predecessor has logged all its ticks.
-    Logged,
-    /// From the server, after the last batch: stop ticking for good, and confirm it.
-    Leave,
-}
+use crate::status::Persistence;
 
 /// Where the state begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,17 +87,17 @@ const LOOK_FOR_LINES: Duration = Duration::from_millis(1);
 
 /// The actor.
 pub(crate) struct Ticker<S: Service> {
-    mailbox: Receiver<Message<S>>,
-    server: Sender<server::Message<S>>,
-    handoff: Sender<handoff::Message<S>>,
-    supervisor: Sender<Event>,
+    mailbox: Receiver<ToTicker<S>>,
+    server: Sender<ToServer<S>>,
+    handoff: Sender<ToHandoff<S>>,
+    supervisor: Sender<lifecycle::Event>,
     /// Closed when the actor has left.
     alive: Sender<()>,
     period: Period,
     timer: Timer,
     /// What the timer is set to, while the state ticks.
     armed: Option<Monotonic>,
-    running: Option<Running<S>>,
+    running: Option<Ticking<S>>,
     /// Where the state is kept, while it is ours.
     state_file: Option<StateFile>,
     /// What commands replaced since the last tick, to be logged with the next one.
@@ -157,9 +137,9 @@ struct Range<S> {
     since: Monotonic,
 }
 
-enum Wake<S: Service> {
+enum Event<S: Service> {
     Deadline,
-    Message(Message<S>),
+    Message(ToTicker<S>),
 }
 
 impl Inherited {
@@ -179,10 +159,10 @@ impl Inherited {
 
 impl<S: Service> Ticker<S> {
     pub(crate) fn new(
-        mailbox: Receiver<Message<S>>,
-        server: Sender<server::Message<S>>,
-        handoff: Sender<handoff::Message<S>>,
-        supervisor: Sender<Event>,
+        mailbox: Receiver<ToTicker<S>>,
+        server: Sender<ToServer<S>>,
+        handoff: Sender<ToHandoff<S>>,
+        supervisor: Sender<lifecycle::Event>,
         alive: Sender<()>,
         period: Period,
     ) -> Self {
@@ -210,9 +190,9 @@ impl<S: Service> Ticker<S> {
     }
 
     pub(crate) async fn run(mut self) {
-        while let Some(wake) = self.next_event().await {
-            let is_end = matches!(wake, Wake::Message(Message::Leave));
-            self.handle(wake, clock::now());
+        while let Some(event) = self.next_event().await {
+            let is_end = matches!(event, Event::Message(ToTicker::Leave));
+            self.handle(event, clock::now());
             if is_end {
                 return self.leave().await;
             }
@@ -221,65 +201,65 @@ impl<S: Service> Ticker<S> {
 
     /// Waits for the next deadline or message, or for the next turn of catching up; `None` once nobody
     /// can send any more.
-    async fn next_event(&mut self) -> Option<Wake<S>> {
+    async fn next_event(&mut self) -> Option<Event<S>> {
         if self.is_behind {
             if self.unlogged.is_none() {
                 self.patience.wait_for_room(PORTION).await;
             }
             Timer::after(REST).await;
             return match self.mailbox.try_recv() {
-                Ok(message) => Some(Wake::Message(message)),
-                Err(TryRecvError::Empty) => Some(Wake::Deadline),
+                Ok(message) => Some(Event::Message(message)),
+                Err(TryRecvError::Empty) => Some(Event::Deadline),
                 Err(TryRecvError::Closed) => None,
             };
         }
         self.patience = journal::Patience::default();
         let deadline = async {
             (&mut self.timer).await;
-            Some(Wake::Deadline)
+            Some(Event::Deadline)
         };
-        let message = async { self.mailbox.recv().await.ok().map(Wake::Message) };
+        let message = async { self.mailbox.recv().await.ok().map(Event::Message) };
         future::or(deadline, message).await
     }
 
-    fn handle(&mut self, wake: Wake<S>, now: Monotonic) {
+    fn handle(&mut self, event: Event<S>, now: Monotonic) {
         self.catch_up(now);
-        match wake {
+        match event {
             // The timer has fired and must be set again, even if it fired a moment early.
-            Wake::Deadline => self.armed = None,
-            Wake::Message(Message::Load(start, state_file)) => {
+            Event::Deadline => self.armed = None,
+            Event::Message(ToTicker::Load(start, state_file)) => {
                 self.state_file = state_file;
                 self.load(start, now);
             }
-            Wake::Message(Message::CarryOut { slot, mut batch }) => {
+            Event::Message(ToTicker::CarryOut { slot, mut batch }) => {
                 if self.is_behind && !batch.status {
                     self.has_given_back = true;
                 } else {
                     self.carry_out(&mut batch, now);
                 }
-                post(&self.server, server::Message::CarriedOut { slot, batch });
+                post(&self.server, ToServer::BatchDone { slot, batch });
             }
-            Wake::Message(Message::Freeze) => self.is_freezing = true,
-            Wake::Message(Message::CatchUpFirst) => self.catch_up_first = true,
-            Wake::Message(Message::Unlogged(state, count)) => {
+            Event::Message(ToTicker::Freeze) => self.is_freezing = true,
+            Event::Message(ToTicker::CatchUpFirst) => self.catch_up_first = true,
+            Event::Message(ToTicker::Unlogged(state, count)) => {
                 say_unlogged(state, count);
                 if let Some(inherited) = &mut self.inherited {
                     inherited.named = Some(inherited.since);
                 }
                 self.make_file_private();
             }
-            Wake::Message(Message::Logged) => {
+            Event::Message(ToTicker::Logged) => {
                 self.inherited = None;
                 self.make_file_private();
             }
-            Wake::Message(Message::Leave) => self.log_range(),
+            Event::Message(ToTicker::Leave) => self.log_range(),
         }
         if self.is_freezing && !(self.is_behind && self.catch_up_first) {
             self.freeze();
         }
         if self.has_given_back && !self.is_behind {
             self.has_given_back = false;
-            post(&self.server, server::Message::CaughtUp);
+            post(&self.server, ToServer::CaughtUp);
         }
         // A turn that follows at once needs no timer.
         if !self.is_behind {
@@ -303,10 +283,10 @@ impl<S: Service> Ticker<S> {
             }
         }
         let running = match start {
-            Start::Anew(state) => Running::starting(state, now, self.period),
-            Start::After { snapshot, .. } => Running::resuming(snapshot, now, self.period),
+            Start::Anew(state) => Ticking::starting(state, now, self.period),
+            Start::After { snapshot, .. } => Ticking::resuming(snapshot, now, self.period),
             Start::AfterDeath { snapshot, unlogged } => {
-                let running = Running::resuming(snapshot, now, self.period);
+                let running = Ticking::resuming(snapshot, now, self.period);
                 self.say_recovered(&running, unlogged, now);
                 running
             }
@@ -326,7 +306,7 @@ impl<S: Service> Ticker<S> {
     }
 
     /// Says where the state goes on.
-    fn say_recovered(&self, running: &Running<S>, unlogged: Unlogged, now: Monotonic) {
+    fn say_recovered(&self, running: &Ticking<S>, unlogged: Unlogged, now: Monotonic) {
         let (state, due) = (running.state(), running.due(now));
         let file = self.state_file.as_ref().map(|file| file.path().display().to_string());
         let file = file.as_deref().unwrap_or("the predecessor");
@@ -350,8 +330,8 @@ impl<S: Service> Ticker<S> {
             log_change(running.state(), previous);
         }
         let (snapshot, state_file) = (running.snapshot(), self.state_file.take());
-        post(&self.handoff, handoff::Message::State(snapshot, state_file));
-        post(&self.supervisor, Event::Frozen);
+        post(&self.handoff, ToHandoff::State(snapshot, state_file));
+        post(&self.supervisor, lifecycle::Event::Frozen);
     }
 
     /// Ticks no more; the state is left in its file with what of it is in the log by now.
@@ -388,7 +368,7 @@ impl<S: Service> Ticker<S> {
 
     /// Sets the timer where the deadline is another one than before: setting it may wake a thread.
     fn arm(&mut self) {
-        let deadline = self.running.as_ref().map(Running::deadline);
+        let deadline = self.running.as_ref().map(Ticking::deadline);
         if deadline != self.armed {
             self.armed = deadline;
             match deadline {
@@ -502,7 +482,7 @@ impl<S: Service> Ticker<S> {
             debug_assert!(written.is_ok(), "the session made sure of room");
         }
         if std::mem::take(&mut batch.status) {
-            let (kept, due) = (Kept::of(self.state_file.as_ref()), running.due(now));
+            let (kept, due) = (Persistence::of(self.state_file.as_ref()), running.due(now));
             let written = writeln!(batch.replies, "{kept} ticks_due={due} {running}");
             debug_assert!(written.is_ok(), "the session made sure of room");
         }
@@ -583,10 +563,10 @@ mod tests {
     /// A ticker with the far ends of its mailboxes, and a clock that the test turns.
     struct Bench {
         ticker: Ticker<Counter>,
-        _mailbox: Sender<Message<Counter>>,
-        server: Receiver<server::Message<Counter>>,
-        handoff: Receiver<handoff::Message<Counter>>,
-        supervisor: Receiver<Event>,
+        _mailbox: Sender<ToTicker<Counter>>,
+        server: Receiver<ToServer<Counter>>,
+        handoff: Receiver<ToHandoff<Counter>>,
+        supervisor: Receiver<lifecycle::Event>,
         start: Monotonic,
     }
 
@@ -610,21 +590,21 @@ mod tests {
             let file = StateFile::open(&path, None).expect("a scratch file");
             std::fs::remove_file(path).expect("our own");
             let mut bench = Self::new();
-            bench.tell(0, Message::Load(Start::Anew(Counter::default()), Some(file)));
+            bench.tell(0, ToTicker::Load(Start::Anew(Counter::default()), Some(file)));
             bench
         }
 
-        fn tell(&mut self, ms: u64, message: Message<Counter>) {
+        fn tell(&mut self, ms: u64, message: ToTicker<Counter>) {
             let now = Monotonic::from_nanos(self.start.as_nanos() + ms * 1_000_000);
-            self.ticker.handle(Wake::Message(message), now);
+            self.ticker.handle(Event::Message(message), now);
         }
 
         fn status_at(&mut self, ms: u64) -> String {
             let mut batch = Batch::new();
             batch.status = true;
-            self.tell(ms, Message::CarryOut { slot: 7, batch });
+            self.tell(ms, ToTicker::CarryOut { slot: 7, batch });
             match self.server.try_recv() {
-                Ok(server::Message::CarriedOut { slot: 7, batch }) => {
+                Ok(ToServer::BatchDone { slot: 7, batch }) => {
                     String::from_utf8_lossy(batch.replies.unsent()).into_owned()
                 }
                 _ => panic!("the batch did not come back"),
@@ -635,7 +615,7 @@ mod tests {
     #[test]
     fn ticks_that_are_due_come_before_the_command() {
         let mut bench = Bench::new();
-        bench.tell(0, Message::Load(Start::Anew(Counter { next: 10 }), None));
+        bench.tell(0, ToTicker::Load(Start::Anew(Counter { next: 10 }), None));
         assert_eq!(bench.status_at(99), "state_file=none ticks_due=0 counter=10 ticks_late=0\n");
         assert_eq!(bench.status_at(3050), "state_file=none ticks_due=0 counter=40 ticks_late=29\n");
     }
@@ -643,18 +623,18 @@ mod tests {
     #[test]
     fn a_frozen_counter_does_not_tick_and_its_rhythm_goes_on_without_a_shift() {
         let mut bench = Bench::new();
-        bench.tell(0, Message::Load(Start::Anew(Counter { next: 10 }), None));
-        bench.tell(250, Message::Freeze);
-        assert_eq!(bench.supervisor.try_recv(), Ok(Event::Frozen));
+        bench.tell(0, ToTicker::Load(Start::Anew(Counter { next: 10 }), None));
+        bench.tell(250, ToTicker::Freeze);
+        assert_eq!(bench.supervisor.try_recv(), Ok(lifecycle::Event::Frozen));
         assert!(!bench.ticker.timer.will_fire());
-        bench.ticker.handle(Wake::Deadline, clock::now());
-        let Ok(handoff::Message::State(snapshot, None)) = bench.handoff.try_recv() else {
+        bench.ticker.handle(Event::Deadline, clock::now());
+        let Ok(ToHandoff::State(snapshot, None)) = bench.handoff.try_recv() else {
             panic!("the state is with the handoff")
         };
         assert_eq!(snapshot.state, Counter { next: 12 });
         bench.tell(
             450,
-            Message::Load(Start::After { snapshot, unlogged: Unlogged::default() }, None),
+            ToTicker::Load(Start::After { snapshot, unlogged: Unlogged::default() }, None),
         );
         assert!(bench.ticker.timer.will_fire());
         assert_eq!(bench.status_at(499), "state_file=none ticks_due=0 counter=14 ticks_late=1\n");
@@ -671,7 +651,7 @@ mod tests {
         // The reactor's table of timers, which it looks after at times of its own.
         const GROWTH: u64 = 2;
         // The same waits without a counter.
-        let (_sender, mailbox) = async_channel::bounded::<Message<Counter>>(1);
+        let (_sender, mailbox) = async_channel::bounded::<ToTicker<Counter>>(1);
         let mut timer = Timer::never();
         let mut deadline = clock::now().as_nanos();
         let mut bare = || {
@@ -688,7 +668,7 @@ mod tests {
         let mut tick = || {
             ms += 100;
             let now = Monotonic::from_nanos(bench.start.as_nanos() + ms * 1_000_000);
-            bench.ticker.handle(Wake::Deadline, now);
+            bench.ticker.handle(Event::Deadline, now);
             let waits = future::poll_once(bench.ticker.next_event());
             assert!(future::block_on(waits).is_none());
         };
@@ -711,8 +691,8 @@ mod tests {
             for command in [Command::Get, Command::Set(137), Command::Get] {
                 assert!(batch.push(command));
             }
-            bench.tell(50, Message::CarryOut { slot: 0, batch });
-            let Ok(server::Message::CarriedOut { mut batch, .. }) = bench.server.try_recv() else {
+            bench.tell(50, ToTicker::CarryOut { slot: 0, batch });
+            let Ok(ToServer::BatchDone { mut batch, .. }) = bench.server.try_recv() else {
                 panic!("the batch did not come back")
             };
             let unsent = batch.replies.unsent().len();

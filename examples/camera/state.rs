@@ -5,7 +5,7 @@ use std::fmt::{self, Display, Formatter};
 use std::str;
 
 use early_service::machine::State;
-use early_service::machine::fields::{Fields, Lacking, number};
+use early_service::machine::wire::fields::{Fields, MissingField, number};
 
 /// What travels from one process to the next.
 ///
@@ -77,11 +77,14 @@ impl State for Camera {
         words.next().is_none().then_some(Self { frame, gear, overlay })
     }
 
-    fn read(fields: Fields<'_>) -> Result<Self, Lacking> {
+    fn read(fields: Fields<'_>) -> Result<Self, MissingField> {
         Ok(Self {
             frame: fields.number("frame")?,
-            gear: fields.get("gear").and_then(Gear::parse).ok_or(Lacking("gear"))?,
-            overlay: fields.get("overlay").and_then(Overlay::parse).ok_or(Lacking("overlay"))?,
+            gear: fields.get("gear").and_then(Gear::parse).ok_or(MissingField("gear"))?,
+            overlay: fields
+                .get("overlay")
+                .and_then(Overlay::parse)
+                .ok_or(MissingField("overlay"))?,
         })
     }
 

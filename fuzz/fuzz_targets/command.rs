@@ -9,10 +9,12 @@
 #![no_main]
 
 use early_service_machine::Counter;
-use early_service_machine::command::{Command, Frame, MAX_INVALID, MAX_LINE, TOO_LONG, frame};
-use early_service_machine::exchange::Request;
-use early_service_machine::rhythm::Running;
 use early_service_machine::schedule::{Monotonic, Period};
+use early_service_machine::timeline::Ticking;
+use early_service_machine::wire::command::{
+    Command, Framed, MAX_INVALID, MAX_LINE, TOO_LONG, split_line,
+};
+use early_service_machine::wire::handoff::Request;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -26,7 +28,7 @@ fuzz_target!(|bytes: &[u8]| {
 fn serve(sent: &[u8], mut sizes: impl Iterator<Item = usize>) -> Vec<String> {
     let (mut replies, mut kept, mut left) = (Vec::new(), Vec::new(), sent);
     let period = Period::from_millis(100).expect("not zero");
-    let mut counter = Running::starting(Counter::default(), Monotonic::default(), period);
+    let mut counter = Ticking::starting(Counter::default(), Monotonic::default(), period);
     loop {
         let size = sizes.next().unwrap_or(left.len()).clamp(1, left.len().max(1));
         let (piece, rest) = left.split_at(size.min(left.len()));
@@ -34,18 +36,18 @@ fn serve(sent: &[u8], mut sizes: impl Iterator<Item = usize>) -> Vec<String> {
         kept.extend_from_slice(piece);
         left = rest;
         loop {
-            match frame(&kept, ended) {
-                Frame::Line(line, taken) => {
+            match split_line(&kept, ended) {
+                Framed::Line(line, taken) => {
                     assert!(line.len() <= MAX_LINE && line.len() <= taken && taken > 0);
                     replies.push(reply(line, &mut counter));
                     kept.drain(..taken);
                 }
-                Frame::Partial if ended => {
+                Framed::Partial if ended => {
                     assert!(kept.is_empty(), "the end of the input ends the last line");
                     return replies;
                 }
-                Frame::Partial => break,
-                Frame::TooLong => {
+                Framed::Partial => break,
+                Framed::TooLong => {
                     replies.push(TOO_LONG.to_owned());
                     return replies;
                 }
@@ -66,7 +68,7 @@ fn pieces(seed: u8) -> impl Iterator<Item = usize> {
 }
 
 /// The reply to one line, held against what its client is promised.
-fn reply(line: &[u8], counter: &mut Running<Counter>) -> String {
+fn reply(line: &[u8], counter: &mut Ticking<Counter>) -> String {
     let reply = match Command::<Counter>::parse(line) {
         Ok(command) => {
             let written = command.to_string();

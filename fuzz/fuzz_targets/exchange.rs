@@ -9,11 +9,11 @@
 //! `cargo +nightly fuzz run -s none exchange -- -dict=fuzz/exchange.dict`
 #![no_main]
 
-use early_service_machine::exchange::{
-    Client, Frame, MAX_LINE, Message, Offer, Printable, Request, frame,
-};
-use early_service_machine::rhythm::{Running, Snapshot};
 use early_service_machine::schedule::{Monotonic, Period};
+use early_service_machine::timeline::{Snapshot, Ticking};
+use early_service_machine::wire::handoff::{
+    Client, Framed, MAX_LINE, Message, Offer, Printable, Request, split_line,
+};
 use early_service_machine::{Counter, State};
 use libfuzzer_sys::fuzz_target;
 
@@ -32,14 +32,14 @@ fn read(said: &[u8], size: usize) -> Vec<Option<Vec<u8>>> {
     for piece in said.chunks(size.max(1)) {
         kept.extend_from_slice(piece);
         loop {
-            match frame(&kept) {
-                Frame::Line(line, taken) => {
+            match split_line(&kept) {
+                Framed::Line(line, taken) => {
                     assert!(line.len() <= MAX_LINE && line.len() < taken);
                     lines.push(Some(line.to_vec()));
                     kept.drain(..taken);
                 }
-                Frame::Partial => break,
-                Frame::TooLong => {
+                Framed::Partial => break,
+                Framed::TooLong => {
                     lines.push(None);
                     return lines;
                 }
@@ -95,7 +95,7 @@ fn is_possible(snapshot: &Snapshot<Counter>, line: &[u8]) -> bool {
     let is_ahead = u128::from(deadline) > u128::from(now) + u128::from(period);
     let now = Monotonic::from_nanos(now);
     assert_eq!(snapshot.check(now).is_err(), is_ahead, "{snapshot} at {now:?}");
-    let mut running = Running::resuming(*snapshot, now, snapshot.period);
+    let mut running = Ticking::resuming(*snapshot, now, snapshot.period);
     while running.skip(now, u64::MAX) > 0 {}
     let left = running.deadline().nanos_since(now);
     assert!(left <= period, "{left} ns to the next tick of {snapshot} at {now:?}");
@@ -138,7 +138,9 @@ fn read_back(message: Message<'_, Counter>) -> String {
     let written = message.to_string();
     assert!(written.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{written:?}");
     let sent = written.clone() + "\n";
-    let Frame::Line(line, taken) = frame(sent.as_bytes()) else { panic!("no line: {written}") };
+    let Framed::Line(line, taken) = split_line(sent.as_bytes()) else {
+        panic!("no line: {written}")
+    };
     assert_eq!(taken, sent.len(), "{written}");
     let read = Message::<Counter>::parse(line).map(|message| message.to_string());
     assert_eq!(read.as_ref(), Ok(&written));

@@ -12,8 +12,8 @@
 
 use early_service_machine::Counter;
 use early_service_machine::record::{BootId, Record, SIZE, Unlogged};
-use early_service_machine::rhythm::{Running, Snapshot};
 use early_service_machine::schedule::{Monotonic, Period};
+use early_service_machine::timeline::{Snapshot, Ticking};
 use libfuzzer_sys::fuzz_target;
 
 const BOOT: &str = "0a1b2c3d-0000-4000-8000-0123456789ab";
@@ -103,7 +103,7 @@ fn load(file: &[u8], now: Monotonic) {
     says("period_ns", snapshot.period.as_nanos());
     assert!(is_possible(&record, now), "no owner can have written {text}");
     let ours = Period::from_millis(100).expect("not zero");
-    let mut running = Running::resuming(snapshot, now, ours);
+    let mut running = Ticking::resuming(snapshot, now, ours);
     let due = running.due(now);
     let taken: u64 = (0..2).map(|_| running.skip(now, u64::MAX)).sum();
     assert!(taken == due && due <= 1 + now.as_nanos() / 1_000_000, "{due} are due: {text}");

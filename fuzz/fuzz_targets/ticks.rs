@@ -11,9 +11,9 @@
 use core::num::{NonZeroU32, NonZeroU64};
 
 use early_service_machine::counter::{Command, Counter, Reply};
-use early_service_machine::fields::Fields;
-use early_service_machine::rhythm::{Running, Snapshot};
 use early_service_machine::schedule::{Monotonic, Period};
+use early_service_machine::timeline::{Snapshot, Ticking};
+use early_service_machine::wire::fields::Fields;
 use libfuzzer_sys::fuzz_target;
 
 /// A number, a time, the period of whoever had the state before, ours, and what happens.
@@ -23,7 +23,7 @@ fuzz_target!(|course: Course| {
     let (mut next, mut clock, until_now, ours, happens) = course;
     let ours = Period::from_millis(ours.get()).expect("not zero");
     let at = Monotonic::from_nanos;
-    let mut counter = Running::starting(Counter { next }, at(clock), ours);
+    let mut counter = Ticking::starting(Counter { next }, at(clock), ours);
     let mut resumed = clock;
     for (what, number) in happens {
         match what % 8 {
@@ -38,14 +38,14 @@ fuzz_target!(|course: Course| {
                 let within = until_now.get().clamp(Period::SHORTEST, Period::LONGEST);
                 let until_now = Period::from_nanos(within).expect("within the bounds");
                 let snapshot = Snapshot { state, deadline, period: until_now };
-                counter = Running::resuming(snapshot, at(clock), ours);
+                counter = Ticking::resuming(snapshot, at(clock), ours);
                 (next, resumed) = (number, clock);
             }
             3 => {
                 let written = counter.snapshot().to_string();
                 let read = Snapshot::read(Fields::new(written.as_bytes()));
                 assert_eq!(read, Ok(counter.snapshot()), "{written}");
-                counter = Running::resuming(counter.snapshot(), at(clock), ours);
+                counter = Ticking::resuming(counter.snapshot(), at(clock), ours);
                 resumed = clock;
             }
             _ => clock = clock.saturating_add(number % (ours.as_nanos() * 4)),
@@ -57,7 +57,7 @@ fuzz_target!(|course: Course| {
 
 /// Takes what is due: a few one by one, and the others at once.
 fn take_ticks(
-    counter: &mut Running<Counter>,
+    counter: &mut Ticking<Counter>,
     (now, resumed): (Monotonic, Monotonic),
     next: &mut u64,
     ours: Period,

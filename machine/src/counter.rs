@@ -7,8 +7,8 @@
 
 use core::fmt;
 
-use crate::fields::{Fields, Lacking, number};
 use crate::state::State;
+use crate::wire::fields::{Fields, MissingField, number};
 
 /// What travels from one process to the next: the next number to be logged.
 ///
@@ -56,7 +56,7 @@ impl State for Counter {
         number(reply).map(|next| Self { next })
     }
 
-    fn read(fields: Fields<'_>) -> Result<Self, Lacking> {
+    fn read(fields: Fields<'_>) -> Result<Self, MissingField> {
         Ok(Self { next: fields.number("counter")? })
     }
 

@@ -12,12 +12,12 @@
 //! | [`lifecycle`] | who owns the state, and when a process hands over, serves or leaves |
 //! | [`schedule`] | when the next tick is due, and which ones were missed |
 //! | [`state`] | what a state must say of itself |
-//! | [`rhythm`] | a state that runs, and what goes on from it |
+//! | [`timeline`] | which ticks are due of a state that ticks, and from where it goes on |
 //! | [`counter`] | the state itself, its commands and its replies |
-//! | [`command`] | where a line ends, and what it asks for |
-//! | [`exchange`] | what predecessor and successor say to each other |
+//! | [`wire::command`] | where a line ends, and what it asks for |
+//! | [`wire::handoff`] | what predecessor and successor say to each other |
 //! | [`record`] | what stands in the state file |
-//! | [`fields`] | how both of them write numbers down |
+//! | [`wire::fields`] | how both of them write numbers down |
 //! | [`trust`] | which users may receive the state, and whose state is adopted |
 //!
 //! Everything that knows that the state is a *counter* stands in [`counter`].
@@ -39,16 +39,14 @@
 #[cfg(test)]
 extern crate std;
 
-pub mod command;
 pub mod counter;
-pub mod exchange;
-pub mod fields;
 pub mod lifecycle;
 pub mod record;
-pub mod rhythm;
 pub mod schedule;
 pub mod state;
+pub mod timeline;
 pub mod trust;
+pub mod wire;
 
 pub use counter::Counter;
 pub use state::State;

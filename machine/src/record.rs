@@ -17,10 +17,10 @@
 
 use core::fmt::{self, Write as _};
 
-use crate::fields::Fields;
-use crate::rhythm::{Snapshot, Unfit};
 use crate::schedule::{Monotonic, Period};
 use crate::state::{Bounds, State};
+use crate::timeline::{Snapshot, Unfit};
+use crate::wire::fields::Fields;
 
 /// The bytes of a record.
 ///
@@ -34,7 +34,7 @@ const MAGIC: &str = "early-service-state 1 ";
 const CHECKSUM: &str = " crc=";
 
 /// Everything but the state at its longest: the record must hold both.
-pub(crate) const FRAME: usize = MAGIC.len()
+pub(crate) const MAX_OVERHEAD: usize = MAGIC.len()
     + "boot= sequence= unlogged= unbroken= deadline_ns= period_ns= crc=\n".len()
     + BootId::LENGTH
     + 5 * 20
@@ -84,7 +84,7 @@ pub struct Unlogged {
 
 /// A file that holds no state of this boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ignored {
+pub enum DecodeError {
     /// Nothing was ever written, or it was withdrawn.
     Empty,
     /// Something else than a state file, or one of another format.
@@ -99,7 +99,7 @@ pub enum Ignored {
     Unlogged(Unlogged),
 }
 
-impl Ignored {
+impl DecodeError {
     /// Whether it is a record of this boot, and no owner can have written it.
     #[must_use]
     pub const fn is_impossible(self) -> bool {
@@ -110,7 +110,7 @@ impl Ignored {
     }
 }
 
-impl fmt::Display for Ignored {
+impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Empty => f.write_str("it is empty"),
@@ -145,17 +145,17 @@ impl<S: State> Record<S> {
     /// # Errors
     ///
     /// Says why there is no state of this boot in it.
-    pub fn decode(bytes: &[u8], boot: &BootId, now: Monotonic) -> Result<Self, Ignored> {
+    pub fn decode(bytes: &[u8], boot: &BootId, now: Monotonic) -> Result<Self, DecodeError> {
         if bytes.iter().all(|byte| *byte == 0) {
-            return Err(Ignored::Empty);
+            return Err(DecodeError::Empty);
         }
         if !bytes.starts_with(MAGIC.as_bytes()) {
-            return Err(Ignored::Foreign);
+            return Err(DecodeError::Foreign);
         }
-        let text = whole(bytes).ok_or(Ignored::Torn)?;
+        let text = whole(bytes).ok_or(DecodeError::Torn)?;
         let fields = Fields::new(text);
         if fields.get("boot") != Some(&boot.0) {
-            return Err(Ignored::Stale);
+            return Err(DecodeError::Stale);
         }
         let read = || {
             Ok(Self {
@@ -167,8 +167,8 @@ impl<S: State> Record<S> {
                 snapshot: Snapshot::read(fields)?,
             })
         };
-        let record = read().map_err(Ignored::Unfit)?;
-        record.snapshot.check(now).map_err(Ignored::Unfit)?;
+        let record = read().map_err(DecodeError::Unfit)?;
+        record.snapshot.check(now).map_err(DecodeError::Unfit)?;
         record.unlogged.check(record.snapshot.deadline)?;
         Ok(record)
     }
@@ -177,10 +177,10 @@ impl<S: State> Record<S> {
 impl Unlogged {
     /// Whether there can have been so many ticks before `deadline`: not more than one for each of the
     /// shortest periods since the clock's zero.
-    const fn check(self, deadline: Monotonic) -> Result<(), Ignored> {
+    const fn check(self, deadline: Monotonic) -> Result<(), DecodeError> {
         let Self { ticks, unbroken } = self;
         if unbroken > ticks || ticks > deadline.as_nanos() / Period::SHORTEST {
-            return Err(Ignored::Unlogged(self));
+            return Err(DecodeError::Unlogged(self));
         }
         Ok(())
     }
@@ -314,13 +314,17 @@ mod tests {
     fn a_file_without_a_state_of_this_boot_is_told_apart() {
         let good = record(137).encode(&boot('a'));
         for (case, bytes, why) in [
-            ("nothing", Vec::new(), Ignored::Empty),
-            ("allocated", [0; SIZE].to_vec(), Ignored::Empty),
-            ("text", b"hello".to_vec(), Ignored::Foreign),
-            ("another format", good.map(|byte| byte.wrapping_add(1)).to_vec(), Ignored::Foreign),
-            ("cut off", good[..SIZE - 1].to_vec(), Ignored::Torn),
-            ("too long", [&good[..], b"\n"].concat(), Ignored::Torn),
-            ("another boot", record(137).encode(&boot('b')).to_vec(), Ignored::Stale),
+            ("nothing", Vec::new(), DecodeError::Empty),
+            ("allocated", [0; SIZE].to_vec(), DecodeError::Empty),
+            ("text", b"hello".to_vec(), DecodeError::Foreign),
+            (
+                "another format",
+                good.map(|byte| byte.wrapping_add(1)).to_vec(),
+                DecodeError::Foreign,
+            ),
+            ("cut off", good[..SIZE - 1].to_vec(), DecodeError::Torn),
+            ("too long", [&good[..], b"\n"].concat(), DecodeError::Torn),
+            ("another boot", record(137).encode(&boot('b')).to_vec(), DecodeError::Stale),
         ] {
             assert_eq!(Record::<Counter>::decode(&bytes, &boot('a'), NOW), Err(why), "{case}");
         }

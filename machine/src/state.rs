@@ -10,8 +10,9 @@
 use core::fmt::{Debug, Display, Formatter, Result as Written};
 use core::hash::Hash;
 
-use crate::fields::{Fields, Lacking};
-use crate::{command, exchange, record};
+use crate::record;
+use crate::wire::fields::{Fields, MissingField};
+use crate::wire::{command, handoff};
 
 /// A state that is handed from process to process.
 ///
@@ -24,7 +25,7 @@ use crate::{command, exchange, record};
 ///
 /// ```
 /// use core::fmt;
-/// use early_service_machine::fields::{Fields, Lacking, number};
+/// use early_service_machine::wire::fields::{Fields, MissingField, number};
 /// use early_service_machine::state::State;
 ///
 /// /// A door that is open or not.
@@ -51,7 +52,7 @@ use crate::{command, exchange, record};
 ///     fn parse(reply: &[u8]) -> Option<Self> {
 ///         number(reply).map(|digit| Self { is_open: digit > 0 })
 ///     }
-///     fn read(fields: Fields<'_>) -> Result<Self, Lacking> {
+///     fn read(fields: Fields<'_>) -> Result<Self, MissingField> {
 ///         Ok(Self { is_open: fields.flag("open")? })
 ///     }
 ///     fn write_fields(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -121,7 +122,7 @@ pub trait State: Copy + Debug + Default + Display + Eq + Hash + Send + 'static {
     /// # Errors
     ///
     /// Names the field that is missing or wrong.
-    fn read(fields: Fields<'_>) -> Result<Self, Lacking>;
+    fn read(fields: Fields<'_>) -> Result<Self, MissingField>;
 
     /// Writes the state as fields, separated by single spaces: `counter=137`.
     ///
@@ -169,15 +170,15 @@ impl<S: State> Bounds<S> {
     /// The build fails where one of them does not hold.
     pub(crate) const HOLD: () = {
         assert!(
-            record::FRAME + S::MAX_FIELDS <= record::SIZE,
+            record::MAX_OVERHEAD + S::MAX_FIELDS <= record::SIZE,
             "the state is too large: its fields (MAX_FIELDS) do not fit the record of the state file"
         );
         assert!(
-            exchange::FRAME + S::MAX_FIELDS <= exchange::MAX_LINE,
+            handoff::MAX_OVERHEAD + S::MAX_FIELDS <= handoff::MAX_LINE,
             "the state is too large: its fields (MAX_FIELDS) do not fit a line of the handoff"
         );
         assert!(
-            command::FRAME + S::MAX_EXPECTED + S::HAND_OVER.len() <= command::MAX_INVALID,
+            command::MAX_OVERHEAD + S::MAX_EXPECTED + S::HAND_OVER.len() <= command::MAX_INVALID,
             "what the state expects (MAX_EXPECTED, HAND_OVER) does not fit the answer to a line that \
              is no command"
         );

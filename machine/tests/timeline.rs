@@ -16,9 +16,9 @@
 use std::collections::HashSet;
 
 use early_service_machine::Counter;
-use early_service_machine::record::{BootId, Ignored, Record, Unlogged};
-use early_service_machine::rhythm::{Running, Unfit};
+use early_service_machine::record::{BootId, DecodeError, Record, Unlogged};
 use early_service_machine::schedule::{Monotonic, Period};
+use early_service_machine::timeline::{Ticking, Unfit};
 
 /// The periods that owners are started with, in milliseconds.
 const PERIODS: [u32; 3] = [1, 3, 10];
@@ -31,7 +31,7 @@ const STEPS: usize = 7;
 struct World {
     /// In milliseconds.
     now: u64,
-    owner: Running<Counter>,
+    owner: Ticking<Counter>,
     /// The period that the owner was started with.
     period: Period,
     /// When it became the owner.
@@ -72,7 +72,7 @@ fn steps() -> Vec<Step> {
 }
 
 /// What stands in the file, read back at that time.
-fn read(world: &World, now: Monotonic) -> Result<Record<Counter>, Ignored> {
+fn read(world: &World, now: Monotonic) -> Result<Record<Counter>, DecodeError> {
     let boot = BootId::parse(b"0a1b2c3d-0000-4000-8000-0123456789ab").expect("its form");
     let ticks = world.unlogged;
     let unlogged = Unlogged { ticks, unbroken: ticks };
@@ -88,7 +88,7 @@ fn take(world: &World, step: Step) -> Option<World> {
         Step::Log => next.unlogged = 0,
         Step::Succeed(period) => {
             let record = read(world, now).expect("an owner has written it");
-            next.owner = Running::resuming(record.snapshot, now, period);
+            next.owner = Ticking::resuming(record.snapshot, now, period);
             (next.period, next.since) = (period, now);
         }
         Step::SucceedBehind(milliseconds) => {
@@ -96,10 +96,10 @@ fn take(world: &World, step: Step) -> Option<World> {
             let now = at(next.now);
             match read(world, now) {
                 Ok(record) => {
-                    next.owner = Running::resuming(record.snapshot, now, world.period);
+                    next.owner = Ticking::resuming(record.snapshot, now, world.period);
                     next.since = now;
                 }
-                Err(Ignored::Unfit(Unfit::Deadline(ahead, period))) => {
+                Err(DecodeError::Unfit(Unfit::Deadline(ahead, period))) => {
                     assert!(ahead > period.as_nanos(), "{ahead} ns is within {period}");
                     return None;
                 }
@@ -147,7 +147,7 @@ fn whatever_owners_do_the_next_one_goes_on_from_what_they_have_written() {
     let mut worlds: HashSet<World> = PERIODS
         .map(|milliseconds| {
             let (now, period) = (30, period(milliseconds));
-            let owner = Running::starting(Counter { next: 0 }, at(now), period);
+            let owner = Ticking::starting(Counter { next: 0 }, at(now), period);
             World { now, owner, period, since: at(now), unlogged: 0 }
         })
         .into_iter()

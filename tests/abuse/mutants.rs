@@ -38,7 +38,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         limit: "clients at once",
         changes: &[Change {
-            file: "src/limits.rs",
+            file: "src/server/limits.rs",
             from: "pub(crate) const CLIENTS: usize = 1000;",
             to: "pub(crate) const CLIENTS: usize = 15_000;",
         }],
@@ -48,7 +48,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         limit: "clients accepted in one turn",
         changes: &[Change {
-            file: "src/server.rs",
+            file: "src/server/mod.rs",
             from: "let most = if self.ready.is_empty() { ACCEPTS } else { 1 };",
             to: "let most = 100_000;",
         }],
@@ -58,7 +58,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         limit: "new clients wait in the backlog",
         changes: &[Change {
-            file: "src/server.rs",
+            file: "src/server/mod.rs",
             from: "                return self.pause_accepting(format_args!(
                     \"new clients wait: {clients} came in the last second\"
                 ));",
@@ -72,7 +72,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         limit: "time for the first line",
         changes: &[Change {
-            file: "src/limits.rs",
+            file: "src/server/limits.rs",
             from: "pub(crate) const FIRST_LINE: Duration = Duration::from_secs(1);",
             to: "pub(crate) const FIRST_LINE: Duration = Duration::ZERO;",
         }],
@@ -82,7 +82,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         limit: "time that a new client keeps others waiting",
         changes: &[Change {
-            file: "src/limits.rs",
+            file: "src/server/limits.rs",
             from: "pub(crate) const FIRST_LINE: Duration = Duration::from_secs(1);",
             to: "pub(crate) const FIRST_LINE: Duration = Duration::from_secs(4);",
         }],
@@ -92,7 +92,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         limit: "places of a user who floods",
         changes: &[Change {
-            file: "src/limits.rs",
+            file: "src/server/limits.rs",
             from: "        let floods = |flood: &Flood| flood.gone > share && !flood.is_over(now);",
             to: "        let floods = |flood: &Flood| flood.gone > share + CLIENTS * 1_000_000;",
         }],
@@ -102,9 +102,9 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         limit: "replies in the kernel",
         changes: &[Change {
-            file: "src/session.rs",
-            from: "let _ = set_socket_send_buffer_size(&self.stream, UNTAKEN / 2);",
-            to: "let _ = UNTAKEN;",
+            file: "src/server/session.rs",
+            from: "let _ = set_socket_send_buffer_size(&self.stream, SEND_BUFFER / 2);",
+            to: "let _ = SEND_BUFFER;",
         }],
         row: "replies never read",
         claim: "replies in the kernel for one of them",
@@ -112,9 +112,9 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         limit: "time until replies are taken",
         changes: &[Change {
-            file: "src/limits.rs",
-            from: "pub(crate) const UNREAD: Duration = Duration::from_secs(10);",
-            to: "pub(crate) const UNREAD: Duration = Duration::from_secs(3600);",
+            file: "src/server/limits.rs",
+            from: "pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(10);",
+            to: "pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(3600);",
         }],
         row: "replies never read",
         claim: "still waiting: all are closed",
@@ -122,7 +122,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         limit: "idle until a whole line",
         changes: &[Change {
-            file: "src/session.rs",
+            file: "src/server/session.rs",
             from: "                self.input.end += count;
                 Poll::Ready(true)",
             to: "                self.input.end += count;
@@ -135,7 +135,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         limit: "length of a line",
         changes: &[Change {
-            file: "machine/src/command.rs",
+            file: "machine/src/wire/command.rs",
             from: "pub const MAX_LINE: usize = 128;",
             to: "pub const MAX_LINE: usize = 1000;",
         }],
@@ -145,9 +145,9 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         limit: "what is read of a line that is too long",
         changes: &[Change {
-            file: "src/session.rs",
-            from: "self.overrun = Some(OVERRUN);",
-            to: "self.overrun = Some(OVERRUN << 20);",
+            file: "src/server/session.rs",
+            from: "self.overrun = Some(MAX_DISCARD);",
+            to: "self.overrun = Some(MAX_DISCARD << 20);",
         }],
         row: "endless lines",
         claim: "bytes taken of one line",
@@ -155,7 +155,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         limit: "one read in a turn",
         changes: &[Change {
-            file: "src/session.rs",
+            file: "src/server/session.rs",
             from: "            if has_read {",
             to: "            if has_read && self.closing {",
         }],
@@ -166,7 +166,7 @@ const MUTANTS: &[Mutant] = &[
         limit: "descriptors are not taken",
         changes: &[
             Change {
-                file: "src/session.rs",
+                file: "src/server/session.rs",
                 from: "        match recv(&self.stream, room, RecvFlags::DONTWAIT) {",
                 to: "        let mut taken = std::collections::VecDeque::new();
         let read = peer::receive(&self.stream, room, &mut taken);
@@ -174,7 +174,7 @@ const MUTANTS: &[Mutant] = &[
         match read.map(|(count, _)| ((), count)) {",
             },
             Change {
-                file: "src/peer.rs",
+                file: "src/handoff/channel.rs",
                 from: "fn receive(
     stream: impl AsFd,",
                 to: "pub(crate) fn receive(
@@ -187,7 +187,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         limit: "descriptors are not taken from a successor",
         changes: &[Change {
-            file: "src/offering.rs",
+            file: "src/handoff/send.rs",
             from: "peer: Peer::without_descriptors(stream),",
             to: "peer: Peer::new(stream),",
         }],
@@ -197,9 +197,9 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         limit: "the end of input ends the session",
         changes: &[Change {
-            file: "src/session.rs",
-            from: "Frame::Partial if input.ended => return Understood::Finished,",
-            to: "Frame::Partial if input.ended => return Understood::Nothing,",
+            file: "src/server/session.rs",
+            from: "Framed::Partial if input.ended => return Parsed::Finished,",
+            to: "Framed::Partial if input.ended => return Parsed::Nothing,",
         }],
         row: "half-closed connections",
         claim: "one that sends no more is answered to its end",
@@ -207,8 +207,8 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         limit: "places by the limit of descriptors",
         changes: &[Change {
-            file: "src/limits.rs",
-            from: "limit.saturating_sub(RESERVE + OWN).clamp(1, CLIENTS)",
+            file: "src/server/limits.rs",
+            from: "limit.saturating_sub(RESERVE + INTERNAL_FDS).clamp(1, CLIENTS)",
             to: "limit.max(CLIENTS)",
         }],
         row: "limit of 32 descriptors",
@@ -217,7 +217,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         limit: "the pause without descriptors",
         changes: &[Change {
-            file: "src/server.rs",
+            file: "src/server/mod.rs",
             from: "const ACCEPT_PAUSE: Duration = Duration::from_millis(100);",
             to: "const ACCEPT_PAUSE: Duration = Duration::ZERO;",
         }],
@@ -227,7 +227,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         limit: "nobody goes for a lack of descriptors",
         changes: &[Change {
-            file: "src/server.rs",
+            file: "src/server/mod.rs",
             from: "                Some(Err(error)) => {
                     if is_shut_down(&error) {",
             to: "                Some(Err(error)) => {
@@ -240,7 +240,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         limit: "the pause without memory",
         changes: &[Change {
-            file: "src/server.rs",
+            file: "src/server/mod.rs",
             from: "const ACCEPT_PAUSE: Duration = Duration::from_millis(100);",
             to: "const ACCEPT_PAUSE: Duration = Duration::from_millis(5);",
         }],
@@ -250,7 +250,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         limit: "room for the state is made before",
         changes: &[Change {
-            file: "src/state_file.rs",
+            file: "src/handoff/state_file.rs",
             from: "unwrap_or_default() < length {",
             to: "unwrap_or_default() < length.min(0) {",
         }],
@@ -260,7 +260,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         limit: "log records that wait",
         changes: &[Change {
-            file: "src/journal.rs",
+            file: "src/journal/mod.rs",
             from: "const QUEUE: usize = 256;",
             to: "const QUEUE: usize = 65_536;",
         }],
@@ -270,7 +270,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         limit: "nobody waits for the log",
         changes: &[Change {
-            file: "src/journal.rs",
+            file: "src/journal/mod.rs",
             from: "if RECORDS.len() >= room || !Entry::new(record).queue(&RECORDS, room) {",
             to: "while !Entry::new(record).queue(&RECORDS, room) { thread::yield_now(); } if false {",
         }],
@@ -280,7 +280,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         limit: "log records that clients cause",
         changes: &[Change {
-            file: "src/journal.rs",
+            file: "src/journal/mod.rs",
             from: "const ASKED_FOR: usize = QUEUE / 2;",
             to: "const ASKED_FOR: usize = QUEUE;",
         }],
@@ -290,7 +290,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         limit: "time that descriptors may be stuck",
         changes: &[Change {
-            file: "src/offering.rs",
+            file: "src/handoff/send.rs",
             from: "const STUCK: Duration = Duration::from_millis(50);",
             to: "const STUCK: Duration = Duration::from_secs(1);",
         }],

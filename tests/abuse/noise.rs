@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use early_service_machine::command::TOO_LONG;
+use early_service_machine::wire::command::TOO_LONG;
 
 use crate::claims::Claims;
 use crate::crowd::one;

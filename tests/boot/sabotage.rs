@@ -67,8 +67,8 @@ const SABOTAGES: &[Sabotage] = &[
         name: "rhythm-begun-anew",
         changes: &[Change {
             file: "src/ticker.rs",
-            from: "Start::After { snapshot, .. } => Running::resuming(snapshot, now, self.period),",
-            to: "Start::After { snapshot, .. } => Running::starting(snapshot.state, now, self.period),",
+            from: "Start::After { snapshot, .. } => Ticking::resuming(snapshot, now, self.period),",
+            to: "Start::After { snapshot, .. } => Ticking::starting(snapshot.state, now, self.period),",
         }],
         plan: &ORDINARY,
         breaks: &[Break {
@@ -79,7 +79,7 @@ const SABOTAGES: &[Sabotage] = &[
     Sabotage {
         name: "clients-dropped",
         changes: &[Change {
-            file: "src/server.rs",
+            file: "src/server/sockets.rs",
             from: "self.sessions.extend(predecessors.sessions);",
             to: "drop(predecessors.sessions);",
         }],
@@ -89,7 +89,7 @@ const SABOTAGES: &[Sabotage] = &[
     Sabotage {
         name: "half-a-line-dropped",
         changes: &[Change {
-            file: "src/session.rs",
+            file: "src/server/session.rs",
             from: "let fits = session.input.replace(unread)",
             to: "let _ = unread;
                  let fits = session.input.replace(&[])",
@@ -115,13 +115,13 @@ const SABOTAGES: &[Sabotage] = &[
         name: "exit-1-after-the-handoff",
         changes: &[
             Change {
-                file: "src/lib.rs",
+                file: "src/startup.rs",
                 from: "let mut journal = Journal::install(options.stage);",
                 to: "let fails = options.stage == Stage::Initrd;
                      let mut journal = Journal::install(options.stage);",
             },
             Change {
-                file: "src/lib.rs",
+                file: "src/startup.rs",
                 from: "            }
             ExitCode::SUCCESS",
                 to: "            }
@@ -149,8 +149,8 @@ const SABOTAGES: &[Sabotage] = &[
         changes: &[
             WITHOUT_AT,
             Change {
-                file: "src/signals.rs",
-                from: "let heard = HEARD.map(|signal| signal as i32);",
+                file: "src/platform/signals.rs",
+                from: "let heard = HANDLED.map(|signal| signal as i32);",
                 to: "let heard = [Signal::SIGINT as i32];",
             },
         ],
@@ -189,7 +189,11 @@ const SABOTAGES: &[Sabotage] = &[
     },
     Sabotage {
         name: "capabilities-kept",
-        changes: &[Change { file: "src/root.rs", from: "sets.permitted -= not_needed;", to: "" }],
+        changes: &[Change {
+            file: "src/platform/switch_root.rs",
+            from: "sets.permitted -= not_needed;",
+            to: "",
+        }],
         plan: &first_stage::STOPPED,
         breaks: &[Break { row: first_stage::NO_RIGHTS, claim: first_stage::NO_THREAD }],
     },
@@ -213,7 +217,7 @@ const SABOTAGES: &[Sabotage] = &[
     Sabotage {
         name: "by-the-wall-clock",
         changes: &[Change {
-            file: "src/clock.rs",
+            file: "src/platform/clock.rs",
             from: "clock_gettime(ClockId::Monotonic)",
             to: "clock_gettime(ClockId::Realtime)",
         }],
@@ -228,7 +232,7 @@ const SABOTAGES: &[Sabotage] = &[
     Sabotage {
         name: "drops-untold",
         changes: &[Change {
-            file: "src/journal.rs",
+            file: "src/journal/mod.rs",
             from: "let missing = dropped - self.reported;",
             to: "let missing = (dropped - self.reported) / 2;",
         }],
@@ -242,7 +246,7 @@ const ON_NEWEST: &[Sabotage] = &[Sabotage {
     // As it was when only PID 1's root was compared, and with ours.
     name: "moved-along-unnoticed",
     changes: &[Change {
-        file: "src/root.rs",
+        file: "src/platform/switch_root.rs",
         from: "if is_same(&ours, &self.ours) {",
         to: "if is_same(&ours, &self.ours) || self.init.is_some() {",
     }],

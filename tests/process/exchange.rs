@@ -6,8 +6,8 @@ use std::os::unix::fs::FileExt;
 
 use early_service_machine::Counter;
 use early_service_machine::record::{BootId, Record, Unlogged};
-use early_service_machine::rhythm::Snapshot;
 use early_service_machine::schedule::{Monotonic, Period};
+use early_service_machine::timeline::Snapshot;
 use rustix::process::Signal;
 
 use crate::manager::Manager;

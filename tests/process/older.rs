@@ -13,7 +13,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
 
-use early_service_machine::record::Ignored;
+use early_service_machine::record::DecodeError;
 use rustix::net::sockopt::socket_acceptconn;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::geteuid;
@@ -66,7 +66,11 @@ fn the_listener_that_was_asked_on_is_passed_with_one_byte_and_the_state_follows(
     waiting.write_all(b"x").expect("a connection");
     listener.set_nonblocking(false).expect("a descriptor");
     listener.accept().expect("the one that waits");
-    assert_eq!(read(&state_file(&scratch)), Err(Ignored::Empty), "it knows nothing of the file");
+    assert_eq!(
+        read(&state_file(&scratch)),
+        Err(DecodeError::Empty),
+        "it knows nothing of the file"
+    );
     assert!(!is_locked(&state_file(&scratch)));
 }
 
@@ -81,7 +85,7 @@ fn the_count_alone_is_given_as_before_and_the_record_is_withdrawn() {
     assert!(successor.descriptors.is_empty());
     assert!(daemon.ended().0.success());
     assert_eq!(scratch.names(), ["state"]);
-    assert_eq!(read(&state_file(&scratch)), Err(Ignored::Empty));
+    assert_eq!(read(&state_file(&scratch)), Err(DecodeError::Empty));
     let next = serve(&scratch, "sock", &STILL);
     assert_eq!(get_counter(&next.socket), 0, "what the older program did is not in the file");
 }

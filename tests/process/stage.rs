@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use early_service_machine::Counter;
-use early_service_machine::record::{BootId, Ignored, Record, SIZE};
+use early_service_machine::record::{BootId, DecodeError, Record, SIZE};
 use early_service_machine::schedule::Monotonic;
 use rustix::fs::{FlockOperation, flock};
 
@@ -66,12 +66,12 @@ pub(crate) fn for_everybody(scratch: &Scratch) -> PathBuf {
 }
 
 /// What the file says.
-pub(crate) fn read(path: &Path) -> Result<Record<Counter>, Ignored> {
+pub(crate) fn read(path: &Path) -> Result<Record<Counter>, DecodeError> {
     read_at(path, now())
 }
 
 /// What the file says to one whose clock says `now`.
-pub(crate) fn read_at(path: &Path, now: u64) -> Result<Record<Counter>, Ignored> {
+pub(crate) fn read_at(path: &Path, now: u64) -> Result<Record<Counter>, DecodeError> {
     let boot = BootId::parse(boot_id().as_bytes()).expect("a boot id");
     let bytes = fs::read(path).expect("a state file");
     Record::decode(&bytes, &boot, Monotonic::from_nanos(now))

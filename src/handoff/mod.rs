@@ -14,87 +14,76 @@
 //!
 //! **Invariant:** what was offered to a successor is taken back or let go, never both.
 
+pub(crate) mod authorize;
+pub(crate) mod channel;
+pub(crate) mod lock;
+pub(crate) mod receive;
+pub(crate) mod send;
+pub(crate) mod state_file;
+pub(crate) mod users;
+
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 
 use async_channel::{Receiver, Sender};
-use early_service_machine::command::{BUSY, DENIED};
-use early_service_machine::exchange::Message as Line;
-use early_service_machine::lifecycle::{Effect, Event};
+use early_service_machine::lifecycle::{self, Effect};
 use early_service_machine::record::{Record, Unlogged};
-use early_service_machine::rhythm::Snapshot;
+use early_service_machine::timeline::Snapshot;
+use early_service_machine::wire::command::{BUSY, DENIED};
+use early_service_machine::wire::handoff::Message;
 use futures_lite::future;
 use rustix::net::UCred;
 use rustix::net::sockopt::socket_peercred;
 use smol::{Async, Timer};
 
-use crate::adoption::{Adoption, Given, Received};
-use crate::catalog::Id;
-use crate::locking::Locking;
-use crate::mailbox::post;
-use crate::offering::{Estate, Offering};
-use crate::peer::{self, Heard, Peer};
-use crate::seldom::Seldom;
-use crate::server::Sockets;
+use crate::handoff::channel::{Line, Peer};
+use crate::handoff::lock::Locking;
+use crate::handoff::receive::{Adoption, Given, Received};
+use crate::handoff::send::{Estate, Offering};
+use crate::handoff::state_file::StateFile;
+use crate::handoff::users::User;
+use crate::journal::message_id::Id;
+use crate::journal::rate_limit::RateLimit;
+use crate::messages::{ToHandoff, ToServer, ToTicker, post};
+use crate::platform::clock;
+use crate::server::listener::{self, Listener};
+use crate::server::session::HandoffRequest;
+use crate::server::sockets::Sockets;
 use crate::service::Service;
-use crate::session::Asked;
-use crate::standing::{Origin, Standing};
-use crate::state_file::StateFile;
+use crate::status;
+use crate::status::{Origin, Provenance};
+use crate::ticker;
 use crate::ticker::Start;
-use crate::users::User;
-use crate::{authorize, clock, listener, locking, server, standing, ticker};
-
-/// The most clients whose question waits here: whoever asks in one turn of the server.
-///
-/// With fewer, strangers who ask at once would keep the successor from being heard.
-pub(crate) const ASKERS: usize = server::ACCEPTS;
-
-/// The most messages under way here: the askers, the orders of two steps, and the two halves of
-/// what was frozen.
-pub(crate) const MAILBOX: usize = ASKERS + 2 * 3 + 2;
-
-/// What others tell the handoff actor.
-pub(crate) enum Message<S: Service> {
-    /// From the supervisor.
-    Order(Effect),
-    /// From the server: the client on this connection asked for the state; the owner of the socket
-    /// file that it connected to.
-    Asked(Async<UnixStream>, Asked, Option<u32>),
-    /// From the server, freezing: every socket of which a client has the other end.
-    Sockets(Sockets<S>),
-    /// From the ticker, freezing: the state and its file.
-    State(Snapshot<S>, Option<StateFile>),
-}
 
 /// The actor.
 pub(crate) struct Handoff<S: Service> {
-    pub(crate) mailbox: Receiver<Message<S>>,
-    pub(crate) supervisor: Sender<Event>,
-    pub(crate) ticker: Sender<ticker::Message<S>>,
-    pub(crate) server: Sender<server::Message<S>>,
+    mailbox: Receiver<ToHandoff<S>>,
+    supervisor: Sender<lifecycle::Event>,
+    ticker: Sender<ToTicker<S>>,
+    server: Sender<ToServer<S>>,
     /// Takes the connection on which a last word is due when the log is written.
-    pub(crate) farewell: Sender<Peer>,
+    log_flushed_to: Sender<Peer>,
     /// Closed when the actor has left.
-    pub(crate) alive: Sender<()>,
+    done_guard: Sender<()>,
     /// A user who may have the state, beside root and our own.
-    pub(crate) successor: Option<User>,
+    successor: Option<User>,
     /// The state file until it is locked and loaded.
-    pub(crate) locking: Locking,
+    locking: Locking,
     /// The predecessor, until its state is loaded.
-    pub(crate) adoption: Option<Adoption<S>>,
+    adoption: Option<Adoption<S>>,
     /// The predecessor that was adopted from, until it has left.
-    pub(crate) leaving: Option<Leaving<S>>,
+    leaving: Option<Leaving<S>>,
     /// The listeners at the start; everything of clients while frozen.
-    pub(crate) sockets: Sockets<S>,
+    sockets: Sockets<S>,
     /// The state and its file, while frozen.
-    pub(crate) frozen: Option<(Snapshot<S>, Option<StateFile>)>,
+    frozen: Option<(Snapshot<S>, Option<StateFile>)>,
     /// The successor, until it serves or has given up.
-    pub(crate) offering: Option<Offering>,
-    pub(crate) refusals: Seldom,
+    offering: Option<Offering>,
+    refusals: RateLimit,
     /// Orders that wait until the state file can be read: `Load` and what follows it, at most three.
-    pub(crate) deferred: Vec<Effect>,
+    deferred: Vec<Effect>,
     /// When loading is tried again.
-    pub(crate) retry: Timer,
+    retry: Timer,
 }
 
 /// A predecessor that writes out its log, and what would be missing if it died over that.
@@ -104,11 +93,11 @@ pub(crate) struct Leaving<S> {
     unlogged: Unlogged,
 }
 
-enum Wake<S: Service> {
-    Message(Message<S>),
-    Locking(Event),
-    Adoption(Event),
-    Offering(Event),
+enum Event<S: Service> {
+    Message(ToHandoff<S>),
+    Locking(lifecycle::Event),
+    Adoption(lifecycle::Event),
+    Offering(lifecycle::Event),
     /// The predecessor has left; whether its log is written.
     Left(bool),
     /// What was deferred may be tried again.
@@ -116,28 +105,61 @@ enum Wake<S: Service> {
 }
 
 impl<S: Service> Handoff<S> {
+    #[allow(clippy::too_many_arguments, reason = "each is a line of the wiring table")]
+    pub(crate) fn new(
+        mailbox: Receiver<ToHandoff<S>>,
+        supervisor: Sender<lifecycle::Event>,
+        ticker: Sender<ToTicker<S>>,
+        server: Sender<ToServer<S>>,
+        log_flushed_to: Sender<Peer>,
+        done_guard: Sender<()>,
+        successor: Option<User>,
+        locking: Locking,
+        adoption: Option<Adoption<S>>,
+        listeners: Vec<Listener>,
+    ) -> Self {
+        Self {
+            mailbox,
+            supervisor,
+            ticker,
+            server,
+            log_flushed_to,
+            done_guard,
+            successor,
+            locking,
+            adoption,
+            leaving: None,
+            sockets: Sockets { listeners, sessions: Vec::new() },
+            frozen: None,
+            offering: None,
+            refusals: RateLimit::explained(Id::Refused),
+            deferred: Vec::new(),
+            retry: Timer::never(),
+        }
+    }
+
     pub(crate) async fn run(mut self) {
-        while let Some(wake) = self.next_event().await {
-            match wake {
-                Wake::Message(Message::Order(Effect::Leave)) => return self.leave().await,
-                Wake::Message(Message::Order(order)) => self.carry_out(order),
-                Wake::Message(Message::Asked(stream, asked, owner)) => {
+        while let Some(event) = self.next_event().await {
+            match event {
+                Event::Message(ToHandoff::Order(Effect::Leave)) => return self.leave().await,
+                Event::Message(ToHandoff::Order(order)) => self.carry_out(order),
+                Event::Message(ToHandoff::HandoffRequest(stream, asked, owner)) => {
                     self.asked(stream, asked, owner);
                 }
-                Wake::Message(Message::Sockets(sockets)) => self.sockets = sockets,
-                Wake::Message(Message::State(snapshot, file)) => {
+                Event::Message(ToHandoff::Sockets(sockets)) => self.sockets = sockets,
+                Event::Message(ToHandoff::State(snapshot, file)) => {
                     self.frozen = Some((snapshot, file));
                 }
-                Wake::Locking(event) => {
-                    if event == Event::LockHeld && self.adoption.is_none() {
+                Event::Locking(event) => {
+                    if event == lifecycle::Event::LockHeld && self.adoption.is_none() {
                         self.locking.say_held();
                     }
                     self.report(event);
                 }
-                Wake::Adoption(event) => self.learnt_of_predecessor(event),
-                Wake::Offering(event) => self.report(event),
-                Wake::Left(has_logged) => self.predecessor_left(has_logged),
-                Wake::Retry => {
+                Event::Adoption(event) => self.learnt_of_predecessor(event),
+                Event::Offering(event) => self.report(event),
+                Event::Left(has_logged) => self.predecessor_left(has_logged),
+                Event::Retry => {
                     self.retry.clear();
                     for order in std::mem::take(&mut self.deferred) {
                         self.carry_out(order);
@@ -148,32 +170,32 @@ impl<S: Service> Handoff<S> {
     }
 
     /// Waits for what is to be done next; `None` once nobody can send any more.
-    async fn next_event(&mut self) -> Option<Wake<S>> {
-        let message = async { self.mailbox.recv().await.ok().map(Wake::Message) };
+    async fn next_event(&mut self) -> Option<Event<S>> {
+        let message = async { self.mailbox.recv().await.ok().map(Event::Message) };
         let has_lock = self.locking.is_ours();
-        let locking = async { Some(Wake::Locking(self.locking.next::<S>().await)) };
+        let locking = async { Some(Event::Locking(self.locking.next::<S>().await)) };
         let adoption = async {
             match &mut self.adoption {
-                Some(adoption) => Some(Wake::Adoption(adoption.next(has_lock).await)),
+                Some(adoption) => Some(Event::Adoption(adoption.next(has_lock).await)),
                 None => future::pending().await,
             }
         };
         let estate = estate(self.frozen.as_ref(), &self.sockets);
         let offering = async {
             match &mut self.offering {
-                Some(offering) => Some(Wake::Offering(offering.next(estate).await)),
+                Some(offering) => Some(Event::Offering(offering.next(estate).await)),
                 None => future::pending().await,
             }
         };
         let left = async {
             match &mut self.leaving {
-                Some(leaving) => Some(Wake::Left(leaving.has_logged().await)),
+                Some(leaving) => Some(Event::Left(leaving.has_logged().await)),
                 None => future::pending().await,
             }
         };
         let retry = async {
             (&mut self.retry).await;
-            Some(Wake::Retry)
+            Some(Event::Retry)
         };
         let peers = future::or(adoption, future::or(offering, left));
         future::or(message, future::or(locking, future::or(retry, peers))).await
@@ -201,20 +223,20 @@ impl<S: Service> Handoff<S> {
             Effect::Load => {
                 if !self.load() {
                     self.deferred.push(order);
-                    self.retry.set_after(locking::RETRY);
+                    self.retry.set_after(lock::RETRY);
                 }
             }
             Effect::Done => {
                 if let Some(leaving) = &mut self.leaving {
                     // Whether it is heard does not matter: the state is ours.
-                    let _ = leaving.peer.say(&Line::<S>::Done.to_string());
+                    let _ = leaving.peer.say(&Message::<S>::Done.to_string());
                 }
             }
             Effect::Listen => {
                 let sockets = std::mem::take(&mut self.sockets);
-                post(&self.server, server::Message::Listen(sockets));
+                post(&self.server, ToServer::Listen(sockets));
                 if self.leaving.is_none() {
-                    post(&self.server, server::Message::PredecessorLeft);
+                    post(&self.server, ToServer::PredecessorLeft);
                 }
             }
             Effect::Offer => self.offer(),
@@ -234,8 +256,8 @@ impl<S: Service> Handoff<S> {
         }
     }
 
-    fn learnt_of_predecessor(&mut self, event: Event) {
-        if event == Event::StateReceived {
+    fn learnt_of_predecessor(&mut self, event: lifecycle::Event) {
+        if event == lifecycle::Event::StateReceived {
             // From here on the lock that came along is all that counts.
             self.locking.pause();
             let has_lock = self.locking.is_ours();
@@ -243,7 +265,7 @@ impl<S: Service> Handoff<S> {
             if let Some(adoption) = &mut self.adoption {
                 if let Err(why) = adoption.check_lock(file, has_lock) {
                     adoption.refuse(&why);
-                    return self.report(Event::PredecessorRefused);
+                    return self.report(lifecycle::Event::PredecessorRefused);
                 }
             }
         }
@@ -279,7 +301,7 @@ impl<S: Service> Handoff<S> {
             Some(offering) => self.take_back(&offering, recorded),
             None => self.take_over(recorded),
         };
-        post(&self.ticker, ticker::Message::Load(start, file));
+        post(&self.ticker, ToTicker::Load(start, file));
         true
     }
 
@@ -357,14 +379,14 @@ impl<S: Service> Handoff<S> {
             Start::Anew(_) | Start::After { .. } => Origin::Adopted,
         };
         let (since, is_kept) = (clock::now(), file.is_some());
-        standing::begin(Standing { origin, predecessor, since, is_kept });
+        status::begin(Provenance { origin, predecessor, since, is_kept });
         (start, file)
     }
 
     fn offer(&mut self) {
         let estate = estate(self.frozen.as_ref(), &self.sockets);
         let (Some(offering), Some(offered)) = (&mut self.offering, estate) else {
-            return self.report(Event::SuccessorGone);
+            return self.report(lifecycle::Event::SuccessorGone);
         };
         if !offering.is_older() {
             return offering.offer(offered);
@@ -376,17 +398,17 @@ impl<S: Service> Handoff<S> {
                 if let Some(file) = offered.state_file {
                     file.withdraw();
                 }
-                Event::OlderSuccessorServed
+                lifecycle::Event::OlderSuccessorServed
             }
             Err(error) => {
                 offering.failed(&error);
-                Event::SuccessorGone
+                lifecycle::Event::SuccessorGone
             }
         };
         self.report(event);
     }
 
-    fn asked(&mut self, stream: Async<UnixStream>, asked: Asked, owner: Option<u32>) {
+    fn asked(&mut self, stream: Async<UnixStream>, asked: HandoffRequest, owner: Option<u32>) {
         // Where the credentials cannot be read, nobody vouches for this peer.
         let peer = match socket_peercred(&stream) {
             Ok(peer) if authorize::may_receive(&peer, self.successor.as_ref(), owner) => peer,
@@ -413,20 +435,20 @@ impl<S: Service> Handoff<S> {
         log::info!(MESSAGE_ID = Id::HandingOver; "Handing over to process {pid} of user {uid}");
         let offering = Offering::new(stream, peer, asked);
         if offering.is_older() {
-            post(&self.ticker, ticker::Message::CatchUpFirst);
+            post(&self.ticker, ToTicker::CatchUpFirst);
         }
         self.offering = Some(offering);
-        self.report(Event::HandoffRequested);
+        self.report(lifecycle::Event::HandoffRequested);
     }
 
     fn predecessor_left(&mut self, has_logged: bool) {
         if let Some(Leaving { state, unlogged, .. }) = self.leaving.take() {
             let logged = match has_logged {
-                true => ticker::Message::Logged,
-                false => ticker::Message::Unlogged(state, unlogged),
+                true => ToTicker::Logged,
+                false => ToTicker::Unlogged(state, unlogged),
             };
             post(&self.ticker, logged);
-            post(&self.server, server::Message::PredecessorLeft);
+            post(&self.server, ToServer::PredecessorLeft);
         }
     }
 
@@ -451,7 +473,7 @@ impl<S: Service> Handoff<S> {
                 let pid = offering.pid();
                 log::info!(MESSAGE_ID = Id::HandedOver; "Process {pid} has adopted the state");
                 // It fails only where nobody wants to say a last word.
-                let _ = self.farewell.try_send(offering.into_peer());
+                let _ = self.log_flushed_to.try_send(offering.into_peer());
             }
         }
         if let Some(path) = adopted {
@@ -468,10 +490,10 @@ impl<S: Service> Handoff<S> {
                 ticker::say_unlogged(leaving.state, leaving.unlogged);
             }
         }
-        drop(self.alive);
+        drop(self.done_guard);
     }
 
-    fn report(&self, event: Event) {
+    fn report(&self, event: lifecycle::Event) {
         post(&self.supervisor, event);
     }
 }
@@ -492,19 +514,23 @@ impl<S: Service> Leaving<S> {
     async fn has_logged(&mut self) -> bool {
         loop {
             match self.peer.line().await {
-                Heard::Line(line) if Line::<S>::parse(line) == Ok(Line::Logged) => return true,
-                Heard::Line(_) | Heard::TooLong(_) => {}
-                Heard::End => return false,
+                Line::Whole(line) if Message::<S>::parse(line) == Ok(Message::Logged) => {
+                    return true;
+                }
+                Line::Whole(_) | Line::TooLong(_) => {}
+                Line::End => return false,
             }
         }
     }
 }
 
 /// Tells one that may ask that others are served first.
-pub(crate) fn turn_away<S: Service>(stream: &Async<UnixStream>, asked: &Asked) {
+pub(crate) fn turn_away<S: Service>(stream: &Async<UnixStream>, asked: &HandoffRequest) {
     match asked {
-        Asked::Exchange { .. } => answer_and_close(stream, &Line::<S>::Busy.to_string()),
-        Asked::ListenerAndState | Asked::State => answer_and_close(stream, BUSY),
+        HandoffRequest::Exchange { .. } => {
+            answer_and_close(stream, &Message::<S>::Busy.to_string())
+        }
+        HandoffRequest::ListenerAndState | HandoffRequest::State => answer_and_close(stream, BUSY),
     }
 }
 
@@ -512,6 +538,6 @@ pub(crate) fn turn_away<S: Service>(stream: &Async<UnixStream>, asked: &Asked) {
 ///
 /// Shut down, because a predecessor that has not left yet may hold a copy of the connection.
 fn answer_and_close(stream: &Async<UnixStream>, answer: &str) {
-    let _ = peer::send(stream, format!("{answer}\n").as_bytes(), &[]);
+    let _ = channel::send(stream, format!("{answer}\n").as_bytes(), &[]);
     let _ = stream.get_ref().shutdown(Shutdown::Both);
 }

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use early_service_machine::schedule::Period;
 use lexopt::{Arg, Parser, ValueExt};
 
-use crate::listener::are_one_place;
+use crate::server::listener::are_one_place;
 
 /// The text of `--help`, after what the service says of itself.
 pub(crate) const HELP: &str = "

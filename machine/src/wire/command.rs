@@ -10,8 +10,8 @@
 
 use core::fmt;
 
-use crate::exchange::Request;
 use crate::state::State;
+use crate::wire::handoff::Request;
 
 /// The longest line, in bytes, its end (`\n` or `\r\n`) not counted.
 ///
@@ -78,7 +78,8 @@ const SHOWN: usize = 32;
 pub const MAX_INVALID: usize = SHOWN * 4 + 128;
 
 /// Everything of it but what the state says was expected.
-pub(crate) const FRAME: usize = "Invalid command: ...; expected ,  or status".len() + SHOWN * 4;
+pub(crate) const MAX_OVERHEAD: usize =
+    "Invalid command: ...; expected ,  or status".len() + SHOWN * 4;
 
 impl fmt::Display for Invalid<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -105,7 +106,7 @@ pub const TOO_LONG: &str = "Line too long: at most 128 bytes";
 
 /// What the bytes read so far begin with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Frame<'a> {
+pub enum Framed<'a> {
     /// A whole line, without its end, and how many bytes it takes with its end.
     Line(&'a [u8], usize),
     /// Not yet a whole line: read on.
@@ -118,21 +119,21 @@ pub enum Frame<'a> {
 ///
 /// The end of input ends a last line that has no `\n`.
 #[must_use]
-pub fn frame(bytes: &[u8], ended: bool) -> Frame<'_> {
+pub fn split_line(bytes: &[u8], ended: bool) -> Framed<'_> {
     // A line, its `\r` and its `\n`: what follows cannot belong to a line that is short enough.
     let window = bytes.get(..MAX_LINE.saturating_add(2)).unwrap_or(bytes);
     match window.iter().position(|byte| *byte == b'\n').and_then(|at| window.split_at_checked(at)) {
         Some((before, _)) => {
             let line = before.strip_suffix(b"\r").unwrap_or(before);
             if line.len() > MAX_LINE {
-                return Frame::TooLong;
+                return Framed::TooLong;
             }
-            Frame::Line(line, before.len().saturating_add(1))
+            Framed::Line(line, before.len().saturating_add(1))
         }
-        None if ended && bytes.len() > MAX_LINE => Frame::TooLong,
-        None if ended && !bytes.is_empty() => Frame::Line(bytes, bytes.len()),
-        None if bytes.strip_suffix(b"\r").unwrap_or(bytes).len() > MAX_LINE => Frame::TooLong,
-        None => Frame::Partial,
+        None if ended && bytes.len() > MAX_LINE => Framed::TooLong,
+        None if ended && !bytes.is_empty() => Framed::Line(bytes, bytes.len()),
+        None if bytes.strip_suffix(b"\r").unwrap_or(bytes).len() > MAX_LINE => Framed::TooLong,
+        None => Framed::Partial,
     }
 }
 
@@ -150,13 +151,13 @@ mod tests {
         for (piece, ended) in pieces {
             kept.extend_from_slice(piece);
             loop {
-                match frame(&kept, ended) {
-                    Frame::Line(line, taken) => {
+                match split_line(&kept, ended) {
+                    Framed::Line(line, taken) => {
                         seen.push(line.escape_ascii().to_string());
                         kept.drain(..taken);
                     }
-                    Frame::Partial => break,
-                    Frame::TooLong => {
+                    Framed::Partial => break,
+                    Framed::TooLong => {
                         seen.push(TOO_LONG.to_string());
                         return seen;
                     }

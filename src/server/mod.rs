@@ -6,9 +6,14 @@
 //! Never knows what a command means: batches go to the ticker and come back as text.
 //! Ends when it is to leave and every batch is back.
 //!
-//! **Invariant:** at most [`UNDER_WAY`] batches are with the ticker; each comes back.
+//! **Invariant:** at most [`IN_FLIGHT`] batches are with the ticker; each comes back.
 //!
 //! **Invariant:** while frozen, nothing is read, written or accepted: the sockets are elsewhere.
+
+pub(crate) mod limits;
+pub(crate) mod listener;
+pub(crate) mod session;
+pub(crate) mod sockets;
 
 use std::fmt::{self, Write as _};
 use std::future::poll_fn;
@@ -25,19 +30,22 @@ use early_service_machine::schedule::Monotonic;
 use futures_lite::future;
 use smol::{Async, Timer};
 
-use crate::catalog::Id;
-use crate::limits::{CLIENTS, Complaints, FIRST_LINE, Floods, IDLE, Limit, RESERVE, SHARE, UNREAD};
-use crate::listener::{Listener, Name};
-use crate::mailbox::post;
-use crate::options::Stage;
-use crate::seldom::Seldom;
+use crate::cli::Stage;
+use crate::handoff;
+use crate::journal;
+use crate::journal::message_id::Id;
+use crate::journal::rate_limit::RateLimit;
+use crate::messages::{ACCEPTS, HANDOFF_REQUESTS, IN_FLIGHT, ToHandoff, ToServer, ToTicker, post};
+use crate::platform::clock;
+use crate::server::limits::{
+    CLIENTS, Complaints, FIRST_LINE, Floods, IDLE_TIMEOUT, Limit, RESERVE, SHARE, WRITE_TIMEOUT,
+};
+use crate::server::listener::{Listener, Name};
+use crate::server::session::{Batch, HandoffRequest, Next, Session};
+use crate::server::sockets::Sockets;
 use crate::service::Service;
-use crate::session::{Asked, Batch, Next, Session};
-use crate::standing::Head;
-use crate::{clock, handoff, journal, limits, standing, ticker};
-
-/// The most batches with the ticker at once; it answers within microseconds, so a few suffice.
-pub(crate) const UNDER_WAY: usize = 16;
+use crate::status;
+use crate::status::StatusHeader;
 
 /// How often silent clients are looked for, while there are clients at all.
 pub(crate) const SWEEP: Duration = Duration::from_secs(1);
@@ -48,65 +56,8 @@ pub(crate) const SWEEP: Duration = Duration::from_secs(1);
 /// gone fails for longer.
 const LOOK_AT_NAMES: Duration = Duration::from_secs(2);
 
-/// The most clients accepted in one turn: a burst is taken in quickly, and a tick still comes
-/// between.
-pub(crate) const ACCEPTS: usize = 16;
-
 /// How long accepting rests when there is no place, descriptor or memory for another client.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Every socket of which a client has the other end: whoever holds this may talk to clients.
-pub(crate) struct Sockets<S: Service> {
-    pub(crate) listeners: Vec<Listener>,
-    #[allow(clippy::vec_box, reason = "they move on into slots, a kilobyte each without the box")]
-    pub(crate) sessions: Vec<Box<Session<S>>>,
-}
-
-impl<S: Service> Default for Sockets<S> {
-    fn default() -> Self {
-        Self { listeners: Vec::new(), sessions: Vec::new() }
-    }
-}
-
-impl<S: Service> Sockets<S> {
-    /// Adds those of a predecessor.
-    ///
-    /// A listener that we have already, because systemd passed it to both, stays.
-    /// One that was bound only because the predecessor might not hand over its own goes.
-    /// Any other is served until the predecessor has left, for those who wait in its queue.
-    pub(crate) fn join(&mut self, predecessors: Self) {
-        for listener in predecessors.listeners {
-            if listener.is_inherited() {
-                if !self.listeners.iter().any(|ours| ours.is_same_as(&listener)) {
-                    self.listeners.push(listener);
-                }
-            } else {
-                self.listeners.retain(|ours| ours.path() != listener.path());
-                self.listeners.push(listener);
-            }
-        }
-        self.sessions.extend(predecessors.sessions);
-    }
-}
-
-/// What others tell the server.
-pub(crate) enum Message<S: Service> {
-    /// From the handoff: accept and answer clients, on these.
-    Listen(Sockets<S>),
-    /// From the supervisor: stop; once every batch is back, give the sockets to the handoff and
-    /// have the ticker stop.
-    Freeze,
-    /// From the handoff: the predecessor has left, nobody can connect to its listeners any more.
-    PredecessorLeft,
-    /// From the ticker: the batch of this slot, with its replies; or with its commands, where ticks
-    /// that are due must come first.
-    CarriedOut { slot: usize, batch: Box<Batch<S>> },
-    /// From the ticker: no tick is due any more, so commands can be carried out again.
-    CaughtUp,
-    /// From the supervisor: take in nobody and nothing more, send the replies under way, have the
-    /// ticker leave, and leave.
-    Leave,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Gate {
@@ -121,11 +72,11 @@ enum Gate {
 
 /// The actor.
 pub(crate) struct Server<S: Service> {
-    mailbox: Receiver<Message<S>>,
+    mailbox: Receiver<ToServer<S>>,
     ready: Receiver<usize>,
     ready_from_session: Sender<usize>,
-    ticker: Sender<ticker::Message<S>>,
-    handoff: Sender<handoff::Message<S>>,
+    ticker: Sender<ToTicker<S>>,
+    handoff: Sender<ToHandoff<S>>,
     stage: Stage,
     listeners: Vec<Listener>,
     gate: Gate,
@@ -133,7 +84,7 @@ pub(crate) struct Server<S: Service> {
     clients: usize,
     /// How many there is a place for.
     places: usize,
-    under_way: usize,
+    in_flight: usize,
     /// The ticker carries out no commands until it has caught up.
     is_behind: bool,
     /// Which of a new client and a ready session goes first: they take turns, whatever else comes in
@@ -147,9 +98,9 @@ pub(crate) struct Server<S: Service> {
     complaints: Complaints,
     floods: Floods,
     /// What became of the listeners' names.
-    names: Seldom,
+    names: RateLimit,
     /// What keeps clients in the backlog.
-    shortage: Seldom,
+    shortage: RateLimit,
 }
 
 /// A place for a session; its waker outlives the sessions that use it.
@@ -180,8 +131,8 @@ impl Wake for SlotWaker {
     }
 }
 
-enum Occasion<S: Service> {
-    Message(Message<S>),
+enum Event<S: Service> {
+    Message(ToServer<S>),
     /// On the listener of this number.
     Connection(usize),
     Ready(usize),
@@ -192,9 +143,9 @@ enum Occasion<S: Service> {
 
 impl<S: Service> Server<S> {
     pub(crate) fn new(
-        mailbox: Receiver<Message<S>>,
-        ticker: Sender<ticker::Message<S>>,
-        handoff: Sender<handoff::Message<S>>,
+        mailbox: Receiver<ToServer<S>>,
+        ticker: Sender<ToTicker<S>>,
+        handoff: Sender<ToHandoff<S>>,
         stage: Stage,
     ) -> Self {
         let places = limits::clients();
@@ -212,7 +163,7 @@ impl<S: Service> Server<S> {
             slots: Vec::new(),
             clients: 0,
             places,
-            under_way: 0,
+            in_flight: 0,
             is_behind: false,
             accept_first: false,
             next_listener: 0,
@@ -221,17 +172,17 @@ impl<S: Service> Server<S> {
             accept_again: Timer::never(),
             complaints: Complaints::default(),
             floods: Floods::default(),
-            names: Seldom::explained(Id::SocketNameGone),
-            shortage: Seldom::default(),
+            names: RateLimit::explained(Id::SocketNameGone),
+            shortage: RateLimit::default(),
         }
     }
 
     pub(crate) async fn run(mut self) {
-        while let Some(occasion) = self.next_event().await {
-            self.handle(occasion, clock::now());
-            if self.gate == Gate::Leaving && self.under_way == 0 {
+        while let Some(event) = self.next_event().await {
+            self.handle(event, clock::now());
+            if self.gate == Gate::Leaving && self.in_flight == 0 {
                 // After the last batch, which it would not carry out any more.
-                return post(&self.ticker, ticker::Message::Leave);
+                return post(&self.ticker, ToTicker::Leave);
             }
             // A tick waits for one turn of ours at the most, however busy the clients are.
             future::yield_now().await;
@@ -239,8 +190,8 @@ impl<S: Service> Server<S> {
     }
 
     /// Waits for what is to be done next; `None` once nobody can send any more.
-    async fn next_event(&mut self) -> Option<Occasion<S>> {
-        let message = async { self.mailbox.recv().await.ok().map(Occasion::Message) };
+    async fn next_event(&mut self) -> Option<Event<S>> {
+        let message = async { self.mailbox.recv().await.ok().map(Event::Message) };
         if self.gate != Gate::Open {
             return message.await;
         }
@@ -253,27 +204,27 @@ impl<S: Service> Server<S> {
                 let listener = listeners.get(*number).filter(|_| !pausing);
                 listener.is_some_and(|listener| listener.poll_accept(context).is_ready())
             });
-            ready.map_or(Poll::Pending, |ready| Poll::Ready(Some(Occasion::Connection(ready))))
+            ready.map_or(Poll::Pending, |ready| Poll::Ready(Some(Event::Connection(ready))))
         });
-        let may_go = self.under_way < UNDER_WAY;
+        let may_go = self.in_flight < IN_FLIGHT;
         let ready = async {
             if !may_go {
                 future::pending::<()>().await;
             }
-            self.ready.recv().await.ok().map(Occasion::Ready)
+            self.ready.recv().await.ok().map(Event::Ready)
         };
         let timers = async {
             let sweep = async {
                 (&mut self.sweep).await;
-                Some(Occasion::Sweep)
+                Some(Event::Sweep)
             };
             let accept_again = async {
                 (&mut self.accept_again).await;
-                Some(Occasion::AcceptAgain)
+                Some(Event::AcceptAgain)
             };
             let look_at_names = async {
                 (&mut self.look_at_names).await;
-                Some(Occasion::LookAtNames)
+                Some(Event::LookAtNames)
             };
             future::or(sweep, future::or(look_at_names, accept_again)).await
         };
@@ -287,19 +238,19 @@ impl<S: Service> Server<S> {
         future::or(message, future::or(timers, clients)).await
     }
 
-    fn handle(&mut self, occasion: Occasion<S>, now: Monotonic) {
-        match occasion {
-            Occasion::Message(Message::Listen(sockets)) => self.open_gate(sockets),
-            Occasion::Message(Message::Freeze) => {
+    fn handle(&mut self, event: Event<S>, now: Monotonic) {
+        match event {
+            Event::Message(ToServer::Listen(sockets)) => self.open_gate(sockets),
+            Event::Message(ToServer::Freeze) => {
                 self.gate = Gate::Freezing;
                 self.freeze_when_quiet();
             }
-            Occasion::Message(Message::PredecessorLeft) => {
+            Event::Message(ToServer::PredecessorLeft) => {
                 self.drain_inherited();
                 self.keep_names(true);
             }
-            Occasion::Message(Message::CarriedOut { slot, batch }) => {
-                self.under_way -= 1;
+            Event::Message(ToServer::BatchDone { slot, batch }) => {
+                self.in_flight -= 1;
                 let may_send = self.gate != Gate::Freezing;
                 let is_crowded = !self.ready.is_empty();
                 if let Some(session) = self.session(slot) {
@@ -322,23 +273,23 @@ impl<S: Service> Server<S> {
                 }
                 self.freeze_when_quiet();
             }
-            Occasion::Message(Message::CaughtUp) => self.go_on_with_commands(),
-            Occasion::Message(Message::Leave) => self.gate = Gate::Leaving,
-            Occasion::Connection(listener) => {
+            Event::Message(ToServer::CaughtUp) => self.go_on_with_commands(),
+            Event::Message(ToServer::Leave) => self.gate = Gate::Leaving,
+            Event::Connection(listener) => {
                 self.accept_first = false;
                 self.next_listener = listener + 1;
                 self.accept(listener);
             }
-            Occasion::Ready(slot) => {
+            Event::Ready(slot) => {
                 self.accept_first = true;
                 if let Some(slot) = self.slots.get(slot) {
                     slot.waker.queued.store(false, Ordering::Release);
                 }
                 self.advance(slot);
             }
-            Occasion::Sweep => self.close_silent(now),
-            Occasion::LookAtNames => self.keep_names(false),
-            Occasion::AcceptAgain => self.accept_again.clear(),
+            Event::Sweep => self.close_silent(now),
+            Event::LookAtNames => self.keep_names(false),
+            Event::AcceptAgain => self.accept_again.clear(),
         }
     }
 
@@ -382,16 +333,16 @@ impl<S: Service> Server<S> {
                 }
             }
         }
-        standing::set_unreachable(self.listeners.iter().any(Listener::is_lost));
+        status::set_unreachable(self.listeners.iter().any(Listener::is_lost));
     }
 
     fn freeze_when_quiet(&mut self) {
-        if self.gate != Gate::Freezing || self.under_way > 0 {
+        if self.gate != Gate::Freezing || self.in_flight > 0 {
             return;
         }
         self.gate = Gate::Closed;
         self.clients = 0;
-        standing::count(0);
+        status::count(0);
         self.sweep.clear();
         self.look_at_names.clear();
         self.accept_again.clear();
@@ -399,8 +350,8 @@ impl<S: Service> Server<S> {
             listeners: std::mem::take(&mut self.listeners),
             sessions: self.slots.iter_mut().filter_map(|slot| slot.session.take()).collect(),
         };
-        post(&self.handoff, handoff::Message::Sockets(sockets));
-        post(&self.ticker, ticker::Message::Freeze);
+        post(&self.handoff, ToHandoff::Sockets(sockets));
+        post(&self.ticker, ToTicker::Freeze);
     }
 
     /// Takes in who waits in the backlogs of listeners that the predecessor alone had a name for,
@@ -482,21 +433,21 @@ impl<S: Service> Server<S> {
     }
 
     fn carry_out(&mut self, slot: usize, batch: Box<Batch<S>>) {
-        self.under_way += 1;
-        post(&self.ticker, ticker::Message::CarryOut { slot, batch });
+        self.in_flight += 1;
+        post(&self.ticker, ToTicker::CarryOut { slot, batch });
     }
 
     /// Writes the part of the status line that every state has; the ticker completes it.
     fn write_status(&self, batch: &mut Batch<S>) {
-        let standing = standing::standing();
+        let provenance = status::provenance();
         let now = clock::now();
-        let head = Head {
+        let head = StatusHeader {
             stage: self.stage,
             phase: journal::phase(),
             pid: process::id(),
-            standing,
-            serving_s: standing
-                .map_or(0, |standing| now.nanos_since(standing.since) / 1_000_000_000),
+            provenance,
+            serving_s: provenance
+                .map_or(0, |provenance| now.nanos_since(provenance.since) / 1_000_000_000),
             clients: self.clients,
             log_lines_dropped: journal::dropped(),
         };
@@ -507,17 +458,17 @@ impl<S: Service> Server<S> {
 
     /// Gives the connection of a client that asks for the state to the handoff actor, which knows
     /// who may have it.
-    fn hand_over(&mut self, slot: usize, asked: Asked) {
+    fn hand_over(&mut self, slot: usize, asked: HandoffRequest) {
         let Some(session) = self.take(slot) else {
             return;
         };
         // Whatever comes from outside leaves room for the supervisor's orders.
-        if self.handoff.len() < handoff::ASKERS {
+        if self.handoff.len() < HANDOFF_REQUESTS {
             let stream = session.into_stream();
             let mut listeners = self.listeners.iter();
             let owner = listeners.find(|listener| listener.has_accepted(&stream));
             let owner = owner.and_then(Listener::owner);
-            post(&self.handoff, handoff::Message::Asked(stream, asked, owner));
+            post(&self.handoff, ToHandoff::HandoffRequest(stream, asked, owner));
         } else {
             // Closed without a word, it would take us for an older program.
             handoff::turn_away::<S>(&session.into_stream(), &asked);
@@ -547,7 +498,7 @@ impl<S: Service> Server<S> {
     fn take(&mut self, slot: usize) -> Option<Box<Session<S>>> {
         let session = self.slots.get_mut(slot)?.session.take()?;
         self.clients -= 1;
-        standing::count(self.clients);
+        status::count(self.clients);
         if self.clients == 0 {
             self.sweep.clear();
         }
@@ -604,7 +555,7 @@ impl<S: Service> Server<S> {
         };
         let slot = self.place(Session::new(stream));
         // What the client wrote already is read at once.
-        if self.under_way < UNDER_WAY {
+        if self.in_flight < IN_FLIGHT {
             self.advance(slot);
         } else if let Some(session) = self.session(slot) {
             session.wake();
@@ -619,7 +570,7 @@ impl<S: Service> Server<S> {
             session.is_beyond = self.clients >= self.places;
             place.session = Some(session);
             self.clients += 1;
-            standing::count(self.clients);
+            status::count(self.clients);
         }
         if self.clients == 1 {
             self.sweep.set_interval(SWEEP);
@@ -649,7 +600,7 @@ impl<S: Service> Server<S> {
             return true;
         }
         let sessions = self.slots.iter().enumerate().filter_map(|(slot, place)| {
-            let session = place.session.as_deref().filter(|session| !session.is_under_way())?;
+            let session = place.session.as_deref().filter(|session| !session.is_in_flight())?;
             let waits = session.has_spoken() && place.waker.queued.load(Ordering::Acquire);
             Some(((waits, session.active()), slot, session))
         });
@@ -669,7 +620,7 @@ impl<S: Service> Server<S> {
         self.floods.users(share, now).find_map(|user| {
             let silent = self.slots.iter_mut().enumerate().filter_map(|(slot, place)| {
                 let session = place.session.as_deref_mut()?;
-                let is_silent = !session.has_spoken() && !session.is_under_way();
+                let is_silent = !session.has_spoken() && !session.is_in_flight();
                 (is_silent && session.user() == Some(user)).then(|| (session.active(), slot))
             });
             let (mut count, mut oldest) = (0, None);
@@ -694,14 +645,14 @@ impl<S: Service> Server<S> {
 
     fn close_silent(&mut self, now: Monotonic) {
         for slot in 0..self.slots.len() {
-            let reached = self.session(slot).filter(|session| !session.is_under_way());
+            let reached = self.session(slot).filter(|session| !session.is_in_flight());
             let reached = reached.and_then(|session| {
                 let (limit, time) = if session.has_unsent() {
-                    (Limit::Unread, UNREAD)
+                    (Limit::Unread, WRITE_TIMEOUT)
                 } else if session.has_overrun() {
-                    (Limit::Line, UNREAD)
+                    (Limit::Line, WRITE_TIMEOUT)
                 } else {
-                    (Limit::Idle, IDLE)
+                    (Limit::Idle, IDLE_TIMEOUT)
                 };
                 has_passed(time, session.active(), now).then_some(limit)
             });
@@ -737,9 +688,9 @@ mod tests {
     /// A server that listens, with the far ends of its mailboxes.
     struct Bench {
         server: Server<Counter>,
-        _mailbox: Sender<Message<Counter>>,
-        ticker: Receiver<ticker::Message<Counter>>,
-        handoff: Receiver<handoff::Message<Counter>>,
+        _mailbox: Sender<ToServer<Counter>>,
+        ticker: Receiver<ToTicker<Counter>>,
+        handoff: Receiver<ToHandoff<Counter>>,
     }
 
     impl Bench {
@@ -747,11 +698,11 @@ mod tests {
             let socket = format!("early-service-{}-{test}.sock", process::id());
             let listener = Listener::bind(&env::temp_dir().join(socket)).expect("a scratch socket");
             let (_mailbox, mailbox) = async_channel::bounded(1);
-            let (to_ticker, ticker) = async_channel::bounded(UNDER_WAY + 2);
+            let (to_ticker, ticker) = async_channel::bounded(IN_FLIGHT + 2);
             let (to_handoff, handoff) = async_channel::bounded(1);
             let mut server = Server::new(mailbox, to_ticker, to_handoff, Stage::Root);
             let sockets = Sockets { listeners: vec![listener], sessions: Vec::new() };
-            server.handle(Occasion::Message(Message::Listen(sockets)), clock::now());
+            server.handle(Event::Message(ToServer::Listen(sockets)), clock::now());
             Self { server, _mailbox, ticker, handoff }
         }
 
@@ -763,18 +714,18 @@ mod tests {
             client
         }
 
-        fn tell(&mut self, message: Message<Counter>) {
-            self.server.handle(Occasion::Message(message), clock::now());
+        fn tell(&mut self, message: ToServer<Counter>) {
+            self.server.handle(Event::Message(message), clock::now());
         }
 
         fn wake(&mut self, slot: usize) {
-            self.server.handle(Occasion::Ready(slot), clock::now());
+            self.server.handle(Event::Ready(slot), clock::now());
         }
 
         /// The batch that the ticker got, and its slot.
         fn batch(&mut self) -> (usize, Box<Batch<Counter>>) {
             match self.ticker.try_recv() {
-                Ok(ticker::Message::CarryOut { slot, batch }) => (slot, batch),
+                Ok(ToTicker::CarryOut { slot, batch }) => (slot, batch),
                 _ => panic!("the ticker got no batch"),
             }
         }
@@ -798,23 +749,23 @@ mod tests {
         bench.wake(0);
         let (slot, mut batch) = bench.batch();
         assert_eq!(slot, 0);
-        bench.tell(Message::Freeze);
+        bench.tell(ToServer::Freeze);
         assert!(bench.ticker.try_recv().is_err(), "a batch is still under way");
 
         assert_eq!(batch.take_commands().count(), 1);
         writeln!(batch.replies, "137").expect("room");
-        bench.tell(Message::CarriedOut { slot, batch });
-        assert!(matches!(bench.ticker.try_recv(), Ok(ticker::Message::Freeze)));
+        bench.tell(ToServer::BatchDone { slot, batch });
+        assert!(matches!(bench.ticker.try_recv(), Ok(ToTicker::Freeze)));
         other.write_all(b"get_counter\n").expect("room");
         bench.wake(1);
         assert!(bench.ticker.try_recv().is_err(), "nothing is read while frozen");
         assert_eq!(read(&mut one), "", "nothing is written while frozen");
 
-        let Ok(handoff::Message::Sockets(sockets)) = bench.handoff.try_recv() else {
+        let Ok(ToHandoff::Sockets(sockets)) = bench.handoff.try_recv() else {
             panic!("the sockets are with the handoff")
         };
         assert_eq!((sockets.listeners.len(), sockets.sessions.len()), (1, 2));
-        bench.tell(Message::Listen(sockets));
+        bench.tell(ToServer::Listen(sockets));
         while let Ok(slot) = bench.server.ready.try_recv() {
             bench.wake(slot);
         }
@@ -829,7 +780,7 @@ mod tests {
         one.write_all(b"nonsense\nget_counter\nset_counter 5\nget_cou").expect("room");
         bench.wake(0);
         let (slot, batch) = bench.batch();
-        bench.tell(Message::CarriedOut { slot, batch });
+        bench.tell(ToServer::BatchDone { slot, batch });
         assert!(read(&mut one).starts_with("Invalid command: nonsense;"));
         other.write_all(b"nonsense\nget_counter\n").expect("room");
         bench.wake(1);
@@ -840,24 +791,24 @@ mod tests {
         let (slot, mut batch) = bench.batch();
         assert!(batch.status, "this one is answered at once");
         batch.status = false;
-        bench.tell(Message::CarriedOut { slot, batch });
+        bench.tell(ToServer::BatchDone { slot, batch });
         while bench.server.ready.try_recv().is_ok() {}
 
-        bench.tell(Message::CaughtUp);
+        bench.tell(ToServer::CaughtUp);
         assert_eq!([bench.server.ready.try_recv(), bench.server.ready.try_recv()], [Ok(0), Ok(1)]);
         bench.wake(0);
         let (slot, batch) = bench.batch();
-        bench.tell(Message::CarriedOut { slot, batch });
+        bench.tell(ToServer::BatchDone { slot, batch });
         // Frozen, they travel as if they had never been read.
-        bench.tell(Message::Freeze);
-        assert!(matches!(bench.ticker.try_recv(), Ok(ticker::Message::Freeze)));
-        let Ok(handoff::Message::Sockets(sockets)) = bench.handoff.try_recv() else {
+        bench.tell(ToServer::Freeze);
+        assert!(matches!(bench.ticker.try_recv(), Ok(ToTicker::Freeze)));
+        let Ok(ToHandoff::Sockets(sockets)) = bench.handoff.try_recv() else {
             panic!("the sockets are with the handoff")
         };
         let unread = sockets.sessions.iter().map(|session| session.parts().1.to_vec());
         let unread: Vec<_> = unread.map(|bytes| String::from_utf8(bytes).expect("text")).collect();
         assert_eq!(unread, ["get_counter\nset_counter 5\nget_cou", "get_counter\n", ""]);
-        bench.tell(Message::Listen(sockets));
+        bench.tell(ToServer::Listen(sockets));
         while bench.server.ready.try_recv().is_ok() {}
         bench.wake(0);
         let commands: Vec<_> = bench.batch().1.take_commands().collect();
@@ -872,15 +823,15 @@ mod tests {
         one.write_all(b"get_counter\n").expect("room");
         bench.wake(0);
         let (slot, mut batch) = bench.batch();
-        bench.tell(Message::Leave);
+        bench.tell(ToServer::Leave);
         other.write_all(b"get_counter\n").expect("room");
         bench.wake(1);
         assert!(bench.ticker.try_recv().is_err(), "nothing more is read");
         assert_eq!(batch.take_commands().count(), 1);
         writeln!(batch.replies, "137").expect("room");
-        bench.tell(Message::CarriedOut { slot, batch });
+        bench.tell(ToServer::BatchDone { slot, batch });
         assert_eq!(read(&mut one), "137\n");
-        assert_eq!((bench.server.gate, bench.server.under_way), (Gate::Leaving, 0));
+        assert_eq!((bench.server.gate, bench.server.in_flight), (Gate::Leaving, 0));
     }
 
     #[test]
@@ -893,7 +844,7 @@ mod tests {
         assert_eq!(batch.take_commands().count(), 1);
         writeln!(batch.replies, "137").expect("room");
         busy.write_all(b"get_counter\n").expect("room");
-        bench.tell(Message::CarriedOut { slot, batch });
+        bench.tell(ToServer::BatchDone { slot, batch });
         assert!(bench.ticker.try_recv().is_err(), "its next command waits for its turn");
         assert_eq!(read(&mut busy), "137\n", "its answer does not");
         assert_eq!(bench.server.ready.recv_blocking(), Ok(0), "which it will have");
@@ -937,9 +888,9 @@ mod tests {
         let mut client = bench.client();
         let opened = clock::now().as_nanos();
         let after = |limit: Duration| Monotonic::from_nanos(opened + limit.as_nanos() as u64);
-        bench.server.handle(Occasion::Sweep, after(IDLE - SWEEP));
+        bench.server.handle(Event::Sweep, after(IDLE_TIMEOUT - SWEEP));
         assert!(!is_closed(&mut client));
-        bench.server.handle(Occasion::Sweep, after(IDLE + SWEEP));
+        bench.server.handle(Event::Sweep, after(IDLE_TIMEOUT + SWEEP));
         assert_eq!(read(&mut client), "Closing: no command for 3600 s\n");
         assert!(is_closed(&mut client));
         assert!(!bench.server.sweep.will_fire(), "nobody is left to look for");
@@ -953,7 +904,7 @@ mod tests {
         bench.wake(0);
         assert_eq!(bench.server.clients, 0);
         let asked = bench.handoff.try_recv();
-        assert!(matches!(asked, Ok(handoff::Message::Asked(_, Asked::State, _))));
+        assert!(matches!(asked, Ok(ToHandoff::HandoffRequest(_, HandoffRequest::State, _))));
         assert!(!is_closed(&mut client), "the connection is kept by the message");
         drop(asked);
         assert!(is_closed(&mut client));
@@ -998,16 +949,14 @@ mod tests {
                 let mut answered = 0;
                 while answered < at_once {
                     bench.wake(0);
-                    if let Ok(ticker::Message::CarryOut { slot, mut batch }) =
-                        bench.ticker.try_recv()
-                    {
+                    if let Ok(ToTicker::CarryOut { slot, mut batch }) = bench.ticker.try_recv() {
                         for _ in batch.take_commands() {
                             writeln!(batch.replies, "{}", u64::MAX).expect("room");
                         }
                         if std::mem::take(&mut batch.status) {
                             writeln!(batch.replies, "counter={}", u64::MAX).expect("room");
                         }
-                        bench.tell(Message::CarriedOut { slot, batch });
+                        bench.tell(ToServer::BatchDone { slot, batch });
                     }
                     let count = client.read(&mut replies).unwrap_or(0);
                     answered += replies[..count].iter().filter(|byte| **byte == b'\n').count();

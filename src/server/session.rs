@@ -18,18 +18,20 @@ use std::path::PathBuf;
 use std::task::{Context, Poll, Waker};
 use std::thread;
 
-use early_service_machine::command::{self, Command, Frame};
-use early_service_machine::exchange::{Client, Request};
-use early_service_machine::rhythm::MAX_STATUS;
 use early_service_machine::schedule::Monotonic;
+use early_service_machine::timeline::MAX_STATUS;
+use early_service_machine::wire::command::{self, Command, Framed};
+use early_service_machine::wire::handoff::{Client, Request};
 use rustix::io::Errno;
 use rustix::net::sockopt::{set_socket_send_buffer_size, socket_peercred};
 use rustix::net::{RecvFlags, recv};
 use smol::Async;
 
-use crate::limits::{OVERRUN, UNTAKEN};
+use crate::handoff::channel;
+use crate::platform::clock;
+use crate::server::limits::{MAX_DISCARD, SEND_BUFFER};
 use crate::service::Service;
-use crate::{clock, peer, standing};
+use crate::status;
 
 /// The most commands that travel in one message.
 ///
@@ -43,7 +45,7 @@ pub(crate) const BATCH: usize = 64;
 /// To be woken takes two switches of threads, which is most of what a command costs; a client that asks
 /// again at once is twice as fast without.
 /// Longer, and each client that asks once costs the processor that much more.
-const LINGER: u64 = 50_000;
+const BUSY_POLL: u64 = 50_000;
 
 /// The bytes read at once: what [`BATCH`] of the shortest commands take, and some.
 ///
@@ -59,7 +61,7 @@ pub(crate) const REPLIES: usize = BATCH * 36;
 /// Room for any line that is no reply of the state: for an invalid line, or for a status line, which
 /// the ticker completes.
 const fn own_reply<S: Service>() -> usize {
-    let status = standing::MAX_HEAD + 1 + S::MAX_FIELDS + MAX_STATUS;
+    let status = status::MAX_HEADER + 1 + S::MAX_FIELDS + MAX_STATUS;
     1 + if status > command::MAX_INVALID { status } else { command::MAX_INVALID }
 }
 
@@ -195,14 +197,14 @@ pub(crate) enum Next<S: Service> {
     /// The server's half of a status line written, then the batch carried out.
     Status(Box<Batch<S>>),
     /// The state handed over to this client.
-    HandOver(Asked),
+    HandOver(HandoffRequest),
     /// To be closed.
     Close,
 }
 
 /// A [`Request`] that has left the line in which it was read.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Asked {
+pub(crate) enum HandoffRequest {
     /// The whole exchange; the successor will serve on the listener of this path.
     Exchange { listener: Option<PathBuf> },
     /// The older line for the listener and the state.
@@ -211,7 +213,7 @@ pub(crate) enum Asked {
     State,
 }
 
-impl From<Request<'_>> for Asked {
+impl From<Request<'_>> for HandoffRequest {
     fn from(request: Request<'_>) -> Self {
         match request {
             Request::Exchange { listener } => {
@@ -278,7 +280,7 @@ impl<S: Service> Session<S> {
         session.input.ended = client.ended;
         session.closing = client.closing;
         // It may be one whose line is too long, and who still writes.
-        session.overrun = (client.closing && !client.ended).then_some(OVERRUN);
+        session.overrun = (client.closing && !client.ended).then_some(MAX_DISCARD);
         fits.then_some(session)
     }
 
@@ -304,7 +306,7 @@ impl<S: Service> Session<S> {
     /// successor that gave the client back may have changed it.
     pub(crate) fn settle(&mut self, waker: Waker) {
         // The kernel doubles it. Where it fails, a client that does not read costs more.
-        let _ = set_socket_send_buffer_size(&self.stream, UNTAKEN / 2);
+        let _ = set_socket_send_buffer_size(&self.stream, SEND_BUFFER / 2);
         self.waker = waker;
     }
 
@@ -333,7 +335,7 @@ impl<S: Service> Session<S> {
     }
 
     /// Whether its batch is with the ticker.
-    pub(crate) fn is_under_way(&self) -> bool {
+    pub(crate) fn is_in_flight(&self) -> bool {
         self.batch.is_none()
     }
 
@@ -369,7 +371,7 @@ impl<S: Service> Session<S> {
     pub(crate) fn tell(&self, line: fmt::Arguments<'_>) {
         if !self.has_unsent() {
             // Whoever does not take it does not want to know.
-            let _ = peer::send(&self.stream, format!("{line}\n").as_bytes(), &[]);
+            let _ = channel::send(&self.stream, format!("{line}\n").as_bytes(), &[]);
         }
     }
 
@@ -397,7 +399,7 @@ impl<S: Service> Session<S> {
     /// Gives up the connection, to whoever hands over on it, and with more than a client needs.
     pub(crate) fn into_stream(self) -> Async<UnixStream> {
         // It fails as rarely as it did when the buffer was made small.
-        let _ = set_socket_send_buffer_size(&self.stream, peer::BUFFER / 2);
+        let _ = set_socket_send_buffer_size(&self.stream, channel::BUFFER / 2);
         self.stream
     }
 
@@ -424,20 +426,20 @@ impl<S: Service> Session<S> {
                 self.active = clock::now();
             }
             match understood {
-                Understood::CarryOut => break Next::CarryOut(batch),
-                Understood::Status => break Next::Status(batch),
-                Understood::HandOver(asked) => break self.keep(batch, Next::HandOver(asked)),
-                Understood::SendFirst => continue,
-                Understood::Finished => {
+                Parsed::CarryOut => break Next::CarryOut(batch),
+                Parsed::Status => break Next::Status(batch),
+                Parsed::HandOver(asked) => break self.keep(batch, Next::HandOver(asked)),
+                Parsed::SendFirst => continue,
+                Parsed::Finished => {
                     self.closing = true;
                     continue;
                 }
-                Understood::TooLong => {
+                Parsed::TooLong => {
                     self.closing = true;
-                    self.overrun = Some(OVERRUN);
+                    self.overrun = Some(MAX_DISCARD);
                     continue;
                 }
-                Understood::Nothing => {}
+                Parsed::Nothing => {}
             }
             if has_read {
                 // The others first.
@@ -461,7 +463,7 @@ impl<S: Service> Session<S> {
     fn send(&mut self, replies: &mut Replies) -> Poll<bool> {
         let mut context = Context::from_waker(&self.waker);
         while !replies.unsent().is_empty() {
-            match peer::send(&self.stream, replies.unsent(), &[]) {
+            match channel::send(&self.stream, replies.unsent(), &[]) {
                 Ok(count) if count > 0 => {
                     replies.sent(count);
                     self.active = clock::now();
@@ -504,7 +506,7 @@ impl<S: Service> Session<S> {
 
     /// Has the session advanced when there may be more to read: soon, where that is likely.
     fn wait_for_more(&self) {
-        if clock::now().nanos_since(self.active) < LINGER {
+        if clock::now().nanos_since(self.active) < BUSY_POLL {
             // Where there is one processor, the client has it now.
             thread::yield_now();
             self.wake();
@@ -530,7 +532,7 @@ impl<S: Service> Session<S> {
         let Some(left) = self.overrun else {
             return Next::Close;
         };
-        if left == OVERRUN {
+        if left == MAX_DISCARD {
             // Whoever reads to the end sees it now; it fails only where the client has gone.
             let _ = self.stream.get_ref().shutdown(Shutdown::Write);
         }
@@ -554,13 +556,13 @@ impl<S: Service> AsFd for Session<S> {
 }
 
 /// What the bytes read so far come to.
-enum Understood {
+enum Parsed {
     /// Commands of the state, in the batch.
     CarryOut,
     /// `status`, with all before it answered.
     Status,
     /// The request to hand over, with all before it answered.
-    HandOver(Asked),
+    HandOver(HandoffRequest),
     /// Replies of the server's own, or no room for another: they are to be sent first.
     SendFirst,
     /// The client has sent all: what is in the batch is the last it is told.
@@ -572,51 +574,47 @@ enum Understood {
 }
 
 /// Takes lines off the input until the batch is full, or one must wait for what came before it.
-fn understand<S: Service>(input: &mut Input, batch: &mut Batch<S>) -> Understood {
+fn understand<S: Service>(input: &mut Input, batch: &mut Batch<S>) -> Parsed {
     loop {
-        let (line, taken) = match command::frame(input.unread(), input.ended) {
-            Frame::Line(line, taken) => (line, taken),
-            Frame::Partial if batch.count > 0 => return Understood::CarryOut,
-            Frame::Partial if !batch.replies.unsent().is_empty() => return Understood::SendFirst,
-            Frame::Partial if input.ended => return Understood::Finished,
-            Frame::Partial => return Understood::Nothing,
-            Frame::TooLong if batch.count > 0 => return Understood::CarryOut,
-            Frame::TooLong if batch.replies.room() < own_reply::<S>() => {
-                return Understood::SendFirst;
+        let (line, taken) = match command::split_line(input.unread(), input.ended) {
+            Framed::Line(line, taken) => (line, taken),
+            Framed::Partial if batch.count > 0 => return Parsed::CarryOut,
+            Framed::Partial if !batch.replies.unsent().is_empty() => return Parsed::SendFirst,
+            Framed::Partial if input.ended => return Parsed::Finished,
+            Framed::Partial => return Parsed::Nothing,
+            Framed::TooLong if batch.count > 0 => return Parsed::CarryOut,
+            Framed::TooLong if batch.replies.room() < own_reply::<S>() => {
+                return Parsed::SendFirst;
             }
-            Frame::TooLong => {
+            Framed::TooLong => {
                 write_line(&mut batch.replies, command::TOO_LONG);
-                return Understood::TooLong;
+                return Parsed::TooLong;
             }
         };
         match Command::<S>::parse(line) {
             Ok(Command::State(command)) => {
                 if !batch.push(command) {
                     // Full of commands, or of replies of our own.
-                    return if batch.count > 0 {
-                        Understood::CarryOut
-                    } else {
-                        Understood::SendFirst
-                    };
+                    return if batch.count > 0 { Parsed::CarryOut } else { Parsed::SendFirst };
                 }
                 if batch.count == 1 {
                     input.first_command = input.start;
                 }
             }
-            _ if batch.count > 0 => return Understood::CarryOut,
-            _ if batch.replies.room() < own_reply::<S>() => return Understood::SendFirst,
+            _ if batch.count > 0 => return Parsed::CarryOut,
+            _ if batch.replies.room() < own_reply::<S>() => return Parsed::SendFirst,
             Err(invalid) => write_line(&mut batch.replies, invalid),
             Ok(Command::Status) => {
                 input.start += taken;
-                return Understood::Status;
+                return Parsed::Status;
             }
             Ok(Command::HandOver(_)) if !batch.replies.unsent().is_empty() => {
-                return Understood::SendFirst;
+                return Parsed::SendFirst;
             }
             Ok(Command::HandOver(request)) => {
                 let asked = request.into();
                 input.start += taken;
-                return Understood::HandOver(asked);
+                return Parsed::HandOver(asked);
             }
         }
         input.start += taken;
@@ -663,7 +661,7 @@ mod tests {
         let (batch, _) = commands(session.advance());
         let get = counter::Command::Get;
         assert_eq!(batch, [get, counter::Command::Set(5), get]);
-        assert!(session.is_under_way());
+        assert!(session.is_in_flight());
     }
 
     #[test]
@@ -732,8 +730,8 @@ mod tests {
             taken += client.write(&[b'x'; 4096]).unwrap_or(0);
             matches!(session.advance(), Next::Close)
         });
-        assert!(closes.is_some_and(|reads| reads <= OVERRUN), "{closes:?}");
-        assert!(taken > OVERRUN, "what it was still writing was taken: {taken}");
+        assert!(closes.is_some_and(|reads| reads <= MAX_DISCARD), "{closes:?}");
+        assert!(taken > MAX_DISCARD, "what it was still writing was taken: {taken}");
         drop(session);
         assert_eq!(read_available(&mut client), format!("{}\n", command::TOO_LONG));
     }
@@ -754,9 +752,9 @@ mod tests {
         client.write_all(b"get_counter").expect("room");
         client.shutdown(Shutdown::Write).expect("a socket can be half closed");
         while let Next::Wait = session.advance() {
-            assert!(!session.is_under_way());
+            assert!(!session.is_in_flight());
         }
-        assert!(session.is_under_way(), "the last line was carried out");
+        assert!(session.is_in_flight(), "the last line was carried out");
         session.answered(Batch::new());
         assert!(matches!(session.advance(), Next::Close));
     }
@@ -802,7 +800,7 @@ mod tests {
         assert_eq!(batch, [counter::Command::Get]);
         write_line(&mut box_of_it.replies, "137");
         session.answered(box_of_it);
-        assert!(matches!(session.advance(), Next::HandOver(Asked::State)));
+        assert!(matches!(session.advance(), Next::HandOver(HandoffRequest::State)));
         assert!(read_available(&mut client).ends_with("\n137\n"));
     }
 }

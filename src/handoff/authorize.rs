@@ -13,7 +13,7 @@ use rustix::net::UCred;
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::geteuid;
 
-use crate::users::User;
+use crate::handoff::users::User;
 
 /// The users that this process trusts.
 pub(crate) fn trust() -> Trust {

@@ -24,19 +24,19 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use early_service_machine::State;
-use early_service_machine::record::{BootId, Ignored, Record, SIZE, Unlogged};
-use early_service_machine::rhythm::Snapshot;
+use early_service_machine::record::{BootId, DecodeError, Record, SIZE, Unlogged};
+use early_service_machine::timeline::Snapshot;
 use rustix::fs::{
     CWD, FallocateFlags, FileType, FlockOperation, Mode, OFlags, Stat, fallocate, fchmod,
     fcntl_getfl, fcntl_setfl, flock, fstat, openat, stat,
 };
 use rustix::io::{Errno, pread, pwrite, retry_on_intr};
 
-use crate::authorize;
-use crate::catalog::Id;
-use crate::clock;
-use crate::files::{is_same, with_suffix};
-use crate::users::User;
+use crate::handoff::authorize;
+use crate::handoff::users::User;
+use crate::journal::message_id::Id;
+use crate::platform::clock;
+use crate::platform::files::{is_same, with_suffix};
 
 /// A state file that cannot be used, now or at all.
 #[derive(Debug)]
@@ -322,7 +322,9 @@ impl StateFile {
     /// last one.
     ///
     /// An older one is that of our last write that succeeded.
-    pub(crate) fn load<S: State>(&mut self) -> Result<Result<(Record<S>, bool), Ignored>, Error> {
+    pub(crate) fn load<S: State>(
+        &mut self,
+    ) -> Result<Result<(Record<S>, bool), DecodeError>, Error> {
         let mut bytes = [0; SIZE];
         let length = retry_on_intr(|| pread(&self.file, &mut bytes, 0))
             .map_err(|error| Error::Read(self.path.clone(), error))?;

@@ -45,7 +45,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, listen
 use rustix::process::{geteuid, getpid};
 use smol::Async;
 
-use crate::files::with_suffix;
+use crate::platform::files::with_suffix;
 
 /// A path that cannot be served.
 #[derive(Debug)]
@@ -187,7 +187,7 @@ impl Listener {
         let mut others = 0;
         loop {
             match Self::bind_alone(&beside(path, others)) {
-                Err(Error::InUse(_)) if others < BESIDES => others += 1,
+                Err(Error::InUse(_)) if others < MAX_WAITING => others += 1,
                 bound => return bound,
             }
         }
@@ -683,7 +683,7 @@ pub(crate) fn check_stream(socket: &OwnedFd) -> Result<bool, &'static str> {
 /// The name of a socket that waits, as so many others do, to take the place of the one at `path`.
 fn beside(path: &Path, others: u32) -> PathBuf {
     let mut beside = OsString::from(path);
-    beside.push(BESIDE);
+    beside.push(SUCCESSOR_SUFFIX);
     if others > 0 {
         beside.push(others.to_string());
     }
@@ -712,26 +712,26 @@ fn abstract_name(address: &io::Result<SocketAddr>) -> PathBuf {
 
 /// The name of a passed socket while a fresh one has its place, and the one that this was bound by.
 fn aside(path: &Path) -> PathBuf {
-    with_suffix(path, ASIDE)
+    with_suffix(path, SAVED_SUFFIX)
 }
 
 /// The name whose place [`beside`] or [`aside`] this one is; any other is its own.
 fn in_place_of(path: &Path) -> PathBuf {
     let bytes = path.as_os_str().as_bytes();
-    if let Some(in_place) = bytes.strip_suffix(ASIDE.as_bytes()) {
+    if let Some(in_place) = bytes.strip_suffix(SAVED_SUFFIX.as_bytes()) {
         return Path::new(OsStr::from_bytes(in_place)).to_owned();
     }
     let digits = bytes.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
     let named = bytes.get(..bytes.len() - digits).unwrap_or(bytes);
-    let in_place = named.strip_suffix(BESIDE.as_bytes()).unwrap_or(bytes);
+    let in_place = named.strip_suffix(SUCCESSOR_SUFFIX.as_bytes()).unwrap_or(bytes);
     Path::new(OsStr::from_bytes(in_place)).to_owned()
 }
 
-const BESIDE: &str = ".successor";
-const ASIDE: &str = ".passed";
+const SUCCESSOR_SUFFIX: &str = ".successor";
+const SAVED_SUFFIX: &str = ".passed";
 
 /// How many others may wait beside the same socket: more are a mistake in somebody's unit.
-const BESIDES: u32 = 9;
+const MAX_WAITING: u32 = 9;
 
 /// Keeps out other processes of ours that start at the same time on the same path, until the guard is
 /// dropped.

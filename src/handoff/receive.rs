@@ -16,23 +16,26 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use early_service_machine::command::{BUSY, DENIED};
-use early_service_machine::exchange::{Client, Message, Offer, Printable, Request};
 use early_service_machine::lifecycle::Event;
-use early_service_machine::rhythm::Snapshot;
+use early_service_machine::timeline::Snapshot;
+use early_service_machine::wire::command::{BUSY, DENIED};
+use early_service_machine::wire::handoff::{Client, Message, Offer, Printable, Request};
 use futures_lite::future;
 use rustix::io::Errno;
 use smol::{Async, Timer};
 
-use crate::authorize::{Distrust, vouch_for};
-use crate::catalog::Id;
-use crate::listener::Listener;
-use crate::peer::{Heard, Peer};
-use crate::server::Sockets;
+use crate::handoff::authorize::{Distrust, vouch_for};
+use crate::handoff::channel::{Line, Peer};
+use crate::handoff::state_file::StateFile;
+use crate::journal::message_id::Id;
+use crate::platform::clock;
+use crate::platform::notify;
+use crate::server::limits;
+use crate::server::listener;
+use crate::server::listener::Listener;
+use crate::server::session::{INPUT, REPLIES, Session};
+use crate::server::sockets::Sockets;
 use crate::service::Service;
-use crate::session::{INPUT, REPLIES, Session};
-use crate::state_file::StateFile;
-use crate::{clock, limits, listener, systemd};
 
 /// How long to wait before asking a predecessor again.
 ///
@@ -73,7 +76,7 @@ pub(crate) struct Adoption<S: Service> {
     /// Since when the predecessor could not be connected to, though it may be there.
     unreachable: Option<Instant>,
     /// What an older program said to a line that it did not know.
-    answer: Option<Answer>,
+    answer: Option<LegacyReply>,
     /// The kind of what was last said about a predecessor that does not hand over; each is said once.
     said: Option<String>,
     /// How often in a row what it sent did not add up for the same reason.
@@ -110,7 +113,7 @@ enum Progress<S> {
     Idle(Option<Peer>),
     /// To connect at that time and ask this way.
     Pausing(Instant, Way),
-    Talking(Talk<S>),
+    Talking(Exchange<S>),
 }
 
 /// The ways to ask, from the one that loses nothing to those that any program knows.
@@ -128,20 +131,20 @@ enum Older {
     ListenerAndState,
 }
 
-struct Talk<S> {
+struct Exchange<S> {
     peer: Peer,
     way: Way,
     since: Instant,
     /// That the predecessor is silent has been said.
     is_told: bool,
-    expects: Expects<S>,
+    awaiting: Awaiting<S>,
 }
 
 /// What the next bytes from the predecessor are.
 #[derive(Clone, Copy)]
-enum Expects<S> {
+enum Awaiting<S> {
     /// The answer to the request.
-    Answer,
+    Reply,
     /// The head of the next client, or the end.
     Client(Offer<S>),
     /// The bytes of a client.
@@ -159,9 +162,9 @@ enum Outcome {
     /// The predecessor lives and says that it does not hand over, to us or now.
     Refused(String),
     /// The same, after it had stopped for it.
-    TakenBack(String),
+    Withdrawn(String),
     /// The predecessor does not know this way of asking, as this answer shows.
-    Unknown(Answer),
+    Unknown(LegacyReply),
     /// What it sent does not add up; why is said to both sides.
     Mismatch(String),
     /// The same, of a line that is quoted; `kind` is what stays the same from line to line.
@@ -172,18 +175,18 @@ enum Outcome {
 }
 
 /// What an older program said to something that it does not know.
-enum Answer {
+enum LegacyReply {
     Line(String),
     Closed,
 }
 
-impl Answer {
+impl LegacyReply {
     fn line(line: &[u8]) -> Self {
         Self::Line(Printable(line).to_string())
     }
 }
 
-impl fmt::Display for Answer {
+impl fmt::Display for LegacyReply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Line(line) => write!(f, "it answered '{line}'"),
@@ -230,8 +233,8 @@ impl<S: Service> Adoption<S> {
         // Where that fails, the end of the connection says so.
         let _ = peer.say(&Message::<S>::Prepared.to_string());
         let (since, is_told) = (Instant::now(), false);
-        let expects = Expects::Commit;
-        let talk = Talk { peer, way: Way::Exchange, since, is_told, expects };
+        let awaiting = Awaiting::Commit;
+        let talk = Exchange { peer, way: Way::Exchange, since, is_told, awaiting };
         self.progress = Progress::Talking(talk);
     }
 
@@ -240,7 +243,7 @@ impl<S: Service> Adoption<S> {
     pub(crate) fn discard(&mut self) {
         self.received = Received::default();
         match &mut self.progress {
-            Progress::Idle(Some(peer)) | Progress::Talking(Talk { peer, .. }) => {
+            Progress::Idle(Some(peer)) | Progress::Talking(Exchange { peer, .. }) => {
                 peer.discard_descriptors();
             }
             Progress::Idle(None) | Progress::Pausing(..) => {}
@@ -371,7 +374,7 @@ impl<S: Service> Adoption<S> {
                                 MESSAGE_ID = Id::PredecessorSilent;
                                 "{path} does not answer: waiting for it"
                             );
-                            systemd::status(format_args!("adopting: {path} does not answer"));
+                            notify::status(format_args!("adopting: {path} does not answer"));
                         }
                         Err(Silence::TooLong) => {
                             let seconds = GIVEN_UP.as_secs();
@@ -431,12 +434,12 @@ impl<S: Service> Adoption<S> {
         };
         // Where that fails, the end of the connection says so.
         let _ = peer.say(&self.request(way, &peer));
-        let expects = match way.older() {
-            Some(Older::ListenerAndState) => Expects::Nul,
-            Some(Older::State) | None => Expects::Answer,
+        let awaiting = match way.older() {
+            Some(Older::ListenerAndState) => Awaiting::Nul,
+            Some(Older::State) | None => Awaiting::Reply,
         };
         let (since, is_told) = (Instant::now(), false);
-        self.progress = Progress::Talking(Talk { peer, way, since, is_told, expects });
+        self.progress = Progress::Talking(Exchange { peer, way, since, is_told, awaiting });
         None
     }
 
@@ -502,17 +505,17 @@ impl<S: Service> Adoption<S> {
                 self.say_once(Id::PredecessorRefuses, line);
                 return Some(self.pause_with(Event::PredecessorRefused));
             }
-            Outcome::TakenBack(answer) => {
+            Outcome::Withdrawn(answer) => {
                 let line = self.asking_again(&answer);
                 self.count_repeated(&line);
                 self.say_once(Id::PredecessorRefuses, line);
                 return Some(self.pause_with(Event::PredecessorRefused));
             }
             // It dies at this moment, or has died.
-            Outcome::Unknown(Answer::Closed) if !has_lock => {
+            Outcome::Unknown(LegacyReply::Closed) if !has_lock => {
                 return Some(self.pause_with(Event::PredecessorGone));
             }
-            Outcome::Unknown(Answer::Line(_)) if !has_lock => {
+            Outcome::Unknown(LegacyReply::Line(_)) if !has_lock => {
                 // An older program holds no lock: somebody else does, and owns.
                 let line = format!(
                     "{} does not know the handoff, and another process holds the lock: waiting",
@@ -525,7 +528,8 @@ impl<S: Service> Adoption<S> {
                 let next = talk.way.next(self.in_place.is_some());
                 // The handoff is what no older program knows; what it says to its own line counts,
                 // and the first time most.
-                if talk.way.older().is_some() && !matches!(self.answer, Some(Answer::Line(_))) {
+                if talk.way.older().is_some() && !matches!(self.answer, Some(LegacyReply::Line(_)))
+                {
                     self.answer = Some(answer);
                 }
                 let Some(way) = next else {
@@ -586,7 +590,7 @@ impl<S: Service> Adoption<S> {
         let kind = Some(without_numbers(kind));
         if self.said != kind {
             log::warn!(MESSAGE_ID = id; "{line}");
-            systemd::status(format_args!("adopting: {line}"));
+            notify::status(format_args!("adopting: {line}"));
             self.said = kind;
         }
     }
@@ -632,29 +636,29 @@ async fn silence(since: Instant, is_told: bool, may_be_dead: bool) -> Silence {
     Silence::TooLong
 }
 
-impl<S> Expects<S> {
+impl<S> Awaiting<S> {
     /// Whether an older program may have said this.
     fn may_be_older(self, line: &[u8]) -> bool {
-        matches!(self, Self::Answer) && !line.starts_with(b"state ")
+        matches!(self, Self::Reply) && !line.starts_with(b"state ")
     }
 }
 
-impl<S: Service> Talk<S> {
+impl<S: Service> Exchange<S> {
     /// Whether the predecessor may be an older program; one that has begun to answer is none, so it
     /// owns until it commits, and its end is seen.
     fn is_unanswered(&self) -> bool {
-        matches!(self.expects, Expects::Answer | Expects::Nul)
+        matches!(self.awaiting, Awaiting::Reply | Awaiting::Nul)
     }
 
     /// Waits for the next thing that the predecessor says, and takes it in.
     async fn step(&mut self, received: &mut Received<S>, in_place: Option<&Path>) -> Outcome {
-        match self.expects {
-            Expects::Nul => {
+        match self.awaiting {
+            Awaiting::Nul => {
                 // Without it comes a line that says why.
                 if self.peer.wait_for(1).await.is_none() {
-                    return Outcome::Unknown(Answer::Closed);
+                    return Outcome::Unknown(LegacyReply::Closed);
                 }
-                self.expects = Expects::Answer;
+                self.awaiting = Awaiting::Reply;
                 if !self.peer.take_nul() {
                     return Outcome::GoOn;
                 }
@@ -663,21 +667,21 @@ impl<S: Service> Talk<S> {
                     None => Outcome::Mismatch("the listener is missing".to_owned()),
                 }
             }
-            Expects::Bytes(offer, client) => self.take_client(received, offer, client).await,
-            Expects::Answer | Expects::Client(_) | Expects::Commit => {
-                let expects = self.expects;
+            Awaiting::Bytes(offer, client) => self.take_client(received, offer, client).await,
+            Awaiting::Reply | Awaiting::Client(_) | Awaiting::Commit => {
+                let awaiting = self.awaiting;
                 let line = match self.peer.line().await {
-                    Heard::Line(line) => line,
-                    Heard::TooLong(line) if expects.may_be_older(line) => {
-                        return Outcome::Unknown(Answer::line(line));
+                    Line::Whole(line) => line,
+                    Line::TooLong(line) if awaiting.may_be_older(line) => {
+                        return Outcome::Unknown(LegacyReply::line(line));
                     }
-                    Heard::TooLong(line) => {
+                    Line::TooLong(line) => {
                         let why = format!("'{}...' is too long", Printable(line));
                         return Outcome::Garbled { why, kind: "a line is too long".to_owned() };
                     }
-                    Heard::End => {
-                        return match expects {
-                            Expects::Answer => Outcome::Unknown(Answer::Closed),
+                    Line::End => {
+                        return match awaiting {
+                            Awaiting::Reply => Outcome::Unknown(LegacyReply::Closed),
                             _ => Outcome::Event(Event::PredecessorGone),
                         };
                     }
@@ -685,26 +689,26 @@ impl<S: Service> Talk<S> {
                 if self.way.older().is_some() {
                     return take_older_answer(received, line);
                 }
-                match (expects, Message::parse(line)) {
-                    (Expects::Answer, Ok(Message::State(offer))) => {
+                match (awaiting, Message::parse(line)) {
+                    (Awaiting::Reply, Ok(Message::State(offer))) => {
                         self.take_offer(received, offer, in_place)
                     }
-                    (Expects::Client(offer), Ok(Message::Client(client))) => {
+                    (Awaiting::Client(offer), Ok(Message::Client(client))) => {
                         if count(&received.sockets.sessions) == offer.clients {
                             let told = offer.clients;
                             return Outcome::Mismatch(format!("more than {told} clients came"));
                         }
-                        self.expects = Expects::Bytes(offer, client);
+                        self.awaiting = Awaiting::Bytes(offer, client);
                         Outcome::GoOn
                     }
-                    (Expects::Client(offer), Ok(Message::End)) => self.take_end(received, offer),
-                    (Expects::Commit, Ok(Message::Commit)) => Outcome::Event(Event::Committed),
-                    (_, Ok(Message::Abort(_))) => Outcome::TakenBack(Printable(line).to_string()),
+                    (Awaiting::Client(offer), Ok(Message::End)) => self.take_end(received, offer),
+                    (Awaiting::Commit, Ok(Message::Commit)) => Outcome::Event(Event::Committed),
+                    (_, Ok(Message::Abort(_))) => Outcome::Withdrawn(Printable(line).to_string()),
                     (_, Ok(Message::Busy | Message::Denied)) => {
                         Outcome::Refused(Printable(line).to_string())
                     }
-                    (_, Err(_)) if expects.may_be_older(line) => {
-                        Outcome::Unknown(Answer::line(line))
+                    (_, Err(_)) if awaiting.may_be_older(line) => {
+                        Outcome::Unknown(LegacyReply::line(line))
                     }
                     (_, Err(unreadable)) => Outcome::Garbled {
                         why: format!("cannot understand '{}': {unreadable}", Printable(line)),
@@ -743,7 +747,7 @@ impl<S: Service> Talk<S> {
             }
         }
         received.state = Some(Given::Whole(offer.snapshot));
-        self.expects = Expects::Client(offer);
+        self.awaiting = Awaiting::Client(offer);
         Outcome::GoOn
     }
 
@@ -784,7 +788,7 @@ impl<S: Service> Talk<S> {
             Some(session) => received.sockets.sessions.push(session),
             None => return Outcome::Mismatch("a client does not fit".to_owned()),
         }
-        self.expects = Expects::Client(offer);
+        self.awaiting = Awaiting::Client(offer);
         Outcome::GoOn
     }
 
@@ -857,7 +861,7 @@ fn take_older_answer<S: Service>(received: &mut Received<S>, line: &[u8]) -> Out
     if let Some(answer) = [DENIED, BUSY].into_iter().find(|answer| answer.as_bytes() == line) {
         return Outcome::Refused(answer.to_owned());
     }
-    Outcome::Unknown(Answer::line(line))
+    Outcome::Unknown(LegacyReply::line(line))
 }
 
 impl<S: Service> fmt::Display for Given<S> {

@@ -6,11 +6,11 @@
 //! | connections | [`CLIENTS`], fewer where `RLIMIT_NOFILE` is low | the longest idle one goes |
 //! | clients that come at once | as many, each with [`FIRST_LINE`] to say something | wait in the backlog |
 //! | silent clients of a user who floods | one place in [`SHARE`] | the oldest of them goes at once |
-//! | a line | [`MAX_LINE`](early_service_machine::command::MAX_LINE) bytes | is answered, and its client goes |
-//! | time from line to line | [`IDLE`] | the client goes |
-//! | time until replies are taken | [`UNREAD`] | the client goes |
-//! | replies of ours that wait | [`REPLIES`](crate::session::REPLIES) bytes | the client is not read from |
-//! | replies in the kernel | [`UNTAKEN`] bytes | the same |
+//! | a line | [`MAX_LINE`](early_service_machine::wire::command::MAX_LINE) bytes | is answered, and its client goes |
+//! | time from line to line | [`IDLE_TIMEOUT`] | the client goes |
+//! | time until replies are taken | [`WRITE_TIMEOUT`] | the client goes |
+//! | replies of ours that wait | [`REPLIES`](crate::server::session::REPLIES) bytes | the client is not read from |
+//! | replies in the kernel | [`SEND_BUFFER`] bytes | the same |
 //! | log records that wait | 256, fewer of long ones, see [`journal`](crate::journal) | the record is dropped and counted |
 //!
 //! A client that goes is told why in a last line, unless it does not take what it was sent before,
@@ -25,7 +25,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::{Resource, getrlimit};
 
-use crate::seldom::Seldom;
+use crate::journal::rate_limit::RateLimit;
 
 /// The most clients at once, 4.5 kB each; one more, and the longest idle one goes.
 pub(crate) const CLIENTS: usize = 1000;
@@ -37,16 +37,16 @@ pub(crate) const RESERVE: usize = 4;
 /// Descriptors of our own: 17 in the initrd stage, and what is open for a moment.
 ///
 /// With fewer, accepting fails where `RLIMIT_NOFILE` is low, which is waited out.
-const OWN: usize = 20;
+const INTERNAL_FDS: usize = 20;
 
 /// All descriptors at once.
-pub(crate) const DESCRIPTORS: usize = CLIENTS + RESERVE + OWN;
+pub(crate) const DESCRIPTORS: usize = CLIENTS + RESERVE + INTERNAL_FDS;
 
 /// How many clients there is a place for: [`CLIENTS`], or what `RLIMIT_NOFILE` has room for.
 pub(crate) fn clients() -> usize {
     let limit = getrlimit(Resource::Nofile).current.map(usize::try_from);
     let limit = limit.and_then(Result::ok).unwrap_or(DESCRIPTORS);
-    limit.saturating_sub(RESERVE + OWN).clamp(1, CLIENTS)
+    limit.saturating_sub(RESERVE + INTERNAL_FDS).clamp(1, CLIENTS)
 }
 
 /// How long a new client has to send its first line before it may have to go for another one.
@@ -120,23 +120,23 @@ impl Floods {
 
 /// How long a client may take from one whole line to the next: a person at `nc` comes back from
 /// lunch, a lost one goes.
-pub(crate) const IDLE: Duration = Duration::from_secs(3600);
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// How long replies may wait for a client that does not take them.
-pub(crate) const UNREAD: Duration = Duration::from_secs(10);
+pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The bytes that are read on after a line that is too long, so that its client hears of it before
 /// the connection ends.
 ///
 /// With less, some who write much would only hear of a broken connection.
-pub(crate) const OVERRUN: usize = 1024 * 1024;
+pub(crate) const MAX_DISCARD: usize = 1024 * 1024;
 
 /// The memory that the kernel may use for replies that a client does not take (SO_SNDBUF in
 /// socket(7)).
 ///
 /// 208 kB each by default, so that a thousand such clients would cost the machine 200 MB; with
 /// less than a batch of replies, each would go in pieces.
-pub(crate) const UNTAKEN: usize = 32 * 1024;
+pub(crate) const SEND_BUFFER: usize = 32 * 1024;
 
 /// Whether a call fails only until somebody lets go of descriptors or memory.
 pub(crate) fn is_shortage(error: Errno) -> bool {
@@ -160,9 +160,11 @@ impl fmt::Display for Limit {
             Self::Clients(places) => {
                 write!(f, "more than {places} clients, and this one was idle longest")
             }
-            Self::Idle => write!(f, "no command for {} s", IDLE.as_secs()),
-            Self::Unread => write!(f, "its replies were not read for {} s", UNREAD.as_secs()),
-            Self::Line => f.write_str(early_service_machine::command::TOO_LONG),
+            Self::Idle => write!(f, "no command for {} s", IDLE_TIMEOUT.as_secs()),
+            Self::Unread => {
+                write!(f, "its replies were not read for {} s", WRITE_TIMEOUT.as_secs())
+            }
+            Self::Line => f.write_str(early_service_machine::wire::command::TOO_LONG),
         }
     }
 }
@@ -170,10 +172,10 @@ impl fmt::Display for Limit {
 /// What is logged of clients, each kind once a second at the most.
 #[derive(Default)]
 pub(crate) struct Complaints {
-    clients: Seldom,
-    idle: Seldom,
-    unread: Seldom,
-    line: Seldom,
+    clients: RateLimit,
+    idle: RateLimit,
+    unread: RateLimit,
+    line: RateLimit,
 }
 
 impl Complaints {
@@ -211,7 +213,7 @@ mod tests {
             floods.note(5, at(ms));
             floods.note(6, at(ms));
         }
-        assert_eq!(users(&floods, at(3)), []);
+        assert!(users(&floods, at(3)).is_empty());
         floods.note(5, at(3));
         assert_eq!(users(&floods, at(3)), [5]);
         let quiet = 3 + FLOOD.as_secs() * 1000;

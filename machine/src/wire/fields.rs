@@ -13,9 +13,9 @@ pub struct Fields<'a>(&'a [u8]);
 
 /// A field that is needed, and absent or not what it should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lacking(pub &'static str);
+pub struct MissingField(pub &'static str);
 
-impl fmt::Display for Lacking {
+impl fmt::Display for MissingField {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "no valid {}", self.0)
     }
@@ -40,8 +40,8 @@ impl<'a> Fields<'a> {
     /// # Errors
     ///
     /// Where there is no such field, or anything but decimal digits that fit in it.
-    pub fn number(self, key: &'static str) -> Result<u64, Lacking> {
-        self.get(key).and_then(number).ok_or(Lacking(key))
+    pub fn number(self, key: &'static str) -> Result<u64, MissingField> {
+        self.get(key).and_then(number).ok_or(MissingField(key))
     }
 
     /// Whether the field with this key is 1 and not 0.
@@ -49,11 +49,11 @@ impl<'a> Fields<'a> {
     /// # Errors
     ///
     /// Where there is no such field, or something else in it.
-    pub fn flag(self, key: &'static str) -> Result<bool, Lacking> {
+    pub fn flag(self, key: &'static str) -> Result<bool, MissingField> {
         match self.number(key)? {
             0 => Ok(false),
             1 => Ok(true),
-            _ => Err(Lacking(key)),
+            _ => Err(MissingField(key)),
         }
     }
 }
@@ -99,12 +99,15 @@ mod tests {
     fn a_field_is_found_by_its_whole_key() {
         let fields = Fields::new(b"state 1 counter=137 lock=1 late=2 late=3 empty= counter2=9");
         for (key, value) in
-            [("counter", Ok(137)), ("late", Ok(2)), ("count", Err(Lacking("count")))]
+            [("counter", Ok(137)), ("late", Ok(2)), ("count", Err(MissingField("count")))]
         {
             assert_eq!(fields.number(key), value, "{key}");
         }
         assert_eq!(fields.get("empty"), Some(&b""[..]));
-        assert_eq!(fields.number("empty"), Err(Lacking("empty")));
-        assert_eq!((fields.flag("lock"), fields.flag("late")), (Ok(true), Err(Lacking("late"))));
+        assert_eq!(fields.number("empty"), Err(MissingField("empty")));
+        assert_eq!(
+            (fields.flag("lock"), fields.flag("late")),
+            (Ok(true), Err(MissingField("late")))
+        );
     }
 }

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Rhythm: a state that runs, and what a successor needs to run on.
 //!
-//! **Invariant:** a state leaves [`Running::tick`] once for each deadline; between two ticks only a
+//! **Invariant:** a state leaves [`Ticking::tick`] once for each deadline; between two ticks only a
 //! command changes it.
 
 use core::fmt;
 
-use crate::fields::{Fields, Lacking};
 use crate::schedule::{Monotonic, Period, Schedule};
 use crate::state::State;
+use crate::wire::fields::{Fields, MissingField};
 
 /// A state at one instant, with its rhythm: what goes into the state file and over the wire.
 ///
@@ -27,23 +27,23 @@ pub struct Snapshot<S> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unfit {
     /// A field is missing or not of its form.
-    Lacking(Lacking),
+    MissingField(MissingField),
     /// `period_ns` is none that the option allows.
     Period(u64),
     /// `deadline_ns` lies further ahead than one period: this many nanoseconds.
     Deadline(u64, Period),
 }
 
-impl From<Lacking> for Unfit {
-    fn from(lacking: Lacking) -> Self {
-        Self::Lacking(lacking)
+impl From<MissingField> for Unfit {
+    fn from(lacking: MissingField) -> Self {
+        Self::MissingField(lacking)
     }
 }
 
 impl fmt::Display for Unfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Lacking(lacking) => lacking.fmt(f),
+            Self::MissingField(lacking) => lacking.fmt(f),
             Self::Period(nanoseconds) => write!(
                 f,
                 "a period_ns of {nanoseconds}, which is not within {} to {}",
@@ -115,13 +115,13 @@ pub struct Tick<S> {
 
 /// A state that runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Running<S> {
+pub struct Ticking<S> {
     state: S,
     schedule: Schedule,
     late: u64,
 }
 
-impl<S: State> Running<S> {
+impl<S: State> Ticking<S> {
     /// Goes on from `state`; the first tick is due one period after `now`.
     #[must_use]
     pub const fn starting(state: S, now: Monotonic, period: Period) -> Self {
@@ -207,7 +207,7 @@ impl<S: State> Running<S> {
 }
 
 /// The state's part of a status line: `counter=137 ticks_late=0`.
-impl<S: State> fmt::Display for Running<S> {
+impl<S: State> fmt::Display for Ticking<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.state.write_fields(f)?;
         write!(f, "{TICKS_LATE}{}", self.late)
@@ -217,7 +217,7 @@ impl<S: State> fmt::Display for Running<S> {
 /// Precedes the count of late ticks in a status line.
 const TICKS_LATE: &str = " ticks_late=";
 
-/// The longest text form of a [`Running`] state, in bytes without the state's fields.
+/// The longest text form of a [`Ticking`] state, in bytes without the state's fields.
 pub const MAX_STATUS: usize = TICKS_LATE.len() + 20;
 
 #[cfg(test)]
@@ -231,9 +231,9 @@ mod tests {
         Monotonic::from_nanos(ms * 1_000_000)
     }
 
-    fn counter_from(next: u64) -> Running<Counter> {
+    fn counter_from(next: u64) -> Ticking<Counter> {
         let period = Period::from_millis(100).expect("100 is not 0");
-        Running::starting(Counter { next }, at(0), period)
+        Ticking::starting(Counter { next }, at(0), period)
     }
 
     #[test]
@@ -254,7 +254,7 @@ mod tests {
         let mut first = counter_from(137);
         assert_eq!(first.tick(at(120)).map(|tick| tick.state.next), Some(137));
         let period = Period::from_millis(100).expect("not zero");
-        let mut second = Running::resuming(first.snapshot(), at(420), period);
+        let mut second = Ticking::resuming(first.snapshot(), at(420), period);
         assert_eq!(second.due(at(420)), 3);
         let ticks: Vec<_> = core::iter::from_fn(|| second.tick(at(420))).collect();
         let expected = [(138, 200), (139, 300), (140, 400)]
@@ -280,7 +280,7 @@ mod tests {
         fn parse(reply: &[u8]) -> Option<Self> {
             Counter::parse(reply).map(Self)
         }
-        fn read(fields: Fields<'_>) -> Result<Self, Lacking> {
+        fn read(fields: Fields<'_>) -> Result<Self, MissingField> {
             Counter::read(fields).map(Self)
         }
         fn write_fields(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -312,7 +312,7 @@ mod tests {
         let period = |ms| Period::from_millis(ms).expect("not zero");
         for (new, now, at_most) in [(100, 2550, 1), (100, 2550, 7), (30, 2550, 7), (1, 2600, 999)] {
             let snapshot = Snapshot { state, deadline: at(100), period: period(100) };
-            let mut ticking = Running::resuming(snapshot, at(2540), period(new));
+            let mut ticking = Ticking::resuming(snapshot, at(2540), period(new));
             let mut skipping = ticking;
             let taken = core::iter::from_fn(|| ticking.tick(at(now))).count();
             let portions = core::iter::from_fn(|| match skipping.skip(at(now), at_most) {
@@ -334,7 +334,7 @@ mod tests {
     fn a_day_at_a_millisecond_is_made_up_for_at_once() {
         let period = Period::from_millis(1).expect("not zero");
         let snapshot = Snapshot { state: Counter { next: 137 }, deadline: at(1), period };
-        let mut counter = Running::resuming(snapshot, at(86_400_000), period);
+        let mut counter = Ticking::resuming(snapshot, at(86_400_000), period);
         assert_eq!(counter.skip(at(86_400_000), u64::MAX), 86_400_000);
         assert_eq!(format!("{counter}"), "counter=86400137 ticks_late=86399999");
         assert_eq!((counter.due(at(86_400_000)), counter.deadline()), (0, at(86_400_001)));
@@ -382,10 +382,10 @@ mod tests {
         let periods = [1, 100, 3_600_000, u32::MAX].map(Period::from_millis);
         let periods = periods.map(|period| period.expect("not zero"));
         for (old, new) in periods.into_iter().flat_map(|old| periods.map(|new| (old, new))) {
-            let first = Running::starting(Counter { next: 0 }, at(5), old).snapshot();
+            let first = Ticking::starting(Counter { next: 0 }, at(5), old).snapshot();
             assert_eq!(first.check(at(5)), Ok(()));
             for resumed in [5, 6, 105, 106, 7_200_000] {
-                let mut running = Running::resuming(first, at(resumed), new);
+                let mut running = Ticking::resuming(first, at(resumed), new);
                 assert_eq!(running.snapshot().check(at(resumed)), Ok(()), "{old} to {new}");
                 while running.skip(at(resumed), 1000) > 0 {}
                 assert_eq!(running.snapshot().check(at(resumed)), Ok(()), "{old} to {new}");

@@ -758,8 +758,7 @@ mod tests {
 
     /// The documented table: (from, event) to (effects, to).
     fn documented() -> BTreeMap<(String, String), (String, String)> {
-        let rows =
-            include_str!("lifecycle.rs").lines().filter_map(|line| line.strip_prefix("//! | "));
+        let rows = include_str!("mod.rs").lines().filter_map(|line| line.strip_prefix("//! | "));
         rows.skip(2)
             .map(|row| {
                 let cells: Vec<_> = row

@@ -38,12 +38,12 @@ use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 use smol::Async;
 
-use crate::mailbox::post;
-use crate::options::Stage;
-use crate::seldom::Seldom;
+use crate::cli::Stage;
+use crate::journal::rate_limit::RateLimit;
+use crate::messages::post;
 
 /// What has a handler, in both stages.
-const HEARD: [Signal; 6] = [
+const HANDLED: [Signal; 6] = [
     Signal::SIGTERM,
     Signal::SIGINT,
     Signal::SIGXCPU,
@@ -95,12 +95,12 @@ impl Signals {
     /// `is_out_of_time` is set when the process ends because of the limit of its processor time.
     pub(crate) fn install(stage: Stage, is_out_of_time: Rc<Cell<bool>>) -> io::Result<Self> {
         let (ours, handlers) = UnixStream::pair()?;
-        let heard = HEARD.map(|signal| signal as i32);
+        let heard = HANDLED.map(|signal| signal as i32);
         let delivery = SignalDelivery::with_pipe(Arc::new(ours), handlers, SignalOnly, heard)?;
         if stage == Stage::Initrd {
             delivery.handle().add_signal(SIGCONT)?;
         }
-        HEARD.into_iter().collect::<SigSet>().thread_unblock()?;
+        HANDLED.into_iter().collect::<SigSet>().thread_unblock()?;
         Ok(Self { delivery, stage, is_out_of_time, ignored: Ignored::default() })
     }
 
@@ -147,8 +147,8 @@ impl Signals {
 /// The lines about signals that are not obeyed: a sender can cause thousands a second.
 #[derive(Default)]
 struct Ignored {
-    term: Seldom,
-    hup: Seldom,
-    usr1: Seldom,
-    usr2: Seldom,
+    term: RateLimit,
+    hup: RateLimit,
+    usr1: RateLimit,
+    usr2: RateLimit,
 }

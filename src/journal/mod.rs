@@ -10,7 +10,7 @@
 //! Never blocks a thread that logs, and allocates nothing for a record: its text lies in the queue.
 //! Ends when the queue is closed and written out, or at [`FLUSH_LIMIT`].
 //!
-//! Around the switch of root the journal cannot be named for a moment (see [`root`](crate::root)):
+//! Around the switch of root the journal cannot be named for a moment (see [`root`](crate::platform::switch_root)):
 //! the writer then keeps the record in its hand and tries again.
 //! Where an initrd has no journal, ticks are not recorded and all other lines go to the kernel log,
 //! until there is a journal.
@@ -18,6 +18,10 @@
 //!
 //! **Invariant:** a record is written, or counted as dropped, but for ticks where there is only the
 //! kernel log; the count is reported as soon as there is something to write to.
+
+pub(crate) mod message_id;
+pub(crate) mod queue;
+pub(crate) mod rate_limit;
 
 use std::fmt::{self, Write as _};
 use std::fs::{File, OpenOptions};
@@ -38,11 +42,11 @@ use rustix::fs::{FileType, fstat, major, minor};
 use smol::Timer;
 use systemd_journal_logger::{JournalLog, connected_to_journal};
 
-use crate::catalog::{Id, MESSAGE_ID};
-use crate::clock;
-use crate::options::Stage;
-use crate::queue::{self, Queue, Taken};
-use crate::root::drop_capabilities;
+use crate::cli::Stage;
+use crate::journal::message_id::{Id, MESSAGE_ID};
+use crate::journal::queue::{Queue, Taken};
+use crate::platform::clock;
+use crate::platform::switch_root::drop_capabilities;
 
 /// How many places for records there are: 25 s of ticks at 100 ms, in 32 kB.
 ///

@@ -33,7 +33,7 @@ use rustix::process::{chdir, chroot, fchdir};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use smol::Timer;
 
-use crate::files::is_same;
+use crate::platform::files::is_same;
 
 /// When the reactor's thread gives up the capabilities: a timer that is due at once wakes nobody.
 const SOON: Duration = Duration::from_millis(1);

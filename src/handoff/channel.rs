@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use early_service_machine::exchange::{Frame, MAX_DESCRIPTORS, frame};
+use early_service_machine::wire::handoff::{Framed, MAX_DESCRIPTORS, split_line};
 use futures_lite::future;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::socket_peercred;
@@ -70,8 +70,8 @@ pub(crate) struct Peer {
 }
 
 /// A line, or why there will be none.
-pub(crate) enum Heard<'a> {
-    Line(&'a [u8]),
+pub(crate) enum Line<'a> {
+    Whole(&'a [u8]),
     /// Longer than any of the exchange; this is how it begins.
     TooLong(&'a [u8]),
     /// The connection ended, with nothing left to understand.
@@ -109,23 +109,23 @@ impl Peer {
     }
 
     /// Waits for the next line.
-    pub(crate) async fn line(&mut self) -> Heard<'_> {
+    pub(crate) async fn line(&mut self) -> Line<'_> {
         let (from, to) = loop {
-            match frame(self.unread()) {
-                Frame::Line(line, taken) => {
+            match split_line(self.unread()) {
+                Framed::Line(line, taken) => {
                     let (from, to) = (self.start, self.start + line.len());
                     self.start += taken;
                     break (from, to);
                 }
-                Frame::TooLong => {
+                Framed::TooLong => {
                     let from = std::mem::replace(&mut self.start, self.end);
-                    return Heard::TooLong(self.input.get(from..from + SHOWN).unwrap_or_default());
+                    return Line::TooLong(self.input.get(from..from + SHOWN).unwrap_or_default());
                 }
-                Frame::Partial if self.ended => return Heard::End,
-                Frame::Partial => self.read().await,
+                Framed::Partial if self.ended => return Line::End,
+                Framed::Partial => self.read().await,
             }
         };
-        Heard::Line(self.input.get(from..to).unwrap_or_default())
+        Line::Whole(self.input.get(from..to).unwrap_or_default())
     }
 
     /// Waits until `count` bytes are there; `None` where the connection ends before, or they are more

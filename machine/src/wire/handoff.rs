@@ -38,10 +38,10 @@
 use core::fmt::{self, Write as _};
 use core::str;
 
-use crate::command::DENIED;
-use crate::fields::{Fields, Lacking, number};
-use crate::rhythm::{Snapshot, Unfit};
 use crate::state::{Bounds, State};
+use crate::timeline::{Snapshot, Unfit};
+use crate::wire::command::DENIED;
+use crate::wire::fields::{Fields, MissingField, number};
 
 /// The longest line of the exchange, in bytes without its end.
 ///
@@ -49,7 +49,7 @@ use crate::state::{Bounds, State};
 pub const MAX_LINE: usize = 512;
 
 /// The longest `state 1 …` without the state's own fields.
-pub(crate) const FRAME: usize =
+pub(crate) const MAX_OVERHEAD: usize =
     "state 1  deadline_ns= period_ns= lock=1 listeners= clients=".len() + 4 * 20;
 
 /// The most descriptors beside one message: the kernel takes up to 253 (`SCM_MAX_FD`).
@@ -162,14 +162,14 @@ pub enum Message<'a, S> {
 
 /// A line that is no message of the exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unreadable {
+pub enum ParseError {
     /// It begins like none of them.
     Unknown,
     /// It is one, without something that it needs, or with a period that no owner can have.
     Unfit(Unfit),
 }
 
-impl fmt::Display for Unreadable {
+impl fmt::Display for ParseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown => f.write_str("it is no message of the handoff"),
@@ -178,14 +178,14 @@ impl fmt::Display for Unreadable {
     }
 }
 
-impl From<Unfit> for Unreadable {
+impl From<Unfit> for ParseError {
     fn from(unfit: Unfit) -> Self {
         Self::Unfit(unfit)
     }
 }
 
-impl From<Lacking> for Unreadable {
-    fn from(lacking: Lacking) -> Self {
+impl From<MissingField> for ParseError {
+    fn from(lacking: MissingField) -> Self {
         Self::Unfit(lacking.into())
     }
 }
@@ -196,7 +196,7 @@ impl<'a, S: State> Message<'a, S> {
     /// # Errors
     ///
     /// Says what is wrong with it; nothing is half accepted.
-    pub fn parse(line: &'a [u8]) -> Result<Self, Unreadable> {
+    pub fn parse(line: &'a [u8]) -> Result<Self, ParseError> {
         match line {
             b"end" => return Ok(Self::End),
             b"prepared" => return Ok(Self::Prepared),
@@ -229,7 +229,7 @@ impl<'a, S: State> Message<'a, S> {
                 closing: fields.flag("closing")?,
             }));
         }
-        Err(Unreadable::Unknown)
+        Err(ParseError::Unknown)
     }
 }
 
@@ -303,7 +303,7 @@ impl fmt::Display for Printable<'_> {
 
 /// What the bytes read so far begin with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Frame<'a> {
+pub enum Framed<'a> {
     /// A whole line, without its end, and how many bytes it takes with its end.
     Line(&'a [u8], usize),
     /// Not yet a whole line: read on.
@@ -314,15 +314,15 @@ pub enum Frame<'a> {
 
 /// Finds the first line in `bytes`; only `\n` ends it, for a line that was cut may have lost digits.
 #[must_use]
-pub fn frame(bytes: &[u8]) -> Frame<'_> {
+pub fn split_line(bytes: &[u8]) -> Framed<'_> {
     let window = bytes.get(..MAX_LINE.saturating_add(1)).unwrap_or(bytes);
     match window.iter().position(|byte| *byte == b'\n').and_then(|at| window.split_at_checked(at)) {
         Some((line, _)) => {
             let taken = line.len().saturating_add(1);
-            Frame::Line(line.strip_suffix(b"\r").unwrap_or(line), taken)
+            Framed::Line(line.strip_suffix(b"\r").unwrap_or(line), taken)
         }
-        None if bytes.len() > MAX_LINE => Frame::TooLong,
-        None => Frame::Partial,
+        None if bytes.len() > MAX_LINE => Framed::TooLong,
+        None => Framed::Partial,
     }
 }
 
@@ -391,7 +391,7 @@ mod tests {
         for key in ["counter", "deadline_ns", "period_ns", "lock", "listeners", "clients"] {
             let older = OFFER.replace(key, "other");
             let error = Message::<Counter>::parse(older.as_bytes()).expect_err("a key is missing");
-            assert_eq!(error, Unreadable::Unfit(Unfit::Lacking(Lacking(key))));
+            assert_eq!(error, ParseError::Unfit(Unfit::MissingField(MissingField(key))));
         }
     }
 
@@ -457,14 +457,14 @@ mod tests {
     fn a_line_ends_with_a_newline_and_nothing_else() {
         let long = [b'x'; MAX_LINE + 1];
         for (bytes, expected) in [
-            (&b"end\nrest"[..], Frame::Line(b"end", 4)),
-            (b"end\r\n", Frame::Line(b"end", 5)),
-            (b"en", Frame::Partial),
-            (b"", Frame::Partial),
-            (&long[..MAX_LINE], Frame::Partial),
-            (&long, Frame::TooLong),
+            (&b"end\nrest"[..], Framed::Line(b"end", 4)),
+            (b"end\r\n", Framed::Line(b"end", 5)),
+            (b"en", Framed::Partial),
+            (b"", Framed::Partial),
+            (&long[..MAX_LINE], Framed::Partial),
+            (&long, Framed::TooLong),
         ] {
-            assert_eq!(frame(bytes), expected);
+            assert_eq!(split_line(bytes), expected);
         }
     }
 }

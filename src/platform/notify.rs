@@ -23,7 +23,8 @@ use rustix::net::{
 };
 use rustix::process::{PidfdFlags, Resource, getpid, getrlimit, pidfd_open};
 
-use crate::{listener, standing};
+use crate::server::listener;
+use crate::status;
 
 /// How long PID 1 waits for a sign of life before it ends the survivor of the switch.
 ///
@@ -184,7 +185,7 @@ pub(crate) fn tell(phase: Phase) -> bool {
         Phase::Serving => "READY=1\n",
         Phase::Ended => "STOPPING=1\n",
     };
-    notify(&format!("{change}STATUS={}", standing::sentence(phase)))
+    notify(&format!("{change}STATUS={}", status::sentence(phase)))
 }
 
 /// Tells what the process waits for, as `systemctl status` shows it.
@@ -252,7 +253,7 @@ pub(crate) fn feed_watchdog() {
 
 /// The same from one that serves, with how many clients it has now.
 pub(crate) fn feed_watchdog_with(clients: usize) {
-    let sentence = standing::sentence(Phase::Serving);
+    let sentence = status::sentence(Phase::Serving);
     let _ = notify(&format!("WATCHDOG=1\nSTATUS={sentence}; clients: {clients}"));
 }
 

@@ -13,11 +13,11 @@ use early_service_machine::lifecycle::Event;
 use futures_lite::future;
 use smol::Timer;
 
-use crate::catalog::Id;
+use crate::handoff::state_file::{Error, StateFile};
+use crate::handoff::users::User;
+use crate::journal::message_id::Id;
+use crate::platform::notify;
 use crate::service::Service;
-use crate::state_file::{Error, StateFile};
-use crate::systemd;
-use crate::users::User;
 
 /// How often the lock is tried.
 ///
@@ -88,7 +88,7 @@ impl Locking {
                 MESSAGE_ID = Id::LockHeld;
                 "{path} is locked by another process: waiting for it"
             );
-            systemd::status(format_args!("booting: another process holds the lock of {path}"));
+            notify::status(format_args!("booting: another process holds the lock of {path}"));
         }
     }
 
@@ -152,7 +152,7 @@ impl Locking {
         let line = format!("{error}: trying again");
         if self.logged.as_ref() != Some(&line) {
             log::error!(MESSAGE_ID = Id::StateFileUnusable; "{line}");
-            systemd::status(format_args!("{line}"));
+            notify::status(format_args!("{line}"));
             self.logged = Some(line);
         }
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Seldom: a line that strangers can cause, logged once a second at the most.
+//! RateLimit: a line that strangers can cause, logged once a second at the most.
 //!
 //! Whoever can connect can do so thousands of times a second; without a limit their lines would take
 //! the room of the ticks in the log.
@@ -10,21 +10,21 @@ use std::time::Duration;
 use early_service_machine::schedule::Monotonic;
 use log::Level;
 
-use crate::catalog::Id;
-use crate::clock;
+use crate::journal::message_id::Id;
+use crate::platform::clock;
 
 /// One kind of line.
 #[derive(Default)]
-pub(crate) struct Seldom {
+pub(crate) struct RateLimit {
     /// When the last line was logged.
     logged: Option<Monotonic>,
     /// Left out since then.
-    silent: u64,
+    suppressed: u64,
     /// The explanation, where there is one.
     id: Option<Id>,
 }
 
-impl Seldom {
+impl RateLimit {
     const INTERVAL: Duration = Duration::from_secs(1);
 
     /// One that the catalog explains.
@@ -43,8 +43,8 @@ impl Seldom {
     }
 
     fn log(&mut self, level: Level, line: fmt::Arguments<'_>) {
-        if let Some(silent) = self.may_speak(clock::now()) {
-            match silent {
+        if let Some(suppressed) = self.check(clock::now()) {
+            match suppressed {
                 0 => log::log!(level, MESSAGE_ID = self.id; "{line}"),
                 more => log::log!(level, MESSAGE_ID = self.id; "{line}, and {more} others before"),
             }
@@ -52,15 +52,15 @@ impl Seldom {
     }
 
     /// How many were left out; `None` where this one is to be left out too.
-    fn may_speak(&mut self, now: Monotonic) -> Option<u64> {
+    fn check(&mut self, now: Monotonic) -> Option<u64> {
         let is_soon =
             |last: Monotonic| u128::from(now.nanos_since(last)) < Self::INTERVAL.as_nanos();
         if self.logged.is_some_and(is_soon) {
-            self.silent += 1;
+            self.suppressed += 1;
             return None;
         }
         self.logged = Some(now);
-        Some(std::mem::take(&mut self.silent))
+        Some(std::mem::take(&mut self.suppressed))
     }
 }
 
@@ -70,9 +70,9 @@ mod tests {
 
     #[test]
     fn one_of_many_is_said_each_second_with_the_number_of_the_others() {
-        let mut seldom = Seldom::default();
+        let mut limit = RateLimit::default();
         let at = |ms: u64| Monotonic::from_nanos(7_000_000_000 + ms * 1_000_000);
-        let said: Vec<_> = (0..3000).filter_map(|ms| seldom.may_speak(at(ms))).collect();
+        let said: Vec<_> = (0..3000).filter_map(|ms| limit.check(at(ms))).collect();
         assert_eq!(said, [0, 999, 999]);
     }
 }

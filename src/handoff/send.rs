@@ -15,22 +15,22 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use early_service_machine::exchange::{MAX_DESCRIPTORS, Message, Offer, Printable};
 use early_service_machine::lifecycle::Event;
-use early_service_machine::rhythm::Snapshot;
+use early_service_machine::timeline::Snapshot;
+use early_service_machine::wire::handoff::{MAX_DESCRIPTORS, Message, Offer, Printable};
 use futures_lite::future;
 use rustix::io::Errno;
 use rustix::net::UCred;
 use smol::{Async, Timer};
 
-use crate::catalog::Id;
-use crate::listener::Listener;
-use crate::peer::{self, Heard, Peer};
-use crate::server::Sockets;
+use crate::handoff::channel::{self, Line, Peer};
+use crate::handoff::state_file::StateFile;
+use crate::journal::message_id::Id;
+use crate::platform::notify;
+use crate::server::listener::Listener;
+use crate::server::session::{HandoffRequest, Session};
+use crate::server::sockets::Sockets;
 use crate::service::Service;
-use crate::session::{Asked, Session};
-use crate::state_file::StateFile;
-use crate::systemd;
 
 /// How long the successor may take to prepare.
 ///
@@ -77,7 +77,7 @@ impl<S: Service> Copy for Estate<'_, S> {}
 pub(crate) struct Offering {
     peer: Peer,
     successor: UCred,
-    asked: Asked,
+    asked: HandoffRequest,
     progress: Progress,
     since: Instant,
     /// That the successor is silent has been said.
@@ -117,7 +117,7 @@ enum Part {
 }
 
 impl Offering {
-    pub(crate) fn new(stream: Async<UnixStream>, successor: UCred, asked: Asked) -> Self {
+    pub(crate) fn new(stream: Async<UnixStream>, successor: UCred, asked: HandoffRequest) -> Self {
         Self {
             peer: Peer::without_descriptors(stream),
             successor,
@@ -141,7 +141,7 @@ impl Offering {
 
     /// Whether the successor speaks only an older line.
     pub(crate) fn is_older(&self) -> bool {
-        !matches!(self.asked, Asked::Exchange { .. })
+        !matches!(self.asked, HandoffRequest::Exchange { .. })
     }
 
     /// Whether the successor said that it serves.
@@ -164,11 +164,11 @@ impl Offering {
     /// That is the one by which it came, however either side spells its path; or one that it names.
     pub(crate) fn takes(&self, listener: &Listener) -> bool {
         match &self.asked {
-            Asked::Exchange { listener: Some(taken) } => {
+            HandoffRequest::Exchange { listener: Some(taken) } => {
                 taken == listener.path() || listener.has_accepted(self.peer.stream())
             }
-            Asked::ListenerAndState => listener.has_accepted(self.peer.stream()),
-            Asked::Exchange { listener: None } | Asked::State => false,
+            HandoffRequest::ListenerAndState => listener.has_accepted(self.peer.stream()),
+            HandoffRequest::Exchange { listener: None } | HandoffRequest::State => false,
         }
     }
 
@@ -181,12 +181,12 @@ impl Offering {
     /// Gives an older successor what it asked for, at once: it says nothing more, and reads to the
     /// end.
     pub(crate) fn answer<S: Service>(&self, estate: Estate<'_, S>) -> io::Result<()> {
-        if self.asked == Asked::ListenerAndState {
+        if self.asked == HandoffRequest::ListenerAndState {
             let mut listeners = estate.sockets.listeners.iter();
             let listener = listeners.find(|listener| listener.has_accepted(self.peer.stream()));
             let listener = listener.ok_or(io::ErrorKind::NotFound)?;
             // Exactly one byte beside the descriptor: that is what the C program reads first.
-            peer::send(self.peer.stream(), b"\0", &[listener.as_fd()])?;
+            channel::send(self.peer.stream(), b"\0", &[listener.as_fd()])?;
         }
         self.peer.say_last(&estate.snapshot.state.to_string())?;
         // A predecessor of ours that has not left yet may hold a copy of the connection.
@@ -239,12 +239,12 @@ impl Offering {
                         None
                     };
                     match future::or(heard, too_late).await {
-                        Some(Word::Prepared) => break Event::SuccessorPrepared,
-                        Some(Word::Gone(cause)) => {
+                        Some(PeerMessage::Prepared) => break Event::SuccessorPrepared,
+                        Some(PeerMessage::Gone(cause)) => {
                             self.cause = cause;
                             break Event::SuccessorGone;
                         }
-                        Some(Word::Other | Word::Done) => {
+                        Some(PeerMessage::Other | PeerMessage::Done) => {
                             self.cause = Some("it does not keep to the exchange".to_owned());
                             break Event::OfferExpired;
                         }
@@ -268,18 +268,18 @@ impl Offering {
                             MESSAGE_ID = Id::SuccessorSilent;
                             "Process {pid} owns the state and does not serve: waiting for it"
                         );
-                        systemd::status(format_args!("draining: process {pid} does not serve yet"));
+                        notify::status(format_args!("draining: process {pid} does not serve yet"));
                     }
                     match hear::<S>(&mut self.peer).await {
-                        Word::Done => {
+                        PeerMessage::Done => {
                             self.is_done = true;
                             break Event::SuccessorDone;
                         }
-                        Word::Gone(cause) => {
+                        PeerMessage::Gone(cause) => {
                             self.cause = cause;
                             break Event::SuccessorGone;
                         }
-                        Word::Prepared | Word::Other => {}
+                        PeerMessage::Prepared | PeerMessage::Other => {}
                     }
                 }
             }
@@ -394,7 +394,7 @@ fn push_line<S: Service>(message: &mut Vec<u8>, line: Message<'_, S>) {
 }
 
 /// What the successor may say.
-enum Word {
+enum PeerMessage {
     Prepared,
     Done,
     /// It aborted, for this reason, or its connection ended.
@@ -402,16 +402,16 @@ enum Word {
     Other,
 }
 
-async fn hear<S: Service>(peer: &mut Peer) -> Word {
+async fn hear<S: Service>(peer: &mut Peer) -> PeerMessage {
     match peer.line().await {
-        Heard::End => Word::Gone(None),
-        Heard::TooLong(_) => Word::Other,
-        Heard::Line(line) => match Message::<S>::parse(line) {
-            Ok(Message::Prepared) => Word::Prepared,
-            Ok(Message::Done) => Word::Done,
-            Ok(Message::Abort(b"")) => Word::Gone(Some("it aborted".to_owned())),
-            Ok(Message::Abort(reason)) => Word::Gone(Some(Printable(reason).to_string())),
-            Ok(_) | Err(_) => Word::Other,
+        Line::End => PeerMessage::Gone(None),
+        Line::TooLong(_) => PeerMessage::Other,
+        Line::Whole(line) => match Message::<S>::parse(line) {
+            Ok(Message::Prepared) => PeerMessage::Prepared,
+            Ok(Message::Done) => PeerMessage::Done,
+            Ok(Message::Abort(b"")) => PeerMessage::Gone(Some("it aborted".to_owned())),
+            Ok(Message::Abort(reason)) => PeerMessage::Gone(Some(Printable(reason).to_string())),
+            Ok(_) | Err(_) => PeerMessage::Other,
         },
     }
 }

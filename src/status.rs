@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Standing: what a person asks of the process that owns the state: whose state it was, since when
+//! Provenance: what a person asks of the process that owns the state: whose state it was, since when
 //! it is ours, and who is connected.
 //!
 //! Read for the `status` line and for `systemctl status`; kept here because the actors that know it
@@ -13,12 +13,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use early_service_machine::lifecycle::Phase;
 use early_service_machine::schedule::Monotonic;
 
-use crate::options::Stage;
-use crate::state_file::StateFile;
+use crate::cli::Stage;
+use crate::handoff::state_file::StateFile;
 
 /// How the process came to own the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Standing {
+pub(crate) struct Provenance {
     pub(crate) origin: Origin,
     /// The process that had it before, as far as the kernel vouches for it.
     pub(crate) predecessor: Option<i32>,
@@ -39,7 +39,7 @@ pub(crate) enum Origin {
 }
 
 /// Written once: a handoff that fails gives the state back to where it was.
-static STANDING: OnceLock<Standing> = OnceLock::new();
+static STANDING: OnceLock<Provenance> = OnceLock::new();
 
 /// Connections open now; written by the server.
 static CLIENTS: AtomicUsize = AtomicUsize::new(0);
@@ -48,13 +48,13 @@ static CLIENTS: AtomicUsize = AtomicUsize::new(0);
 static UNREACHABLE: AtomicBool = AtomicBool::new(false);
 
 /// The state is ours.
-pub(crate) fn begin(standing: Standing) {
+pub(crate) fn begin(provenance: Provenance) {
     // A process comes to own the state only once.
-    let _ = STANDING.set(standing);
+    let _ = STANDING.set(provenance);
 }
 
 /// `None` before the state is ours.
-pub(crate) fn standing() -> Option<&'static Standing> {
+pub(crate) fn provenance() -> Option<&'static Provenance> {
     STANDING.get()
 }
 
@@ -79,11 +79,11 @@ pub(crate) fn sentence(phase: Phase) -> String {
     let what = match phase {
         Phase::Booting => "waiting for the lock",
         Phase::Adopting => "asking the predecessor for the state",
-        Phase::Serving => match standing() {
-            Some(standing) if UNREACHABLE.load(Ordering::Relaxed) => {
-                return format!("{phase}: {standing}; the name of a socket is gone");
+        Phase::Serving => match provenance() {
+            Some(provenance) if UNREACHABLE.load(Ordering::Relaxed) => {
+                return format!("{phase}: {provenance}; the name of a socket is gone");
             }
-            Some(standing) => return format!("{phase}: {standing}"),
+            Some(provenance) => return format!("{phase}: {provenance}"),
             None => "the state is about to be loaded",
         },
         Phase::Draining => "handing over to a successor",
@@ -92,7 +92,7 @@ pub(crate) fn sentence(phase: Phase) -> String {
     format!("{phase}: {what}")
 }
 
-impl fmt::Display for Standing {
+impl fmt::Display for Provenance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.origin, self.predecessor) {
             (Origin::New, _) => f.write_str("started anew")?,
@@ -116,28 +116,28 @@ impl Origin {
     }
 }
 
-/// The longest beginning of a status line, in bytes: [`Head`], a space and [`Kept`].
-pub(crate) const MAX_HEAD: usize = 256;
+/// The longest beginning of a status line, in bytes: [`StatusHeader`], a space and [`Persistence`].
+pub(crate) const MAX_HEADER: usize = 256;
 
 /// The beginning of a status line; what follows is the counter's to say.
-pub(crate) struct Head {
+pub(crate) struct StatusHeader {
     pub(crate) stage: Stage,
     pub(crate) phase: Phase,
     pub(crate) pid: u32,
-    pub(crate) standing: Option<&'static Standing>,
+    pub(crate) provenance: Option<&'static Provenance>,
     /// How long the state has been ours, in seconds.
     pub(crate) serving_s: u64,
     pub(crate) clients: usize,
     pub(crate) log_lines_dropped: u64,
 }
 
-impl fmt::Display for Head {
+impl fmt::Display for StatusHeader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { stage, phase, pid, standing, serving_s, clients, log_lines_dropped } = self;
+        let Self { stage, phase, pid, provenance, serving_s, clients, log_lines_dropped } = self;
         let (stage, version) = (stage.name(), env!("CARGO_PKG_VERSION"));
         write!(f, "stage={stage} phase={phase} pid={pid} version={version} origin=")?;
-        f.write_str(standing.map_or("none", |standing| standing.origin.name()))?;
-        match standing.and_then(|standing| standing.predecessor) {
+        f.write_str(provenance.map_or("none", |provenance| provenance.origin.name()))?;
+        match provenance.and_then(|provenance| provenance.predecessor) {
             Some(pid) => write!(f, " predecessor={pid}")?,
             None => f.write_str(" predecessor=none")?,
         }
@@ -147,7 +147,7 @@ impl fmt::Display for Head {
 
 /// Whether the state outlives the process, as it is now: `state_file=held`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kept {
+pub(crate) enum Persistence {
     /// The lock is ours, and the last change stands in the file.
     Held,
     /// The lock is ours, and the last change could not be written.
@@ -156,7 +156,7 @@ pub(crate) enum Kept {
     None,
 }
 
-impl Kept {
+impl Persistence {
     pub(crate) fn of(file: Option<&StateFile>) -> Self {
         match file {
             Some(file) if file.is_failing() => Self::Failing,
@@ -166,7 +166,7 @@ impl Kept {
     }
 }
 
-impl fmt::Display for Kept {
+impl fmt::Display for Persistence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Held => "state_file=held",
@@ -179,45 +179,45 @@ impl fmt::Display for Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits;
+    use crate::server::limits;
     use std::fs::File;
 
     use early_service_machine::Counter;
     use early_service_machine::record::Unlogged;
-    use early_service_machine::rhythm::Running;
     use early_service_machine::schedule::Period;
+    use early_service_machine::timeline::Ticking;
 
     #[test]
     fn the_longest_head_is_within_its_bound() {
-        static LONGEST: Standing = Standing {
+        static LONGEST: Provenance = Provenance {
             origin: Origin::Recovered,
             predecessor: Some(i32::MIN),
             since: Monotonic::from_nanos(0),
             is_kept: true,
         };
-        let head = Head {
+        let head = StatusHeader {
             stage: Stage::Initrd,
             phase: Phase::Adopting,
             pid: u32::MAX,
-            standing: Some(&LONGEST),
+            provenance: Some(&LONGEST),
             serving_s: u64::MAX / 1_000_000_000,
             clients: limits::CLIENTS + limits::RESERVE,
             log_lines_dropped: u64::MAX,
         };
-        let length = format!("{head} {}", Kept::Failing).len();
-        assert!(length <= MAX_HEAD, "{length} bytes");
+        let length = format!("{head} {}", Persistence::Failing).len();
+        assert!(length <= MAX_HEADER, "{length} bytes");
     }
 
     #[test]
     fn a_file_that_cannot_be_written_any_more_is_failing() {
         let full = File::options().read(true).write(true).open("/dev/full").expect("a device");
         let mut file = StateFile::on(full.into());
-        assert_eq!(Kept::of(Some(&file)), Kept::Held);
+        assert_eq!(Persistence::of(Some(&file)), Persistence::Held);
         let period = Period::from_millis(100).expect("100 is not 0");
-        let counter = Running::starting(Counter::default(), Monotonic::from_nanos(0), period);
+        let counter = Ticking::starting(Counter::default(), Monotonic::from_nanos(0), period);
         file.store(counter.snapshot(), Unlogged::default());
-        assert_eq!(Kept::of(Some(&file)), Kept::Failing);
-        assert_eq!(Kept::of(None), Kept::None);
+        assert_eq!(Persistence::of(Some(&file)), Persistence::Failing);
+        assert_eq!(Persistence::of(None), Persistence::None);
     }
 
     #[test]
@@ -232,8 +232,8 @@ mod tests {
             (recovered, None, true, "went on from the state file"),
         ] {
             let since = Monotonic::from_nanos(0);
-            let standing = Standing { origin, predecessor, since, is_kept };
-            assert_eq!(standing.to_string(), text);
+            let provenance = Provenance { origin, predecessor, since, is_kept };
+            assert_eq!(provenance.to_string(), text);
         }
     }
 }

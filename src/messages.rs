@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Mailboxes: everything that one actor can tell another.
+//!
+//! Each actor has one mailbox, and each mailbox holds as many messages as can be on their way to its
+//! owner at once. So sending never waits, and two actors can never wait for each other.
+//!
+//! ```text
+//!                  lifecycle::Event                    lifecycle::Effect
+//! ticker, handoff, signals ────────► supervisor ────────► handoff, server
+//!
+//!            ToTicker             ToServer              ToHandoff
+//! server ◄──────────────► ticker ◄────────── handoff ◄──────────── server, ticker
+//! ```
+
+use std::os::unix::net::UnixStream;
+
+use async_channel::{Receiver, Sender, TrySendError};
+use early_service_machine::lifecycle::{Effect, Event};
+use early_service_machine::record::Unlogged;
+use early_service_machine::timeline::Snapshot;
+use smol::Async;
+
+use crate::handoff::channel::Peer;
+use crate::handoff::state_file::StateFile;
+use crate::server::session::{Batch, HandoffRequest};
+use crate::server::sockets::Sockets;
+use crate::service::Service;
+use crate::ticker::Start;
+
+/// The most batches that are with the ticker at once.
+///
+/// The ticker answers within microseconds. More would only take memory; with one, the server would
+/// wait for the ticker after each.
+pub(crate) const IN_FLIGHT: usize = 16;
+
+/// The most clients accepted in one turn of the server.
+///
+/// Large enough to absorb a burst, small enough not to delay a tick.
+pub(crate) const ACCEPTS: usize = 16;
+
+/// The most handoff requests that wait for the handoff actor: those of one turn of the server.
+///
+/// With fewer, strangers who ask at once would keep the successor from being heard.
+pub(crate) const HANDOFF_REQUESTS: usize = ACCEPTS;
+
+/// Orders that may wait beside the batches: load or listen, freeze, catch up first, what the
+/// predecessor has logged, and leave.
+const ORDERS: usize = 6;
+
+/// What the ticker is told.
+pub(crate) enum ToTicker<S: Service> {
+    /// From the handoff: tick on from here.
+    Load(Start<S>, Option<StateFile>),
+    /// From the server: carry out the commands of one read.
+    CarryOut { slot: usize, batch: Box<Batch<S>> },
+    /// From the server, after the last batch: stop ticking, give the state and its file to the
+    /// handoff, and tell the supervisor.
+    Freeze,
+    /// From the handoff, before `Freeze`: no tick may be due when the ticker freezes, because the
+    /// successor knows nothing of deadlines.
+    CatchUpFirst,
+    /// From the handoff: the predecessor died, and its last ticks up to this state are not known to
+    /// be in the log.
+    Unlogged(S, Unlogged),
+    /// From the handoff: the predecessor has logged all its ticks.
+    Logged,
+    /// From the server, after the last batch: stop ticking for good.
+    Leave,
+}
+
+/// The ticker's mailbox: every batch and the orders.
+pub(crate) fn to_ticker<S: Service>() -> (Sender<ToTicker<S>>, Receiver<ToTicker<S>>) {
+    async_channel::bounded(IN_FLIGHT + ORDERS)
+}
+
+/// What the server is told.
+pub(crate) enum ToServer<S: Service> {
+    /// From the handoff: accept and answer clients, on these sockets.
+    Listen(Sockets<S>),
+    /// From the supervisor: stop; once every batch is back, give the sockets to the handoff and
+    /// have the ticker freeze.
+    Freeze,
+    /// From the handoff: the predecessor has left, so nobody can connect to its listeners any more.
+    PredecessorLeft,
+    /// From the ticker: the batch of this slot, with its replies; or with its commands, if ticks
+    /// that are due must come first.
+    BatchDone { slot: usize, batch: Box<Batch<S>> },
+    /// From the ticker: no tick is due any more, so commands can be carried out again.
+    CaughtUp,
+    /// From the supervisor: accept nobody and read nothing more, send the replies of the batches in
+    /// flight, have the ticker leave, and leave.
+    Leave,
+}
+
+/// The server's mailbox: every batch, a word for each that came back with its commands that they may
+/// come again, and the orders.
+pub(crate) fn to_server<S: Service>() -> (Sender<ToServer<S>>, Receiver<ToServer<S>>) {
+    async_channel::bounded(2 * IN_FLIGHT + ORDERS)
+}
+
+/// What the handoff actor is told.
+pub(crate) enum ToHandoff<S: Service> {
+    /// From the supervisor.
+    Order(Effect),
+    /// From the server: the client on this connection asked for the state; the owner of the socket
+    /// file that it connected to.
+    HandoffRequest(Async<UnixStream>, HandoffRequest, Option<u32>),
+    /// From the server, freezing: every socket of which a client has the other end.
+    Sockets(Sockets<S>),
+    /// From the ticker, freezing: the state and its file.
+    State(Snapshot<S>, Option<StateFile>),
+}
+
+/// The handoff actor's mailbox: the requests, the orders of two steps of the lifecycle, and the two
+/// halves of what was frozen.
+pub(crate) fn to_handoff<S: Service>() -> (Sender<ToHandoff<S>>, Receiver<ToHandoff<S>>) {
+    async_channel::bounded(HANDOFF_REQUESTS + 2 * 3 + 2)
+}
+
+/// The supervisor's mailbox: what the actors report.
+///
+/// From the handoff actor five: the lock is reported twice at the most, the other process once until
+/// an order follows, and a process may have asked just before and just after.
+/// From the ticker one: it is frozen once for each request.
+/// From the signals one: they report once.
+pub(crate) fn to_supervisor() -> (Sender<Event>, Receiver<Event>) {
+    async_channel::bounded(7)
+}
+
+/// From the signals to the supervisor: PID 1 has let the process go on (SIGCONT).
+///
+/// One is enough: a second one asks for the same look at PID 1's root.
+pub(crate) fn continued() -> (Sender<()>, Receiver<()>) {
+    async_channel::bounded(1)
+}
+
+/// Nothing is ever sent; the channel closes once the ticker and the handoff actor have dropped their
+/// senders, and with them the lock.
+pub(crate) fn done() -> (Sender<()>, Receiver<()>) {
+    async_channel::bounded(1)
+}
+
+/// From the handoff actor to the end of the program: the successor that is to be told when the log
+/// is written.
+pub(crate) fn log_flushed() -> (Sender<Peer>, Receiver<Peer>) {
+    async_channel::bounded(1)
+}
+
+/// Sends `message`; to an actor that has left, because the process ends, it is not delivered.
+///
+/// # Panics
+///
+/// If the mailbox is full: that is a mistake in this file, not a condition of the machine that the
+/// program runs on.
+pub(crate) fn post<M>(to: &Sender<M>, message: M) {
+    let is_full = matches!(to.try_send(message), Err(TrySendError::Full(_)));
+    assert!(!is_full, "a mailbox holds all that can be on their way to its owner");
+}

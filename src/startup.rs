@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Start-up: from the command line to the running actors, in numbered steps, and the exit status.
+//!
+//! | exit status | when |
+//! | --- | --- |
+//! | 0 | the process was told to stop, or a successor serves |
+//! | 1 | it cannot serve; one line of the log says why |
+//! | 2 | the command line is wrong |
+//!
+//! The order of the steps decides when clients can connect: everything before step 5 must be short,
+//! and everything that can wait comes after it.
+
+use std::cell::Cell;
+use std::env;
+use std::fmt;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::panic::{self, PanicHookInfo};
+use std::path::Path;
+use std::pin::Pin;
+use std::process::{self, ExitCode};
+use std::rc::Rc;
+use std::task::{Context, Waker};
+
+use early_service_machine::lifecycle::Event;
+use early_service_machine::wire::handoff::Message;
+use futures_lite::future;
+use rustix::io::Errno;
+use smol::{LocalExecutor, Timer};
+
+use crate::cli::{self, Command, Environment, HELP, Options, Predecessor, Stage};
+use crate::handoff::Handoff;
+use crate::handoff::channel::Peer;
+use crate::handoff::lock::Locking;
+use crate::handoff::receive::Adoption;
+use crate::handoff::users::User;
+use crate::journal::{self, Journal};
+use crate::messages;
+use crate::platform::descriptors;
+use crate::platform::notify::{self, NotPassed, Passed};
+use crate::platform::signals::{self, Signals};
+use crate::platform::switch_root::{self, OldRoot};
+use crate::server::limits;
+use crate::server::listener::{self, Listener};
+use crate::server::{self, Server};
+use crate::service::Service;
+use crate::supervisor::Supervisor;
+use crate::ticker::Ticker;
+
+/// The exit status of a wrong command line, as getopt(3) users have it.
+const USAGE: u8 = 2;
+
+/// The whole program: reads its command line, carries the state, and says how it ended.
+///
+/// ```no_run
+/// use std::process::ExitCode;
+///
+/// fn main() -> ExitCode {
+///     early_service::main::<early_service::machine::Counter>()
+/// }
+/// ```
+#[must_use]
+pub fn main<S: Service>() -> ExitCode {
+    let passed = Passed::take();
+    let runtime_directory = env::var_os("RUNTIME_DIRECTORY");
+    let passes_socket = !passed.as_ref().is_ok_and(|passed| passed.sockets.is_empty());
+    let environment = Environment { runtime_directory, passes_socket };
+    match cli::parse(env::args_os().skip(1), &environment) {
+        Ok(Command::Run(options)) => run::<S>(options, passed),
+        Ok(Command::Help) => print(&[S::ABOUT, HELP].concat()),
+        Ok(Command::Version) => print(concat!("early-service ", env!("CARGO_PKG_VERSION"), "\n")),
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "early-service: {error}");
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn run<S: Service>(options: Options, passed: Result<Passed, NotPassed>) -> ExitCode {
+    let mut journal = Journal::install(options.stage);
+    let result =
+        passed.map_err(Error::Passed).and_then(|passed| serve::<S>(options, passed, &mut journal));
+    if let Err(error) = &result {
+        log::error!("{error}");
+    }
+    let is_flushed = journal.flush();
+    match result {
+        Ok(successor) => {
+            if let Some(successor) = successor.filter(|_| is_flushed) {
+                // A successor that does not receive this logs that lines may be missing.
+                let _ = successor.say_last(&Message::<S>::Logged.to_string());
+            }
+            ExitCode::SUCCESS
+        }
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Serves until the end; returns the successor that is to be told when the log is written.
+fn serve<S: Service>(
+    options: Options,
+    passed: Passed,
+    journal: &mut Journal,
+) -> Result<Option<Peer>, Error> {
+    // 1. Signals are blocked before there is a second thread, and before there is a socket file to
+    //    leave behind.
+    signals::block().map_err(Error::Signals)?;
+    // 2. PID 1 is told that the start may take longer.
+    if options.stage == Stage::Root {
+        notify::watch_start();
+    }
+    // 3. The table of descriptors gets its size while there is one thread.
+    descriptors::reserve(limits::DESCRIPTORS);
+    // 4. The reactor and its thread; without them there is nothing to listen with.
+    let _reactor = start_reactor(options.stage);
+    passed.say_left_alone();
+    // 5. From here on, clients wait in the backlog instead of being refused.
+    let (listeners, adoption) = listen(&options, passed.sockets)?;
+    // 6. The root directory to leave when PID 1 switches root.
+    let old_root = match options.stage {
+        Stage::Initrd => OldRoot::remember(),
+        Stage::Root => None,
+    };
+    // 7. Signals have handlers.
+    let is_out_of_time = Rc::new(Cell::new(false));
+    let signals =
+        Signals::install(options.stage, Rc::clone(&is_out_of_time)).map_err(Error::Signals)?;
+    // 8. The log's writer thread.
+    journal.start().map_err(Error::Thread)?;
+    // 9. What would keep the process from serving is found now, and what is odd is logged.
+    descriptors::check_spare().map_err(Error::Descriptors)?;
+    notify::check_environment();
+    // 10. The mailboxes and the actors. The handoff actor holds everything until the lock is ours.
+    let (to_ticker, ticker_mailbox) = messages::to_ticker();
+    let (to_server, server_mailbox) = messages::to_server();
+    let (to_handoff, handoff_mailbox) = messages::to_handoff();
+    let (to_supervisor, supervisor_mailbox) = messages::to_supervisor();
+    let (to_supervisor_continued, continued) = messages::continued();
+    let (done_guard, done) = messages::done();
+    let (log_flushed_to, successor) = messages::log_flushed();
+    let named = options.successor.map(User::find);
+    let started = match adoption {
+        Some(_) => Event::StartedAsSuccessor,
+        None => Event::StartedAlone,
+    };
+    let signals = signals.run(to_supervisor.clone(), to_supervisor_continued);
+    let ticker = Ticker::<S>::new(
+        ticker_mailbox,
+        to_server.clone(),
+        to_handoff.clone(),
+        to_supervisor.clone(),
+        done_guard.clone(),
+        options.period,
+    );
+    let server = Server::new(server_mailbox, to_ticker.clone(), to_handoff.clone(), options.stage);
+    let handoff = Handoff::new(
+        handoff_mailbox,
+        to_supervisor,
+        to_ticker,
+        to_server.clone(),
+        log_flushed_to,
+        done_guard,
+        named.clone(),
+        Locking::new(options.state_file, named),
+        adoption,
+        listeners,
+    );
+    let supervisor =
+        Supervisor::new(supervisor_mailbox, continued, to_server, to_handoff, old_root, done);
+    // 11. They run until the supervisor ends.
+    let executor = LocalExecutor::new();
+    executor.spawn(ticker.run()).detach();
+    executor.spawn(server.run()).detach();
+    executor.spawn(handoff.run()).detach();
+    executor.spawn(signals).detach();
+    // futures-lite's block_on sleeps until it is woken; smol's would also poll the reactor.
+    future::block_on(executor.run(supervisor.run(started)));
+    if is_out_of_time.get() {
+        return Err(Error::ProcessorTime);
+    }
+    Ok(successor.try_recv().ok())
+}
+
+/// What the process listens on, and whom it adopts from.
+fn listen<S: Service>(
+    options: &Options,
+    passed: Vec<OwnedFd>,
+) -> Result<(Vec<Listener>, Option<Adoption<S>>), listener::Error> {
+    let mut listeners = passed
+        .into_iter()
+        .map(|socket| Listener::passed(socket, options.rebind))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut adoption = match &options.predecessor {
+        Predecessor::At(path) => {
+            listener::check_length("adopt from", path)?;
+            Some(Adoption::new(path.clone(), None))
+        }
+        Predecessor::OnServerSocket | Predecessor::Nobody => None,
+    };
+    let is_passed = |path: &Path| listeners.iter().any(|listener| listener.is_at(path));
+    let takes_over = options.predecessor == Predecessor::OnServerSocket;
+    match &options.server {
+        Some(path) if is_passed(path) && takes_over => {
+            return Err(listener::Error::PassedAlready(path.clone()));
+        }
+        Some(path) if is_passed(path) => {}
+        Some(path) if takes_over => {
+            let (listener, is_served) = Listener::take_over(path)?;
+            listeners.push(listener);
+            if is_served {
+                let path = listener::place(path);
+                adoption = Some(Adoption::new(path.clone(), Some(path)));
+            } else {
+                log::info!("Nobody serves {}: there is nothing to take over", path.display());
+            }
+        }
+        Some(path) => listeners.push(Listener::bind(path)?),
+        None => {}
+    }
+    Ok((listeners, adoption))
+}
+
+/// Starts the reactor and its thread; the timer must be kept.
+///
+/// async-io panics where it can have no thread or no descriptors.
+/// There is nothing to be tidied up yet, so that the end is in order all the same.
+fn start_reactor(stage: Stage) -> Timer {
+    panic::set_hook(Box::new(move |panic: &PanicHookInfo<'_>| {
+        let cause = panic.payload().downcast_ref::<String>();
+        log::error!("{}", Error::Reactor(cause.cloned().unwrap_or_else(|| panic.to_string())));
+        // Nothing that needs a thread or the reactor.
+        journal::write_here(stage);
+        process::exit(1);
+    }));
+    let timer = match stage {
+        Stage::Initrd => switch_root::disarm_reactor(),
+        Stage::Root => {
+            let mut timer = Timer::after(server::SWEEP);
+            let _ = Pin::new(&mut timer).poll(&mut Context::from_waker(Waker::noop()));
+            Timer::never()
+        }
+    };
+    let _ = panic::take_hook();
+    timer
+}
+
+/// Why the process cannot serve.
+enum Error {
+    Passed(NotPassed),
+    Listener(listener::Error),
+    Reactor(String),
+    Thread(io::Error),
+    Signals(io::Error),
+    Descriptors(Errno),
+    ProcessorTime,
+}
+
+impl From<listener::Error> for Error {
+    fn from(error: listener::Error) -> Self {
+        Self::Listener(error)
+    }
+}
+
+/// What of a unit limits descriptors and threads.
+const LIMITS: &str = "LimitNOFILE=, LimitNPROC= and TasksMax=";
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Passed(error) => error.fmt(f),
+            Self::Listener(error) => error.fmt(f),
+            Self::Reactor(cause) => write!(f, "cannot start: {cause} (see {LIMITS})"),
+            Self::Thread(error) => write!(f, "cannot start a thread: {error} (see {LIMITS})"),
+            Self::Signals(error) => write!(f, "cannot handle signals: {error}"),
+            Self::Descriptors(error) => {
+                write!(f, "cannot open as many files as serving takes: {error} (see {LIMITS})")
+            }
+            Self::ProcessorTime => f.write_str("the limit of processor time is reached (SIGXCPU)"),
+        }
+    }
+}
