@@ -1,26 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Sabotage: daemons and units with one fault each, and the row that must not miss it.
+//! Sabotage: daemons and units with one fault each, and the row that must notice it.
 //!
-//! A suite that holds says little unless it is known to break. Each fault is a change of one place
-//! in a copy of the sources, which is built and booted instead of the package's. The change must
-//! find its place exactly once: a fault that is no longer put in would prove nothing.
+//! Each fault is a patch of `tests/patches`. It is applied to a copy of the sources, which is built
+//! and booted in the package's place.
 //!
 //! One guest is enough for most: the rows are the same for all.
 
-use crate::cache::{self, SOURCE};
+use crate::cache;
 use crate::guest::{Format, Guest, Image};
 use crate::package;
 use crate::plan::{self, Plan, Swap, Verdict};
 use crate::rows::{c_program, confinement, first_stage, ordinary, surroundings};
-use crate::tools::{self, output};
+use crate::tools;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
+use testkit::patches::{self, Tree};
 
 /// One fault, or several that only show together.
 struct Sabotage {
+    /// The patch is `boot-NAME`.
     name: &'static str,
-    changes: &'static [Change],
     /// What is booted.
     plan: &'static Plan,
     breaks: &'static [Break],
@@ -33,43 +32,21 @@ struct Break {
     claim: &'static str,
 }
 
-/// Text in a file of the repository, and what stands there instead.
-struct Change {
-    file: &'static str,
-    from: &'static str,
-    to: &'static str,
-}
-
 const SABOTAGES: &[Sabotage] = &[
     Sabotage {
         name: "tick-skipped",
-        changes: &[Change {
-            file: "machine/src/counter.rs",
-            from: "self.next = self.next.wrapping_add(1);",
-            to: "self.next = self.next.wrapping_add(if self.next == 20 { 2 } else { 1 });",
-        }],
         plan: &ORDINARY,
         breaks: &[Break { row: ordinary::NUMBERS, claim: "every number once and in order" }],
     },
     Sabotage {
         // The root stage logs once more what the first stage has logged last.
         name: "number-doubled",
-        changes: &[Change {
-            file: "machine/src/counter.rs",
-            from: r#"Ok(Self { next: fields.number("counter")? })"#,
-            to: r#"Ok(Self { next: fields.number("counter")?.saturating_sub(1) })"#,
-        }],
         plan: &ORDINARY,
         breaks: &[Break { row: ordinary::NUMBERS, claim: "every number once and in order" }],
     },
     Sabotage {
         // The count goes on, but the successor's first tick comes a period after it has adopted.
         name: "rhythm-begun-anew",
-        changes: &[Change {
-            file: "src/ticker.rs",
-            from: "Start::After { snapshot, .. } => Ticking::resuming(snapshot, now, self.period),",
-            to: "Start::After { snapshot, .. } => Ticking::starting(snapshot.state, now, self.period),",
-        }],
         plan: &ORDINARY,
         breaks: &[Break {
             row: ordinary::NUMBERS,
@@ -78,22 +55,11 @@ const SABOTAGES: &[Sabotage] = &[
     },
     Sabotage {
         name: "clients-dropped",
-        changes: &[Change {
-            file: "src/server/sockets.rs",
-            from: "self.sessions.extend(predecessors.sessions);",
-            to: "drop(predecessors.sessions);",
-        }],
         plan: &ORDINARY,
         breaks: &[Break { row: ordinary::CLIENTS, claim: "one connection lasts" }],
     },
     Sabotage {
         name: "half-a-line-dropped",
-        changes: &[Change {
-            file: "src/server/session.rs",
-            from: "let fits = session.input.replace(unread)",
-            to: "let _ = unread;
-                 let fits = session.input.replace(&[])",
-        }],
         plan: &ORDINARY,
         breaks: &[Break {
             row: ordinary::NC,
@@ -103,31 +69,11 @@ const SABOTAGES: &[Sabotage] = &[
     Sabotage {
         // What is in the file is older than what was logged.
         name: "written-too-late",
-        changes: &[Change {
-            file: "src/ticker.rs",
-            from: "self.store(count);",
-            to: "if uncounted.deadline().as_nanos() / 100_000_000 % 10 == 0 { self.store(count) }",
-        }],
         plan: &first_stage::KILLED,
         breaks: &[Break { row: first_stage::RECOVERS, claim: "no number twice" }],
     },
     Sabotage {
         name: "exit-1-after-the-handoff",
-        changes: &[
-            Change {
-                file: "src/startup.rs",
-                from: "let mut journal = Journal::install(options.stage);",
-                to: "let fails = options.stage == Stage::Initrd;
-                     let mut journal = Journal::install(options.stage);",
-            },
-            Change {
-                file: "src/startup.rs",
-                from: "            }
-            ExitCode::SUCCESS",
-                to: "            }
-            if fails { ExitCode::FAILURE } else { ExitCode::SUCCESS }",
-            },
-        ],
         plan: &ORDINARY,
         breaks: &[Break {
             row: ordinary::ENDS_WELL,
@@ -138,7 +84,6 @@ const SABOTAGES: &[Sabotage] = &[
     // breaks is the row that looks for the signal.
     Sabotage {
         name: "unit-without-at",
-        changes: &[WITHOUT_AT],
         plan: &ORDINARY,
         breaks: &[Break { row: ordinary::SPARED, claim: ordinary::NO_SIGTERM }],
     },
@@ -146,26 +91,12 @@ const SABOTAGES: &[Sabotage] = &[
     // the state file, but nobody hands over.
     Sabotage {
         name: "neither-belt",
-        changes: &[
-            WITHOUT_AT,
-            Change {
-                file: "src/platform/signals.rs",
-                from: "let heard = HANDLED.map(|signal| signal as i32);",
-                to: "let heard = [Signal::SIGINT as i32];",
-            },
-        ],
         plan: &ORDINARY,
         breaks: &[Break { row: ordinary::ENDS_WELL, claim: "the first stage hands over once" }],
     },
     // Each wall of the root stage has a row that sees whether it stands.
     Sabotage {
         name: "root-unit-without-walls",
-        changes: &[
-            without(ROOT_UNIT, "\nRestrictAddressFamilies=AF_UNIX"),
-            without(ROOT_UNIT, "\nProtectSystem=strict"),
-            without(ROOT_UNIT, "\nInaccessiblePaths=-/dev/shm -/dev/mqueue -/sys/fs/cgroup"),
-            without(ROOT_UNIT, "\nCapabilityBoundingSet="),
-        ],
         plan: &confinement::CONFINED,
         breaks: &[
             Break { row: confinement::SOCKETS, claim: confinement::NO_NETWORK },
@@ -176,10 +107,6 @@ const SABOTAGES: &[Sabotage] = &[
     },
     Sabotage {
         name: "first-unit-without-walls",
-        changes: &[
-            without(FIRST_UNIT, "\nCapabilityBoundingSet=CAP_SYS_CHROOT CAP_SYS_PTRACE"),
-            without(FIRST_UNIT, "\nNoNewPrivileges=yes"),
-        ],
         plan: &first_stage::STOPPED,
         breaks: &[
             Break { row: first_stage::FEW_RIGHTS, claim: first_stage::ONE_THREAD },
@@ -189,22 +116,12 @@ const SABOTAGES: &[Sabotage] = &[
     },
     Sabotage {
         name: "capabilities-kept",
-        changes: &[Change {
-            file: "src/platform/switch_root.rs",
-            from: "sets.permitted -= not_needed;",
-            to: "",
-        }],
         plan: &first_stage::STOPPED,
         breaks: &[Break { row: first_stage::NO_RIGHTS, claim: first_stage::NO_THREAD }],
     },
     Sabotage {
         // Their unit names no successor: who gets the socket is who may adopt.
         name: "owner-of-the-socket-refused",
-        changes: &[Change {
-            file: "machine/src/trust.rs",
-            from: "(named == Some(peer) || owner == Some(peer))",
-            to: "(named == Some(peer) || owner == Some(ROOT) && owner == Some(peer))",
-        }],
         // Their unit stops it by a signal that it ignores: power-off would wait for it.
         plan: &Plan {
             in_root: "
@@ -216,11 +133,6 @@ const SABOTAGES: &[Sabotage] = &[
     },
     Sabotage {
         name: "by-the-wall-clock",
-        changes: &[Change {
-            file: "src/platform/clock.rs",
-            from: "clock_gettime(ClockId::Monotonic)",
-            to: "clock_gettime(ClockId::Realtime)",
-        }],
         // Forward it would catch up a day's ticks, which takes too long.
         plan: &Plan {
             in_initrd: "set_clock '-1 day'; sleep 0.7; set_clock '+1 day'; sleep 0.7",
@@ -231,11 +143,6 @@ const SABOTAGES: &[Sabotage] = &[
     },
     Sabotage {
         name: "drops-untold",
-        changes: &[Change {
-            file: "src/journal/mod.rs",
-            from: "let missing = dropped - self.reported;",
-            to: "let missing = (dropped - self.reported) / 2;",
-        }],
         plan: &surroundings::FLOODED,
         breaks: &[Break { row: surroundings::DROPS_TOLD, claim: surroundings::ALL_TOLD }],
     },
@@ -245,11 +152,6 @@ const SABOTAGES: &[Sabotage] = &[
 const ON_NEWEST: &[Sabotage] = &[Sabotage {
     // As it was when only PID 1's root was compared, and with ours.
     name: "moved-along-unnoticed",
-    changes: &[Change {
-        file: "src/platform/switch_root.rs",
-        from: "if is_same(&ours, &self.ours) {",
-        to: "if is_same(&ours, &self.ours) || self.init.is_some() {",
-    }],
     plan: &ORDINARY,
     breaks: &[Break { row: ordinary::SPARED, claim: ordinary::COMES_THROUGH }],
 }];
@@ -264,17 +166,6 @@ const ORDINARY: Plan = ordinary::ORDINARY;
 
 const FIRST_UNIT: &str = "conf/early-service-initrd.service";
 const ROOT_UNIT: &str = "conf/early-service.service";
-
-/// A unit without one of its lines.
-const fn without(file: &'static str, line: &'static str) -> Change {
-    Change { file, from: line, to: "" }
-}
-
-const WITHOUT_AT: Change = Change {
-    file: FIRST_UNIT,
-    from: "ExecStart=@/usr/bin/early-service @early-service-initrd ",
-    to: "ExecStart=/usr/bin/early-service ",
-};
 
 /// Boots every sabotage; says of which ones the row that must break did not.
 pub(crate) fn survivors() -> Vec<String> {
@@ -324,48 +215,28 @@ impl Sabotage {
         Ok(())
     }
 
-    /// What the changed files come to in the guest: the daemon if sources are among them, and units.
+    fn patch(&self) -> String {
+        format!("boot-{}", self.name)
+    }
+
+    /// The files of the guest that the fault changes: the daemon, units, or both.
     fn swaps(&self) -> Result<Vec<Swap>, String> {
-        let tree = self.source_tree()?;
-        for change in self.changes {
-            let path = tree.join(change.file);
-            fs::write(&path, change.apply(&tree)?)
-                .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
-        }
-        let is_changed =
-            |prefix: &str| self.changes.iter().any(|change| change.file.starts_with(prefix));
+        let root = cache::directory().join("sabotage").join(self.name);
+        cache::remove(&root)?;
+        let tree = Tree::copy_to(root)?;
+        tree.plant(&self.patch())?;
+        let changed = patches::files(&self.patch())?;
+        let is_changed = |prefix: &str| changed.iter().any(|file| file.starts_with(prefix));
         let mut swaps = Vec::new();
         for (file, path) in UNITS {
             if is_changed(file) {
-                swaps.push((path, read(&tree.join(file))?));
+                swaps.push((path, read(&tree.root().join(file))?));
             }
         }
         if is_changed("src/") || is_changed("machine/") {
-            swaps.push((DAEMON, build(&tree)?));
+            swaps.push((DAEMON, build(tree.root())?));
         }
         Ok(swaps)
-    }
-
-    /// A copy of what the daemon is built from, and of its units.
-    fn source_tree(&self) -> Result<PathBuf, String> {
-        let tree = directory().join(self.name);
-        cache::remove(&tree)?;
-        fs::create_dir_all(&tree)
-            .map_err(|error| format!("cannot make {}: {error}", tree.display()))?;
-        // Not with the times of the originals: cargo must not take an older build for this one.
-        let mut copy = Command::new("cp");
-        copy.current_dir(SOURCE).arg("-r").args([
-            "Cargo.toml",
-            "Cargo.lock",
-            "benches",
-            "build.rs",
-            "conf",
-            "src",
-            "machine",
-            "tests",
-        ]);
-        output("cp", copy.arg(&tree))?;
-        Ok(tree)
     }
 }
 
@@ -374,19 +245,6 @@ const UNITS: [(&str, &str); 2] = [
     (FIRST_UNIT, "/usr/lib/systemd/system/early-service-initrd.service"),
     (ROOT_UNIT, "/usr/lib/systemd/system/early-service.service"),
 ];
-
-impl Change {
-    /// The file of this tree, changed.
-    fn apply(&self, tree: &Path) -> Result<String, String> {
-        let path = tree.join(self.file);
-        let text = fs::read_to_string(&path)
-            .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-        match text.matches(self.from).count() {
-            1 => Ok(text.replace(self.from, self.to)),
-            count => Err(format!("{} has {:?} {count} times, not once", self.file, self.from)),
-        }
-    }
-}
 
 /// All into one target directory, so that what the daemon stands on is built once.
 fn build(tree: &Path) -> Result<Vec<u8>, String> {
@@ -398,18 +256,9 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
 }
 
-fn directory() -> PathBuf {
-    cache::directory().join("sabotage")
-}
-
-/// Needs no boot, so that whoever changes the sources hears of it at once.
 #[test]
-fn every_change_finds_its_place() {
-    for (Sabotage { name, changes, .. }, _) in all() {
-        for change in *changes {
-            if let Err(error) = change.apply(Path::new(SOURCE)) {
-                panic!("{name}: {error}");
-            }
-        }
-    }
+fn every_patch_of_the_boots_is_planted() {
+    let mut planted: Vec<_> = all().map(|(sabotage, _)| sabotage.patch()).collect();
+    planted.sort();
+    assert_eq!(planted, patches::of_ring("boot-"));
 }

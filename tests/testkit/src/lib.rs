@@ -10,6 +10,7 @@
 //! | [`line`] | one log line in its parts |
 //! | [`load`] | clients at work, and the replies that each received |
 //! | [`judge`], [`order`], [`record`] | whether replies, log and state file fit one undisturbed counter |
+//! | [`patches`] | faults, and copies of the sources to plant them in |
 //! | [`victim`] | a process to kill or stop at any time |
 //! | [`random`] | numbers that follow from a seed |
 //! | [`scratch`] | a directory that is removed with its test |
@@ -26,6 +27,7 @@ pub mod judge;
 pub mod line;
 pub mod load;
 pub mod order;
+pub mod patches;
 pub mod random;
 pub mod record;
 pub mod scratch;
