@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Check: the figures that are the same on a busy machine, held against committed ones.
+//! Check: the figures that are the same on a busy machine, compared with those in
+//! `docs/performance.md`.
 
 use std::fmt;
+use std::fs;
 
 use crate::instructions::{STILL, at_each, per_command, per_tick, to_listen};
 use crate::programs::{Programs, Run};
@@ -10,44 +12,42 @@ use crate::size::{compressed, stripped};
 use crate::start::{looked, traced};
 use crate::table::{Measured, aligned};
 
-/// A figure that was measured once, on Debian 12, and how much more of it is too much.
+/// The page that has the committed figures, and the heading of their column.
+const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.md");
+const HEADING: &str = "committed";
+
+/// A figure that is compared, and the share by which it may exceed the committed one.
 ///
-/// The tolerance is for another compiler or C library; whoever costs more says so here, and whoever
-/// saves something has it written down.
-struct Committed {
-    figure: &'static str,
+/// The tolerance is for another compiler or C library.
+struct Figure {
+    name: &'static str,
     unit: Unit,
-    committed: f64,
     tolerance: f64,
     measure: fn(&Programs) -> Measured,
 }
 
-const COMMITTED: [Committed; 9] = [
-    Committed {
-        figure: "size, stripped",
+const FIGURES: [Figure; 9] = [
+    Figure {
+        name: "size, stripped",
         unit: Unit::Bytes,
-        committed: 416_776.0,
         tolerance: 0.02,
         measure: |programs| stripped(&programs.daemon),
     },
-    Committed {
-        figure: "the same by zstd -19",
+    Figure {
+        name: "the same by zstd -19",
         unit: Unit::Bytes,
-        committed: 192_026.0,
         tolerance: 0.02,
         measure: |programs| compressed(&programs.daemon),
     },
-    Committed {
-        figure: "instructions from exec to listen",
+    Figure {
+        name: "instructions from exec to listen",
         unit: Unit::Count,
-        committed: 300_250.0,
         tolerance: 0.05,
         measure: |programs| to_listen(&|run, by| programs.initrd_by(run, by, &STILL)),
     },
-    Committed {
-        figure: "system calls before listen",
+    Figure {
+        name: "system calls before listen",
         unit: Unit::Count,
-        committed: 80.0,
         tolerance: 0.03,
         measure: |programs| {
             let run = Run::new();
@@ -57,24 +57,21 @@ const COMMITTED: [Committed; 9] = [
     },
     // Of a single client it depends on the processor how often it is looked for before it has asked
     // again; of many, one has always asked, and only how many at a time differs.
-    Committed {
-        figure: "instructions per command, one at a time, 1,000 clients",
+    Figure {
+        name: "instructions per command, one at a time, 1,000 clients",
         unit: Unit::Count,
-        committed: 7_600.0,
         tolerance: 0.25,
         measure: |programs| per_command(programs, 1000, 1),
     },
-    Committed {
-        figure: "instructions per command, pipelined",
+    Figure {
+        name: "instructions per command, pipelined",
         unit: Unit::Count,
-        committed: 640.0,
         tolerance: 0.1,
         measure: |programs| per_command(programs, 1, 256),
     },
-    Committed {
-        figure: "instructions per tick",
+    Figure {
+        name: "instructions per tick",
         unit: Unit::Count,
-        committed: 17_000.0,
         // How often the three threads find each other at work differs from run to run.
         tolerance: 0.25,
         measure: |programs| {
@@ -84,10 +81,9 @@ const COMMITTED: [Committed; 9] = [
             Ok(Sample::new(Unit::Count, tries))
         },
     },
-    Committed {
-        figure: "private memory, initrd stage",
+    Figure {
+        name: "private memory, initrd stage",
         unit: Unit::Kilobytes,
-        committed: 296.0,
         tolerance: 0.06,
         measure: |programs| {
             let run = Run::new();
@@ -95,10 +91,9 @@ const COMMITTED: [Committed; 9] = [
             Ok(Sample::new(Unit::Kilobytes, looks))
         },
     },
-    Committed {
-        figure: "threads",
+    Figure {
+        name: "threads",
         unit: Unit::Count,
-        committed: 3.0,
         tolerance: 0.0,
         measure: |programs| {
             let run = Run::new();
@@ -107,33 +102,81 @@ const COMMITTED: [Committed; 9] = [
     },
 ];
 
-/// What was measured, beside what was committed.
-pub(crate) struct Checked(Vec<(&'static Committed, Measured)>);
+/// A figure as committed and as measured now.
+struct Comparison {
+    figure: &'static Figure,
+    committed: f64,
+    measured: Measured,
+}
+
+/// All figures, as committed and as measured now.
+pub(crate) struct Checked(Vec<Comparison>);
 
 impl Checked {
-    pub(crate) fn measure(programs: &Programs) -> Self {
-        let measured = COMMITTED.iter().map(|committed| (committed, (committed.measure)(programs)));
-        Self(measured.collect())
+    /// # Errors
+    ///
+    /// Names the figure that the page does not have.
+    pub(crate) fn measure(programs: &Programs) -> Result<Self, String> {
+        let page = fs::read_to_string(PAGE).map_err(|e| format!("cannot read {PAGE}: {e}"))?;
+        let compare = |figure: &'static Figure| {
+            let committed = committed(&page, figure.name)
+                .ok_or_else(|| format!("{PAGE} has no row for {:?}", figure.name))?;
+            Ok(Comparison { figure, committed, measured: (figure.measure)(programs) })
+        };
+        FIGURES.iter().map(compare).collect::<Result<_, String>>().map(Self)
     }
 
     /// Whether every figure was measured, and none is too much.
     pub(crate) fn holds(&self) -> bool {
-        self.0.iter().all(|(committed, measured)| committed.verdict(measured).0)
+        self.0.iter().all(|comparison| comparison.verdict().0)
     }
 }
 
-impl Committed {
+/// Measures all figures, as the table that `docs/performance.md` has of them.
+pub(crate) struct ToCommit(Vec<[String; 2]>);
+
+impl ToCommit {
+    /// # Errors
+    ///
+    /// Says what could not be measured.
+    pub(crate) fn measure(programs: &Programs) -> Result<Self, String> {
+        let row = |figure: &Figure| {
+            let sample = (figure.measure)(programs)?;
+            // To the unit, unlike what people read: a size is compared byte by byte.
+            Ok([figure.name.to_owned(), show(Unit::Count, sample.median().round())])
+        };
+        FIGURES.iter().map(row).collect::<Result<_, String>>().map(Self)
+    }
+}
+
+impl fmt::Display for ToCommit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        aligned(f, &["figure", HEADING].map(str::to_owned), &self.0)
+    }
+}
+
+/// The number in the row of this name, in the table whose second column has the heading.
+fn committed(page: &str, name: &str) -> Option<f64> {
+    let cells = |line: &str| {
+        let mut cells = line.strip_prefix('|')?.split('|').map(|cell| cell.trim().to_owned());
+        Some((cells.next()?, cells.next()?))
+    };
+    let table = page.lines().skip_while(|line| cells(line).is_none_or(|(_, n)| n != HEADING));
+    let (_, number) = table.map_while(cells).find(|(figure, _)| figure == name)?;
+    number.replace(',', "").parse().ok()
+}
+
+impl Comparison {
     fn most(&self) -> f64 {
-        self.committed * (1.0 + self.tolerance)
+        self.committed * (1.0 + self.figure.tolerance)
     }
 
-    fn verdict(&self, measured: &Measured) -> (bool, &'static str) {
-        match measured {
+    fn verdict(&self) -> (bool, &'static str) {
+        let least = self.committed * (1.0 - self.figure.tolerance);
+        match &self.measured {
             Err(_) => (false, "**NOT MEASURED**"),
             Ok(sample) if sample.median() > self.most() => (false, "**TOO MUCH**"),
-            Ok(sample) if sample.median() < self.committed * (1.0 - self.tolerance) => {
-                (true, "less: to be committed")
-            }
+            Ok(sample) if sample.median() < least => (true, "less: to be committed"),
             Ok(_) => (true, "holds"),
         }
     }
@@ -141,14 +184,15 @@ impl Committed {
 
 impl fmt::Display for Checked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let heads = ["figure", "measured", "committed", "at most", ""].map(str::to_owned);
-        let row = |(committed, measured): &(&'static Committed, Measured)| {
+        let heads = ["figure", "measured", HEADING, "at most", ""].map(str::to_owned);
+        let row = |comparison: &Comparison| {
+            let Comparison { figure, committed, measured } = comparison;
             [
-                committed.figure.to_owned(),
+                figure.name.to_owned(),
                 measured.as_ref().map_or_else(Clone::clone, Sample::to_string),
-                show(committed.unit, committed.committed),
-                show(committed.unit, committed.most()),
-                committed.verdict(measured).1.to_owned(),
+                show(figure.unit, *committed),
+                show(figure.unit, comparison.most()),
+                comparison.verdict().1.to_owned(),
             ]
         };
         aligned(f, &heads, &self.0.iter().map(row).collect::<Vec<_>>())

@@ -6,8 +6,10 @@
 //! unshare, gcc, pkg-config and libglib2.0-dev for all rows: a row whose tool is missing says so.
 //! `cargo bench -- --plot FILE.svg` also draws how the costs grow.
 //! `cargo bench -- --check` takes less than a minute, measures only what is the same on a busy
-//! machine, and fails where a figure exceeds the committed one.
+//! machine, and fails if a figure exceeds the one in `docs/performance.md`; `--commit` prints the
+//! table for that page.
 //! `cargo bench -- start idle` measures only what these files are about.
+//! `scripts/figures` writes what is printed into the page.
 //!
 //! A figure is the median of its tries; in brackets is the middle half of them.
 //! What is measured is the packaged binary (`cargo build --release`), started with the options of its
@@ -44,7 +46,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::SIGINT;
 use signal_hook::flag;
 
-use check::Checked;
+use check::{Checked, ToCommit};
 use programs::{DESCRIPTORS, Programs};
 use table::Table;
 
@@ -64,7 +66,7 @@ const SUBJECTS: [(&str, Subject); 7] = [
 /// The last one, which is also drawn.
 const GROWTH: &str = "growth";
 
-const USAGE: &str = "cargo bench [-- --check | [SUBJECT]... [--plot FILE.svg]]";
+const USAGE: &str = "cargo bench [-- --check | --commit | [SUBJECT]... [--plot FILE.svg]]";
 
 /// The exit status after SIGINT, as shells have it.
 const INTERRUPTED: i32 = 130;
@@ -79,10 +81,12 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     // by it; a handler is not passed on.
     flag::register_conditional_shutdown(SIGINT, INTERRUPTED, Arc::new(AtomicBool::new(true)))?;
     let mut arguments = env::args_os().skip(1).filter(|argument| argument != "--bench");
-    let (mut is_check, mut plot, mut subjects) = (false, None, Vec::new());
+    let (mut is_check, mut is_commit) = (false, false);
+    let (mut plot, mut subjects) = (None, Vec::new());
     while let Some(argument) = arguments.next() {
         match argument.to_str() {
             Some("--check") => is_check = true,
+            Some("--commit") => is_commit = true,
             Some("--plot") => plot = Some(PathBuf::from(arguments.next().ok_or(USAGE)?)),
             Some(name) if name == GROWTH || SUBJECTS.iter().any(|(known, _)| *known == name) => {
                 subjects.push(name.to_owned());
@@ -97,9 +101,13 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     eprintln!("building");
     let programs = Programs::build()?;
     if is_check {
-        let checked = Checked::measure(&programs);
+        let checked = Checked::measure(&programs)?;
         print!("{checked}");
         return Ok(if checked.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    if is_commit {
+        print!("{}", ToCommit::measure(&programs)?);
+        return Ok(ExitCode::SUCCESS);
     }
     print!("{}", machine()?);
     measure(&programs, &subjects, plot.as_deref())?;
@@ -134,7 +142,7 @@ fn measure(
     print!("\n{table}");
     if let Some(to) = plot {
         plot::draw(&curves, to)?;
-        println!("\nthe growth is drawn in {}", to.display());
+        eprintln!("the growth is drawn in {}", to.display());
     }
     Ok(())
 }
