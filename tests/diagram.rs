@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Diagram: the lifecycle's states in the README, drawn from what `Lifecycle::step` does.
+//! Diagram: the states of the lifecycle in `docs/architecture.md`, drawn from `Lifecycle::step`.
 //!
 //! Every lifecycle that events can lead to is visited, with every event; what comes of it is the
 //! Mermaid text that GitHub shows as a picture. Nothing is drawn from a list of our own, so a new
-//! phase, or a road that leads elsewhere, fails this until the README says so too.
+//! phase, or a road that leads elsewhere, fails this until that page is changed as well.
 
 use early_service_machine::lifecycle::{Event, Lifecycle, Phase};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-/// What the README has between.
+/// The marks around the diagram.
 const BEGIN: &str = "<!-- lifecycle: drawn by tests/diagram.rs -->\n";
 const END: &str = "<!-- lifecycle: end -->\n";
 
@@ -117,19 +117,16 @@ fn drawn() -> String {
 }
 
 #[test]
-fn the_readme_has_the_lifecycle_as_it_is() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let readme = fs::read_to_string(&path).expect("there is a README");
-    let shown = readme.split_once(BEGIN).and_then(|(_, rest)| rest.split_once(END));
-    let (shown, _) = shown.expect("the README has the marks around the diagram");
+fn the_page_shows_the_lifecycle_as_the_code_has_it() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/architecture.md");
+    let page = fs::read_to_string(&path).expect("the page is there");
+    let shown = page.split_once(BEGIN).and_then(|(_, rest)| rest.split_once(END));
+    let (shown, _) = shown.expect("the page has the marks around the diagram");
     let drawn = drawn();
-    assert!(
-        shown == drawn,
-        "the README has another one than the code; this is the code's:\n{drawn}"
-    );
+    assert!(shown == drawn, "docs/architecture.md differs from the code, which draws:\n{drawn}");
 }
 
-/// What the README says in words, because the arrows would hide the others.
+/// The page says this in words, because the arrows would hide the others.
 #[test]
 fn a_stop_ends_every_phase() {
     for Place { state, way } in places() {

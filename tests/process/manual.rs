@@ -13,6 +13,8 @@ use testkit::scratch::Scratch;
 const MANUAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/conf/early-service.8");
 const CHANGELOG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/CHANGELOG.md");
 const README: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"));
+const PROTOCOL: &str =
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/client-protocol.md"));
 
 /// What groff makes of the page; its complaints are failures.
 #[track_caller]
@@ -110,17 +112,23 @@ fn the_period_is_by_default_what_the_help_says() {
     assert_eq!(period.as_nanos(), default * 1_000_000);
 }
 
-#[test]
-fn every_command_is_in_the_manual_in_the_readme_and_understood() {
-    let manual: Vec<_> = tagged("COMMANDS").into_iter().map(|(command, _)| command).collect();
-    let table = README.split("| line | reply | who may |").nth(1).expect("the README's table");
+/// What stands in the first column of a table of `docs/client-protocol.md`.
+#[track_caller]
+fn first_column(heading: &str) -> Vec<&'static str> {
+    let (_, table) = PROTOCOL.split_once(heading).expect("a table with this heading");
     let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
-    let in_readme = rows.map(|row| row.split('`').nth(1).expect("a command"));
-    let mut in_readme: Vec<_> = in_readme.map(|line| line.trim_end_matches(" …")).collect();
+    rows.map(|row| row.split('`').nth(1).expect("a code span")).collect()
+}
+
+#[test]
+fn every_command_is_documented_and_understood() {
+    let manual: Vec<_> = tagged("COMMANDS").into_iter().map(|(command, _)| command).collect();
+    let on_page = first_column("| line | reply | who may |").into_iter();
+    let mut on_page: Vec<_> = on_page.map(|line| line.trim_end_matches(" …")).collect();
     let mut in_manual: Vec<_> = manual.iter().map(String::as_str).collect();
-    in_readme.sort_unstable();
+    on_page.sort_unstable();
     in_manual.sort_unstable();
-    assert_eq!(in_manual, in_readme);
+    assert_eq!(in_manual, on_page);
 
     let scratch = Scratch::new();
     for command in &manual {
@@ -138,7 +146,7 @@ fn every_command_is_in_the_manual_in_the_readme_and_understood() {
 }
 
 #[test]
-fn every_key_of_the_status_line_is_in_the_manual_and_in_order() {
+fn every_key_of_the_status_line_is_documented_in_order() {
     let manual: Vec<_> = tagged("STATUS LINE").into_iter().map(|(key, _)| key).collect();
     let scratch = Scratch::new();
     let daemon = Daemon::serve(scratch.join("sock"), &STILL);
@@ -146,6 +154,7 @@ fn every_key_of_the_status_line_is_in_the_manual_and_in_order() {
     let key = |pair: &str| pair.split_once('=').expect("a pair").0.to_owned();
     let keys: Vec<_> = line.trim_end().split(' ').map(key).collect();
     assert_eq!(manual, keys);
+    assert_eq!(first_column("| key | meaning |"), keys, "docs/client-protocol.md");
 }
 
 /// `scripts/promised-compiler` holds the first of these against the compiler.
@@ -162,7 +171,7 @@ fn the_promised_compiler_is_the_same_wherever_it_is_named() {
             .collect();
         assert_eq!(required, [promised], "{tool} in the spec file");
     }
-    assert!(README.contains(&format!("Building takes Rust {promised} ")), "README.md");
+    assert!(README.contains(&format!("Rust {promised} or later")), "README.md");
     assert!(contributing.contains(&format!("Rust {promised} or later")), "CONTRIBUTING.md");
 }
 
