@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The documentation: its commands do what it says, and its links lead somewhere.
+//!
+//! Every command of a `console` block is run here, or by the CI, or is listed below with the reason
+//! why it cannot be.
+
+use std::collections::{BTreeSet, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use testkit::daemon::{Daemon, binary};
+use testkit::scratch::Scratch;
+use testkit::{build, until};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// What runs commands of the documentation instead of this test.
+const CI: [&str; 2] = [".ci/run", "scripts/test"];
+
+/// The beginnings of commands that this test runs unless they are listed below, in a directory of its own: with a daemon on the
+/// public socket, and with `/run` and `/tmp` below it.
+const RUN: &[&str] = &[
+    "cargo tree",
+    "cat /run/early-service/state",
+    "echo",
+    "kill",
+    "nc",
+    "printf",
+    "sleep",
+    "target/debug/examples/camera",
+    "target/release/early-service",
+];
+
+/// The beginnings of commands that others run in another form, and where that form stands.
+const RUN_ELSEWHERE: &[(&str, &str, &str)] = &[
+    ("SOAK_MINUTES=", "scripts/test", "--test soak -- "),
+    ("cargo +nightly fuzz run", "scripts/test", "cargo +nightly fuzz run"),
+    ("cargo deb", "tests/boot/package.rs", r#"["deb", "--no-build""#),
+    ("cargo deny", "scripts/test", "check --allow license-exception-not-encountered bans licenses"),
+    ("cargo doc --open", "scripts/test", "cargo doc --workspace"),
+    ("cargo install --locked cargo-", "scripts/test", r#"cargo install --locked --quiet "$crate""#),
+    ("cargo test --test process", "scripts/test", "cargo test --workspace --locked"),
+    ("cargo test --workspace --lib", "scripts/test", "cargo test --workspace --locked"),
+    ("cargo test -p early-service-machine", "scripts/test", "cargo test --workspace --locked"),
+    ("checkmodule", "tests/boot/guest.rs", "checkmodule -M -m -o"),
+    ("rpmlint -r", "tests/boot/rows/rpm.rs", "Command::new(\"rpmlint\")"),
+    ("scripts/boot", "scripts/test", "--test boot -- --ignored"),
+    ("scripts/create-rpm.sh", "tests/boot/package.rs", "scripts/create-rpm.sh early-service.spec"),
+    ("semodule", "tests/boot/guest.rs", "semodule_package -o"),
+    ("systemd-sysusers", "scripts/debian/postinst", "systemd-sysusers early-service.conf"),
+];
+
+/// The beginnings of commands that neither this test nor the CI runs, and the reasons.
+const NOT_RUN: &[(&str, &str)] = &[
+    ("aib-dev build", "needs AutoSD's image builder"),
+    ("apt install", "changes the system; the boot tests install the same package with dpkg"),
+    ("cargo build", "cargo has built the programs that this test runs"),
+    ("cargo check", "a step of the first patch, which is not in the tree"),
+    ("cargo run -- ", "a step of the first patch"),
+    ("cd ", "begins a block whose other commands are listed"),
+    ("cp target/rpm", "part of the next command"),
+    ("createrepo_c", "needs Fedora"),
+    ("dnf install", "needs Fedora"),
+    ("dracut", "changes the system; packages in the boot tests run it"),
+    ("echo \"add_counter", "a step of the first patch"),
+    ("echo \"get_counter\" | nc -U", "needs the nc of nmap"),
+    ("journalctl", "needs the journal of a boot; the boot tests read it"),
+    ("make DEFINES", "needs AutoSD's makefile"),
+    ("mkdir repo", "part of the next command"),
+    ("mkosi build", "needs mkosi and makes a whole image"),
+    ("restorecon", "needs SELinux; the boot tests label the whole guest"),
+    ("rustup", "changes the system"),
+    ("scripts/figures", "takes an hour on a machine that has nothing else to do"),
+    ("scripts/fuzz-", "takes longer than the CI may; each target has its minute there"),
+    ("systemctl", "needs a booted system; the boot tests ask it"),
+];
+
+/// One command of the documentation, and the output that follows it there.
+struct Shown {
+    command: String,
+    output: Vec<String>,
+}
+
+/// All pages, relative to the root.
+fn pages() -> Vec<PathBuf> {
+    let mut pages: Vec<PathBuf> = ["README.md", "CONTRIBUTING.md"].map(PathBuf::from).into();
+    let files = fs::read_dir(Path::new(ROOT).join("docs")).expect("the directory docs");
+    let names = files.map(|file| file.expect("a file").file_name());
+    pages.extend(names.map(|name| Path::new("docs").join(name)).filter(|page| is_page(page)));
+    pages.push("SECURITY.md".into());
+    pages.retain(|page| Path::new(ROOT).join(page).exists());
+    pages.sort();
+    pages
+}
+
+fn is_page(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "md")
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    let path = path.as_ref();
+    let text = fs::read_to_string(Path::new(ROOT).join(path));
+    text.unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()))
+}
+
+/// The commands of a page, in order.
+fn commands(page: &str) -> Vec<Shown> {
+    let mut shown: Vec<Shown> = Vec::new();
+    for block in page.split("```console\n").skip(1) {
+        let (block, _) = block.split_once("```").expect("an end of the block");
+        let mut is_open = false;
+        for line in block.lines().map(str::trim_start).filter(|line| !line.is_empty()) {
+            let begins = ["$ ", "# "].iter().find_map(|prompt| line.strip_prefix(prompt));
+            match (begins, shown.last_mut()) {
+                (Some(command), _) => shown.push(Shown { command: command.into(), output: vec![] }),
+                (None, Some(last)) if is_open => last.command += &format!("\n{line}"),
+                (None, Some(last)) => last.output.push(line.to_owned()),
+                (None, None) => panic!("output without a command: {line}"),
+            }
+            is_open = line.ends_with('\\');
+        }
+    }
+    shown
+}
+
+/// Whether this test runs the command.
+fn is_run(command: &str) -> bool {
+    let is_listed = NOT_RUN.iter().any(|(beginning, _)| command.starts_with(beginning));
+    !is_listed && RUN.iter().any(|beginning| command.starts_with(beginning))
+}
+
+#[test]
+fn every_command_is_run_somewhere_or_has_a_reason() {
+    let ci: String =
+        CI.iter().filter(|file| Path::new(ROOT).join(file).exists()).map(read).collect();
+    // Two spellings of one command: lines may be broken, and the CI insists on the lock file.
+    let plain = |text: &str| {
+        let words: Vec<_> = text.split_whitespace().filter(|word| *word != "\\").collect();
+        words.join(" ").replace(" --locked", "")
+    };
+    let ci = plain(&ci);
+    let is_in_ci = |command: &str| {
+        CI.iter().any(|script| command.starts_with(script)) || ci.contains(&plain(command))
+    };
+    let elsewhere = RUN_ELSEWHERE.iter().map(|(command, ..)| *command);
+    let listed: Vec<_> = elsewhere.chain(NOT_RUN.iter().map(|(command, _)| *command)).collect();
+    let (mut unknown, mut used) = (Vec::new(), HashSet::new());
+    for page in pages() {
+        for Shown { command, .. } in commands(&read(&page)) {
+            match listed.iter().find(|beginning| command.starts_with(**beginning)) {
+                _ if is_run(&command) || is_in_ci(&command) => {}
+                Some(beginning) => drop(used.insert(*beginning)),
+                None => unknown.push(format!("{}: {command}", page.display())),
+            }
+        }
+    }
+    assert!(
+        unknown.is_empty(),
+        "run these commands in the CI, or give the reason in NOT_RUN: {unknown:#?}"
+    );
+    let stale: Vec<_> = listed.iter().filter(|name| !used.contains(*name)).collect();
+    assert!(stale.is_empty(), "no page has these commands, or the CI runs them: {stale:?}");
+    for (command, file, form) in RUN_ELSEWHERE {
+        assert!(read(file).contains(form), "{file} does not run {command:?} as {form:?}");
+    }
+}
+
+#[test]
+fn the_commands_print_what_the_pages_show() {
+    let mut ran = 0;
+    for page in pages() {
+        let shown = commands(&read(&page));
+        let shown: Vec<_> = shown.iter().filter(|shown| is_run(&shown.command)).collect();
+        if !shown.is_empty() {
+            ran += shown.len();
+            run(&page, &shown);
+        }
+    }
+    assert!(ran > 0, "no page has a command");
+}
+
+/// What separates the output of one command from that of the next.
+const NEXT: &str = "== next command\n";
+
+/// Runs commands of one page in one shell, and compares what they print.
+fn run(page: &Path, shown: &[&Shown]) {
+    let scratch = Scratch::new();
+    for directory in ["run/early-service", "tmp", "target/release", "target/debug/examples"] {
+        fs::create_dir_all(scratch.join(directory)).expect("a new directory");
+    }
+    let link = |to: PathBuf, name: &str| {
+        std::os::unix::fs::symlink(to, scratch.join(name)).expect("a new link");
+    };
+    link(binary().into(), "target/release/early-service");
+    link(build::example("camera").expect("it compiles"), "target/debug/examples/camera");
+    let public = scratch.join("run/early-service/early-service.sock");
+    let state = scratch.join("run/early-service/state");
+    let _daemon = Daemon::serve(&public, &["--state-file", state.to_str().expect("text")]);
+    until("written", || fs::metadata(&state).is_ok_and(|file| file.len() > 0));
+
+    // A reader waits a second for the program to start; here it is waited for.
+    let mut script = String::from(
+        "sleep() { until grep --quiet Listening tmp/*.log 2> /dev/null; do command sleep 0.05; done; }\n",
+    );
+    for Shown { command, .. } in shown {
+        let command = command.replace(" /run/", " run/").replace(" /tmp/", " tmp/");
+        let cd = if command.starts_with("cargo ") { format!("cd {ROOT}; ") } else { String::new() };
+        script += &match command.strip_suffix(" &") {
+            Some(command) => format!("{command} &\necho -n '{NEXT}'\n"),
+            None => format!("({cd}{command}) || exit; echo -n '{NEXT}'\n"),
+        };
+    }
+    // `kill %1` is for the shell itself.
+    let script = script.replace("(kill %1)", "kill %1").replace("(sleep 1)", "sleep 1");
+    let mut bash = Command::new("bash");
+    bash.arg("-c").arg(&script).current_dir(scratch.join("")).env("CARGO_NET_OFFLINE", "true");
+    let output = bash.output().expect("bash runs");
+    let (printed, complaint) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}: {script}\n{printed}\n{complaint}", page.display());
+    for (Shown { command, output }, printed) in shown.iter().zip(printed.split(NEXT)) {
+        let printed: Vec<_> = printed.lines().collect();
+        for (at, line) in output.iter().enumerate() {
+            let (start, is_cut) = line.split_once('…').map_or((&**line, false), |(s, _)| (s, true));
+            let seen = printed.get(at).copied().unwrap_or_default();
+            let seen = plain(seen);
+            let is_as_shown =
+                if is_cut { seen.starts_with(&plain(start)) } else { seen == plain(start) };
+            assert!(is_as_shown, "{}: {command} prints {printed:#?}, not {line}", page.display());
+        }
+    }
+}
+
+/// A line with `0` for each number, and for each value that has one.
+fn plain(line: &str) -> String {
+    let word = |word: &str| match word.split_once('=') {
+        Some((key, value)) if value.contains(|c: char| c.is_ascii_digit()) => format!("{key}=0"),
+        _ => word.split(|c: char| c.is_ascii_digit()).filter(|part| !part.is_empty()).collect(),
+    };
+    line.split(' ').map(word).collect::<Vec<_>>().join(" ")
+}
+
+/// The anchors of a page, as GitHub and mdBook make them of its headings.
+fn anchors(page: &str) -> HashSet<String> {
+    let mut is_code = false;
+    let headings = page.lines().filter(|line| {
+        is_code ^= line.starts_with("```");
+        !is_code && line.starts_with('#')
+    });
+    let anchor = |heading: &str| -> String {
+        let kept = |c: &char| c.is_alphanumeric() || [' ', '-', '_'].contains(c);
+        let text = heading.trim_start_matches('#').trim().to_lowercase();
+        text.chars().filter(kept).map(|c| if c == ' ' { '-' } else { c }).collect()
+    };
+    headings.map(anchor).collect()
+}
+
+/// The targets of the links and pictures of a page, but for those in code.
+fn links(page: &str) -> Vec<String> {
+    let text: String = page.split("```").step_by(2).collect();
+    let ends = text.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
+    ends.map(|(target, _)| target.to_owned()).collect()
+}
+
+/// Pages that are about to be written.
+const PENDING: [&str; 3] = ["SECURITY.md", "docs/debugging-initrd.md", "docs/upgrading.md"];
+
+#[test]
+fn every_link_leads_to_a_file_and_a_heading() {
+    let mut broken = Vec::new();
+    for page in pages() {
+        let text = read(&page);
+        for link in links(&text).iter().filter(|link| !link.contains("://")) {
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let directory = page.parent().expect("a page has a directory");
+            let target = if file.is_empty() { page.clone() } else { directory.join(file) };
+            // The book has nothing but the files in docs.
+            let leaves_book = page.starts_with("docs") && file.contains('/');
+            let exists = Path::new(ROOT).join(&target).exists();
+            let has_anchor = || anchor.is_empty() || anchors(&read(&target)).contains(anchor);
+            if PENDING.iter().any(|pending| target.ends_with(pending)) {
+                continue;
+            }
+            if leaves_book || !exists || !has_anchor() {
+                broken.push(format!("{}: {link}", page.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
+#[test]
+fn the_book_and_the_readme_list_every_page() {
+    let listed = |page: &str| links(&read(page)).into_iter().collect::<BTreeSet<_>>();
+    let (book, readme) = (listed("docs/SUMMARY.md"), listed("README.md"));
+    for page in pages().iter().filter_map(|page| page.strip_prefix("docs").ok()) {
+        let name = page.to_str().expect("text");
+        if name != "SUMMARY.md" {
+            assert!(book.contains(name), "docs/SUMMARY.md does not list {name}");
+            assert!(readme.contains(&format!("docs/{name}")), "README.md does not list {name}");
+        }
+    }
+}
+
+#[test]
+fn the_readme_has_at_most_240_lines() {
+    assert!(read("README.md").lines().count() <= 240);
+}
