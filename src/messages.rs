@@ -11,6 +11,13 @@
 //!            ToTicker             ToServer              ToHandoff
 //! server ◄──────────────► ticker ◄────────── handoff ◄──────────── server, ticker
 //! ```
+//!
+//! Two things are shared instead:
+//!
+//! | shared | written by | read by | why a message would not do |
+//! | --- | --- | --- | --- |
+//! | [`Status`](crate::status::Status) | handoff, server | server, supervisor | it changes far more often than it is read |
+//! | the statics of [`journal`](crate::journal) | every thread that logs, supervisor | log writer, ticker, server | the log facade takes a global logger, and logging must not wait |
 
 use std::os::unix::net::UnixStream;
 

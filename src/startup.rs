@@ -44,6 +44,7 @@ use crate::server::limits;
 use crate::server::listener::{self, Listener};
 use crate::server::{self, Server};
 use crate::service::Service;
+use crate::status::Status;
 use crate::supervisor::Supervisor;
 use crate::ticker::Ticker;
 
@@ -145,6 +146,7 @@ fn serve<S: Service>(
     let (to_supervisor_continued, continued) = messages::continued();
     let (done_guard, done) = messages::done();
     let (log_flushed_to, successor) = messages::log_flushed();
+    let status = Rc::<Status>::default();
     let named = options.successor.map(User::find);
     let started = match adoption {
         Some(_) => Event::StartedAsSuccessor,
@@ -159,7 +161,13 @@ fn serve<S: Service>(
         done_guard.clone(),
         options.period,
     );
-    let server = Server::new(server_mailbox, to_ticker.clone(), to_handoff.clone(), options.stage);
+    let server = Server::new(
+        server_mailbox,
+        to_ticker.clone(),
+        to_handoff.clone(),
+        options.stage,
+        Rc::clone(&status),
+    );
     let handoff = Handoff::new(
         handoff_mailbox,
         to_supervisor,
@@ -167,13 +175,21 @@ fn serve<S: Service>(
         to_server.clone(),
         log_flushed_to,
         done_guard,
+        Rc::clone(&status),
         named.clone(),
         Locking::new(options.state_file, named),
         adoption,
         listeners,
     );
-    let supervisor =
-        Supervisor::new(supervisor_mailbox, continued, to_server, to_handoff, old_root, done);
+    let supervisor = Supervisor::new(
+        supervisor_mailbox,
+        continued,
+        to_server,
+        to_handoff,
+        old_root,
+        done,
+        status,
+    );
     // 11. They run until the supervisor ends.
     let executor = LocalExecutor::new();
     executor.spawn(ticker.run()).detach();

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Provenance: what a person asks of the process that owns the state: whose state it was, since when
-//! it is ours, and who is connected.
+//! Status of the process, for the `status` command and for `systemctl status`.
 //!
-//! Read for the `status` line and for `systemctl status`; kept here because the actors that know it
-//! are not those that tell it.
-//! Never decides anything.
+//! Responsible for the texts about the owner of the state: where the state came from, since when this
+//! process has owned it, and how many clients are connected.
+//!
+//! [`Status`] is shared by the actors, because those that know a part of it are not those that report
+//! it. Never decides anything. Lives as long as the actors.
 
+use std::cell::Cell;
 use std::fmt;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use early_service_machine::lifecycle::Phase;
 use early_service_machine::schedule::Monotonic;
@@ -16,14 +16,28 @@ use early_service_machine::schedule::Monotonic;
 use crate::cli::Stage;
 use crate::handoff::state_file::StateFile;
 
+/// What the actors know about the process, shared by all of them on their one thread.
+///
+/// Not a message: a thousand clients may come and go between two times that somebody reads this.
+#[derive(Debug, Default)]
+pub(crate) struct Status {
+    /// How the process came to own the state; set once, by the handoff actor.
+    pub(crate) provenance: Cell<Option<Provenance>>,
+    /// The number of open connections; set by the server.
+    pub(crate) clients: Cell<usize>,
+    /// Whether clients cannot find a listener by its name; set by the server.
+    pub(crate) is_unreachable: Cell<bool>,
+}
+
 /// How the process came to own the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Provenance {
     pub(crate) origin: Origin,
-    /// The process that had it before, as far as the kernel vouches for it.
+    /// The process that owned the state before, if the kernel has confirmed its process id.
     pub(crate) predecessor: Option<i32>,
+    /// When this process became the owner.
     pub(crate) since: Monotonic,
-    /// Whether it outlives the process, in a state file.
+    /// Whether a state file keeps the state when the process ends.
     pub(crate) is_kept: bool,
 }
 
@@ -38,58 +52,24 @@ pub(crate) enum Origin {
     Recovered,
 }
 
-/// Written once: a handoff that fails gives the state back to where it was.
-static STANDING: OnceLock<Provenance> = OnceLock::new();
-
-/// Connections open now; written by the server.
-static CLIENTS: AtomicUsize = AtomicUsize::new(0);
-
-/// Whether clients do not find a listener by its name; written by the server.
-static UNREACHABLE: AtomicBool = AtomicBool::new(false);
-
-/// The state is ours.
-pub(crate) fn begin(provenance: Provenance) {
-    // A process comes to own the state only once.
-    let _ = STANDING.set(provenance);
-}
-
-/// `None` before the state is ours.
-pub(crate) fn provenance() -> Option<&'static Provenance> {
-    STANDING.get()
-}
-
-/// So many clients are connected.
-pub(crate) fn count(clients: usize) {
-    CLIENTS.store(clients, Ordering::Relaxed);
-}
-
-/// What a sign of life tells of clients and sockets: how many clients are connected, and whether a
-/// listener is not found by its name.
-pub(crate) fn shown() -> (usize, bool) {
-    (CLIENTS.load(Ordering::Relaxed), UNREACHABLE.load(Ordering::Relaxed))
-}
-
-/// Records whether clients do not find a listener by its name.
-pub(crate) fn set_unreachable(is_so: bool) {
-    UNREACHABLE.store(is_so, Ordering::Relaxed);
-}
-
-/// A phase in a few words: `serving: adopted from process 114`.
-pub(crate) fn sentence(phase: Phase) -> String {
-    let what = match phase {
-        Phase::Booting => "waiting for the lock",
-        Phase::Adopting => "asking the predecessor for the state",
-        Phase::Serving => match provenance() {
-            Some(provenance) if UNREACHABLE.load(Ordering::Relaxed) => {
-                return format!("{phase}: {provenance}; the name of a socket is gone");
-            }
-            Some(provenance) => return format!("{phase}: {provenance}"),
-            None => "the state is about to be loaded",
-        },
-        Phase::Draining => "handing over to a successor",
-        Phase::Ended => "writing out the log",
-    };
-    format!("{phase}: {what}")
+impl Status {
+    /// A phase in a few words: `serving: adopted from process 114`.
+    pub(crate) fn sentence(&self, phase: Phase) -> String {
+        let what = match phase {
+            Phase::Booting => "waiting for the lock",
+            Phase::Adopting => "asking the predecessor for the state",
+            Phase::Serving => match self.provenance.get() {
+                Some(provenance) if self.is_unreachable.get() => {
+                    return format!("{phase}: {provenance}; the name of a socket is gone");
+                }
+                Some(provenance) => return format!("{phase}: {provenance}"),
+                None => "the state is about to be loaded",
+            },
+            Phase::Draining => "handing over to a successor",
+            Phase::Ended => "writing out the log",
+        };
+        format!("{phase}: {what}")
+    }
 }
 
 impl fmt::Display for Provenance {
@@ -124,7 +104,7 @@ pub(crate) struct StatusHeader {
     pub(crate) stage: Stage,
     pub(crate) phase: Phase,
     pub(crate) pid: u32,
-    pub(crate) provenance: Option<&'static Provenance>,
+    pub(crate) provenance: Option<Provenance>,
     /// How long the state has been ours, in seconds.
     pub(crate) serving_s: u64,
     pub(crate) clients: usize,
@@ -189,7 +169,7 @@ mod tests {
 
     #[test]
     fn the_longest_head_is_within_its_bound() {
-        static LONGEST: Provenance = Provenance {
+        let provenance = Provenance {
             origin: Origin::Recovered,
             predecessor: Some(i32::MIN),
             since: Monotonic::from_nanos(0),
@@ -199,7 +179,7 @@ mod tests {
             stage: Stage::Initrd,
             phase: Phase::Adopting,
             pid: u32::MAX,
-            provenance: Some(&LONGEST),
+            provenance: Some(provenance),
             serving_s: u64::MAX / 1_000_000_000,
             clients: limits::CLIENTS + limits::RESERVE,
             log_lines_dropped: u64::MAX,

@@ -9,6 +9,7 @@
 //! Never does the work of an actor, and never decides what the lifecycle decides.
 //! Ends when the lifecycle orders to leave; the process ends with it.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
@@ -24,7 +25,7 @@ use crate::platform::notify;
 use crate::platform::switch_root::{OldRoot, Switch, drop_capabilities};
 use crate::server::limits::is_shortage;
 use crate::service::Service;
-use crate::status;
+use crate::status::Status;
 
 /// How often a survivor looks for the new root once SIGCONT has announced it: a tick, so that no more
 /// than one tick's log line waits for it.
@@ -50,6 +51,7 @@ pub(crate) struct Supervisor<S: Service> {
     root_check_failed: bool,
     /// Closed when the actors that hold the lock have let it go.
     done: Receiver<()>,
+    status: Rc<Status>,
 }
 
 /// What is said once, and not by every sign of life.
@@ -73,6 +75,7 @@ impl<S: Service> Supervisor<S> {
         handoff: Sender<ToHandoff<S>>,
         old_root: Option<OldRoot>,
         done: Receiver<()>,
+        status: Rc<Status>,
     ) -> Self {
         Self {
             mailbox,
@@ -84,6 +87,7 @@ impl<S: Service> Supervisor<S> {
             pending_notify: PendingNotify::default(),
             root_check_failed: false,
             done,
+            status,
         }
     }
 
@@ -124,9 +128,10 @@ impl<S: Service> Supervisor<S> {
                 Event::Round if self.looks_at_root() => {}
                 Event::Round => match lifecycle.phase() {
                     Phase::Booting | Phase::Adopting => notify::extend_start(),
-                    Phase::Serving if told != Some(status::shown()) => {
-                        let shown @ (clients, _) = status::shown();
-                        notify::feed_watchdog_with(clients);
+                    Phase::Serving if told != Some(self.shown()) => {
+                        let shown @ (clients, _) = self.shown();
+                        let sentence = self.status.sentence(Phase::Serving);
+                        notify::feed_watchdog_with(format_args!("{sentence}; clients: {clients}"));
                         told = Some(shown);
                     }
                     Phase::Serving | Phase::Draining | Phase::Ended => notify::feed_watchdog(),
@@ -167,7 +172,7 @@ impl<S: Service> Supervisor<S> {
         // The orders first: clients wait for them, and nobody for PID 1's display.
         future::yield_now().await;
         if from != to {
-            self.pending_notify.phase = !notify::tell(to);
+            self.pending_notify.phase = !notify::report_phase(to, &self.status.sentence(to));
         }
         if to == Phase::Ended {
             // Nothing is ever sent; the channel closes once both actors have dropped their sender.
@@ -177,11 +182,17 @@ impl<S: Service> Supervisor<S> {
         Some(next)
     }
 
+    /// What `systemctl status` shows beside the phase: the number of clients, and whether they cannot
+    /// find a listener by its name.
+    fn shown(&self) -> (usize, bool) {
+        (self.status.clients.get(), self.status.is_unreachable.get())
+    }
+
     /// Says what PID 1 has not heard; whether there was anything.
     fn say_again(&mut self, phase: Phase) -> bool {
         let before = self.pending_notify;
         if before.phase {
-            self.pending_notify.phase = !notify::tell(phase);
+            self.pending_notify.phase = !notify::report_phase(phase, &self.status.sentence(phase));
         }
         if before.watchdog {
             self.pending_notify.watchdog = !notify::arm_watchdog();

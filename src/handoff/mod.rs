@@ -24,6 +24,7 @@ pub(crate) mod users;
 
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
+use std::rc::Rc;
 
 use async_channel::{Receiver, Sender};
 use early_service_machine::lifecycle::{self, Effect};
@@ -50,8 +51,7 @@ use crate::server::listener::{self, Listener};
 use crate::server::session::HandoffRequest;
 use crate::server::sockets::Sockets;
 use crate::service::Service;
-use crate::status;
-use crate::status::{Origin, Provenance};
+use crate::status::{Origin, Provenance, Status};
 use crate::ticker;
 use crate::ticker::Start;
 
@@ -65,6 +65,7 @@ pub(crate) struct Handoff<S: Service> {
     log_flushed_to: Sender<Peer>,
     /// Closed when the actor has left.
     done_guard: Sender<()>,
+    status: Rc<Status>,
     /// A user who may have the state, beside root and our own.
     successor: Option<User>,
     /// The state file until it is locked and loaded.
@@ -113,6 +114,7 @@ impl<S: Service> Handoff<S> {
         server: Sender<ToServer<S>>,
         log_flushed_to: Sender<Peer>,
         done_guard: Sender<()>,
+        status: Rc<Status>,
         successor: Option<User>,
         locking: Locking,
         adoption: Option<Adoption<S>>,
@@ -125,6 +127,7 @@ impl<S: Service> Handoff<S> {
             server,
             log_flushed_to,
             done_guard,
+            status,
             successor,
             locking,
             adoption,
@@ -379,7 +382,7 @@ impl<S: Service> Handoff<S> {
             Start::Anew(_) | Start::After { .. } => Origin::Adopted,
         };
         let (since, is_kept) = (clock::now(), file.is_some());
-        status::begin(Provenance { origin, predecessor, since, is_kept });
+        self.status.provenance.set(Some(Provenance { origin, predecessor, since, is_kept }));
         (start, file)
     }
 

@@ -24,7 +24,6 @@ use rustix::net::{
 use rustix::process::{PidfdFlags, Resource, getpid, getrlimit, pidfd_open};
 
 use crate::server::listener;
-use crate::status;
 
 /// How long PID 1 waits for a sign of life before it ends the survivor of the switch.
 ///
@@ -175,17 +174,17 @@ pub(crate) fn check_environment() {
     }
 }
 
-/// Tells the phase, as `systemctl status` shows it; in Serving the unit is ready.
+/// Reports the phase, and a sentence about it for `systemctl status`; in Serving the unit is ready.
 ///
-/// False where it was not heard, like all that says whether it was.
+/// Returns whether PID 1 has received it, as every function here that returns a `bool`.
 #[must_use]
-pub(crate) fn tell(phase: Phase) -> bool {
+pub(crate) fn report_phase(phase: Phase, sentence: &str) -> bool {
     let change = match phase {
         Phase::Booting | Phase::Adopting | Phase::Draining => "",
         Phase::Serving => "READY=1\n",
         Phase::Ended => "STOPPING=1\n",
     };
-    notify(&format!("{change}STATUS={}", status::sentence(phase)))
+    notify(&format!("{change}STATUS={sentence}"))
 }
 
 /// Tells what the process waits for, as `systemctl status` shows it.
@@ -251,10 +250,9 @@ pub(crate) fn feed_watchdog() {
     let _ = notify("WATCHDOG=1");
 }
 
-/// The same from one that serves, with how many clients it has now.
-pub(crate) fn feed_watchdog_with(clients: usize) {
-    let sentence = status::sentence(Phase::Serving);
-    let _ = notify(&format!("WATCHDOG=1\nSTATUS={sentence}; clients: {clients}"));
+/// Gives PID 1 a sign of life, and a sentence for `systemctl status`.
+pub(crate) fn feed_watchdog_with(sentence: fmt::Arguments<'_>) {
+    let _ = notify(&format!("WATCHDOG=1\nSTATUS={sentence}"));
 }
 
 /// Whether it was heard, or there is nobody to hear it.

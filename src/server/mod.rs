@@ -20,6 +20,7 @@ use std::future::poll_fn;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::process;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Poll, Wake, Waker};
@@ -44,8 +45,7 @@ use crate::server::listener::{Listener, Name};
 use crate::server::session::{Batch, HandoffRequest, Next, Session};
 use crate::server::sockets::Sockets;
 use crate::service::Service;
-use crate::status;
-use crate::status::StatusHeader;
+use crate::status::{Status, StatusHeader};
 
 /// How often silent clients are looked for, while there are clients at all.
 pub(crate) const SWEEP: Duration = Duration::from_secs(1);
@@ -78,6 +78,7 @@ pub(crate) struct Server<S: Service> {
     ticker: Sender<ToTicker<S>>,
     handoff: Sender<ToHandoff<S>>,
     stage: Stage,
+    status: Rc<Status>,
     listeners: Vec<Listener>,
     gate: Gate,
     slots: Vec<Slot<S>>,
@@ -147,6 +148,7 @@ impl<S: Service> Server<S> {
         ticker: Sender<ToTicker<S>>,
         handoff: Sender<ToHandoff<S>>,
         stage: Stage,
+        status: Rc<Status>,
     ) -> Self {
         let places = limits::clients();
         // For the most there can ever be: a limit that is raised later lets more be adopted.
@@ -158,6 +160,7 @@ impl<S: Service> Server<S> {
             ticker,
             handoff,
             stage,
+            status,
             listeners: Vec::new(),
             gate: Gate::Closed,
             slots: Vec::new(),
@@ -333,7 +336,7 @@ impl<S: Service> Server<S> {
                 }
             }
         }
-        status::set_unreachable(self.listeners.iter().any(Listener::is_lost));
+        self.status.is_unreachable.set(self.listeners.iter().any(Listener::is_lost));
     }
 
     fn freeze_when_quiet(&mut self) {
@@ -342,7 +345,7 @@ impl<S: Service> Server<S> {
         }
         self.gate = Gate::Closed;
         self.clients = 0;
-        status::count(0);
+        self.status.clients.set(0);
         self.sweep.clear();
         self.look_at_names.clear();
         self.accept_again.clear();
@@ -439,7 +442,7 @@ impl<S: Service> Server<S> {
 
     /// Writes the part of the status line that every state has; the ticker completes it.
     fn write_status(&self, batch: &mut Batch<S>) {
-        let provenance = status::provenance();
+        let provenance = self.status.provenance.get();
         let now = clock::now();
         let head = StatusHeader {
             stage: self.stage,
@@ -498,7 +501,7 @@ impl<S: Service> Server<S> {
     fn take(&mut self, slot: usize) -> Option<Box<Session<S>>> {
         let session = self.slots.get_mut(slot)?.session.take()?;
         self.clients -= 1;
-        status::count(self.clients);
+        self.status.clients.set(self.clients);
         if self.clients == 0 {
             self.sweep.clear();
         }
@@ -570,7 +573,7 @@ impl<S: Service> Server<S> {
             session.is_beyond = self.clients >= self.places;
             place.session = Some(session);
             self.clients += 1;
-            status::count(self.clients);
+            self.status.clients.set(self.clients);
         }
         if self.clients == 1 {
             self.sweep.set_interval(SWEEP);
@@ -700,7 +703,8 @@ mod tests {
             let (_mailbox, mailbox) = async_channel::bounded(1);
             let (to_ticker, ticker) = async_channel::bounded(IN_FLIGHT + 2);
             let (to_handoff, handoff) = async_channel::bounded(1);
-            let mut server = Server::new(mailbox, to_ticker, to_handoff, Stage::Root);
+            let mut server =
+                Server::new(mailbox, to_ticker, to_handoff, Stage::Root, Rc::default());
             let sockets = Sockets { listeners: vec![listener], sessions: Vec::new() };
             server.handle(Event::Message(ToServer::Listen(sockets)), clock::now());
             Self { server, _mailbox, ticker, handoff }
