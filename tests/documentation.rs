@@ -61,11 +61,13 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("cd ", "begins a block whose other commands are listed"),
     ("cp target/rpm", "part of the next command"),
     ("createrepo_c", "needs Fedora"),
-    ("dnf install", "needs Fedora"),
+    ("dnf ", "needs Fedora"),
     ("dracut", "changes the system; packages in the boot tests run it"),
+    ("early-service --version", "needs the installed package; the spec file runs it"),
     ("echo \"add_counter", "a step of the first patch"),
     ("echo \"get_counter\" | nc -U", "needs the nc of nmap"),
     ("journalctl", "needs the journal of a boot; the boot tests read it"),
+    ("lsinitrd", "needs an initrd and dracut; the boot tests list the files of theirs"),
     ("make DEFINES", "needs AutoSD's makefile"),
     ("mkdir repo", "part of the next command"),
     ("mkosi build", "needs mkosi and makes a whole image"),
@@ -264,7 +266,7 @@ fn links(page: &str) -> Vec<String> {
 }
 
 /// Pages that are about to be written.
-const PENDING: [&str; 3] = ["SECURITY.md", "docs/debugging-initrd.md", "docs/upgrading.md"];
+const PENDING: [&str; 1] = ["docs/debugging-initrd.md"];
 
 #[test]
 fn every_link_leads_to_a_file_and_a_heading() {
