@@ -28,7 +28,7 @@ pub(crate) fn rows(programs: &Programs, table: &mut Table) {
             |figure: fn(&Handoff) -> f64| Sample::new(Unit::Seconds, tries.iter().map(figure));
         let with = format!("with {count} silent clients beside the one that asks");
         table.push(Row::new(format!("handoff, {with}"), sample(|handoff| handoff.time)));
-        let hole = Row::new("longest hole in its replies", sample(|handoff| handoff.hole));
+        let hole = Row::new("longest pause in its replies", sample(|handoff| handoff.hole));
         table.push(hole.floor(Ok(sample(|handoff| handoff.before))));
     }
 }

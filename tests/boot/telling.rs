@@ -2,7 +2,7 @@
 //! Telling: one boot for people to read, and its figures. `scripts/boot` shows it.
 //!
 //! Lines stand in the order in which they were made, not in that in which journald got to them:
-//! it starts later than the first stage, and is away for seconds around the switch of root.
+//! it starts later than the initrd stage, and is away for seconds around the switch of root.
 
 use crate::guest::Image;
 use crate::journal::Record;
@@ -114,10 +114,10 @@ pub(crate) fn figures(boot: &Boot, image: &Image) -> Result<String, String> {
         format!("{:.1} ms", to.saturating_sub(from).as_secs_f64() * 1000.0)
     };
     line("PID 1 to first tick", ms(init, first_tick));
-    line("first stage, Starting to first tick", ms(starting, first_tick));
-    line("first stage, Starting to serving", ms(starting, serving));
+    line("initrd stage, Starting to first tick", ms(starting, first_tick));
+    line("initrd stage, Starting to serving", ms(starting, serving));
     // PID 1 reads of it only when it has forked the other services that are due.
-    line("first stage, Starting to Started", ms(starting, started));
+    line("initrd stage, Starting to Started", ms(starting, started));
     line("switch of root to handoff", ms(switch, drained));
     line("handoff, from freezing to serving", ms(drained, adopted));
     line(
@@ -128,13 +128,13 @@ pub(crate) fn figures(boot: &Boot, image: &Image) -> Result<String, String> {
     line("ticks", ticks.len().to_string());
     line("added to the initrd, by gzip", kilobytes(added));
     line("  of that the program", kilobytes(image.program_in_initrd()?));
-    line("first stage, resident before the handoff", memory("first-Rss:")?);
+    line("initrd stage, resident before the handoff", memory("first-Rss:")?);
     line("  of that anonymous", memory("first-Anonymous:")?);
-    line("first stage, held after the handoff", held_after(boot)?);
+    line("initrd stage, held after the handoff", held_after(boot)?);
     Ok(text)
 }
 
-/// What the first stage takes when it has handed over; what there still is of it, if anything.
+/// What is left of the initrd stage after it has handed over.
 fn held_after(boot: &Boot) -> Result<String, String> {
     if boot.lines("first-looked-for").next().is_none() {
         return Err("nobody looked for what is left of the first stage".to_owned());
