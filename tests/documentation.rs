@@ -143,7 +143,9 @@ fn every_command_is_run_somewhere_or_has_a_reason() {
     };
     let ci = plain(&ci);
     let is_in_ci = |command: &str| {
-        CI.iter().any(|script| command.starts_with(script)) || ci.contains(&plain(command))
+        // A single word may stand there for something else.
+        let is_there = command.contains(' ') && ci.contains(&plain(command));
+        is_there || CI.iter().any(|script| command.starts_with(script))
     };
     let elsewhere = RUN_ELSEWHERE.iter().map(|(command, ..)| *command);
     let listed: Vec<_> = elsewhere.chain(NOT_RUN.iter().map(|(command, _)| *command)).collect();
