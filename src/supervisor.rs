@@ -146,7 +146,7 @@ impl<S: Service> Supervisor<S> {
         let from = lifecycle.phase();
         let (next, effects) = lifecycle.step(event);
         let to = next.phase();
-        journal::enter(to);
+        journal::LOG.enter(to);
         if from != to {
             log::info!(MESSAGE_ID = Id::of(to); "{from} => {to}");
         }

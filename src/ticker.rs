@@ -33,8 +33,8 @@ use log::{Level, LevelFilter, Record};
 use smol::Timer;
 
 use crate::handoff::state_file::StateFile;
-use crate::journal;
 use crate::journal::message_id::Id;
+use crate::journal::{self, LOG};
 use crate::messages::{ToHandoff, ToServer, ToTicker, post};
 use crate::platform::clock;
 use crate::server::session::Batch;
@@ -56,7 +56,7 @@ pub(crate) enum Start<S> {
 const PORTION: usize = 64;
 
 /// The most missed ticks that are logged one by one, eight times what the log's queue holds: the
-/// writer has [`journal::Patience`] to write most of them out meanwhile.
+/// writer has [`RoomWait`](journal::RoomWait) to write most of them out meanwhile.
 ///
 /// More, and one line names the first and the last of them; with fewer, a process that was stopped
 /// for some seconds at a short period would leave no line of each.
@@ -115,7 +115,7 @@ pub(crate) struct Ticker<S: Service> {
     catch_up_first: bool,
     /// The ticks that were caught up and not logged one by one.
     unlogged: Option<Range<S>>,
-    patience: journal::Patience,
+    room_wait: journal::RoomWait,
 }
 
 /// The last ticks of the owner before, until its log or ours is known to name them.
@@ -185,7 +185,7 @@ impl<S: Service> Ticker<S> {
             is_freezing: false,
             catch_up_first: false,
             unlogged: None,
-            patience: journal::Patience::default(),
+            room_wait: journal::RoomWait::default(),
         }
     }
 
@@ -204,7 +204,7 @@ impl<S: Service> Ticker<S> {
     async fn next_event(&mut self) -> Option<Event<S>> {
         if self.is_behind {
             if self.unlogged.is_none() {
-                self.patience.wait_for_room(PORTION).await;
+                self.room_wait.wait(&LOG, PORTION).await;
             }
             Timer::after(REST).await;
             return match self.mailbox.try_recv() {
@@ -213,7 +213,7 @@ impl<S: Service> Ticker<S> {
                 Err(TryRecvError::Closed) => None,
             };
         }
-        self.patience = journal::Patience::default();
+        self.room_wait = journal::RoomWait::default();
         let deadline = async {
             (&mut self.timer).await;
             Some(Event::Deadline)
@@ -338,8 +338,7 @@ impl<S: Service> Ticker<S> {
     async fn leave(mut self) {
         if self.state_file.is_some() {
             let start = clock::now();
-            let waited = || Duration::from_nanos(clock::now().nanos_since(start));
-            while journal::unlogged() > 0 && waited() < LAST_LINES {
+            while LOG.unlogged() > 0 && clock::since(start) < LAST_LINES {
                 Timer::after(LOOK_FOR_LINES).await;
             }
             self.store(0);
@@ -353,7 +352,7 @@ impl<S: Service> Ticker<S> {
         if let (Some(file), Some(running)) = (&mut self.state_file, &self.running) {
             let caught_up = self.unlogged.as_ref().map_or(0, |range| range.count);
             let to_be_logged = to_be_logged.saturating_add(caught_up);
-            let ticks = journal::unlogged().saturating_add(to_be_logged);
+            let ticks = LOG.unlogged().saturating_add(to_be_logged);
             let mut unlogged = Unlogged { ticks, unbroken: ticks.min(self.since_change) };
             if let Some(inherited) = &self.inherited {
                 if inherited.is_named(ticks) {
@@ -390,7 +389,7 @@ impl<S: Service> Ticker<S> {
             _ => _ = self.tick(now, PORTION),
         }
         self.is_behind = due(self) > 0;
-        let is_long = |range: &Range<S>| now.nanos_since(range.since) > nanos(PROGRESS);
+        let is_long = |range: &Range<S>| clock::between(range.since, now) > PROGRESS;
         if !self.is_behind || self.unlogged.as_ref().is_some_and(is_long) {
             self.log_range();
         }
@@ -408,7 +407,7 @@ impl<S: Service> Ticker<S> {
         let begin = clock::now();
         // Twice as many in each step, so that a step takes about as long as all before it.
         let (mut taken, mut step) = (0_u64, 1_u64);
-        while clock::now().nanos_since(begin) < nanos(TURN) {
+        while clock::since(begin) < TURN {
             // Not the last one, whose own fields the line has.
             let skipped = running.skip(now, step.min(running.due(now).saturating_sub(1)));
             if skipped == 0 {
@@ -533,7 +532,7 @@ pub(crate) fn log_range<S: Service>(state: S, count: u64, last: Tick<S>) {
     let (deadline_ns, actual_ns) = (last.deadline.as_nanos(), clock::now().as_nanos());
     let fields = TickFields { state: last.state, deadline_ns, actual_ns, ticks: Some(count) };
     let them = written(|f| state.write_last(count, f));
-    journal::count_ticks(count.saturating_sub(1));
+    LOG.count_ticks(count.saturating_sub(1));
     log::logger().log(
         &Record::builder()
             .level(Level::Info)
@@ -542,11 +541,6 @@ pub(crate) fn log_range<S: Service>(state: S, count: u64, last: Tick<S>) {
             .key_values(&fields)
             .build(),
     );
-}
-
-/// Nanoseconds, as the clock counts.
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Logged once for all that was changed between two ticks: thousands a second can be.

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Queue of log records, from any number of threads to the one thread that writes them.
 //!
-//! A ring of places of 128 bytes; a record takes one place, or several one after the other.
-//! A thread that logs first reserves all places of its record in one step, then fills them, then
-//! publishes the record, so the records of several threads never mix.
+//! A ring of places of 128 bytes; a record takes one place, or several consecutive ones. A thread that
+//! logs reserves all places of its record in one step, fills them, and then publishes the record, so
+//! the records of several threads never mix.
 //!
-//! Never blocks: a thread that is descheduled while it fills its places delays the writer, and no
-//! thread that logs.
-//! Never allocates: the ring is static, and costs memory only once a place has been used.
+//! Never blocks: a thread that is descheduled while it fills its places delays the writer, but no other
+//! thread that logs. Never allocates: the ring is static, and a place uses memory only once it has
+//! held a record.
 //!
 //! **Invariant:** a record is queued completely, or not at all.
 
@@ -15,38 +15,38 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The words of one place.
 ///
-/// The first one says which record was published there last, so it never holds text.
+/// The first word is the position of the record that was published there last; it never holds text.
 const WORDS: usize = 16;
 
 /// The words that describe a record; the upper 16 bits of the first one are the length of its text.
-pub(crate) type Head = [u64; 3];
+pub(crate) type Header = [u64; 3];
 
-/// The words of text in the first place of a record, after the head, and in each place after it.
+/// The words of text in the first place of a record, after its header, and in each later place.
 const FIRST: usize = WORDS - 4;
 const NEXT: usize = WORDS - 1;
 
 const LENGTH_SHIFT: u32 = 48;
 
-/// Set in `reserved` when no more records are taken.
+/// Set in `reserved` when no more records are accepted.
 const CLOSED: u64 = 1;
 
 /// The ring.
 pub(crate) struct Queue<const PLACES: usize> {
-    /// How many places were reserved since the start, times two, and [`CLOSED`].
+    /// Twice the number of places that were reserved since the start, plus [`CLOSED`].
     reserved: AtomicU64,
-    /// How many of them the writer has given back.
+    /// The number of places that the writer has freed.
     taken: AtomicU64,
     places: [[AtomicU64; WORDS]; PLACES],
 }
 
-/// What the writer finds.
+/// The outcome of [`Queue::take`].
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Taken {
     /// A record, with the length of its text.
-    Record(Head, usize),
-    /// Nothing yet.
+    Record(Header, usize),
+    /// No record yet.
     Nothing,
-    /// Nothing, and nothing will come any more.
+    /// The queue is closed and empty.
     Closed,
 }
 
@@ -59,20 +59,21 @@ impl<const PLACES: usize> Queue<PLACES> {
         }
     }
 
-    /// How many places are in use.
+    /// The number of places in use.
     pub(crate) fn len(&self) -> usize {
         let reserved = self.reserved.load(Ordering::Relaxed) / 2;
-        // Not read in one step, so `taken` may be ahead.
+        // The two are not read in one step, so `taken` may be larger.
         let used = reserved.saturating_sub(self.taken.load(Ordering::Relaxed));
         usize::try_from(used).unwrap_or(usize::MAX)
     }
 
-    /// Queues a record if it fits into the first `room` places and the queue is not closed.
-    pub(crate) fn push(&self, head: Head, text: &[u8], room: usize) -> bool {
+    /// Queues a record; returns false if it does not fit into the first `room` places or the queue is
+    /// closed.
+    pub(crate) fn push(&self, header: Header, text: &[u8], room: usize) -> bool {
         let Some(start) = self.reserve(places(text.len()), room.min(PLACES)) else {
             return false;
         };
-        let [first, second, third] = head;
+        let [first, second, third] = header;
         let length = u64::try_from(text.len()).unwrap_or_default() << LENGTH_SHIFT;
         for (at, word) in [first | length, second, third].into_iter().enumerate() {
             self.word(start, 1 + at).store(word, Ordering::Relaxed);
@@ -82,7 +83,7 @@ impl<const PLACES: usize> Queue<PLACES> {
             word[..chunk.len()].copy_from_slice(chunk);
             self.text(start, at).store(u64::from_ne_bytes(word), Ordering::Relaxed);
         }
-        // Unlike every value that was here before: positions only grow.
+        // This value was never here before, because positions only grow.
         self.word(start, 0).store(start + 1, Ordering::Release);
         true
     }
@@ -93,7 +94,7 @@ impl<const PLACES: usize> Queue<PLACES> {
         let mut reserved = self.reserved.load(Ordering::Relaxed);
         loop {
             let start = reserved / 2;
-            // Acquire: the writer has read the places that it gave back.
+            // Acquire: the writer has read the places that it freed.
             let used = start.saturating_sub(self.taken.load(Ordering::Acquire));
             if reserved & CLOSED != 0 || used + places > room {
                 return None;
@@ -112,11 +113,11 @@ impl<const PLACES: usize> Queue<PLACES> {
 
     /// Takes the oldest record and writes its text to the beginning of `text`.
     ///
-    /// To be called by one thread only.
+    /// Only one thread may call this.
     pub(crate) fn take(&self, text: &mut [u8]) -> Taken {
         let start = self.taken.load(Ordering::Relaxed);
         if self.word(start, 0).load(Ordering::Acquire) != start + 1 {
-            // A record that is reserved and not yet published is waited for.
+            // A record that is reserved will be published.
             let is_over = self.reserved.load(Ordering::Relaxed) == 2 * start + CLOSED;
             return if is_over { Taken::Closed } else { Taken::Nothing };
         }
@@ -132,7 +133,8 @@ impl<const PLACES: usize> Queue<PLACES> {
         self.taken.store(start + next, Ordering::Release);
         Taken::Record([first & !(u64::MAX << LENGTH_SHIFT), second, third], length)
     }
-    /// Takes no more records; those that are queued can still be taken.
+
+    /// Accepts no more records; those in the queue can still be taken.
     pub(crate) fn close(&self) {
         self.reserved.fetch_or(CLOSED, Ordering::Relaxed);
     }
@@ -155,7 +157,7 @@ impl<const PLACES: usize> Queue<PLACES> {
     }
 }
 
-/// How many places a record with so many bytes of text takes.
+/// The number of places that a record takes whose text has `length` bytes.
 pub(crate) const fn places(length: usize) -> usize {
     1 + length.div_ceil(8).saturating_sub(FIRST).div_ceil(NEXT)
 }
@@ -166,25 +168,25 @@ mod tests {
     use std::sync::atomic::AtomicBool;
     use std::thread;
 
-    fn take<const PLACES: usize>(queue: &Queue<PLACES>) -> Option<(Head, Vec<u8>)> {
+    fn take<const PLACES: usize>(queue: &Queue<PLACES>) -> Option<(Header, Vec<u8>)> {
         let mut text = [0; 512];
         match queue.take(&mut text) {
-            Taken::Record(head, length) => Some((head, text[..length].to_vec())),
+            Taken::Record(header, length) => Some((header, text[..length].to_vec())),
             Taken::Nothing | Taken::Closed => None,
         }
     }
 
     #[test]
-    fn every_length_comes_out_as_it_went_in() {
+    fn a_record_of_any_length_is_unchanged() {
         let queue = Queue::<4>::new();
         for length in (0..=456).chain((0..=456).rev()) {
             let text: Vec<u8> =
                 (0..length).map(|at| u8::try_from(at % 251).expect("small")).collect();
             let number = u64::try_from(length).expect("small");
-            let head = [number, u64::MAX, !number];
-            assert!(queue.push(head, &text, 4), "{length}");
+            let header = [number, u64::MAX, !number];
+            assert!(queue.push(header, &text, 4), "{length}");
             assert_eq!(queue.len(), places(length), "{length}");
-            assert_eq!(take(&queue), Some((head, text)), "{length}");
+            assert_eq!(take(&queue), Some((header, text)), "{length}");
         }
         assert_eq!((places(96), places(97), places(216), places(217)), (1, 2, 2, 3));
     }
@@ -199,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_queued_at_the_close_is_taken_and_nothing_later() {
+    fn a_closed_queue_gives_its_records_and_takes_no_more() {
         let queue = Queue::<4>::new();
         let mut text = [0; 8];
         assert_eq!(queue.take(&mut text), Taken::Nothing);
@@ -211,11 +213,11 @@ mod tests {
     }
 
     #[test]
-    fn records_of_several_threads_come_out_whole_in_order_and_none_is_lost() {
+    fn records_of_several_threads_stay_whole_and_in_order() {
         // Fewer under an interpreter.
         const RECORDS: u64 = if cfg!(miri) { 30 } else { 20_000 };
         const THREADS: u64 = 4;
-        // Of every number of places, and not a multiple of a word.
+        // Records of one and of several places; most lengths are no multiple of a word.
         const LENGTHS: [usize; 6] = [240, 5, 97, 0, 217, 96];
         static QUEUE: Queue<16> = Queue::new();
         let is_over = AtomicBool::new(false);

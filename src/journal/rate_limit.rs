@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! RateLimit: a line that strangers can cause, logged once a second at the most.
+//! Rate limit for log lines that clients and other processes can cause: one line a second.
 //!
-//! Whoever can connect can do so thousands of times a second; without a limit their lines would take
-//! the room of the ticks in the log.
+//! A client can connect thousands of times a second. Without a limit, the lines about it would displace
+//! the ticks in the log.
 
 use std::fmt;
 use std::time::Duration;
@@ -16,28 +16,28 @@ use crate::platform::clock;
 /// One kind of line.
 #[derive(Default)]
 pub(crate) struct RateLimit {
-    /// When the last line was logged.
-    logged: Option<Monotonic>,
-    /// Left out since then.
+    /// When a line was last logged.
+    last_logged: Option<Monotonic>,
+    /// The number of lines left out since then.
     suppressed: u64,
-    /// The explanation, where there is one.
+    /// The id under which the catalog explains the line, if it does.
     id: Option<Id>,
 }
 
 impl RateLimit {
     const INTERVAL: Duration = Duration::from_secs(1);
 
-    /// One that the catalog explains.
+    /// A line that the catalog explains.
     pub(crate) fn explained(id: Id) -> Self {
         Self { id: Some(id), ..Self::default() }
     }
 
-    /// Logs the line with the number of those left out before it, or leaves it out.
+    /// Logs the line as a warning, with the number of lines left out before it, or leaves it out.
     pub(crate) fn warn(&mut self, line: fmt::Arguments<'_>) {
         self.log(Level::Warn, line);
     }
 
-    /// The same of a line that is no warning.
+    /// The same as [`warn`](Self::warn), without the severity of a warning.
     pub(crate) fn info(&mut self, line: fmt::Arguments<'_>) {
         self.log(Level::Info, line);
     }
@@ -51,15 +51,13 @@ impl RateLimit {
         }
     }
 
-    /// How many were left out; `None` where this one is to be left out too.
+    /// The number of lines left out before this one; `None` if this one is to be left out too.
     fn check(&mut self, now: Monotonic) -> Option<u64> {
-        let is_soon =
-            |last: Monotonic| u128::from(now.nanos_since(last)) < Self::INTERVAL.as_nanos();
-        if self.logged.is_some_and(is_soon) {
+        if self.last_logged.is_some_and(|last| clock::between(last, now) < Self::INTERVAL) {
             self.suppressed += 1;
             return None;
         }
-        self.logged = Some(now);
+        self.last_logged = Some(now);
         Some(std::mem::take(&mut self.suppressed))
     }
 }
@@ -69,10 +67,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_of_many_is_said_each_second_with_the_number_of_the_others() {
+    fn one_line_a_second_is_logged_with_the_number_left_out() {
         let mut limit = RateLimit::default();
         let at = |ms: u64| Monotonic::from_nanos(7_000_000_000 + ms * 1_000_000);
-        let said: Vec<_> = (0..3000).filter_map(|ms| limit.check(at(ms))).collect();
-        assert_eq!(said, [0, 999, 999]);
+        let logged: Vec<_> = (0..3000).filter_map(|ms| limit.check(at(ms))).collect();
+        assert_eq!(logged, [0, 999, 999]);
     }
 }

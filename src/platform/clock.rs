@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Clock: the one place that reads `CLOCK_MONOTONIC`.
+//! Clock: the only reader of `CLOCK_MONOTONIC`.
 //!
-//! The machine speaks of absolute nanoseconds, the executor of [`Instant`]s; on Linux both are the
+//! The machine counts absolute nanoseconds and the executor uses [`Instant`]s. On Linux both are the
 //! same clock, so a deadline is translated by its distance from now.
 
 use std::time::{Duration, Instant};
@@ -17,9 +17,19 @@ pub(crate) fn now() -> Monotonic {
     Monotonic::from_nanos(seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds))
 }
 
-/// The moment of `deadline` for a timer, or one shortly after; now, where it has passed.
+/// The time from `earlier` to `later`; zero if `later` is not later.
+pub(crate) fn between(earlier: Monotonic, later: Monotonic) -> Duration {
+    Duration::from_nanos(later.nanos_since(earlier))
+}
+
+/// The time from `earlier` to now.
+pub(crate) fn since(earlier: Monotonic) -> Duration {
+    between(earlier, now())
+}
+
+/// The instant of `deadline` for a timer, or one shortly after it; now, if the deadline has passed.
 pub(crate) fn instant(deadline: Monotonic) -> Instant {
-    // Read in this order, so that the moment is never before the deadline.
-    let left = Duration::from_nanos(deadline.nanos_since(now()));
+    // The clocks are read in this order, so that the instant is never before the deadline.
+    let left = between(now(), deadline);
     Instant::now() + left
 }

@@ -33,7 +33,7 @@ use smol::{Async, Timer};
 
 use crate::cli::Stage;
 use crate::handoff;
-use crate::journal;
+use crate::journal::LOG;
 use crate::journal::message_id::Id;
 use crate::journal::rate_limit::RateLimit;
 use crate::messages::{ACCEPTS, HANDOFF_REQUESTS, IN_FLIGHT, ToHandoff, ToServer, ToTicker, post};
@@ -446,13 +446,13 @@ impl<S: Service> Server<S> {
         let now = clock::now();
         let head = StatusHeader {
             stage: self.stage,
-            phase: journal::phase(),
+            phase: LOG.phase(),
             pid: process::id(),
             provenance,
             serving_s: provenance
                 .map_or(0, |provenance| now.nanos_since(provenance.since) / 1_000_000_000),
             clients: self.clients,
-            log_lines_dropped: journal::dropped(),
+            log_lines_dropped: LOG.dropped(),
         };
         let written = write!(batch.replies, "{head} ");
         debug_assert!(written.is_ok(), "the session made sure of room");
