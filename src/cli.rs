@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use early_service_machine::schedule::Period;
 use lexopt::{Arg, Parser, ValueExt};
 
-use crate::server::listener::are_one_place;
+use crate::platform::files::are_same_path;
 
 /// The text of `--help`, after what the service says of itself.
 pub(crate) const HELP: &str = "
@@ -237,7 +237,7 @@ pub(crate) fn parse(
     let predecessor = match (client, takeover) {
         (Some(_), true) => return Err(Error::TwoPredecessors),
         (Some(path), false)
-            if server.as_ref().is_some_and(|server| are_one_place(server, &path)) =>
+            if server.as_ref().is_some_and(|server| are_same_path(server, &path)) =>
         {
             return Err(Error::SamePath(path));
         }

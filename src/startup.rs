@@ -37,11 +37,13 @@ use crate::handoff::users::User;
 use crate::journal::{self, Journal};
 use crate::messages;
 use crate::platform::descriptors;
+use crate::platform::files;
 use crate::platform::notify::{self, NotPassed, Passed};
 use crate::platform::signals::{self, Signals};
 use crate::platform::switch_root::{self, OldRoot};
 use crate::server::limits;
-use crate::server::listener::{self, Listener};
+use crate::server::listener::Listener;
+use crate::server::listener::bind::{self, check_length};
 use crate::server::{self, Server};
 use crate::service::Service;
 use crate::status::Status;
@@ -208,14 +210,14 @@ fn serve<S: Service>(
 fn listen<S: Service>(
     options: &Options,
     passed: Vec<OwnedFd>,
-) -> Result<(Vec<Listener>, Option<Adoption<S>>), listener::Error> {
+) -> Result<(Vec<Listener>, Option<Adoption<S>>), bind::Error> {
     let mut listeners = passed
         .into_iter()
         .map(|socket| Listener::passed(socket, options.rebind))
         .collect::<Result<Vec<_>, _>>()?;
     let mut adoption = match &options.predecessor {
         Predecessor::At(path) => {
-            listener::check_length("adopt from", path)?;
+            check_length("adopt from", path)?;
             Some(Adoption::new(path.clone(), None))
         }
         Predecessor::OnServerSocket | Predecessor::Nobody => None,
@@ -224,14 +226,14 @@ fn listen<S: Service>(
     let takes_over = options.predecessor == Predecessor::OnServerSocket;
     match &options.server {
         Some(path) if is_passed(path) && takes_over => {
-            return Err(listener::Error::PassedAlready(path.clone()));
+            return Err(bind::Error::PassedAlready(path.clone()));
         }
         Some(path) if is_passed(path) => {}
         Some(path) if takes_over => {
             let (listener, is_served) = Listener::take_over(path)?;
             listeners.push(listener);
             if is_served {
-                let path = listener::place(path);
+                let path = files::resolve(path);
                 adoption = Some(Adoption::new(path.clone(), Some(path)));
             } else {
                 log::info!("Nobody serves {}: there is nothing to take over", path.display());
@@ -270,7 +272,7 @@ fn start_reactor(stage: Stage) -> Timer {
 /// Why the process cannot serve.
 enum Error {
     Passed(NotPassed),
-    Listener(listener::Error),
+    Listener(bind::Error),
     Reactor(String),
     Thread(io::Error),
     Signals(io::Error),
@@ -278,8 +280,8 @@ enum Error {
     ProcessorTime,
 }
 
-impl From<listener::Error> for Error {
-    fn from(error: listener::Error) -> Self {
+impl From<bind::Error> for Error {
+    fn from(error: bind::Error) -> Self {
         Self::Listener(error)
     }
 }

@@ -28,6 +28,8 @@ use rustix::net::{
 };
 use smol::{Async, Timer};
 
+use crate::platform::socket;
+
 /// The most descriptors that the kernel lets travel in one message (`SCM_MAX_FD`): a predecessor of
 /// another release may send more at once than we do, and what has no room is dropped.
 const SCM_MAX_FD: usize = 253;
@@ -316,14 +318,14 @@ pub(crate) fn send(
     bytes: &[u8],
     descriptors: &[BorrowedFd<'_>],
 ) -> io::Result<usize> {
-    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     if descriptors.is_empty() {
-        return Ok(rustix::net::send(stream, bytes, flags)?);
+        return socket::send(stream, bytes);
     }
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     Ok(sendmsg(stream, &[IoSlice::new(bytes)], &mut control, flags)?)
 }

@@ -47,7 +47,8 @@ use crate::journal::message_id::Id;
 use crate::journal::rate_limit::RateLimit;
 use crate::messages::{ToHandoff, ToServer, ToTicker, post};
 use crate::platform::clock;
-use crate::server::listener::{self, Listener};
+use crate::server::listener::Listener;
+use crate::server::listener::bind::remove_if_dead;
 use crate::server::session::HandoffRequest;
 use crate::server::sockets::Sockets;
 use crate::service::Service;
@@ -471,7 +472,7 @@ impl<S: Service> Handoff<S> {
                 }
             }
             drop(self.sockets);
-            taken.iter().for_each(|path| listener::remove_if_dead(path));
+            taken.iter().for_each(|path| remove_if_dead(path));
             if offering.is_done() {
                 let pid = offering.pid();
                 log::info!(MESSAGE_ID = Id::HandedOver; "Process {pid} has adopted the state");
@@ -480,7 +481,7 @@ impl<S: Service> Handoff<S> {
             }
         }
         if let Some(path) = adopted {
-            listener::remove_if_dead(&path);
+            remove_if_dead(&path);
         }
         if let Some(mut leaving) = self.leaving {
             // Nobody else would name the lines that the predecessor does not get written.

@@ -30,9 +30,10 @@ use crate::handoff::state_file::StateFile;
 use crate::journal::message_id::Id;
 use crate::platform::clock;
 use crate::platform::notify;
+use crate::platform::socket;
 use crate::server::limits;
-use crate::server::listener;
 use crate::server::listener::Listener;
+use crate::server::listener::names::path_of_peer;
 use crate::server::session::{INPUT, REPLIES, Session};
 use crate::server::sockets::Sockets;
 use crate::service::Service;
@@ -389,7 +390,7 @@ impl<S: Service> Adoption<S> {
 
     /// Connects and asks; an event where that comes to nothing.
     fn connect(&mut self, way: Way, has_lock: bool) -> Option<Event> {
-        let stream = match listener::connect(&self.path) {
+        let stream = match socket::connect(&self.path) {
             Ok(stream) => stream,
             // The backlog is full, so somebody is there (EAGAIN in unix(7)).
             Err(Errno::AGAIN) => {
@@ -473,7 +474,7 @@ impl<S: Service> Adoption<S> {
     /// compares the words; a name that does not fit a line is left empty, and the predecessor then
     /// takes the listener by which we came.
     fn request(&self, way: Way, peer: &Peer) -> String {
-        let path = listener::path_of_peer(peer.stream());
+        let path = path_of_peer(peer.stream());
         let plain = path.to_str().filter(|path| !path.contains(['\n', '\r']));
         let request = match way.older() {
             None => Request::Exchange {
@@ -773,7 +774,7 @@ impl<S: Service> Exchange<S> {
         let Some(socket) = self.peer.descriptor() else {
             return Outcome::Mismatch("the descriptor of a client is missing".to_owned());
         };
-        match listener::check_stream(&socket) {
+        match socket::check_stream(&socket) {
             Ok(false) => {}
             Ok(true) => return Outcome::Mismatch("cannot serve a client: it listens".to_owned()),
             Err(why) => return Outcome::Mismatch(format!("cannot serve a client: {why}")),

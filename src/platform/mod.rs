@@ -6,4 +6,5 @@ pub(crate) mod descriptors;
 pub(crate) mod files;
 pub(crate) mod notify;
 pub(crate) mod signals;
+pub(crate) mod socket;
 pub(crate) mod switch_root;

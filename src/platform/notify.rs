@@ -23,7 +23,7 @@ use rustix::net::{
 };
 use rustix::process::{PidfdFlags, Resource, getpid, getrlimit, pidfd_open};
 
-use crate::server::listener;
+use crate::platform::socket;
 
 /// How long PID 1 waits for a sign of life before it ends the survivor of the switch.
 ///
@@ -118,7 +118,7 @@ impl Passed {
                     return Err(NotPassed::Descriptor(number, name, "it is not open"));
                 }
                 (Ok(socket), name) => {
-                    listener::check(&socket)
+                    socket::check_listening(&socket)
                         .map_err(|cause| NotPassed::Descriptor(number, name, cause))?;
                     all.sockets.push(socket);
                 }

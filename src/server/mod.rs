@@ -41,7 +41,8 @@ use crate::platform::clock;
 use crate::server::limits::{
     CLIENTS, Complaints, FIRST_LINE, Floods, IDLE_TIMEOUT, Limit, RESERVE, SHARE, WRITE_TIMEOUT,
 };
-use crate::server::listener::{Listener, Name};
+use crate::server::listener::Listener;
+use crate::server::listener::keep::NameCheck;
 use crate::server::session::{Batch, HandoffRequest, Next, Session};
 use crate::server::sockets::Sockets;
 use crate::service::Service;
@@ -326,12 +327,12 @@ impl<S: Service> Server<S> {
     fn keep_names(&mut self, is_alone: bool) {
         for listener in &mut self.listeners {
             match listener.keep_name(is_alone) {
-                Name::Stands | Name::Lost(None) => {}
-                Name::Renewed => self.names.warn(format_args!(
+                NameCheck::Valid | NameCheck::Lost(None) => {}
+                NameCheck::Rebound => self.names.warn(format_args!(
                     "The name of the socket {} was gone: bound it again",
                     listener.path().display()
                 )),
-                Name::Lost(Some(line)) => {
+                NameCheck::Lost(Some(line)) => {
                     log::error!(MESSAGE_ID = Id::SocketNameGone; "{line}");
                 }
             }

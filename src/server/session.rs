@@ -29,6 +29,7 @@ use smol::Async;
 
 use crate::handoff::channel;
 use crate::platform::clock;
+use crate::platform::socket;
 use crate::server::limits::{MAX_DISCARD, SEND_BUFFER};
 use crate::service::Service;
 use crate::status;
@@ -371,7 +372,7 @@ impl<S: Service> Session<S> {
     pub(crate) fn tell(&self, line: fmt::Arguments<'_>) {
         if !self.has_unsent() {
             // Whoever does not take it does not want to know.
-            let _ = channel::send(&self.stream, format!("{line}\n").as_bytes(), &[]);
+            let _ = socket::send(&self.stream, format!("{line}\n").as_bytes());
         }
     }
 
@@ -463,7 +464,7 @@ impl<S: Service> Session<S> {
     fn send(&mut self, replies: &mut Replies) -> Poll<bool> {
         let mut context = Context::from_waker(&self.waker);
         while !replies.unsent().is_empty() {
-            match channel::send(&self.stream, replies.unsent(), &[]) {
+            match socket::send(&self.stream, replies.unsent()) {
                 Ok(count) if count > 0 => {
                     replies.sent(count);
                     self.active = clock::now();
