@@ -225,6 +225,8 @@ fn run(page: &Path, shown: &[&Shown]) {
     assert!(output.status.success(), "{}: {script}\n{printed}\n{complaint}", page.display());
     for (Shown { command, output }, printed) in shown.iter().zip(printed.split(NEXT)) {
         let printed: Vec<_> = printed.lines().collect();
+        let is_whole = output.is_empty() || output.len() == printed.len();
+        assert!(is_whole, "{}: {command} prints {printed:#?}", page.display());
         for (at, line) in output.iter().enumerate() {
             let (start, is_cut) = line.split_once('…').map_or((&**line, false), |(s, _)| (s, true));
             let seen = printed.get(at).copied().unwrap_or_default();
@@ -288,6 +290,37 @@ fn every_link_leads_to_a_file_and_a_heading() {
             }
             if leaves_book || !exists || !has_anchor() {
                 broken.push(format!("{}: {link}", page.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
+/// Where the paths in code spans begin.
+const DIRECTORIES: [&str; 11] = [
+    "benches/",
+    "conf/",
+    "docs/",
+    "dracut/",
+    "examples/",
+    "fuzz/",
+    "machine/",
+    "scripts/",
+    "src/",
+    "tests/",
+    ".ci/",
+];
+
+#[test]
+fn every_path_in_a_code_span_exists() {
+    let mut broken = Vec::new();
+    for page in pages() {
+        let text: String = read(&page).split("```").step_by(2).collect();
+        for span in text.split('`').skip(1).step_by(2) {
+            let is_path = DIRECTORIES.iter().any(|directory| span.starts_with(directory));
+            let is_pattern = span.contains([' ', '*', '…', '<']);
+            if is_path && !is_pattern && !Path::new(ROOT).join(span).exists() {
+                broken.push(format!("{}: {span}", page.display()));
             }
         }
     }
