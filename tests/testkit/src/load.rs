@@ -83,7 +83,10 @@ impl Command {
                     pairs.find(|(name, _)| *name == key).map(|(_, value)| value)
                 };
                 let pid = value("pid")?.parse().ok()?;
-                Some(Said::Status { pid, next: value(words.key)?.parse().ok()? })
+                let next: u64 = value(words.key)?.parse().ok()?;
+                // After a stop, a status line does not wait for the ticks that are due.
+                let due: u64 = value("ticks_due")?.parse().ok()?;
+                Some(Said::Status { pid, next: next + due })
             }
             Self::Echo(number) => {
                 let complaint = format!("Invalid command: echo-{number};");
