@@ -77,8 +77,8 @@ const MUTANTS: &[Mutant] = &[
     Mutant { patch: "abuse-line-discard", row: "endless lines", claim: "bytes taken of one line" },
     Mutant {
         patch: "abuse-reads-per-turn",
-        row: "binary garbage",
-        claim: "a tick after its deadline",
+        row: "far ahead of its replies",
+        claim: "a client behind it has its turn before its end",
     },
     Mutant {
         patch: "abuse-descriptors-of-clients",

@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 use early_service_machine::wire::command::TOO_LONG;
 
 use crate::claims::Claims;
-use crate::crowd::one;
+use crate::crowd::{ask, exchange, number, one};
 use crate::scene::{BOUNDS, Bounds, SETUP, Scene};
-use testkit::LIMIT;
+use testkit::daemon::{Daemon, STILL};
+use testkit::scratch::Scratch;
+use testkit::{LIMIT, until};
 
 /// Those who make it, at the same time.
 const HANDS: usize = 4;
@@ -33,6 +35,10 @@ const GARBAGE: u64 = 100_000_000;
 
 /// By so many.
 const POURING: u64 = 2;
+
+/// Invalid lines of one client, several times as many as are read at once; their replies fit into
+/// what the kernel queues for it.
+const AHEAD: usize = 40;
 
 /// A line without an end is answered, and closed, at its first byte too many.
 pub(crate) fn endless_line(claims: &mut Claims) {
@@ -76,6 +82,33 @@ fn go_on_without_end(socket: &Path) -> u64 {
         sent += count as u64;
     }
     sent
+}
+
+/// A client that is far ahead of its replies does not delay the client behind it for longer than one
+/// read.
+///
+/// The replies show the order of the turns, whatever the machine does: after a handoff that is given
+/// up, the server goes on with all clients at once, in the order in which they came.
+pub(crate) fn far_ahead(claims: &mut Claims) {
+    let scratch = Scratch::new();
+    let daemon = Daemon::serve(scratch.join("sock"), &STILL);
+    let [mut ahead, mut behind] = [(); 2].map(|()| one(&daemon.socket));
+    for client in [&mut ahead, &mut behind] {
+        assert_eq!(exchange(client), Ok(0), "it has a place");
+    }
+    let successor = one(&daemon.socket);
+    (&successor).write_all(b"handoff 1\n").expect("room");
+    let offered = (&successor).read(&mut [0; 4096]);
+    assert!(offered.is_ok_and(|count| count > 0), "the server stands still for an offer");
+    let mut lines = [[b'x'; 127].as_slice(), b"\n"].concat().repeat(AHEAD);
+    lines.extend(b"set_counter 777\n");
+    ahead.write_all(&lines).expect("room");
+    assert!(ask(&mut behind), "room");
+    drop(successor);
+    let told = number(&behind);
+    let lost: Vec<_> = (told != Ok(0)).then(|| format!("{told:?}")).into_iter().collect();
+    claims.none_lost("a client behind it has its turn before its end", &lost, 1);
+    until("its lines are carried out", || exchange(&mut behind) == Ok(777));
 }
 
 /// Bytes of any value, in lines that are short enough for the connection to stay; each connection is
