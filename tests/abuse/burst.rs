@@ -9,14 +9,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::process::Uid;
+use rustix::process::{Signal, Uid};
 use rustix::thread::set_thread_res_uid;
 
 use crate::claims::Claims;
 use crate::crowd::{ask, at_once, is_closed, lost, number, one};
-use crate::over::Over;
 use crate::scene::{BOUNDS, Bounds, SETUP, Scene};
 use testkit::LIMIT;
+use testkit::host::Over;
 
 const CLIENTS: usize = 10_000;
 
@@ -105,14 +105,21 @@ pub(crate) fn that_do_not_wait(claims: &mut Claims) {
 /// Half as many again as there are places for.
 const LATE: usize = 1500;
 
-/// How long each of them takes to its first question: less than the time that it has for it.
+/// The time from when the server sees them to their first question: less than they have for it.
 const LATENESS: Duration = Duration::from_millis(300);
 
-/// Clients that connect at once and ask a moment later: none has to go before it has asked, and who
-/// finds no place meanwhile waits, and no longer than the others have time for.
+/// Clients that connect at the same moment and ask a moment later: none is closed before it has asked,
+/// and those that find no place meanwhile wait, and no longer than the others have time for.
+///
+/// They connect while the daemon is stopped, so that it sees all of them at once, however slow the
+/// machine is.
 pub(crate) fn that_begin_late(claims: &mut Claims) {
     let scene = Scene::open(SETUP);
+    let stopped = Instant::now();
+    scene.daemon.stop();
     let mut clients: Vec<_> = (0..LATE).map(|_| one(&scene.daemon.socket)).collect();
+    scene.daemon.signal(Signal::CONT);
+    let stopped = stopped.elapsed();
     thread::sleep(LATENESS);
     let start = Instant::now();
     let sent: Vec<_> = clients.iter_mut().map(ask).collect();
@@ -123,8 +130,15 @@ pub(crate) fn that_begin_late(claims: &mut Claims) {
     claims.none_lost("every one of them is answered", &lost(told), LATE);
     let places = Duration::from_secs(2);
     claims.within("the last of them waits", start.elapsed(), places + scene.slack());
-    let anew = places + LATENESS;
-    scene.claim(claims, Bounds { reply: CROWD, reply_anew: anew, returns: 10, lines: 5, ..BOUNDS });
+    let bounds = Bounds {
+        tick: BOUNDS.tick + stopped,
+        reply: CROWD + stopped,
+        reply_anew: places + LATENESS + stopped,
+        returns: 10,
+        lines: 5,
+        ..BOUNDS
+    };
+    scene.claim(claims, bounds);
 }
 
 /// Twice as many as there are places for.

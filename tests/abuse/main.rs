@@ -44,7 +44,6 @@ mod claims;
 mod crowd;
 mod log;
 mod metronome;
-mod over;
 mod scene;
 mod vitals;
 mod witness;
@@ -81,6 +80,7 @@ const ROWS: &[Row] = &[
     Row { name: "replies never read", much: "1000 clients", run: unread::by_a_thousand },
     Row { name: "a byte a second", much: "980 clients", run: slow::a_byte_a_second },
     Row { name: "endless lines", much: "200 of them", run: noise::endless_line },
+    Row { name: "far ahead of its replies", much: "40 lines of one client", run: noise::far_ahead },
     Row { name: "binary garbage", much: "100 MB", run: noise::garbage },
     Row { name: "descriptors uninvited", much: "202400 of them", run: descriptors::uninvited },
     Row { name: "half-closed connections", much: "900 clients", run: halves::of_a_connection },

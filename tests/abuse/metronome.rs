@@ -6,26 +6,21 @@
 //! how long the daemon's threads waited for a processor (`/proc/PID/task/TID/schedstat`).
 
 use std::fs;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use rustix::thread::{CpuSet, sched_setaffinity};
-
-use crate::over::Over;
+use testkit::host::{self, Over};
 use testkit::now;
-
-/// How long it sleeps each time.
-const BEAT: Duration = Duration::from_millis(2);
 
 /// How often it is looked how long the daemon waited.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// One on each processor: a virtual machine may be kept from one and not from another.
+/// What the machine does to sleepers, and to the daemon.
 pub(crate) struct Metronome {
     _over: Over,
-    latest: Arc<AtomicU64>,
+    sleepers: host::Metronome,
     /// The daemon.
     pid: Arc<AtomicU32>,
     waits: Arc<Mutex<Waits>>,
@@ -38,22 +33,7 @@ pub(crate) struct Waits(Vec<(u64, u64)>);
 impl Metronome {
     /// Measures the machine, for the daemon with this process id.
     pub(crate) fn start(pid: u32) -> Self {
-        let (over, latest) = (Over::default(), Arc::<AtomicU64>::default());
-        let processors = thread::available_parallelism().map_or(1, usize::from);
-        for processor in 0..processors {
-            let (whether, most) = (over.whether(), Arc::clone(&latest));
-            thread::spawn(move || {
-                let mut here = CpuSet::new();
-                here.set(processor);
-                // Where this one is not ours to run on, it beats on any.
-                let _ = sched_setaffinity(None, &here);
-                while !whether.is_over() {
-                    let due = now() + u64::try_from(BEAT.as_nanos()).expect("short");
-                    thread::sleep(BEAT);
-                    most.fetch_max(now().saturating_sub(due), Ordering::Relaxed);
-                }
-            });
-        }
+        let (over, sleepers) = (Over::default(), host::Metronome::start());
         let (pid, waits) = (Arc::new(AtomicU32::new(pid)), Arc::<Mutex<Waits>>::default());
         let (whether, daemon, looks) = (over.whether(), Arc::clone(&pid), Arc::clone(&waits));
         thread::spawn(move || {
@@ -63,7 +43,7 @@ impl Metronome {
                 thread::sleep(LOOK);
             }
         });
-        Self { _over: over, latest, pid, waits }
+        Self { _over: over, sleepers, pid, waits }
     }
 
     /// From now on, the daemon is this one.
@@ -73,7 +53,7 @@ impl Metronome {
 
     /// The latest that a sleeper was woken so far.
     pub(crate) fn latest(&self) -> Duration {
-        Duration::from_nanos(self.latest.load(Ordering::Relaxed))
+        self.sleepers.latest()
     }
 
     /// How long the daemon waited, and when.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::over::Over;
+use testkit::host::Over;
 
 /// How often it is looked.
 const EVERY: Duration = Duration::from_millis(20);

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::over::Over;
+use testkit::host::Over;
 use testkit::{LIMIT, now};
 
 /// The time between a reply and the next question.

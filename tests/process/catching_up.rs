@@ -12,6 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::Duration;
 use std::{fs, thread};
 
 use early_service_machine::Counter;
@@ -25,6 +26,7 @@ use crate::wire::{Wire, number};
 use crate::{AT_ONCE, END};
 use testkit::client::{Client, get_counter, nc, status};
 use testkit::daemon::{Daemon, STILL, binary, detach};
+use testkit::host::Stopwatch;
 use testkit::journald::{Entry, Journald};
 use testkit::scratch::Scratch;
 use testkit::{build, now, until};
@@ -87,12 +89,13 @@ fn however_many_ticks_are_due_the_count_is_what_the_clock_implies_and_one_line_n
         let dead = end(dead, Signal::KILL);
         let left = record(&state_file(&scratch)).snapshot;
 
-        let started = now();
+        let (watch, started) = (Stopwatch::start(), now());
         let mut daemon = start(&scratch, binary(), seconds, "sock", &["--timer-delay-ms", period]);
         daemon.wait_for("Listening on UNIX socket");
         let count = get_counter(&daemon.socket);
         let took = now() - started;
-        assert!(u128::from(took) < AT_ONCE.as_nanos(), "{took} ns until the first reply");
+        let first = watch.own(Duration::from_nanos(took));
+        assert!(first < AT_ONCE, "{first:?} until the first reply");
         let implied = |at: u64| {
             let passed = at + seconds * 1_000_000_000 - left.deadline.as_nanos();
             left.state.next + passed / left.period.as_nanos() + 1

@@ -3,11 +3,12 @@
 
 use std::io::{ErrorKind, Write};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::AT_ONCE;
 use testkit::client::{Client, allow_all_descriptors, get_counter, nc, status, until_status};
 use testkit::daemon::{Daemon, STILL, program};
+use testkit::host::Stopwatch;
 use testkit::scratch::Scratch;
 use testkit::until;
 
@@ -44,9 +45,9 @@ fn nc_is_back_at_the_prompt_within_100_ms() {
     let scratch = Scratch::new();
     let daemon = still(&scratch);
     let try_once = || {
-        let start = Instant::now();
+        let watch = Stopwatch::start();
         assert_eq!(nc(&daemon.socket, "get_counter\n"), "0\n");
-        start.elapsed()
+        watch.elapsed()
     };
     // A busy machine may delay any of them; a server that keeps nc waiting delays each.
     let best = (0..20).map(|_| try_once()).min().expect("twenty");
@@ -260,9 +261,9 @@ fn a_client_that_does_not_read_delays_nobody_and_loses_nothing() {
     let daemon = still(&scratch);
     let (mut lazy, mut other) = (Client::connect(&daemon.socket), Client::connect(&daemon.socket));
     let mut ask_other = || {
-        let before = Instant::now();
+        let watch = Stopwatch::start();
         assert_eq!(other.ask("get_counter"), "0");
-        assert!(before.elapsed() < AT_ONCE, "delayed by {:?}", before.elapsed());
+        assert!(watch.elapsed() < AT_ONCE, "delayed by {:?}", watch.elapsed());
     };
     let mut sent = 0;
     until("the server has stopped to read", || {

@@ -16,6 +16,7 @@ use crate::AT_ONCE;
 use crate::stage::for_everybody;
 use testkit::client::{Client, get_counter, nc, nc_as, status};
 use testkit::daemon::{Daemon, STILL};
+use testkit::host::Stopwatch;
 use testkit::scratch::Scratch;
 use testkit::{LIMIT, until};
 
@@ -93,9 +94,9 @@ fn where_nobody_was_the_count_starts_at_0_and_the_log_says_so() {
     let stale = scratch.join("stale");
     drop(UnixListener::bind(&stale).expect("a socket"));
     for predecessor in [scratch.join("absent"), stale] {
-        let start = Instant::now();
+        let watch = Stopwatch::start();
         let daemon = root(&scratch, &predecessor);
-        assert!(start.elapsed() < AT_ONCE, "at once, not after {:?}", start.elapsed());
+        assert!(watch.elapsed() < AT_ONCE, "at once, not after {:?}", watch.elapsed());
         let path = predecessor.display();
         daemon.wait_for(&format!("Reading starting position from socket {path}"));
         let line = daemon.wait_for(&format!("warning: No predecessor at {path}: cannot connect: "));

@@ -16,10 +16,11 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::build;
+use crate::host::Stopwatch;
 pub use crate::line::Line;
 use crate::starting;
 pub use crate::starting::detach;
-use crate::{LIMIT, now, until};
+use crate::{LIMIT, until};
 
 /// A period that no test lives to see the end of: the count stands still.
 pub const STILL: [&str; 2] = ["--timer-delay-ms", "3600000"];
@@ -139,13 +140,13 @@ impl Daemon {
         self.child.try_wait().expect("our own child").is_none()
     }
 
-    /// Waits for the end, and says how long it took.
+    /// Waits for the end, and says how long it took, without the delays of the machine.
     #[track_caller]
     pub fn ended(&mut self) -> (ExitStatus, Duration) {
-        let start = now();
+        let watch = Stopwatch::start();
         until("ended", || !self.is_running());
         let status = self.child.wait().expect("our own child");
-        (status, Duration::from_nanos(now() - start))
+        (status, watch.elapsed())
     }
 
     /// Waits for a line that says `text`.

@@ -6,6 +6,7 @@
 //! | [`build`] | programs of this package, built with the profile of the caller |
 //! | [`client`] | a real `nc`, and connections that do what `nc` cannot |
 //! | [`daemon`], [`starting`] | one process under test and the lines that it logs |
+//! | [`host`] | how late the machine wakes threads that could run |
 //! | [`journald`] | a socket in journald's place |
 //! | [`line`] | one log line in its parts |
 //! | [`load`] | clients at work, and the replies that each received |
@@ -22,6 +23,7 @@
 pub mod build;
 pub mod client;
 pub mod daemon;
+pub mod host;
 pub mod journald;
 pub mod judge;
 pub mod line;
