@@ -3,10 +3,9 @@
 //!
 //! All that the daemon does with a state is in [`State`]; here are the words for it.
 
-use std::fmt::{self, Display, Formatter};
+use std::fmt::{self, Formatter};
 
 use early_service_machine::State;
-use log::kv::{self, Key, Value, VisitSource};
 
 /// A state with the words for it: what [`main`](crate::main) carries through the boot.
 ///
@@ -141,43 +140,4 @@ pub trait Service: State {
         since: u64,
         f: &mut Formatter<'_>,
     ) -> fmt::Result;
-}
-
-/// What a function writes, as text.
-pub(crate) struct Written<F>(F);
-
-pub(crate) fn written<F>(write: F) -> Written<F>
-where
-    F: Fn(&mut Formatter<'_>) -> fmt::Result,
-{
-    Written(write)
-}
-
-impl<F: Fn(&mut Formatter<'_>) -> fmt::Result> Display for Written<F> {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        (self.0)(f)
-    }
-}
-
-/// The fields of a tick for the journal: the state's, and those of the rhythm.
-pub(crate) struct TickFields<S> {
-    pub(crate) state: S,
-    pub(crate) deadline_ns: u64,
-    pub(crate) actual_ns: u64,
-    /// How many ticks the record stands for, where it is not this one alone.
-    pub(crate) ticks: Option<u64>,
-}
-
-impl<S: Service> kv::Source for TickFields<S> {
-    fn visit<'kvs>(&'kvs self, visitor: &mut dyn VisitSource<'kvs>) -> Result<(), kv::Error> {
-        for (name, number) in self.state.fields() {
-            visitor.visit_pair(Key::from(name), Value::from(number))?;
-        }
-        visitor.visit_pair(Key::from("DEADLINE_NS"), Value::from(self.deadline_ns))?;
-        visitor.visit_pair(Key::from("ACTUAL_NS"), Value::from(self.actual_ns))?;
-        match self.ticks {
-            Some(ticks) => visitor.visit_pair(Key::from("TICKS"), Value::from(ticks)),
-            None => Ok(()),
-        }
-    }
 }

@@ -1,24 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Ticker: owns the state and its rhythm.
+//! Ticker: the actor that owns the state and its timeline.
 //!
-//! Ticks at absolute deadlines and logs each tick; carries out what clients ask of the state.
+//! Responsible for ticking at absolute deadlines, logging each tick, and executing the commands of
+//! clients.
 //!
-//! Owns the [`Ticking`] state, the timer and, while it ticks, the state file.
-//! Never knows what the state is: what is said of it are the words of its [`Service`].
-//! Never does other I/O than writing that, and never waits for anything but its timer, its mailbox
-//! and, for a moment, the log's writer.
-//! Ends with the process.
+//! Owns the [`Ticking`] state, the timer and, while it ticks, the state file. Never knows what the state
+//! is: its [`Service`] has the words for it. Does no other I/O than writing the file, and waits only for
+//! its timer, its mailbox and, for a moment, the log's writer. Ends with the process.
 //!
-//! **Invariant:** each change stands in the state file before it is logged or answered, so whoever
-//! owns next goes on from what anybody has seen.
+//! **Invariant:** each change is in the state file before it is logged or answered, so the next owner
+//! continues from everything that anybody has seen.
 //!
-//! **Invariant:** the ticks that are due come before any command, so a reply never lags behind the
-//! clock, not even after the process was stopped for a while.
+//! **Invariant:** due ticks come before any command, so a reply is never behind the clock, not even
+//! after the process was stopped for a while.
 //!
-//! **Invariant:** one turn takes about [`TURN`] at most, however many ticks are due; between two
-//! turns every other actor has one.
-//! Commands that come meanwhile go back to the server and wait there; `status` is answered, and says
-//! how many ticks are due.
+//! **Invariant:** one turn takes about [`TURN`](catch_up::TURN) at most, however many ticks are due, and
+//! every other actor has a turn before the next one. Meanwhile commands are returned to the server and
+//! wait there; `status` is answered and reports how many ticks are due.
+
+mod catch_up;
+mod lines;
+mod unlogged;
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -27,19 +29,22 @@ use async_channel::{Receiver, Sender, TryRecvError};
 use early_service_machine::lifecycle;
 use early_service_machine::record::Unlogged;
 use early_service_machine::schedule::{Monotonic, Period};
-use early_service_machine::timeline::{Snapshot, Tick, Ticking};
+use early_service_machine::timeline::{Snapshot, Ticking};
 use futures_lite::future;
-use log::{Level, LevelFilter, Record};
 use smol::Timer;
 
 use crate::handoff::state_file::StateFile;
 use crate::journal::message_id::Id;
-use crate::journal::{self, LOG};
+use crate::journal::{LOG, RoomWait};
 use crate::messages::{ToHandoff, ToServer, ToTicker, post};
 use crate::platform::clock;
 use crate::server::session::Batch;
-use crate::service::{Service, TickFields, written};
+use crate::service::Service;
 use crate::status::Persistence;
+use crate::ticker::catch_up::{ONE_BY_ONE, PORTION, PROGRESS, REST};
+pub(crate) use crate::ticker::lines::say_unlogged;
+use crate::ticker::lines::{log_change, log_range, log_tick};
+use crate::ticker::unlogged::UnloggedTicks;
 
 /// Where the state begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,38 +57,14 @@ pub(crate) enum Start<S> {
     AfterDeath { snapshot: Snapshot<S>, unlogged: Unlogged },
 }
 
-/// The most ticks that are caught up at once, before the log's writer is given a chance.
-const PORTION: usize = 64;
-
-/// The most missed ticks that are logged one by one, eight times what the log's queue holds: the
-/// writer has [`RoomWait`](journal::RoomWait) to write most of them out meanwhile.
+/// The time that the end of the process waits until the last ticks are logged, so that the next owner
+/// need not name them as missing.
 ///
-/// More, and one line names the first and the last of them; with fewer, a process that was stopped
-/// for some seconds at a short period would leave no line of each.
-const ONE_BY_ONE: u64 = 2048;
-
-/// How long one turn of catching up takes at the most, but for its last step, which takes about as
-/// long again.
-///
-/// Longer, and the other actors wait that long; shorter, and more of the time goes into writing the
-/// state file after each turn.
-const TURN: Duration = Duration::from_millis(5);
-
-/// How long the ticker rests between two turns of catching up.
-///
-/// Not only for the next task: the supervisor is polled when none is ready, or after 200 turns of them,
-/// which would be a second.
-const REST: Duration = Duration::from_micros(100);
-
-/// How long a state whose ticks take their time may be caught up before the log says how far it is.
-const PROGRESS: Duration = Duration::from_secs(5);
-
-/// How long the end of the process waits for the last ticks to be logged, so that the next owner
-/// need not name them as missing, and how often it looks.
-///
-/// A journal that blocks must not hold up power-off.
+/// Longer: a journal that blocks delays the power-off.
 pub(crate) const LAST_LINES: Duration = Duration::from_millis(250);
-const LOOK_FOR_LINES: Duration = Duration::from_millis(1);
+
+/// How often it checks whether they are logged.
+const CHECK_LINES: Duration = Duration::from_millis(1);
 
 /// The actor.
 pub(crate) struct Ticker<S: Service> {
@@ -92,69 +73,31 @@ pub(crate) struct Ticker<S: Service> {
     handoff: Sender<ToHandoff<S>>,
     supervisor: Sender<lifecycle::Event>,
     /// Closed when the actor has left.
-    alive: Sender<()>,
+    done_guard: Sender<()>,
     period: Period,
     timer: Timer,
-    /// What the timer is set to, while the state ticks.
+    /// The deadline to which the timer is set.
     armed: Option<Monotonic>,
-    running: Option<Ticking<S>>,
-    /// Where the state is kept, while it is ours.
+    /// The state and its timeline, while this process owns them and they are not frozen.
+    ticking: Option<Ticking<S>>,
+    /// The file that stores the state, in the same time.
     state_file: Option<StateFile>,
-    /// What commands replaced since the last tick, to be logged with the next one.
-    replaced: Option<S>,
-    /// How many ticks came since a command last changed the state; more than any where none has.
-    since_change: u64,
-    /// The ticks before ours that are not known to be in the log.
-    inherited: Option<Inherited>,
-    /// More ticks are due than one turn took.
+    /// The state before the commands since the last tick; the next tick logs the change.
+    before_change: Option<S>,
+    unlogged: UnloggedTicks<S>,
+    /// Whether more ticks are due than one turn takes.
     is_behind: bool,
-    /// The server was given back commands since, and waits for the word.
-    has_given_back: bool,
-    /// To be frozen, and whether only once no tick is due.
+    /// Whether commands were returned to the server, which waits for `CaughtUp`.
+    has_returned_commands: bool,
+    /// Whether a freeze was ordered, and whether it must wait until no tick is due.
     is_freezing: bool,
     catch_up_first: bool,
-    /// The ticks that were caught up and not logged one by one.
-    unlogged: Option<Range<S>>,
-    room_wait: journal::RoomWait,
-}
-
-/// The last ticks of the owner before, until its log or ours is known to name them.
-///
-/// They stand in the state file as well: if this process dies, the next owner names them.
-struct Inherited {
-    unlogged: Unlogged,
-    /// How many ticks came since.
-    since: u64,
-    /// How many had come when the log was told of them.
-    named: Option<u64>,
-}
-
-/// Ticks that one line of the log stands for.
-struct Range<S> {
-    count: u64,
-    last: Tick<S>,
-    /// When the first of them was made up for.
-    since: Monotonic,
+    room_wait: RoomWait,
 }
 
 enum Event<S: Service> {
     Deadline,
     Message(ToTicker<S>),
-}
-
-impl Inherited {
-    /// Whether a line about them is in the log, `unlogged` of our own ticks being on their way: it
-    /// stands before the first tick that came after it.
-    fn is_named(&self, unlogged: u64) -> bool {
-        self.named.is_some_and(|named| self.since.saturating_sub(named) > unlogged)
-    }
-
-    /// These and all of our own, `since_change` of which no command broke.
-    fn with_ours(&self, since_change: u64) -> Unlogged {
-        let Self { unlogged: Unlogged { ticks, unbroken }, since, .. } = self;
-        let (ticks, unbroken) = (ticks.saturating_add(*since), unbroken.saturating_add(*since));
-        Unlogged { ticks, unbroken: unbroken.min(since_change) }
-    }
 }
 
 impl<S: Service> Ticker<S> {
@@ -163,7 +106,7 @@ impl<S: Service> Ticker<S> {
         server: Sender<ToServer<S>>,
         handoff: Sender<ToHandoff<S>>,
         supervisor: Sender<lifecycle::Event>,
-        alive: Sender<()>,
+        done_guard: Sender<()>,
         period: Period,
     ) -> Self {
         Self {
@@ -171,21 +114,19 @@ impl<S: Service> Ticker<S> {
             server,
             handoff,
             supervisor,
-            alive,
+            done_guard,
             period,
             timer: Timer::never(),
             armed: None,
-            running: None,
+            ticking: None,
             state_file: None,
-            replaced: None,
-            since_change: u64::MAX,
-            inherited: None,
+            before_change: None,
+            unlogged: UnloggedTicks::new(),
             is_behind: false,
-            has_given_back: false,
+            has_returned_commands: false,
             is_freezing: false,
             catch_up_first: false,
-            unlogged: None,
-            room_wait: journal::RoomWait::default(),
+            room_wait: RoomWait::default(),
         }
     }
 
@@ -199,11 +140,13 @@ impl<S: Service> Ticker<S> {
         }
     }
 
-    /// Waits for the next deadline or message, or for the next turn of catching up; `None` once nobody
-    /// can send any more.
+    /// Waits for the next event; `None` once all senders are gone.
+    ///
+    /// A deadline comes before a message. While ticks are overdue there is one event after each
+    /// [`REST`]: a message if there is one, otherwise a deadline; both take the next ticks.
     async fn next_event(&mut self) -> Option<Event<S>> {
         if self.is_behind {
-            if self.unlogged.is_none() {
+            if self.unlogged.range().is_none() {
                 self.room_wait.wait(&LOG, PORTION).await;
             }
             Timer::after(REST).await;
@@ -213,7 +156,7 @@ impl<S: Service> Ticker<S> {
                 Err(TryRecvError::Closed) => None,
             };
         }
-        self.room_wait = journal::RoomWait::default();
+        self.room_wait = RoomWait::default();
         let deadline = async {
             (&mut self.timer).await;
             Some(Event::Deadline)
@@ -222,6 +165,7 @@ impl<S: Service> Ticker<S> {
         future::or(deadline, message).await
     }
 
+    /// Takes the ticks that are due at `now`, and then handles `event`.
     fn handle(&mut self, event: Event<S>, now: Monotonic) {
         self.catch_up(now);
         match event {
@@ -233,23 +177,21 @@ impl<S: Service> Ticker<S> {
             }
             Event::Message(ToTicker::CarryOut { slot, mut batch }) => {
                 if self.is_behind && !batch.status {
-                    self.has_given_back = true;
+                    self.has_returned_commands = true;
                 } else {
-                    self.carry_out(&mut batch, now);
+                    self.execute(&mut batch, now);
                 }
                 post(&self.server, ToServer::BatchDone { slot, batch });
             }
             Event::Message(ToTicker::Freeze) => self.is_freezing = true,
             Event::Message(ToTicker::CatchUpFirst) => self.catch_up_first = true,
-            Event::Message(ToTicker::Unlogged(state, count)) => {
-                say_unlogged(state, count);
-                if let Some(inherited) = &mut self.inherited {
-                    inherited.named = Some(inherited.since);
-                }
+            Event::Message(ToTicker::Unlogged(state, unlogged)) => {
+                say_unlogged(state, unlogged);
+                self.unlogged.inherited_are_named();
                 self.make_file_private();
             }
             Event::Message(ToTicker::Logged) => {
-                self.inherited = None;
+                self.unlogged.inherited_are_logged();
                 self.make_file_private();
             }
             Event::Message(ToTicker::Leave) => self.log_range(),
@@ -257,57 +199,54 @@ impl<S: Service> Ticker<S> {
         if self.is_freezing && !(self.is_behind && self.catch_up_first) {
             self.freeze();
         }
-        if self.has_given_back && !self.is_behind {
-            self.has_given_back = false;
+        if self.has_returned_commands && !self.is_behind {
+            self.has_returned_commands = false;
             post(&self.server, ToServer::CaughtUp);
         }
-        // A turn that follows at once needs no timer.
+        // While ticks are overdue, the next turn needs no timer.
         if !self.is_behind {
             self.arm();
         }
     }
 
     fn load(&mut self, start: Start<S>, now: Monotonic) {
-        self.inherited = None;
-        if let Start::After { snapshot, unlogged } | Start::AfterDeath { snapshot, unlogged } =
-            start
-        {
-            let is_named = matches!(start, Start::AfterDeath { .. });
-            if unlogged.ticks > 0 {
-                let named = is_named.then_some(0);
-                self.inherited = Some(Inherited { unlogged, since: 0, named });
-            }
-            let (before, period) = (snapshot.period, self.period);
-            if before != period {
-                log::info!("Changing the period from {before} to {period}");
+        match start {
+            Start::Anew(_) => self.unlogged.inherited_are_logged(),
+            Start::After { snapshot, unlogged } | Start::AfterDeath { snapshot, unlogged } => {
+                let is_named = matches!(start, Start::AfterDeath { .. });
+                self.unlogged.inherit(unlogged, is_named);
+                let (before, period) = (snapshot.period, self.period);
+                if before != period {
+                    log::info!("Changing the period from {before} to {period}");
+                }
             }
         }
-        let running = match start {
+        let ticking = match start {
             Start::Anew(state) => Ticking::starting(state, now, self.period),
             Start::After { snapshot, .. } => Ticking::resuming(snapshot, now, self.period),
             Start::AfterDeath { snapshot, unlogged } => {
-                let running = Ticking::resuming(snapshot, now, self.period);
-                self.say_recovered(&running, unlogged, now);
-                running
+                let ticking = Ticking::resuming(snapshot, now, self.period);
+                self.say_recovered(&ticking, unlogged, now);
+                ticking
             }
         };
-        self.running = Some(running);
+        self.ticking = Some(ticking);
         self.store(0);
         self.catch_up(now);
     }
 
-    /// Replaces a file that others have open, now that no predecessor has it any more.
+    /// Replaces a state file that the predecessor had open too, now that it has left.
     fn make_file_private(&mut self) {
         if let Some(Err(error)) = self.state_file.as_mut().map(StateFile::make_private) {
             log::warn!("{error}: others may have it open until the next start");
         }
-        // Whoever had the old one open may have written to it.
+        // Another process that had it open may have written to it.
         self.store(0);
     }
 
-    /// Says where the state goes on.
-    fn say_recovered(&self, running: &Ticking<S>, unlogged: Unlogged, now: Monotonic) {
-        let (state, due) = (running.state(), running.due(now));
+    /// Logs from where the state continues.
+    fn say_recovered(&self, ticking: &Ticking<S>, unlogged: Unlogged, now: Monotonic) {
+        let (state, due) = (ticking.state(), ticking.due(now));
         let file = self.state_file.as_ref().map(|file| file.path().display().to_string());
         let file = file.as_deref().unwrap_or("the predecessor");
         log::info!(
@@ -317,57 +256,44 @@ impl<S: Service> Ticker<S> {
         say_unlogged(state, unlogged);
     }
 
-    /// Gives away all that is needed to tick.
+    /// Gives the state and its file to the handoff actor.
     fn freeze(&mut self) {
         (self.is_freezing, self.catch_up_first) = (false, false);
         self.log_range();
-        let Some(running) = self.running.take() else {
+        let Some(ticking) = self.ticking.take() else {
             return;
         };
-        // What is still due is the next owner's; the server asks again by itself.
-        (self.is_behind, self.has_given_back) = (false, false);
-        if let Some(previous) = self.replaced.take() {
-            log_change(running.state(), previous);
-        }
-        let (snapshot, state_file) = (running.snapshot(), self.state_file.take());
-        post(&self.handoff, ToHandoff::State(snapshot, state_file));
+        // The next owner takes the ticks that are still due, and the server sends its commands again.
+        (self.is_behind, self.has_returned_commands) = (false, false);
+        self.log_change(ticking.state());
+        post(&self.handoff, ToHandoff::State(ticking.snapshot(), self.state_file.take()));
         post(&self.supervisor, lifecycle::Event::Frozen);
     }
 
-    /// Ticks no more; the state is left in its file with what of it is in the log by now.
+    /// Stops ticking, and stores which of the last ticks are in the log by then.
     async fn leave(mut self) {
         if self.state_file.is_some() {
             let start = clock::now();
             while LOG.unlogged() > 0 && clock::since(start) < LAST_LINES {
-                Timer::after(LOOK_FOR_LINES).await;
+                Timer::after(CHECK_LINES).await;
             }
             self.store(0);
         }
         drop(self.state_file);
-        drop(self.alive);
+        drop(self.done_guard);
     }
 
-    /// Writes the state to its file, before `to_be_logged` ticks are.
+    /// Writes the state to its file; the next `to_be_logged` lines are about ticks before it.
     fn store(&mut self, to_be_logged: u64) {
-        if let (Some(file), Some(running)) = (&mut self.state_file, &self.running) {
-            let caught_up = self.unlogged.as_ref().map_or(0, |range| range.count);
-            let to_be_logged = to_be_logged.saturating_add(caught_up);
-            let ticks = LOG.unlogged().saturating_add(to_be_logged);
-            let mut unlogged = Unlogged { ticks, unbroken: ticks.min(self.since_change) };
-            if let Some(inherited) = &self.inherited {
-                if inherited.is_named(ticks) {
-                    self.inherited = None;
-                } else {
-                    unlogged = inherited.with_ours(self.since_change);
-                }
-            }
-            file.store(running.snapshot(), unlogged);
+        if let (Some(file), Some(ticking)) = (&mut self.state_file, &self.ticking) {
+            let queued = LOG.unlogged().saturating_add(to_be_logged);
+            file.store(ticking.snapshot(), self.unlogged.for_file(queued));
         }
     }
 
-    /// Sets the timer where the deadline is another one than before: setting it may wake a thread.
+    /// Sets the timer if the deadline has changed: setting it may wake a thread.
     fn arm(&mut self) {
-        let deadline = self.running.as_ref().map(Ticking::deadline);
+        let deadline = self.ticking.as_ref().map(Ticking::deadline);
         if deadline != self.armed {
             self.armed = deadline;
             match deadline {
@@ -377,175 +303,98 @@ impl<S: Service> Ticker<S> {
         }
     }
 
-    /// Takes the ticks that are due, as many as one turn has time for.
+    /// Takes the ticks that are due, but not more than one turn has time for.
     fn catch_up(&mut self, now: Monotonic) {
-        let due = |ticker: &Self| match &ticker.running {
-            Some(running) if running.deadline() <= now => running.due(now),
-            _ => 0,
-        };
-        match due(self) {
+        match self.due(now) {
             0 => {}
-            many if many > ONE_BY_ONE || self.unlogged.is_some() => self.skip(now),
-            _ => _ = self.tick(now, PORTION),
+            many if many > ONE_BY_ONE || self.unlogged.range().is_some() => self.skip(now),
+            _ => self.tick(now),
         }
-        self.is_behind = due(self) > 0;
-        let is_long = |range: &Range<S>| clock::between(range.since, now) > PROGRESS;
-        if !self.is_behind || self.unlogged.as_ref().is_some_and(is_long) {
+        self.is_behind = self.due(now) > 0;
+        let is_long = |since| clock::between(since, now) > PROGRESS;
+        if !self.is_behind || self.unlogged.range().is_some_and(|range| is_long(range.since)) {
             self.log_range();
         }
     }
 
-    /// Takes ticks that are due without a line for each: at once where the state can, or as many as
-    /// one turn has time for.
+    /// The number of ticks that are due.
+    fn due(&self, now: Monotonic) -> u64 {
+        match &self.ticking {
+            Some(ticking) if ticking.deadline() <= now => ticking.due(now),
+            _ => 0,
+        }
+    }
+
+    /// Takes due ticks that share a line.
     fn skip(&mut self, now: Monotonic) {
-        let Some(running) = &mut self.running else {
+        let Some(ticking) = &mut self.ticking else {
             return;
         };
-        if let Some(previous) = self.replaced.take() {
-            log_change(running.state(), previous);
-        }
-        let begin = clock::now();
-        // Twice as many in each step, so that a step takes about as long as all before it.
-        let (mut taken, mut step) = (0_u64, 1_u64);
-        while clock::since(begin) < TURN {
-            // Not the last one, whose own fields the line has.
-            let skipped = running.skip(now, step.min(running.due(now).saturating_sub(1)));
-            if skipped == 0 {
-                break;
-            }
-            taken = taken.saturating_add(skipped);
-            step = step.saturating_mul(2);
-        }
-        let Some(last) = running.tick(now) else {
+        let state = ticking.state();
+        let Some((taken, last)) = catch_up::skip(ticking, now) else {
             return;
         };
-        taken = taken.saturating_add(1);
-        self.count(taken);
-        let before = self.unlogged.take();
-        let since = before.as_ref().map_or(now, |range| range.since);
-        let count = before.map_or(0, |range| range.count).saturating_add(taken);
-        self.unlogged = Some(Range { count, last, since });
+        self.log_change(state);
+        self.unlogged.count_range(taken, last, now);
         self.store(0);
     }
 
-    /// Counts ticks that were taken.
-    fn count(&mut self, ticks: u64) {
-        self.since_change = self.since_change.saturating_add(ticks);
-        if let Some(inherited) = &mut self.inherited {
-            inherited.since = inherited.since.saturating_add(ticks);
-        }
-    }
-
-    /// Logs one line for all the ticks that were caught up without one.
-    fn log_range(&mut self) {
-        if let (Some(range), Some(running)) = (self.unlogged.take(), &self.running) {
-            log_range(running.state(), range.count, range.last);
-        }
-    }
-
-    /// Takes ticks that are due, `at_most` so many, and says how many.
-    fn tick(&mut self, now: Monotonic, at_most: usize) -> usize {
-        let Some(running) = &mut self.running else {
-            return 0;
+    /// Takes and logs due ticks, at most [`PORTION`].
+    fn tick(&mut self, now: Monotonic) {
+        let Some(ticking) = &mut self.ticking else {
+            return;
         };
-        // What is logged is what was counted and written before.
-        let mut uncounted = *running;
-        let taken = std::iter::from_fn(|| running.tick(now)).take(at_most).count();
-        if taken == 0 {
-            return 0;
-        }
+        // The ticks are counted and stored before they are logged.
+        let mut unlogged = *ticking;
+        let taken = std::iter::from_fn(|| ticking.tick(now)).take(PORTION).count();
         let count = u64::try_from(taken).unwrap_or_default();
-        self.count(count);
+        self.unlogged.count(count);
         self.store(count);
-        for tick in std::iter::from_fn(|| uncounted.tick(now)).take(taken) {
-            if let Some(previous) = self.replaced.take() {
-                log_change(tick.state, previous);
-            }
+        for tick in std::iter::from_fn(|| unlogged.tick(now)).take(taken) {
+            self.log_change(tick.state);
             log_tick(tick, now);
         }
-        taken
     }
 
-    fn carry_out(&mut self, batch: &mut Batch<S>, now: Monotonic) {
-        let Some(running) = &mut self.running else {
+    /// Logs what commands have changed since the last tick; `state` is the result.
+    fn log_change(&mut self, state: S) {
+        if let Some(before) = self.before_change.take() {
+            log_change(state, before);
+        }
+    }
+
+    /// Logs the line of all ticks that share one.
+    fn log_range(&mut self) {
+        if let (Some(range), Some(ticking)) = (self.unlogged.take_range(), &self.ticking) {
+            log_range(ticking.state(), range.count, range.last);
+        }
+    }
+
+    /// Executes the commands of `batch`, and writes their replies into it.
+    fn execute(&mut self, batch: &mut Batch<S>, now: Monotonic) {
+        let Some(ticking) = &mut self.ticking else {
             return;
         };
         let mut has_changed = false;
         for command in batch.take_commands() {
             if S::is_change(&command) {
-                self.replaced.get_or_insert(running.state());
+                self.before_change.get_or_insert(ticking.state());
                 has_changed = true;
             }
-            let reply = running.apply(command);
+            let reply = ticking.apply(command);
             let written = writeln!(batch.replies, "{reply}");
-            debug_assert!(written.is_ok(), "the session made sure of room");
+            debug_assert!(written.is_ok(), "the session keeps room for every reply");
         }
         if std::mem::take(&mut batch.status) {
-            let (kept, due) = (Persistence::of(self.state_file.as_ref()), running.due(now));
-            let written = writeln!(batch.replies, "{kept} ticks_due={due} {running}");
-            debug_assert!(written.is_ok(), "the session made sure of room");
+            let (kept, due) = (Persistence::of(self.state_file.as_ref()), ticking.due(now));
+            let written = writeln!(batch.replies, "{kept} ticks_due={due} {ticking}");
+            debug_assert!(written.is_ok(), "the session keeps room for every reply");
         }
         if has_changed {
-            self.since_change = 0;
+            self.unlogged.state_changed();
             self.store(0);
         }
     }
-}
-
-/// Says which ticks before `state` may be missing from the log.
-pub(crate) fn say_unlogged<S: Service>(state: S, Unlogged { ticks, unbroken }: Unlogged) {
-    const WHY: &str = "may be missing from the log: queued in a process that died";
-    match ticks.saturating_sub(unbroken) {
-        0 => {}
-        before => {
-            let them = written(|f| state.write_last_before_change(before, unbroken, f));
-            log::warn!(MESSAGE_ID = Id::LinesMissing; "{them} {WHY}");
-        }
-    }
-    if unbroken > 0 {
-        let them = written(|f| state.write_last(unbroken, f));
-        log::warn!(MESSAGE_ID = Id::LinesMissing; "{them} {WHY}");
-    }
-}
-
-fn log_tick<S: Service>(Tick { state, deadline }: Tick<S>, now: Monotonic) {
-    if log::max_level() < LevelFilter::Info {
-        return;
-    }
-    let (deadline_ns, actual_ns) = (deadline.as_nanos(), now.as_nanos());
-    let fields = TickFields { state, deadline_ns, actual_ns, ticks: None };
-    log::logger().log(
-        &Record::builder()
-            .level(Level::Info)
-            .target(journal::TICK)
-            .args(format_args!("{}", written(|f| state.write_tick(f))))
-            .key_values(&fields)
-            .build(),
-    );
-}
-
-/// Logs one line for the last `count` ticks, which led to `state`; its fields are those of the `last`.
-pub(crate) fn log_range<S: Service>(state: S, count: u64, last: Tick<S>) {
-    if log::max_level() < LevelFilter::Info {
-        return;
-    }
-    let (deadline_ns, actual_ns) = (last.deadline.as_nanos(), clock::now().as_nanos());
-    let fields = TickFields { state: last.state, deadline_ns, actual_ns, ticks: Some(count) };
-    let them = written(|f| state.write_last(count, f));
-    LOG.count_ticks(count.saturating_sub(1));
-    log::logger().log(
-        &Record::builder()
-            .level(Level::Info)
-            .target(journal::TICK)
-            .args(format_args!("{them}: {count} missed ticks in one line"))
-            .key_values(&fields)
-            .build(),
-    );
-}
-
-/// Logged once for all that was changed between two ticks: thousands a second can be.
-fn log_change<S: Service>(state: S, previous: S) {
-    log::info!(target: journal::CLIENT, "{}", written(|f| state.write_change(&previous, f)));
 }
 
 #[cfg(test)]
@@ -570,9 +419,10 @@ mod tests {
             let (to_server, server) = async_channel::bounded(4);
             let (to_handoff, handoff) = async_channel::bounded(4);
             let (to_supervisor, supervisor) = async_channel::bounded(4);
-            let (alive, _) = async_channel::bounded(1);
+            let (done_guard, _) = async_channel::bounded(1);
             let period = Period::from_millis(100).expect("100 is not 0");
-            let ticker = Ticker::new(mailbox, to_server, to_handoff, to_supervisor, alive, period);
+            let ticker =
+                Ticker::new(mailbox, to_server, to_handoff, to_supervisor, done_guard, period);
             let start = clock::now();
             Self { ticker, _mailbox, server, handoff, supervisor, start }
         }
