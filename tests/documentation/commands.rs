@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The documentation: its commands do what it says, and its links lead somewhere.
+//! Commands of the `console` blocks.
 //!
-//! Every command of a `console` block is run here, or by the CI, or is listed below with the reason
-//! why it cannot be.
+//! Each is run here, or by the CI, or is listed below with the reason why it cannot be.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,7 +12,7 @@ use testkit::daemon::{Daemon, binary};
 use testkit::scratch::Scratch;
 use testkit::{build, until};
 
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+use crate::{ROOT, pages, read};
 
 /// What runs commands of the documentation instead of this test.
 const CI: [&str; 2] = [".ci/run", "scripts/test"];
@@ -82,28 +81,6 @@ const NOT_RUN: &[(&str, &str)] = &[
 struct Shown {
     command: String,
     output: Vec<String>,
-}
-
-/// All pages, relative to the root.
-fn pages() -> Vec<PathBuf> {
-    let mut pages: Vec<PathBuf> = ["README.md", "CONTRIBUTING.md"].map(PathBuf::from).into();
-    let files = fs::read_dir(Path::new(ROOT).join("docs")).expect("the directory docs");
-    let names = files.map(|file| file.expect("a file").file_name());
-    pages.extend(names.map(|name| Path::new("docs").join(name)).filter(|page| is_page(page)));
-    pages.push("SECURITY.md".into());
-    pages.retain(|page| Path::new(ROOT).join(page).exists());
-    pages.sort();
-    pages
-}
-
-fn is_page(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "md")
-}
-
-fn read(path: impl AsRef<Path>) -> String {
-    let path = path.as_ref();
-    let text = fs::read_to_string(Path::new(ROOT).join(path));
-    text.unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()))
 }
 
 /// The commands of a page, in order.
@@ -245,102 +222,4 @@ fn plain(line: &str) -> String {
         _ => word.split(|c: char| c.is_ascii_digit()).filter(|part| !part.is_empty()).collect(),
     };
     line.split(' ').map(word).collect::<Vec<_>>().join(" ")
-}
-
-/// The anchors of a page, as GitHub and mdBook make them of its headings.
-fn anchors(page: &str) -> HashSet<String> {
-    let mut is_code = false;
-    let headings = page.lines().filter(|line| {
-        is_code ^= line.starts_with("```");
-        !is_code && line.starts_with('#')
-    });
-    let anchor = |heading: &str| -> String {
-        let kept = |c: &char| c.is_alphanumeric() || [' ', '-', '_'].contains(c);
-        let text = heading.trim_start_matches('#').trim().to_lowercase();
-        text.chars().filter(kept).map(|c| if c == ' ' { '-' } else { c }).collect()
-    };
-    headings.map(anchor).collect()
-}
-
-/// The targets of the links and pictures of a page, but for those in code.
-fn links(page: &str) -> Vec<String> {
-    let text: String = page.split("```").step_by(2).collect();
-    let ends = text.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
-    ends.map(|(target, _)| target.to_owned()).collect()
-}
-
-/// Pages that are about to be written.
-const PENDING: [&str; 1] = ["docs/debugging-initrd.md"];
-
-#[test]
-fn every_link_leads_to_a_file_and_a_heading() {
-    let mut broken = Vec::new();
-    for page in pages() {
-        let text = read(&page);
-        for link in links(&text).iter().filter(|link| !link.contains("://")) {
-            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
-            let directory = page.parent().expect("a page has a directory");
-            let target = if file.is_empty() { page.clone() } else { directory.join(file) };
-            // The book has nothing but the files in docs.
-            let leaves_book = page.starts_with("docs") && file.contains('/');
-            let exists = Path::new(ROOT).join(&target).exists();
-            let has_anchor = || anchor.is_empty() || anchors(&read(&target)).contains(anchor);
-            if PENDING.iter().any(|pending| target.ends_with(pending)) {
-                continue;
-            }
-            if leaves_book || !exists || !has_anchor() {
-                broken.push(format!("{}: {link}", page.display()));
-            }
-        }
-    }
-    assert!(broken.is_empty(), "{broken:#?}");
-}
-
-/// Where the paths in code spans begin.
-const DIRECTORIES: [&str; 11] = [
-    "benches/",
-    "conf/",
-    "docs/",
-    "dracut/",
-    "examples/",
-    "fuzz/",
-    "machine/",
-    "scripts/",
-    "src/",
-    "tests/",
-    ".ci/",
-];
-
-#[test]
-fn every_path_in_a_code_span_exists() {
-    let mut broken = Vec::new();
-    for page in pages() {
-        let text: String = read(&page).split("```").step_by(2).collect();
-        for span in text.split('`').skip(1).step_by(2) {
-            let is_path = DIRECTORIES.iter().any(|directory| span.starts_with(directory));
-            let is_pattern = span.contains([' ', '*', '…', '<']);
-            if is_path && !is_pattern && !Path::new(ROOT).join(span).exists() {
-                broken.push(format!("{}: {span}", page.display()));
-            }
-        }
-    }
-    assert!(broken.is_empty(), "{broken:#?}");
-}
-
-#[test]
-fn the_book_and_the_readme_list_every_page() {
-    let listed = |page: &str| links(&read(page)).into_iter().collect::<BTreeSet<_>>();
-    let (book, readme) = (listed("docs/SUMMARY.md"), listed("README.md"));
-    for page in pages().iter().filter_map(|page| page.strip_prefix("docs").ok()) {
-        let name = page.to_str().expect("text");
-        if name != "SUMMARY.md" {
-            assert!(book.contains(name), "docs/SUMMARY.md does not list {name}");
-            assert!(readme.contains(&format!("docs/{name}")), "README.md does not list {name}");
-        }
-    }
-}
-
-#[test]
-fn the_readme_has_at_most_240_lines() {
-    assert!(read("README.md").lines().count() <= 240);
 }
