@@ -23,8 +23,7 @@ const CLIENTS: usize = 10_000;
 /// As many connect at the same time; each is followed by the next as soon as it is in the backlog.
 const HANDS: usize = 4;
 
-/// How long the whole burst may take on the busiest machine; who comes anew meanwhile waits behind
-/// those who came before.
+/// How long a client that connects anew during the burst may wait behind those that came before.
 const SERVED: Duration = Duration::from_secs(20);
 
 /// With ten times as many clients as there are places, one that has just asked may be the longest idle
@@ -49,7 +48,7 @@ pub(crate) fn that_wait(claims: &mut Claims) {
     let took = start.elapsed();
     let results = results.into_inner().expect("no panic");
     claims.none_lost("every client of the burst is answered", &lost(results), CLIENTS);
-    claims.within("the burst is over", took, SERVED);
+    claims.took("the burst is over", took);
     scene.claim(claims, CROWDED);
 }
 
@@ -98,7 +97,7 @@ pub(crate) fn that_do_not_wait(claims: &mut Claims) {
     claims.none_lost("no connect is refused", &refused, connected + full + refused.len());
     claims.at_least("connects that see EAGAIN", full as u64, 1, "");
     claims.none_lost("every client that connected is answered", &lost(results), connected);
-    claims.within("the burst is over", start.elapsed(), SERVED);
+    claims.took("the burst is over", start.elapsed());
     scene.claim(claims, CROWDED);
 }
 

@@ -32,6 +32,12 @@ impl Claims {
         self.push(what, ms(bound), ms(seen), String::new(), seen <= bound);
     }
 
+    /// It took so long, which only measures the machine: reported, never broken.
+    pub(crate) fn took(&mut self, what: &str, seen: Duration) {
+        let ms = format!("{:.1} ms", seen.as_secs_f64() * 1e3);
+        self.push(what, "reported".to_owned(), ms, String::new(), true);
+    }
+
     /// There were so many at the most.
     pub(crate) fn at_most(&mut self, what: &str, seen: u64, bound: u64, unit: &str) {
         let text = |number| format!("{number} {unit}").trim_end().to_owned();

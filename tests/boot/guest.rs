@@ -2,6 +2,9 @@
 //! Guest: the Debians, from a bare tree by mmdebstrap to a disk that boots, with our package
 //! installed by dpkg, or by rpm, and three initrds built by the guest's own dracut.
 
+#[allow(dead_code, reason = "compiled on its own for the guests; here it is only checked")]
+mod probe;
+
 use crate::cache::{self, Inputs, SOURCE};
 use crate::older::Older;
 use crate::package;

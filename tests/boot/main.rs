@@ -16,9 +16,6 @@ mod machine;
 mod older;
 mod package;
 mod plan;
-#[path = "guest/probe.rs"]
-#[allow(dead_code, reason = "compiled on its own for the guests; here it is only checked")]
-mod probe;
 mod recovery;
 mod rows;
 mod sabotage;
