@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Counter: what people and the journal see of it.
+//! Texts of the counter, for people and the journal.
 //!
-//! The state itself and its commands stand in the module of the same name in `machine`; whoever
-//! replaces one replaces both.
+//! `machine/src/counter.rs` has the state itself and its commands. To serve another state, replace both.
 
 use std::fmt::{Formatter, Result};
 

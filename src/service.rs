@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Service: what people and the journal see of a state.
+//! Service: a state, with the texts that people and the journal see of it.
 //!
-//! All that the daemon does with a state is in [`State`]; here are the words for it.
+//! [`State`] has the behaviour; the texts are here. Nothing else in this crate depends on what the state
+//! is.
 
 use std::fmt::{self, Formatter};
 
 use early_service_machine::State;
 
-/// A state with the words for it: what [`main`](crate::main) carries through the boot.
+/// A state and its texts: what [`main`](crate::main) carries through the boot.
+///
+/// All methods write one part of one log line. None of them may block or panic, because they run
+/// between two ticks.
 ///
 /// ```
 /// # use std::fmt::{self, Formatter};
@@ -20,7 +24,7 @@ use early_service_machine::State;
 /// struct Doors(u64);
 ///
 /// impl State for Doors {
-///     // What machine's documentation shows.
+///     // See the documentation of `machine`.
 /// #    type Command = u64;
 /// #    type Reply = u64;
 /// #    const HAND_OVER: &'static str = "get_doors_and_terminate";
@@ -89,51 +93,51 @@ use early_service_machine::State;
 /// }
 /// ```
 pub trait Service: State {
-    /// The first line of `--help`.
+    /// The first lines of `--help`: one or two sentences, without a newline at the end.
     const ABOUT: &'static str;
 
-    /// What is carried, in a word or two: "Returning counter to client …".
+    /// The name of the state in log lines, in one or two words: "Returning counter to client …".
     const WHAT: &'static str;
 
-    /// Writes the log line of one tick: of this state, as it was before the tick.
+    /// Writes the log line of one tick; `self` is the state before the tick.
     ///
-    /// With [`fields`](Self::fields) and some 60 bytes of the rhythm's it should stay within 96 bytes:
-    /// what is longer takes two places of the log's queue, so that the queue is full after 128 ticks
-    /// instead of 256; what is longer than 240 is cut.
+    /// The line, its [`fields`](Self::fields) and about 60 bytes of other fields should fit into 96
+    /// bytes. A longer record takes two places of the log's queue, so that the queue is full after 128
+    /// ticks instead of 256; a record of more than 240 bytes is cut.
     ///
     /// # Errors
     ///
-    /// Where `f` takes no more.
+    /// Fails only if `f` fails.
     fn write_tick(&self, f: &mut Formatter<'_>) -> fmt::Result;
 
-    /// The journal's fields of that line, beside those of the rhythm.
+    /// The journal fields of that line, in addition to `DEADLINE_NS` and `ACTUAL_NS`.
     ///
     /// A name consists of capital letters, digits and underscores (systemd.journal-fields(7)).
     fn fields(&self) -> impl IntoIterator<Item = (&'static str, u64)>;
 
-    /// Writes the log line of all that commands changed between two ticks, from `previous` to this
-    /// state.
+    /// Writes the log line of everything that commands have changed between two ticks, from `previous`
+    /// to this state.
     ///
     /// # Errors
     ///
-    /// Where `f` takes no more.
+    /// Fails only if `f` fails.
     fn write_change(&self, previous: &Self, f: &mut Formatter<'_>) -> fmt::Result;
 
-    /// Names the last `ticks`, at least one, that led to this state: "Numbers 5 to 7".
+    /// Names the last `ticks` that led to this state, at least one: "Numbers 5 to 7".
     ///
-    /// It begins the line that says that they may be missing from the log, and the line that stands
-    /// for more missed ticks than the log can hold lines.
+    /// This is the beginning of a line about ticks that may be missing from the log, and of a line that
+    /// represents more missed ticks than are logged one by one.
     ///
     /// # Errors
     ///
-    /// Where `f` takes no more.
+    /// Fails only if `f` fails.
     fn write_last(&self, ticks: u64, f: &mut Formatter<'_>) -> fmt::Result;
 
-    /// The same of `ticks` before a command changed the state, `since` ticks ago.
+    /// Names the last `ticks` before a command changed the state; `since` ticks followed the command.
     ///
     /// # Errors
     ///
-    /// Where `f` takes no more.
+    /// Fails only if `f` fails.
     fn write_last_before_change(
         &self,
         ticks: u64,

@@ -123,7 +123,7 @@ fn serve<S: Service>(
     descriptors::reserve(limits::DESCRIPTORS);
     // 4. The reactor and its thread; without them there is nothing to listen with.
     let _reactor = start_reactor(options.stage);
-    passed.say_left_alone();
+    passed.log_left_alone();
     // 5. From here on, clients wait in the backlog instead of being refused.
     let (listeners, adoption) = listen(&options, passed.sockets)?;
     // 6. The root directory to leave when PID 1 switches root.

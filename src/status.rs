@@ -41,14 +41,14 @@ pub(crate) struct Provenance {
     pub(crate) is_kept: bool,
 }
 
-/// Where the state comes from.
+/// The source of the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// From nobody.
+    /// There was none: the state is the default.
     New,
-    /// From a predecessor that handed it over.
+    /// A predecessor handed it over.
     Adopted,
-    /// From an owner that died or stopped.
+    /// The previous owner died or stopped without handing it over.
     Recovered,
 }
 
@@ -86,7 +86,7 @@ impl fmt::Display for Provenance {
 }
 
 impl Origin {
-    /// As `status` shows it.
+    /// The value of `origin=`.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::New => "new",
@@ -96,16 +96,17 @@ impl Origin {
     }
 }
 
-/// The longest beginning of a status line, in bytes: [`StatusHeader`], a space and [`Persistence`].
+/// The maximum length of a status line before the fields of the state, in bytes: [`StatusHeader`], a
+/// space and [`Persistence`].
 pub(crate) const MAX_HEADER: usize = 256;
 
-/// The beginning of a status line; what follows is the counter's to say.
+/// The beginning of a status line; the ticker adds the fields that it knows.
 pub(crate) struct StatusHeader {
     pub(crate) stage: Stage,
     pub(crate) phase: Phase,
     pub(crate) pid: u32,
     pub(crate) provenance: Option<Provenance>,
-    /// How long the state has been ours, in seconds.
+    /// How long this process has owned the state, in seconds.
     pub(crate) serving_s: u64,
     pub(crate) clients: usize,
     pub(crate) log_lines_dropped: u64,
@@ -125,14 +126,14 @@ impl fmt::Display for StatusHeader {
     }
 }
 
-/// Whether the state outlives the process, as it is now: `state_file=held`.
+/// Whether the state would outlive the process now: `state_file=held`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Persistence {
-    /// The lock is ours, and the last change stands in the file.
+    /// This process holds the lock, and the last change is in the file.
     Held,
-    /// The lock is ours, and the last change could not be written.
+    /// This process holds the lock, and the last change could not be written.
     Failing,
-    /// Without a file, the state ends with the process.
+    /// There is no file, so the state ends with the process.
     None,
 }
 
@@ -168,14 +169,14 @@ mod tests {
     use early_service_machine::timeline::Ticking;
 
     #[test]
-    fn the_longest_head_is_within_its_bound() {
+    fn the_longest_header_is_within_its_bound() {
         let provenance = Provenance {
             origin: Origin::Recovered,
             predecessor: Some(i32::MIN),
             since: Monotonic::from_nanos(0),
             is_kept: true,
         };
-        let head = StatusHeader {
+        let header = StatusHeader {
             stage: Stage::Initrd,
             phase: Phase::Adopting,
             pid: u32::MAX,
@@ -184,12 +185,12 @@ mod tests {
             clients: limits::CLIENTS + limits::RESERVE,
             log_lines_dropped: u64::MAX,
         };
-        let length = format!("{head} {}", Persistence::Failing).len();
+        let length = format!("{header} {}", Persistence::Failing).len();
         assert!(length <= MAX_HEADER, "{length} bytes");
     }
 
     #[test]
-    fn a_file_that_cannot_be_written_any_more_is_failing() {
+    fn a_file_that_cannot_be_written_is_failing() {
         let full = File::options().read(true).write(true).open("/dev/full").expect("a device");
         let mut file = StateFile::on(full.into());
         assert_eq!(Persistence::of(Some(&file)), Persistence::Held);
@@ -201,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_standing_reads_as_a_sentence() {
+    fn the_provenance_reads_as_a_sentence() {
         let (new, adopted, recovered) = (Origin::New, Origin::Adopted, Origin::Recovered);
         for (origin, predecessor, is_kept, text) in [
             (new, None, true, "started anew"),

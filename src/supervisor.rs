@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Supervisor: the only one that knows both the lifecycle and the actors.
+//! Supervisor: the actor that runs the lifecycle.
 //!
-//! Turns what the actors report into events, and the effects of a step into orders.
-//! On its rounds it keeps the process in PID 1's root directory and feeds the watchdog, so that
-//! both say something about the loop that all actors share.
+//! Responsible for turning what the actors report into events, and the effects of a step into orders
+//! for them; for the readiness, the watchdog and `systemctl status`; and for following PID 1 to its new
+//! root directory. It gives PID 1 signs of life from the loop that all actors share, so they also show
+//! that this loop runs.
 //!
-//! Owns the lifecycle.
-//! Never does the work of an actor, and never decides what the lifecycle decides.
-//! Ends when the lifecycle orders to leave; the process ends with it.
+//! Owns the lifecycle. Never does the work of an actor, and never decides what the lifecycle decides.
+//! Ends when the lifecycle orders to leave, and the process ends with it.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use futures_lite::future;
 use rustix::io::Errno;
 use smol::Timer;
 
-use crate::journal;
+use crate::journal::LOG;
 use crate::journal::message_id::Id;
 use crate::messages::{ToHandoff, ToServer, post};
 use crate::platform::notify;
@@ -27,36 +27,40 @@ use crate::server::limits::is_shortage;
 use crate::service::Service;
 use crate::status::Status;
 
-/// How often a survivor looks for the new root once SIGCONT has announced it: a tick, so that no more
-/// than one tick's log line waits for it.
-const LOOK_FOR_ROOT: Duration = Duration::from_millis(100);
+/// The interval at which the initrd stage looks for the new root after SIGCONT has announced it.
+///
+/// One tick, so that at most one tick's log line waits for the new root.
+const ANNOUNCED_ROOT: Duration = Duration::from_millis(100);
 
-/// How often it looks before, for a switch that nobody announces; each look costs two event-ups and
-/// four system calls, where the boot is busiest.
+/// The interval before that, for a switch of root that is not announced.
+///
+/// Shorter: each look costs two wake-ups and four system calls while the boot is busiest.
 const WATCH_ROOT: Duration = Duration::from_secs(1);
 
 /// The actor.
 pub(crate) struct Supervisor<S: Service> {
     mailbox: Receiver<lifecycle::Event>,
-    /// PID 1 stopped every process and lets them go on (SIGCONT), as it does around the switch.
+    /// PID 1 has continued this process (SIGCONT), as it does around the switch of root.
     continued: Receiver<()>,
     server: Sender<ToServer<S>>,
     handoff: Sender<ToHandoff<S>>,
-    /// The root to leave, until it has been left.
+    /// The root directory to leave, until it has been left.
     old_root: Option<OldRoot>,
+    /// Whether a failure to look at PID 1's root, after which another look is possible, was logged.
+    root_failure_logged: bool,
+    /// The timer of the rounds: looks at PID 1's root as long as they are possible, then signs of life.
     rounds: Timer,
-    /// What PID 1 still has to hear, because its queue was full.
     pending_notify: PendingNotify,
-    /// Whether the last failure to read PID 1's root has been logged.
-    root_check_failed: bool,
-    /// Closed when the actors that hold the lock have let it go.
+    /// The clients and the reachability that PID 1 was last told.
+    reported: Option<(usize, bool)>,
+    /// Closed when the actors that hold the lock have released it.
     done: Receiver<()>,
     status: Rc<Status>,
 }
 
-/// What is said once, and not by every sign of life.
+/// Notifications that PID 1 did not receive, because its queue was full; the next round repeats them.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct PendingNotify {
+struct PendingNotify {
     phase: bool,
     watchdog: bool,
 }
@@ -83,9 +87,10 @@ impl<S: Service> Supervisor<S> {
             server,
             handoff,
             old_root,
+            root_failure_logged: false,
             rounds: Timer::never(),
             pending_notify: PendingNotify::default(),
-            root_check_failed: false,
+            reported: None,
             done,
             status,
         }
@@ -93,114 +98,23 @@ impl<S: Service> Supervisor<S> {
 
     /// Leads the process from Booting to its end.
     pub(crate) async fn run(mut self, started: lifecycle::Event) {
-        if self.looks_at_root() {
-            self.rounds.set_interval(WATCH_ROOT);
-        } else if self.old_root.is_some() {
-            self.forgo_root();
-        } else if let Some(interval) = notify::rounds() {
-            self.rounds.set_interval(interval);
-        }
+        self.start_rounds();
         let mut lifecycle = Lifecycle::new();
-        // What PID 1 knows of clients and sockets. A change waits for the next sign of life.
-        let mut told = None;
         let mut next = Some(Event::Lifecycle(started));
         while let Some(event) = next {
-            if matches!(event, Event::Round) && self.say_again(lifecycle.phase()) {
-                told = None;
-            }
-            if !matches!(event, Event::Lifecycle(_)) && self.follow_root() {
-                next = Some(Event::Lifecycle(lifecycle::Event::RootSwitched));
-                continue;
-            }
-            match event {
-                Event::Lifecycle(event) => match self.step(lifecycle, event).await {
-                    Some(next) => {
-                        lifecycle = next;
-                        told = None;
-                    }
+            if let Some(event) = self.handle(event, lifecycle.phase()) {
+                match self.step(lifecycle, event).await {
+                    Some(next) => lifecycle = next,
                     None => return,
-                },
-                Event::Continued => {
-                    if self.looks_at_root() {
-                        self.rounds.set_interval(LOOK_FOR_ROOT);
-                    }
                 }
-                Event::Round if self.looks_at_root() => {}
-                Event::Round => match lifecycle.phase() {
-                    Phase::Booting | Phase::Adopting => notify::extend_start(),
-                    Phase::Serving if told != Some(self.shown()) => {
-                        let shown @ (clients, _) = self.shown();
-                        let sentence = self.status.sentence(Phase::Serving);
-                        notify::feed_watchdog_with(format_args!("{sentence}; clients: {clients}"));
-                        told = Some(shown);
-                    }
-                    Phase::Serving | Phase::Draining | Phase::Ended => notify::feed_watchdog(),
-                },
             }
             next = self.next_event().await;
         }
     }
 
-    /// Takes one event and gives the orders that follow; `None` when they are carried out to the last.
-    async fn step(&mut self, lifecycle: Lifecycle, event: lifecycle::Event) -> Option<Lifecycle> {
-        let from = lifecycle.phase();
-        let (next, effects) = lifecycle.step(event);
-        let to = next.phase();
-        journal::LOG.enter(to);
-        if from != to {
-            log::info!(MESSAGE_ID = Id::of(to); "{from} => {to}");
-        }
-        for effect in effects {
-            match effect {
-                Effect::Freeze => post(&self.server, ToServer::Freeze),
-                Effect::Leave => post(&self.server, ToServer::Leave),
-                Effect::Lock
-                | Effect::Ask
-                | Effect::Prepare
-                | Effect::Discard
-                | Effect::Abort
-                | Effect::Load
-                | Effect::Done
-                | Effect::Listen
-                | Effect::Offer
-                | Effect::Commit => {}
-            }
-            if effect != Effect::Freeze {
-                post(&self.handoff, ToHandoff::Order(effect));
-            }
-        }
-        // The orders first: clients wait for them, and nobody for PID 1's display.
-        future::yield_now().await;
-        if from != to {
-            self.pending_notify.phase = !notify::report_phase(to, &self.status.sentence(to));
-        }
-        if to == Phase::Ended {
-            // Nothing is ever sent; the channel closes once both actors have dropped their sender.
-            let _ = self.done.recv().await;
-            return None;
-        }
-        Some(next)
-    }
-
-    /// What `systemctl status` shows beside the phase: the number of clients, and whether they cannot
-    /// find a listener by its name.
-    fn shown(&self) -> (usize, bool) {
-        (self.status.clients.get(), self.status.is_unreachable.get())
-    }
-
-    /// Says what PID 1 has not heard; whether there was anything.
-    fn say_again(&mut self, phase: Phase) -> bool {
-        let before = self.pending_notify;
-        if before.phase {
-            self.pending_notify.phase = !notify::report_phase(phase, &self.status.sentence(phase));
-        }
-        if before.watchdog {
-            self.pending_notify.watchdog = !notify::arm_watchdog();
-        }
-        before.phase || before.watchdog
-    }
-
-    /// Waits for a message or the next round; `None` once nobody can send any more.
+    /// Waits for the next event; `None` once all senders are gone.
+    ///
+    /// A report of an actor comes before SIGCONT, and both come before a round.
     async fn next_event(&mut self) -> Option<Event> {
         let event = async { self.mailbox.recv().await.ok().map(Event::Lifecycle) };
         let continued = async { self.continued.recv().await.ok().map(|()| Event::Continued) };
@@ -211,12 +125,106 @@ impl<S: Service> Supervisor<S> {
         future::or(event, future::or(continued, round)).await
     }
 
-    /// Whether rounds are for the switch of root, and not yet for PID 1.
-    fn looks_at_root(&self) -> bool {
-        self.old_root.as_ref().is_some_and(|root| !root.is_blind())
+    /// Does what an event requires apart from the lifecycle, and returns what it means to that.
+    fn handle(&mut self, event: Event, phase: Phase) -> Option<lifecycle::Event> {
+        let is_round = matches!(event, Event::Round);
+        if let Event::Lifecycle(event) = event {
+            return Some(event);
+        }
+        if is_round {
+            self.repeat_pending(phase);
+        }
+        if self.follow_root() {
+            return Some(lifecycle::Event::RootSwitched);
+        }
+        if is_round && !self.can_look_at_root() {
+            self.give_sign_of_life(phase);
+        } else if !is_round && self.can_look_at_root() {
+            self.rounds.set_interval(ANNOUNCED_ROOT);
+        }
+        None
     }
 
-    /// Enters PID 1's root, if it is another one now, and settles there; whether it did.
+    /// Executes one step of the lifecycle and gives its orders; `None` once the last is executed.
+    async fn step(&mut self, lifecycle: Lifecycle, event: lifecycle::Event) -> Option<Lifecycle> {
+        let from = lifecycle.phase();
+        let (next, effects) = lifecycle.step(event);
+        let to = next.phase();
+        LOG.enter(to);
+        if from != to {
+            log::info!(MESSAGE_ID = Id::of(to); "{from} => {to}");
+        }
+        for effect in effects {
+            match effect {
+                Effect::Freeze => post(&self.server, ToServer::Freeze),
+                Effect::Leave => {
+                    post(&self.server, ToServer::Leave);
+                    post(&self.handoff, ToHandoff::Order(effect));
+                }
+                _ => post(&self.handoff, ToHandoff::Order(effect)),
+            }
+        }
+        // The orders come first: clients wait for them, but nobody waits for `systemctl status`.
+        future::yield_now().await;
+        if from != to {
+            self.report_phase(to);
+        }
+        if to == Phase::Ended {
+            // Nothing is ever sent; the channel closes once both actors have dropped their sender.
+            let _ = self.done.recv().await;
+            return None;
+        }
+        Some(next)
+    }
+
+    fn report_phase(&mut self, phase: Phase) {
+        self.pending_notify.phase = !notify::report_phase(phase, &self.status.sentence(phase));
+        self.reported = None;
+    }
+
+    /// Repeats the notifications that PID 1 did not receive.
+    fn repeat_pending(&mut self, phase: Phase) {
+        if self.pending_notify.phase {
+            self.report_phase(phase);
+        }
+        if self.pending_notify.watchdog {
+            self.pending_notify.watchdog = !notify::arm_watchdog();
+        }
+    }
+
+    /// Gives PID 1 a sign of life; while serving, also the number of clients if it has changed.
+    fn give_sign_of_life(&mut self, phase: Phase) {
+        let clients = self.status.clients.get();
+        let shown = Some((clients, self.status.is_unreachable.get()));
+        match phase {
+            Phase::Booting | Phase::Adopting => notify::extend_start(),
+            Phase::Serving if self.reported != shown => {
+                let sentence = self.status.sentence(phase);
+                notify::feed_watchdog_with(format_args!("{sentence}; clients: {clients}"));
+                self.reported = shown;
+            }
+            Phase::Serving | Phase::Draining | Phase::Ended => notify::feed_watchdog(),
+        }
+    }
+
+    /// Begins with the rounds of the start: looks at PID 1's root, or signs of life.
+    fn start_rounds(&mut self) {
+        if self.can_look_at_root() {
+            self.rounds.set_interval(WATCH_ROOT);
+        } else if self.old_root.is_some() {
+            self.stop_looking_at_root();
+        } else if let Some(interval) = notify::rounds() {
+            self.rounds.set_interval(interval);
+        }
+    }
+
+    /// Whether the rounds are looks at PID 1's root.
+    fn can_look_at_root(&self) -> bool {
+        self.old_root.as_ref().is_some_and(OldRoot::can_look)
+    }
+
+    /// Enters PID 1's root if it has changed; returns whether this process is now in the root
+    /// filesystem.
     fn follow_root(&mut self) -> bool {
         let Some(old_root) = &mut self.old_root else { return false };
         match old_root.follow() {
@@ -227,14 +235,14 @@ impl<S: Service> Supervisor<S> {
             }
             Ok(Switch::ToRoot) => {}
             Err(error) if Errno::from_io_error(&error).is_some_and(is_shortage) => {
-                if !std::mem::replace(&mut self.root_check_failed, true) {
+                if !std::mem::replace(&mut self.root_failure_logged, true) {
                     log::warn!("cannot look at PID 1's root, and looks again: {error}");
                 }
                 return false;
             }
             Err(error) => {
                 log::warn!("cannot look at PID 1's root, so cannot follow it there: {error}");
-                self.forgo_root();
+                self.stop_looking_at_root();
                 return false;
             }
         }
@@ -246,11 +254,11 @@ impl<S: Service> Supervisor<S> {
         true
     }
 
-    /// Without a look at PID 1's root we can only be moved along to another one; the rounds are for
-    /// PID 1 from now on, and tell that too.
-    fn forgo_root(&mut self) {
+    /// From now on, rounds are signs of life; each one also notices if the kernel has moved this
+    /// process to another root.
+    fn stop_looking_at_root(&mut self) {
         if let Some(root) = &mut self.old_root {
-            root.give_up_looking();
+            root.stop_looking();
         }
         self.rounds.set_interval(notify::rounds().unwrap_or(WATCH_ROOT));
         give_up_capabilities();

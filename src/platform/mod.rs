@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the process needs of the kernel and of PID 1: no decision is made here.
+//! Interfaces to the kernel and to PID 1; nothing here decides.
 
 pub(crate) mod clock;
 pub(crate) mod descriptors;

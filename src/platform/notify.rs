@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! systemd: what PID 1 gives us and what we tell it (`sd_listen_fds(3)`, `sd_notify(3)`).
+//! Interface to systemd: passed sockets and notifications (`sd_listen_fds(3)`, `sd_notify(3)`).
 //!
-//! Where the process was not started by systemd, nothing was given and nobody is told.
-//! A notification that fails is not worth a log line: it does while PID 1 switches root, and where
-//! its queue is full; what is said only once is said again on the next round.
-//! It is sent without waiting, which the crates for it do not offer: a PID 1 that is busy for
-//! seconds, and its socket full, must not stop a tick.
+//! If systemd did not start the process, no socket is passed and no notification is sent.
+//!
+//! A notification that fails is not logged: it fails while PID 1 switches root, and when its queue is
+//! full. Functions that return a `bool` return whether PID 1 has received the notification, or there is
+//! none to receive it; the supervisor repeats what was not received.
+//! Sending never waits, which no crate for notifications offers: PID 1 may be busy for seconds with its
+//! queue full, and that must not delay a tick.
 
 use std::env;
 use std::fmt;
@@ -25,39 +27,38 @@ use rustix::process::{PidfdFlags, Resource, getpid, getrlimit, pidfd_open};
 
 use crate::platform::socket;
 
-/// How long PID 1 waits for a sign of life before it ends the survivor of the switch.
+/// How long PID 1 waits for a sign of life before it kills the process that survived the switch of root.
 ///
-/// The unit in the initrd cannot ask for a watchdog, because its signs of life get lost around the
-/// switch; so the survivor asks for one afterwards.
-/// Longer, and a hung one holds up its successor for longer; shorter, and a busy machine kills a
-/// sound one.
+/// The unit in the initrd cannot ask for a watchdog, because signs of life are lost around the switch;
+/// so the process asks for one afterwards.
+/// Too long: a process that hangs delays its successor. Too short: a busy machine kills a healthy one.
 const SURVIVOR_WATCHDOG: Duration = Duration::from_secs(3);
 
-/// How long PID 1 waits for the next word of a process that starts and has used up the
+/// How long PID 1 waits for the next sign of life of a process that is starting and has used up the
 /// `TimeoutStartSec=` of its unit.
 ///
-/// Too long: a successor without a watchdog that hangs as the owner holds up everything. Too short: a
-/// busy machine kills a healthy one that waits for its predecessor.
+/// Too long: a successor without a watchdog that hangs as the owner stops the whole service. Too short:
+/// a busy machine kills a healthy one that waits for its predecessor.
 const START: Duration = Duration::from_secs(5);
 
-/// How often a watchdog is fed within its limit; sd_watchdog_enabled(3) says at least twice.
+/// The number of signs of life within the limit of a watchdog; sd_watchdog_enabled(3) advises two.
 const SIGNS_OF_LIFE: u32 = 3;
 
-/// The shortest watchdog that is served in time, and so the most often that signs of life are sent.
+/// The shortest limit of a watchdog that is met.
 ///
-/// Shorter: the process does nothing else. Longer: a watchdog that works today is missed.
+/// Shorter: the process does nothing but give signs of life. Longer: fewer units can use a watchdog.
 const SHORTEST_WATCHDOG: Duration = Duration::from_millis(30);
 
-/// What systemd passes in `$LISTEN_FDS`.
+/// The descriptors that systemd passes in `$LISTEN_FDS`.
 #[derive(Default)]
 pub(crate) struct Passed {
     /// The sockets to serve.
     pub(crate) sockets: Vec<OwnedFd>,
-    /// The number and the name of each descriptor that is for something else.
+    /// The number and the name of each descriptor with another purpose.
     left_alone: Vec<(usize, String)>,
 }
 
-/// What cannot be served of `$LISTEN_FDS`.
+/// Why `$LISTEN_FDS` cannot be used.
 #[derive(Debug)]
 pub(crate) enum NotPassed {
     Variables(sd_listen_fds::Error),
@@ -84,10 +85,9 @@ impl fmt::Display for NotPassed {
 }
 
 impl Passed {
-    /// Takes over the sockets that are to be served.
+    /// Takes the sockets to serve, or refuses all if one of them cannot be served.
     ///
-    /// All other descriptors stay open and as they are, unless one is refused, which ends the process:
-    /// they belong to another part of the service.
+    /// Other descriptors stay open and unchanged, because they belong to another part of the service.
     /// The variables stay set, because the process starts no other program.
     pub(crate) fn take() -> Result<Self, NotPassed> {
         if !is_pidfd_ours() {
@@ -102,12 +102,12 @@ impl Passed {
         let passed = passed.enumerate().map(|(at, (name, descriptor))| {
             let descriptor = descriptor.into_std();
             let is_open = fcntl_getfd(&descriptor).is_ok();
-            // One that is not open is nobody's to close: its number may come to be another file's.
+            // A descriptor that is not open must not be closed: its number may be reused.
             let descriptor = if is_open { Ok(descriptor) } else { Err(descriptor.into_raw_fd()) };
             (FIRST_PASSED + at, name, descriptor)
         });
         let mut all = Self::default();
-        // Every descriptor is looked at before the first one is refused.
+        // Every descriptor is checked before the first one is refused, which closes the others.
         for (number, name, descriptor) in passed.collect::<Vec<_>>() {
             match (descriptor, name) {
                 (descriptor, Some(name)) if !is_for_us(&name) => {
@@ -127,8 +127,8 @@ impl Passed {
         Ok(all)
     }
 
-    /// Logs what is left alone.
-    pub(crate) fn say_left_alone(&self) {
+    /// Logs which descriptors are not used.
+    pub(crate) fn log_left_alone(&self) {
         for (number, name) in &self.left_alone {
             log::info!("Leaving alone descriptor {number} of $LISTEN_FDS, which is named '{name}'");
         }
@@ -138,18 +138,17 @@ impl Passed {
 /// The number of the first passed descriptor (`SD_LISTEN_FDS_START` in sd_listen_fds(3)).
 const FIRST_PASSED: usize = 3;
 
-/// Whether a descriptor of this name is passed to be served.
+/// Whether a descriptor with this name is a socket to serve.
 ///
-/// A socket unit names its sockets after itself, unless `FileDescriptorName=` says otherwise; a
-/// descriptor without a name is called `unknown`.
-/// Any other name was given for another purpose: `stored` or `FDNAME=` to a descriptor that a service
-/// has PID 1 keep, `connection` to one client.
+/// A socket unit names its sockets after itself, unless `FileDescriptorName=` sets another name; a
+/// descriptor without a name is called `unknown`. Other names have another purpose: `stored` or
+/// `FDNAME=` is a descriptor that PID 1 keeps for a service, `connection` is one client.
 fn is_for_us(name: &str) -> bool {
     matches!(name, "" | "unknown") || name.ends_with(".socket")
 }
 
-/// Whether `$LISTEN_PIDFDID`, which newer versions of systemd set beside `$LISTEN_PID`, names this
-/// process and not an earlier one of the same process id.
+/// Whether `$LISTEN_PIDFDID`, which newer versions of systemd set besides `$LISTEN_PID`, names this
+/// process and not an earlier one with the same process id.
 fn is_pidfd_ours() -> bool {
     let Some(id) = env::var("LISTEN_PIDFDID").ok().and_then(|id| id.parse::<u64>().ok()) else {
         return true;
@@ -158,7 +157,7 @@ fn is_pidfd_ours() -> bool {
     ours.map_or(true, |ours| ours.st_ino == id)
 }
 
-/// Logs what of the environment cannot be followed.
+/// Logs which settings in the environment cannot be followed.
 pub(crate) fn check_environment() {
     if let (Some(path), Some(Err(error))) = (env::var_os("NOTIFY_SOCKET"), notify_socket()) {
         log::warn!("cannot notify PID 1: $NOTIFY_SOCKET is '{}': {error}", path.to_string_lossy());
@@ -174,9 +173,7 @@ pub(crate) fn check_environment() {
     }
 }
 
-/// Reports the phase, and a sentence about it for `systemctl status`; in Serving the unit is ready.
-///
-/// Returns whether PID 1 has received it, as every function here that returns a `bool`.
+/// Reports the phase, with a sentence for `systemctl status`; in Serving, the unit is ready.
 #[must_use]
 pub(crate) fn report_phase(phase: Phase, sentence: &str) -> bool {
     let change = match phase {
@@ -187,38 +184,37 @@ pub(crate) fn report_phase(phase: Phase, sentence: &str) -> bool {
     notify(&format!("{change}STATUS={sentence}"))
 }
 
-/// Tells what the process waits for, as `systemctl status` shows it.
+/// Reports what the process waits for, for `systemctl status`.
 pub(crate) fn status(what: fmt::Arguments<'_>) {
     let _ = notify(&format!("STATUS={what}"));
 }
 
-/// Has PID 1 watch this process from now on, and not only once it is ready.
+/// Starts the unit's watchdog now, instead of when the unit is ready.
 ///
-/// The start timeout also covers what PID 1 does before it executes the program, so on a slow machine
-/// it must be long; it can be extended but not shortened (`EXTEND_TIMEOUT_USEC=` in sd_notify(3)).
-/// The first sign of life starts the unit's watchdog even during the start, and that one ends a start
-/// that hangs.
+/// The start timeout covers also what PID 1 does before it executes the program, so it must be long for
+/// a slow machine, and it cannot be shortened later (`EXTEND_TIMEOUT_USEC=` in sd_notify(3)). The first
+/// sign of life starts the watchdog even during the start, and the watchdog ends a start that hangs.
 pub(crate) fn watch_start() {
     if watchdog().is_ok_and(|limit| limit.is_some()) {
         feed_watchdog();
     }
 }
 
-/// Tells PID 1 that the start takes so much longer (`EXTEND_TIMEOUT_USEC=` in sd_notify(3)), and
-/// gives it a sign of life.
+/// Extends the start timeout by [`START`] (`EXTEND_TIMEOUT_USEC=` in sd_notify(3)), and gives PID 1 a
+/// sign of life.
 pub(crate) fn extend_start() {
     let _ = notify(&format!("EXTEND_TIMEOUT_USEC={}\nWATCHDOG=1", START.as_micros()));
 }
 
-/// How often PID 1 wants to hear of this process: by the unit's watchdog if there is one, and often
-/// enough for a start that takes long; `None` where nobody listens.
+/// The interval between signs of life: short enough for the unit's watchdog if there is one, and for a
+/// long start; `None` if PID 1 is not notified.
 pub(crate) fn rounds() -> Option<Duration> {
     notify_socket()?.ok()?;
     let watchdog = watchdog().ok().flatten().unwrap_or(START);
     Some(watchdog.clamp(SHORTEST_WATCHDOG, START) / SIGNS_OF_LIFE)
 }
 
-/// The limit of the unit's watchdog (sd_watchdog_enabled(3)); an error is what it says instead.
+/// The limit of the unit's watchdog (sd_watchdog_enabled(3)), or the value that is not a limit.
 fn watchdog() -> Result<Option<Duration>, String> {
     let is_ours = |pid: String| pid == process::id().to_string();
     let Some(limit) = env::var_os("WATCHDOG_USEC") else {
@@ -234,12 +230,12 @@ fn watchdog() -> Result<Option<Duration>, String> {
     }
 }
 
-/// How often the survivor gives a sign of life.
+/// The interval between signs of life after [`arm_watchdog`].
 pub(crate) fn survivor_rounds() -> Duration {
     SURVIVOR_WATCHDOG / SIGNS_OF_LIFE
 }
 
-/// Asks PID 1 for the survivor's watchdog.
+/// Asks PID 1 for a watchdog of [`SURVIVOR_WATCHDOG`].
 #[must_use]
 pub(crate) fn arm_watchdog() -> bool {
     notify(&format!("WATCHDOG_USEC={}\nWATCHDOG=1", SURVIVOR_WATCHDOG.as_micros()))
@@ -255,7 +251,6 @@ pub(crate) fn feed_watchdog_with(sentence: fmt::Arguments<'_>) {
     let _ = notify(&format!("WATCHDOG=1\nSTATUS={sentence}"));
 }
 
-/// Whether it was heard, or there is nobody to hear it.
 fn notify(message: &str) -> bool {
     match notify_socket() {
         Some(Ok(address)) => send(&address, message).is_ok(),
@@ -263,8 +258,7 @@ fn notify(message: &str) -> bool {
     }
 }
 
-/// Where PID 1 is notified: a socket in the file system, or in the abstract namespace where the name
-/// begins with `@` (unix(7)).
+/// The socket of PID 1: a path, or a name in the abstract namespace that begins with `@` (unix(7)).
 fn notify_socket() -> Option<Result<SocketAddrUnix, Errno>> {
     let path = env::var_os("NOTIFY_SOCKET")?;
     Some(match path.as_bytes() {
@@ -286,7 +280,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_says_what_a_descriptor_is_for() {
+    fn the_name_of_a_descriptor_tells_its_purpose() {
         for (name, is_ours) in [
             ("early-service.socket", true),
             ("camera.socket", true),

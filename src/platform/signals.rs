@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Signals: what each of them does to the process.
+//! Signals: the actor that receives them, and the outcome of each.
 //!
 //! | signal | outcome |
 //! | --- | --- |
-//! | TERM, INT | an orderly end, which another one neither hastens nor cuts short |
+//! | TERM, INT | an orderly end; another one changes nothing |
 //! | TERM in the initrd | a log line: PID 1 sends it to every process before it switches root |
 //! | CONT in the initrd | a look at PID 1's root: PID 1 stops every process before the switch |
 //! | XCPU | an orderly end with status 1: the limit of processor time is reached |
@@ -14,14 +14,12 @@
 //!
 //! `docs/operations.md` gives the reasons.
 //!
-//! Ignored signals are blocked, in every thread: the handler of a signal interrupts system calls, and
-//! a sender that never stops would use up the processor.
-//! The mask and the dispositions that the process inherits have no effect, except that a default
-//! outcome stays ignored if whoever started the process ignored the signal.
+//! Ignored signals are blocked in every thread: the handler of a signal interrupts system calls, so a
+//! sender that never stops would use up the processor. The mask and the dispositions that the process
+//! inherits have no effect, except that a default outcome stays ignored if it was inherited as ignored.
 //!
-//! Owns the socket into which the handlers write.
-//! Never acts by itself.
-//! Ends with the process.
+//! Owns the socket into which the handlers write. Never decides: the supervisor does. Ends with the
+//! process.
 
 use std::cell::Cell;
 use std::io;
@@ -42,7 +40,7 @@ use crate::cli::Stage;
 use crate::journal::rate_limit::RateLimit;
 use crate::messages::post;
 
-/// What has a handler, in both stages.
+/// The signals with a handler in both stages.
 const HANDLED: [Signal; 6] = [
     Signal::SIGTERM,
     Signal::SIGINT,
@@ -52,8 +50,8 @@ const HANDLED: [Signal; 6] = [
     Signal::SIGUSR2,
 ];
 
-/// What is left to its default outcome; those that end the process mean a fault of the program, or
-/// somebody who wants a core dump.
+/// The signals with their default outcome; those that end the process mean a fault of the program, or
+/// a request for a core dump.
 const DEFAULT: [Signal; 13] = [
     Signal::SIGQUIT,
     Signal::SIGABRT,
@@ -70,10 +68,10 @@ const DEFAULT: [Signal; 13] = [
     Signal::SIGWINCH,
 ];
 
-/// Blocks every signal but those of a default outcome, whatever mask was inherited.
+/// Blocks every signal except those with a default outcome, whatever mask was inherited.
 ///
-/// To be called before there is a second thread: threads inherit the mask.
-/// A request to stop waits until there is something to end in order.
+/// To be called before there is a second thread, because threads inherit the mask. A request to stop
+/// stays pending until the actor runs.
 pub(crate) fn block() -> io::Result<()> {
     let mut blocked = SigSet::all();
     DEFAULT.into_iter().for_each(|signal| blocked.remove(signal));
@@ -90,13 +88,13 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Installs the handlers of `stage`; what they hear before the actor runs, it hears then.
+    /// Installs the handlers of `stage`; signals that arrive before the actor runs are kept for it.
     ///
     /// `is_out_of_time` is set when the process ends because of the limit of its processor time.
     pub(crate) fn install(stage: Stage, is_out_of_time: Rc<Cell<bool>>) -> io::Result<Self> {
         let (ours, handlers) = UnixStream::pair()?;
-        let heard = HANDLED.map(|signal| signal as i32);
-        let delivery = SignalDelivery::with_pipe(Arc::new(ours), handlers, SignalOnly, heard)?;
+        let handled = HANDLED.map(|signal| signal as i32);
+        let delivery = SignalDelivery::with_pipe(Arc::new(ours), handlers, SignalOnly, handled)?;
         if stage == Stage::Initrd {
             delivery.handle().add_signal(SIGCONT)?;
         }
@@ -104,24 +102,23 @@ impl Signals {
         Ok(Self { delivery, stage, is_out_of_time, ignored: Ignored::default() })
     }
 
-    /// Tells `supervisor` to stop, and `continued` of each SIGCONT.
+    /// Tells `supervisor` to stop, and reports each SIGCONT to `continued`.
     pub(crate) async fn run(mut self, supervisor: Sender<Event>, continued: Sender<()>) {
         match self.until_stopped(&continued).await {
             Ok(()) => post(&supervisor, Event::StopRequested),
-            Err(error) => log::error!("cannot hear signals any more: {error}"),
+            Err(error) => log::error!("cannot receive signals any more: {error}"),
         }
-        // The lifecycle stops once, in less than a second: a second signal changes nothing.
+        // The lifecycle stops once, in less than a second, so a second signal changes nothing.
         future::pending().await
     }
 
     async fn until_stopped(&mut self, continued: &Sender<()>) -> io::Result<()> {
-        let ear = Async::new(Arc::clone(self.delivery.get_read()))?;
+        let socket = Async::new(Arc::clone(self.delivery.get_read()))?;
         loop {
-            // Each signal at most once, however often it came since the last look: a flood of them
-            // costs one turn of the loop at a time.
+            // Each signal at most once, however often it arrived: a flood costs one turn at a time.
             for signal in self.delivery.pending() {
                 match signal {
-                    // One that finds it told already adds nothing.
+                    // If the mailbox is full, a look at PID 1's root is due anyway.
                     SIGCONT => _ = continued.try_send(()),
                     SIGHUP => self
                         .ignored
@@ -139,12 +136,12 @@ impl Signals {
                     _ => return Ok(()),
                 }
             }
-            ear.readable().await?;
+            socket.readable().await?;
         }
     }
 }
 
-/// The lines about signals that are not obeyed: a sender can cause thousands a second.
+/// The lines about ignored signals, of which a sender can cause thousands a second.
 #[derive(Default)]
 struct Ignored {
     term: RateLimit,

@@ -1,24 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Root directory: follows PID 1 across the switch of root.
+//! Root directory: follows PID 1 across the switch of root, in the initrd stage only.
 //!
 //! Up to Linux 6, a process that survives the switch keeps the old root directory, in which `/run`,
-//! `/proc` and `/dev` are empty afterwards: the journal, systemd's notification socket and our own
-//! socket file can no longer be named.
-//! Open descriptors still work, so one on `/proc/1` is opened at the start; when PID 1 has another
-//! root directory than we have, we enter it.
-//! From Linux 7.0 on, the initramfs lies on a file system that pivot_root(2) can exchange, and that
-//! call moves the root directory of every process along with PID 1's: the two are equal before and
-//! after the switch. So our own root directory is remembered too, and the switch is noticed when it
-//! is another one than at the start.
+//! `/proc` and `/dev` are empty afterwards. The journal, the notification socket of systemd and the
+//! socket file of the service then have no name. Open descriptors still work, so `/proc/1` is opened at
+//! the start; when the root directory of PID 1 differs from that of this process, this process enters
+//! it.
+//! From Linux 7.0 on, the initramfs is on a file system that pivot_root(2) can exchange, and that call
+//! moves the root directory of every process together with that of PID 1: the two are equal before and
+//! after the switch. So the root directory at the start is remembered too, and the switch is noticed
+//! when it changes.
 //!
-//! To follow takes CAP_SYS_PTRACE, to look at PID 1's root (`proc_pid_root(5)`), and CAP_SYS_CHROOT;
-//! both are given up afterwards, and as soon as we may not look. To be moved along takes neither.
+//! Following requires CAP_SYS_PTRACE, to look at the root of PID 1 (`proc_pid_root(5)`), and
+//! CAP_SYS_CHROOT. Both are dropped afterwards, or as soon as looking is not allowed. Being moved by the
+//! kernel requires neither.
 //!
-//! Never used outside the initrd stage.
-//!
-//! **Invariant:** only the main thread has the two capabilities, but for the first moment of the
-//! others, and none has them once the new root is entered.
-//! (Capabilities are a thread's own; see capabilities(7).)
+//! **Invariant:** only the main thread has the two capabilities, except for the first moment of other
+//! threads, and no thread has them once the new root is entered. (Each thread has its own capabilities;
+//! see capabilities(7).)
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -35,35 +34,36 @@ use smol::Timer;
 
 use crate::platform::files::is_same;
 
-/// When the reactor's thread gives up the capabilities: a timer that is due at once wakes nobody.
+/// When the reactor's thread drops the capabilities; not zero, because a timer that is due at once does
+/// not wake the thread.
 const SOON: Duration = Duration::from_millis(1);
 
-/// What marks a root directory as an initrd's (`os-release(5)`).
-const INITRD: &str = "/etc/initrd-release";
+/// The file that marks the root directory of an initrd (`os-release(5)`).
+const INITRD_RELEASE: &str = "/etc/initrd-release";
 
-/// The root directory that the process was started in.
+/// The root directory in which the process was started.
 pub(crate) struct OldRoot {
-    /// `/proc/1`, reachable when `/proc` no longer is; `None` where we may not look at PID 1's root.
+    /// `/proc/1`, usable when `/proc` no longer is; `None` if looking at PID 1's root is not allowed.
     init: Option<OwnedFd>,
-    /// Our root directory at the start, or after the last switch from one initrd to another.
+    /// The root directory at the start, or after the last switch from one initrd to another.
     ours: Stat,
 }
 
-/// What a look at the root directories has shown.
+/// The outcome of a look at the root directories.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Switch {
-    /// There was none yet.
+    /// There was no switch yet.
     Awaited,
-    /// From one initrd to another: there will be one more.
+    /// From one initrd to another: there will be one more switch.
     ToInitrd,
-    /// To the root filesystem, where we are now.
+    /// To the root filesystem, in which this process is now.
     ToRoot,
 }
 
 impl OldRoot {
-    /// To be called while `/proc` is there; a line in the log tells where we may not look.
+    /// Opens `/proc/1`; logs a line if looking at PID 1's root is not allowed.
     ///
-    /// Not a warning: somebody who tries the initrd stage by hand need not be root.
+    /// No warning: a user who tries the initrd stage by hand need not be root.
     pub(crate) fn remember() -> Option<Self> {
         let init = || {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -76,21 +76,20 @@ impl OldRoot {
         Some(Self { init, ours: stat("/").ok()? })
     }
 
-    /// Whether we can only notice that we have been moved along.
-    pub(crate) fn is_blind(&self) -> bool {
-        self.init.is_none()
+    /// Whether PID 1's root can be looked at; if not, only a move by the kernel is noticed.
+    pub(crate) fn can_look(&self) -> bool {
+        self.init.is_some()
     }
 
-    /// Looks at PID 1's root directory no more.
-    pub(crate) fn give_up_looking(&mut self) {
+    /// Stops looking at PID 1's root directory.
+    pub(crate) fn stop_looking(&mut self) {
         self.init = None;
     }
 
-    /// Enters PID 1's root directory if it is another one than ours, and says whether there was a
-    /// switch of root.
+    /// Enters PID 1's root directory if it differs from ours; returns whether there was a switch.
     ///
-    /// Ours is looked at first: where the kernel moves us along we need not look at PID 1's, which a
-    /// security policy that comes with the new root may forbid.
+    /// Ours is looked at first: if the kernel has moved this process, PID 1's need not be looked at,
+    /// which a security policy of the new root may forbid.
     pub(crate) fn follow(&mut self) -> io::Result<Switch> {
         let ours = stat("/")?;
         if is_same(&ours, &self.ours) {
@@ -105,16 +104,16 @@ impl OldRoot {
             chroot(".")?;
             self.ours = theirs;
         } else {
-            // The kernel has moved the working directory along only if it was the old root.
+            // The kernel has moved the working directory only if it was the old root.
             chdir("/")?;
             self.ours = ours;
         }
-        let is_initrd = access(INITRD, Access::EXISTS).is_ok();
+        let is_initrd = access(INITRD_RELEASE, Access::EXISTS).is_ok();
         Ok(if is_initrd { Switch::ToInitrd } else { Switch::ToRoot })
     }
 }
 
-/// Gives up, in this thread, the capabilities that following takes.
+/// Drops the capabilities that following requires, in this thread.
 pub(crate) fn drop_capabilities() -> io::Result<()> {
     let not_needed = CapabilitySet::SYS_CHROOT | CapabilitySet::SYS_PTRACE;
     let mut sets = capabilities(None)?;
@@ -124,12 +123,12 @@ pub(crate) fn drop_capabilities() -> io::Result<()> {
     Ok(set_capabilities(None, sets)?)
 }
 
-/// Has the reactor's thread give them up soon, which inherits them from the thread that starts it; the
-/// timer must be kept.
+/// Starts the reactor and has its thread drop the capabilities soon, which it inherits from this thread;
+/// the timer must be kept.
 ///
-/// That thread runs nobody's code but wakers, so a waker does it.
-/// To start the reactor from a thread without them, which is ended then, costs a third of the time from
-/// exec to the first reply, 12 kB and 23 system calls (measured).
+/// A waker drops them, because wakers are the only code of this program that the thread runs. Starting
+/// the reactor from another thread without them would cost a third of the time from exec to the first
+/// reply, 12 kB and 23 system calls (measured).
 pub(crate) fn disarm_reactor() -> Timer {
     let waker = Waker::from(Arc::new(Disarm { follower: thread::current().id() }));
     let mut timer = Timer::after(SOON);
@@ -137,16 +136,16 @@ pub(crate) fn disarm_reactor() -> Timer {
     timer
 }
 
-/// Takes the capabilities from the thread that wakes it.
+/// Drops the capabilities of the thread that wakes it.
 struct Disarm {
-    /// Whoever is to keep them.
+    /// The thread that keeps them.
     follower: ThreadId,
 }
 
 impl Wake for Disarm {
     fn wake(self: Arc<Self>) {
         if thread::current().id() != self.follower {
-            // It cannot fail for one who has them, and one who has none loses nothing.
+            // A thread that has them can drop them, and one that has none need not.
             let _ = drop_capabilities();
         }
     }
