@@ -22,7 +22,7 @@ use std::process::{self, ExitCode};
 use std::rc::Rc;
 use std::task::{Context, Waker};
 
-use early_service_machine::lifecycle::Event;
+use early_service_machine::lifecycle::Local;
 use early_service_machine::wire::handoff::Message;
 use futures_lite::future;
 use rustix::io::Errno;
@@ -151,8 +151,8 @@ fn serve<S: Service>(
     let status = Rc::<Status>::default();
     let named = options.successor.map(User::find);
     let started = match adoption {
-        Some(_) => Event::StartedAsSuccessor,
-        None => Event::StartedAlone,
+        Some(_) => Local::StartedAsSuccessor,
+        None => Local::StartedAlone,
     };
     let signals = signals.run(to_supervisor.clone(), to_supervisor_continued);
     let ticker = Ticker::<S>::new(

@@ -97,10 +97,10 @@ impl<S: Service> Supervisor<S> {
     }
 
     /// Leads the process from Booting to its end.
-    pub(crate) async fn run(mut self, started: lifecycle::Event) {
+    pub(crate) async fn run(mut self, started: lifecycle::Local) {
         self.start_rounds();
         let mut lifecycle = Lifecycle::new();
-        let mut next = Some(Event::Lifecycle(started));
+        let mut next = Some(Event::Lifecycle(started.into()));
         while let Some(event) = next {
             if let Some(event) = self.handle(event, lifecycle.phase()) {
                 match self.step(lifecycle, event).await {
@@ -135,7 +135,7 @@ impl<S: Service> Supervisor<S> {
             self.repeat_pending(phase);
         }
         if self.follow_root() {
-            return Some(lifecycle::Event::RootSwitched);
+            return Some(lifecycle::Local::RootSwitched.into());
         }
         if is_round && !self.can_look_at_root() {
             self.give_sign_of_life(phase);
@@ -154,7 +154,7 @@ impl<S: Service> Supervisor<S> {
         if from != to {
             log::info!(MESSAGE_ID = Id::of(to); "{from} => {to}");
         }
-        for effect in effects {
+        for &effect in effects {
             match effect {
                 Effect::Freeze => post(&self.server, ToServer::Freeze),
                 Effect::Leave => {

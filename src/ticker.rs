@@ -267,7 +267,7 @@ impl<S: Service> Ticker<S> {
         (self.is_behind, self.has_returned_commands) = (false, false);
         self.log_change(ticking.state());
         post(&self.handoff, ToHandoff::State(ticking.snapshot(), self.state_file.take()));
-        post(&self.supervisor, lifecycle::Event::Frozen);
+        post(&self.supervisor, lifecycle::Local::Frozen.into());
     }
 
     /// Stops ticking, and stores which of the last ticks are in the log by then.
@@ -469,7 +469,7 @@ mod tests {
         let mut bench = Bench::new();
         bench.tell(0, ToTicker::Load(Start::Anew(Counter { next: 10 }), None));
         bench.tell(250, ToTicker::Freeze);
-        assert_eq!(bench.supervisor.try_recv(), Ok(lifecycle::Event::Frozen));
+        assert_eq!(bench.supervisor.try_recv(), Ok(lifecycle::Local::Frozen.into()));
         assert!(!bench.ticker.timer.will_fire());
         bench.ticker.handle(Event::Deadline, clock::now());
         let Ok(ToHandoff::State(snapshot, None)) = bench.handoff.try_recv() else {

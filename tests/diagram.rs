@@ -23,13 +23,13 @@ struct State {
 }
 
 impl State {
-    /// `Adopting(Adopting(Asking(Theirs)))` is asking, theirs, in Adopting; `Serving(Serving(()))`
-    /// has nothing inside.
+    /// `AskingWithLock(Adopting(Asking(Ours)))` is asking, ours, in Adopting; `Serving(Serving(()))`
+    /// has no stage.
     fn of(lifecycle: &Lifecycle) -> Self {
         let text = format!("{lifecycle:?}");
-        let mut names = text.split(['(', ')']).filter(|name| !name.is_empty());
-        let phase = names.next().expect("an enum begins with its variant").to_owned();
-        let inner: Vec<_> = names.skip(1).map(str::to_lowercase).collect();
+        let mut names = text.split(['(', ')']).filter(|name| !name.is_empty()).skip(1);
+        let phase = names.next().expect("a variant contains the type of its phase").to_owned();
+        let inner: Vec<_> = names.map(str::to_lowercase).collect();
         Self { phase, inner: (!inner.is_empty()).then(|| inner.join(", ")) }
     }
 
@@ -109,7 +109,9 @@ fn drawn() -> String {
         }
     }
     for (from, to, events) in roads(&places) {
-        let events: Vec<_> = events.iter().map(|event| format!("{event:?}")).collect();
+        // `Predecessor(Gone)` as `Predecessor Gone`: a colon would end the label.
+        let name = |event| format!("{event:?}").replace('(', " ").replace(')', "");
+        let events: Vec<_> = events.iter().map(name).collect();
         line(4, &format!("{} --> {}: {}", from.id(), to.id(), events.join("<br>")));
     }
     line(4, "Ended --> [*]");

@@ -26,7 +26,9 @@ mod steps;
 #[path = "../../machine/tests/model/world.rs"]
 mod world;
 
-use early_service_machine::lifecycle::{Effect, Event, Lifecycle, Phase};
+use early_service_machine::lifecycle::{
+    Effect, Event, Lifecycle, Local, Lock, Phase, Predecessor, Successor,
+};
 use libfuzzer_sys::fuzz_target;
 
 use atlas::Atlas;
@@ -97,7 +99,7 @@ fn any_events(bytes: &[u8]) {
         let event = Event::ALL[usize::from(*byte) % Event::ALL.len()];
         let from = machine.phase();
         let (next, effects) = machine.step(event);
-        let (to, orders): (_, Vec<_>) = (next.phase(), effects.into_iter().collect());
+        let (to, orders) = (next.phase(), effects);
         let case = || format!("{from} => {to} on {event:?}: {orders:?}");
         let place = |effect| orders.iter().position(|order| *order == effect);
         let enters = |phase| to == phase && from != phase;
@@ -110,22 +112,26 @@ fn any_events(bytes: &[u8]) {
         let owed = match (from, event) {
             (Phase::Ended, _)
             | (_, Event::StopRequested)
-            | (Phase::Booting, Event::RootSwitched) => Phase::Ended,
-            (Phase::Adopting, Event::OlderStateReceived) if locked => Phase::Serving,
-            (Phase::Draining, Event::OlderSuccessorServed) if offered => Phase::Ended,
-            (Phase::Draining, Event::OfferExpired) if offered => Phase::Serving,
-            (Phase::Serving, Event::HandoffRequested) => Phase::Draining,
+            | (Phase::Booting, Event::Local(Local::RootSwitched)) => Phase::Ended,
+            (Phase::Adopting, Event::Predecessor(Predecessor::SentLegacyState)) if locked => {
+                Phase::Serving
+            }
+            (Phase::Draining, Event::Successor(Successor::TookLegacyState)) if offered => {
+                Phase::Ended
+            }
+            (Phase::Draining, Event::Successor(Successor::TimedOut)) if offered => Phase::Serving,
+            (Phase::Serving, Event::Successor(Successor::Requested)) => Phase::Draining,
             _ => to,
         };
         assert_eq!(to, owed, "{}", case());
         assert!(to as u8 >= from as u8 || from == Phase::Draining, "{}", case());
         // Between the order to commit and the successor's end nothing makes it the owner again.
-        let is_end = event == Event::SuccessorGone;
+        let is_end = event == Event::Successor(Successor::Gone);
         assert!(!committed || !enters(Phase::Serving) || is_end, "{}", case());
         prepared = to == Phase::Adopting
             && place(Effect::Ask).is_none()
-            && (prepared || place(Effect::Prepare).is_some());
-        let locks = from == Phase::Adopting && event == Event::LockedWithoutState;
+            && (prepared || place(Effect::ReportPrepared).is_some());
+        let locks = from == Phase::Adopting && event == Event::Lock(Lock::AcquiredWithoutState);
         locked = to == Phase::Adopting && !prepared && (locked || locks);
         committed = to == Phase::Draining && (committed || place(Effect::Commit).is_some());
         offered =

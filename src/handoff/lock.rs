@@ -9,7 +9,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use early_service_machine::lifecycle::Event;
+use early_service_machine::lifecycle::Lock;
 use futures_lite::future;
 use smol::Timer;
 
@@ -93,7 +93,7 @@ impl Locking {
     }
 
     /// Waits until there is something to report; may be dropped at any point.
-    pub(crate) async fn next<S: Service>(&mut self) -> Event {
+    pub(crate) async fn next<S: Service>(&mut self) -> Lock {
         loop {
             match self.progress {
                 Progress::Paused | Progress::Ours => future::pending().await,
@@ -112,7 +112,7 @@ impl Locking {
                 }
                 Ok(None) if self.progress == Progress::First => {
                     self.progress = Progress::Held;
-                    return Event::LockHeld;
+                    return Lock::HeldElsewhere;
                 }
                 Ok(None) => {}
                 Err(error) => {
@@ -158,18 +158,18 @@ impl Locking {
     }
 
     /// Looks into the file, now that nobody else writes it.
-    fn found<S: Service>(&mut self) -> Result<Event, Error> {
+    fn found<S: Service>(&mut self) -> Result<Lock, Error> {
         let Some(file) = &mut self.file else {
-            return Ok(Event::LockedWithoutState);
+            return Ok(Lock::AcquiredWithoutState);
         };
         match file.load::<S>()? {
-            Ok(_) => Ok(Event::LockedWithState),
+            Ok(_) => Ok(Lock::AcquiredWithState),
             Err(ignored) => {
                 if !file.is_new() {
                     let path = file.path().display();
                     log::warn!(MESSAGE_ID = Id::StateIgnored; "Ignoring {path}: {ignored}");
                 }
-                Ok(Event::LockedWithoutState)
+                Ok(Lock::AcquiredWithoutState)
             }
         }
     }

@@ -27,7 +27,7 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
 use async_channel::{Receiver, Sender};
-use early_service_machine::lifecycle::{self, Effect};
+use early_service_machine::lifecycle::{self, Effect, Lock, Predecessor, Successor};
 use early_service_machine::record::{Record, Unlogged};
 use early_service_machine::timeline::Snapshot;
 use early_service_machine::wire::command::{BUSY, DENIED};
@@ -97,9 +97,9 @@ pub(crate) struct Leaving<S> {
 
 enum Event<S: Service> {
     Message(ToHandoff<S>),
-    Locking(lifecycle::Event),
-    Adoption(lifecycle::Event),
-    Offering(lifecycle::Event),
+    Locking(Lock),
+    Adoption(Predecessor),
+    Offering(Successor),
     /// The predecessor has left; whether its log is written.
     Left(bool),
     /// What was deferred may be tried again.
@@ -155,7 +155,7 @@ impl<S: Service> Handoff<S> {
                     self.frozen = Some((snapshot, file));
                 }
                 Event::Locking(event) => {
-                    if event == lifecycle::Event::LockHeld && self.adoption.is_none() {
+                    if event == Lock::HeldElsewhere && self.adoption.is_none() {
                         self.locking.say_held();
                     }
                     self.report(event);
@@ -213,7 +213,7 @@ impl<S: Service> Handoff<S> {
         match order {
             Effect::Lock => self.locking.start(),
             Effect::Ask => self.with_adoption(Adoption::ask),
-            Effect::Prepare => self.with_adoption(Adoption::prepare),
+            Effect::ReportPrepared => self.with_adoption(Adoption::prepare),
             Effect::Discard => {
                 self.with_adoption(Adoption::discard);
                 self.locking.resume();
@@ -230,7 +230,7 @@ impl<S: Service> Handoff<S> {
                     self.retry.set_after(lock::RETRY);
                 }
             }
-            Effect::Done => {
+            Effect::ReportServing => {
                 if let Some(leaving) = &mut self.leaving {
                     // Whether it is heard does not matter: the state is ours.
                     let _ = leaving.peer.say(&Message::<S>::Done.to_string());
@@ -260,8 +260,8 @@ impl<S: Service> Handoff<S> {
         }
     }
 
-    fn learnt_of_predecessor(&mut self, event: lifecycle::Event) {
-        if event == lifecycle::Event::StateReceived {
+    fn learnt_of_predecessor(&mut self, event: Predecessor) {
+        if event == Predecessor::SentState {
             // From here on the lock that came along is all that counts.
             self.locking.pause();
             let has_lock = self.locking.is_ours();
@@ -269,7 +269,7 @@ impl<S: Service> Handoff<S> {
             if let Some(adoption) = &mut self.adoption {
                 if let Err(why) = adoption.check_lock(file, has_lock) {
                     adoption.refuse(&why);
-                    return self.report(lifecycle::Event::PredecessorRefused);
+                    return self.report(Predecessor::Refused);
                 }
             }
         }
@@ -390,7 +390,7 @@ impl<S: Service> Handoff<S> {
     fn offer(&mut self) {
         let estate = estate(self.frozen.as_ref(), &self.sockets);
         let (Some(offering), Some(offered)) = (&mut self.offering, estate) else {
-            return self.report(lifecycle::Event::SuccessorGone);
+            return self.report(Successor::Gone);
         };
         if !offering.is_older() {
             return offering.offer(offered);
@@ -402,11 +402,11 @@ impl<S: Service> Handoff<S> {
                 if let Some(file) = offered.state_file {
                     file.withdraw();
                 }
-                lifecycle::Event::OlderSuccessorServed
+                Successor::TookLegacyState
             }
             Err(error) => {
                 offering.failed(&error);
-                lifecycle::Event::SuccessorGone
+                Successor::Gone
             }
         };
         self.report(event);
@@ -442,7 +442,7 @@ impl<S: Service> Handoff<S> {
             post(&self.ticker, ToTicker::CatchUpFirst);
         }
         self.offering = Some(offering);
-        self.report(lifecycle::Event::HandoffRequested);
+        self.report(Successor::Requested);
     }
 
     fn predecessor_left(&mut self, has_logged: bool) {
@@ -497,8 +497,8 @@ impl<S: Service> Handoff<S> {
         drop(self.done_guard);
     }
 
-    fn report(&self, event: lifecycle::Event) {
-        post(&self.supervisor, event);
+    fn report(&self, event: impl Into<lifecycle::Event>) {
+        post(&self.supervisor, event.into());
     }
 }
 

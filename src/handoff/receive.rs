@@ -16,7 +16,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use early_service_machine::lifecycle::Event;
+use early_service_machine::lifecycle::Predecessor;
 use early_service_machine::timeline::Snapshot;
 use early_service_machine::wire::command::{BUSY, DENIED};
 use early_service_machine::wire::handoff::{Client, Message, Offer, Printable, Request};
@@ -159,7 +159,7 @@ enum Awaiting<S> {
 /// What became of one step of the talk.
 enum Outcome {
     GoOn,
-    Event(Event),
+    Event(Predecessor),
     /// The predecessor lives and says that it does not hand over, to us or now.
     Refused(String),
     /// The same, after it had stopped for it.
@@ -347,7 +347,7 @@ impl<S: Service> Adoption<S> {
     /// Waits until there is something to report; may be dropped at any point.
     ///
     /// `has_lock` says that the predecessor does not hold the lock.
-    pub(crate) async fn next(&mut self, has_lock: bool) -> Event {
+    pub(crate) async fn next(&mut self, has_lock: bool) -> Predecessor {
         loop {
             match &mut self.progress {
                 Progress::Idle(_) => future::pending().await,
@@ -380,7 +380,7 @@ impl<S: Service> Adoption<S> {
                         Err(Silence::TooLong) => {
                             let seconds = GIVEN_UP.as_secs();
                             self.absent(format_args!("no answer within {seconds} s"), has_lock);
-                            return self.pause_with(Event::PredecessorAbsent);
+                            return self.pause_with(Predecessor::Absent);
                         }
                     }
                 }
@@ -389,7 +389,7 @@ impl<S: Service> Adoption<S> {
     }
 
     /// Connects and asks; an event where that comes to nothing.
-    fn connect(&mut self, way: Way, has_lock: bool) -> Option<Event> {
+    fn connect(&mut self, way: Way, has_lock: bool) -> Option<Predecessor> {
         let stream = match socket::connect(&self.path) {
             Ok(stream) => stream,
             // The backlog is full, so somebody is there (EAGAIN in unix(7)).
@@ -404,7 +404,7 @@ impl<S: Service> Adoption<S> {
             Err(error) if nobody_listens(error) => {
                 let error = io::Error::from(error);
                 self.absent_as_answered(&format!("cannot connect: {error}"), has_lock);
-                return Some(self.pause_with(Event::PredecessorAbsent));
+                return Some(self.pause_with(Predecessor::Absent));
             }
             // A shortage of ours, or an error that is not understood, says nothing of the other
             // process: to give it up would make a second owner.
@@ -418,7 +418,7 @@ impl<S: Service> Adoption<S> {
             Ok(()) => {}
             Err(Distrust::Stranger(stranger)) => {
                 self.absent(format_args!("{stranger}"), has_lock);
-                return Some(self.pause_with(Event::PredecessorAbsent));
+                return Some(self.pause_with(Predecessor::Absent));
             }
             // It may be the owner all the same.
             Err(Distrust::Unknown(error)) => {
@@ -430,7 +430,7 @@ impl<S: Service> Adoption<S> {
             Err(error) => {
                 let line = format!("cannot talk to {}: {error}", self.path.display());
                 self.say_once(Id::PredecessorRefuses, line);
-                return Some(self.pause_with(Event::PredecessorRefused));
+                return Some(self.pause_with(Predecessor::Refused));
             }
         };
         // Where that fails, the end of the connection says so.
@@ -445,13 +445,13 @@ impl<S: Service> Adoption<S> {
     }
 
     /// Tries to connect again, for as long as it waits for an answer.
-    fn wait_to_connect(&mut self, why: &str, way: Way, has_lock: bool) -> Option<Event> {
+    fn wait_to_connect(&mut self, why: &str, way: Way, has_lock: bool) -> Option<Predecessor> {
         let now = Instant::now();
         let waiting = now - *self.unreachable.get_or_insert(now);
         if has_lock && waiting >= GIVEN_UP {
             let seconds = GIVEN_UP.as_secs();
             self.absent(format_args!("{why}, for {seconds} s"), has_lock);
-            return Some(self.pause_with(Event::PredecessorAbsent));
+            return Some(self.pause_with(Predecessor::Absent));
         }
         if waiting >= SILENT {
             return self.retry_to_connect(why, way);
@@ -461,7 +461,7 @@ impl<S: Service> Adoption<S> {
     }
 
     /// Tries to connect again, however long it takes, and says why.
-    fn retry_to_connect(&mut self, why: &str, way: Way) -> Option<Event> {
+    fn retry_to_connect(&mut self, why: &str, way: Way) -> Option<Predecessor> {
         let line = format!("{}: {why}: waiting for it", self.path.display());
         self.say_once(Id::PredecessorSilent, line);
         self.progress = Progress::Pausing(Instant::now() + ASK_AGAIN, way);
@@ -487,15 +487,15 @@ impl<S: Service> Adoption<S> {
     }
 
     /// Says what the outcome of a step says, and turns it into an event.
-    fn conclude(&mut self, outcome: Outcome, has_lock: bool) -> Option<Event> {
+    fn conclude(&mut self, outcome: Outcome, has_lock: bool) -> Option<Predecessor> {
         let Progress::Talking(talk) = &self.progress else {
             return None;
         };
         match outcome {
             Outcome::GoOn => return None,
             Outcome::Event(event) => {
-                self.is_committed = event == Event::Committed;
-                if event == Event::PredecessorGone {
+                self.is_committed = event == Predecessor::Committed;
+                if event == Predecessor::Gone {
                     self.count_repeated(GONE);
                     self.said = Some(GONE.to_owned());
                 }
@@ -504,17 +504,17 @@ impl<S: Service> Adoption<S> {
             Outcome::Refused(answer) => {
                 let line = self.asking_again(&answer);
                 self.say_once(Id::PredecessorRefuses, line);
-                return Some(self.pause_with(Event::PredecessorRefused));
+                return Some(self.pause_with(Predecessor::Refused));
             }
             Outcome::Withdrawn(answer) => {
                 let line = self.asking_again(&answer);
                 self.count_repeated(&line);
                 self.say_once(Id::PredecessorRefuses, line);
-                return Some(self.pause_with(Event::PredecessorRefused));
+                return Some(self.pause_with(Predecessor::Refused));
             }
             // It dies at this moment, or has died.
             Outcome::Unknown(LegacyReply::Closed) if !has_lock => {
-                return Some(self.pause_with(Event::PredecessorGone));
+                return Some(self.pause_with(Predecessor::Gone));
             }
             Outcome::Unknown(LegacyReply::Line(_)) if !has_lock => {
                 // An older program holds no lock: somebody else does, and owns.
@@ -523,7 +523,7 @@ impl<S: Service> Adoption<S> {
                     self.path.display()
                 );
                 self.say_once(Id::LockHeld, line);
-                return Some(self.pause_with(Event::PredecessorRefused));
+                return Some(self.pause_with(Predecessor::Refused));
             }
             Outcome::Unknown(answer) => {
                 let next = talk.way.next(self.in_place.is_some());
@@ -535,24 +535,24 @@ impl<S: Service> Adoption<S> {
                 }
                 let Some(way) = next else {
                     self.absent_as_answered("it knows no way to hand over", has_lock);
-                    return Some(self.pause_with(Event::PredecessorAbsent));
+                    return Some(self.pause_with(Predecessor::Absent));
                 };
                 self.progress = Progress::Pausing(Instant::now(), way);
             }
             Outcome::Mismatch(why) => {
                 self.refuse(&why);
-                return Some(Event::PredecessorRefused);
+                return Some(Predecessor::Refused);
             }
             Outcome::Garbled { why, kind } => {
                 self.refuse_as(&why, &kind);
-                return Some(Event::PredecessorRefused);
+                return Some(Predecessor::Refused);
             }
         }
         None
     }
 
     /// Waits for an order after this event, with the connection open.
-    fn pause_with(&mut self, event: Event) -> Event {
+    fn pause_with(&mut self, event: Predecessor) -> Predecessor {
         let peer = self.take_peer();
         self.progress = Progress::Idle(peer);
         event
@@ -683,7 +683,7 @@ impl<S: Service> Exchange<S> {
                     Line::End => {
                         return match awaiting {
                             Awaiting::Reply => Outcome::Unknown(LegacyReply::Closed),
-                            _ => Outcome::Event(Event::PredecessorGone),
+                            _ => Outcome::Event(Predecessor::Gone),
                         };
                     }
                 };
@@ -703,7 +703,9 @@ impl<S: Service> Exchange<S> {
                         Outcome::GoOn
                     }
                     (Awaiting::Client(offer), Ok(Message::End)) => self.take_end(received, offer),
-                    (Awaiting::Commit, Ok(Message::Commit)) => Outcome::Event(Event::Committed),
+                    (Awaiting::Commit, Ok(Message::Commit)) => {
+                        Outcome::Event(Predecessor::Committed)
+                    }
                     (_, Ok(Message::Abort(_))) => Outcome::Withdrawn(Printable(line).to_string()),
                     (_, Ok(Message::Busy | Message::Denied)) => {
                         Outcome::Refused(Printable(line).to_string())
@@ -769,7 +771,7 @@ impl<S: Service> Exchange<S> {
         };
         // Taken at once or not at all, so that nothing is lost where we are dropped in between.
         if self.peer.wait_for(input + replies).await.is_none() {
-            return Outcome::Event(Event::PredecessorGone);
+            return Outcome::Event(Predecessor::Gone);
         }
         let Some(socket) = self.peer.descriptor() else {
             return Outcome::Mismatch("the descriptor of a client is missing".to_owned());
@@ -810,7 +812,7 @@ impl<S: Service> Exchange<S> {
         if self.peer.descriptor().is_some() {
             return Outcome::Mismatch("more descriptors came than were told of".to_owned());
         }
-        Outcome::Event(Event::StateReceived)
+        Outcome::Event(Predecessor::SentState)
     }
 }
 
@@ -857,7 +859,7 @@ fn take_listener<S: Service>(
 fn take_older_answer<S: Service>(received: &mut Received<S>, line: &[u8]) -> Outcome {
     if let Some(state) = S::parse(line) {
         received.state = Some(Given::Alone(state));
-        return Outcome::Event(Event::OlderStateReceived);
+        return Outcome::Event(Predecessor::SentLegacyState);
     }
     if let Some(answer) = [DENIED, BUSY].into_iter().find(|answer| answer.as_bytes() == line) {
         return Outcome::Refused(answer.to_owned());

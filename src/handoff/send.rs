@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use early_service_machine::lifecycle::Event;
+use early_service_machine::lifecycle::Successor;
 use early_service_machine::timeline::Snapshot;
 use early_service_machine::wire::handoff::{MAX_DESCRIPTORS, Message, Offer, Printable};
 use futures_lite::future;
@@ -221,7 +221,7 @@ impl Offering {
     }
 
     /// Waits until there is something to report; may be dropped at any point.
-    pub(crate) async fn next<S: Service>(&mut self, estate: Option<Estate<'_, S>>) -> Event {
+    pub(crate) async fn next<S: Service>(&mut self, estate: Option<Estate<'_, S>>) -> Successor {
         let event = loop {
             match (self.progress, estate) {
                 (Progress::Idle, _) | (Progress::Sending(_), None) => future::pending().await,
@@ -239,14 +239,14 @@ impl Offering {
                         None
                     };
                     match future::or(heard, too_late).await {
-                        Some(PeerMessage::Prepared) => break Event::SuccessorPrepared,
+                        Some(PeerMessage::Prepared) => break Successor::Prepared,
                         Some(PeerMessage::Gone(cause)) => {
                             self.cause = cause;
-                            break Event::SuccessorGone;
+                            break Successor::Gone;
                         }
                         Some(PeerMessage::Other | PeerMessage::Done) => {
                             self.cause = Some("it does not keep to the exchange".to_owned());
-                            break Event::OfferExpired;
+                            break Successor::TimedOut;
                         }
                         None => {
                             let event = self.expired();
@@ -273,11 +273,11 @@ impl Offering {
                     match hear::<S>(&mut self.peer).await {
                         PeerMessage::Done => {
                             self.is_done = true;
-                            break Event::SuccessorDone;
+                            break Successor::Serving;
                         }
                         PeerMessage::Gone(cause) => {
                             self.cause = cause;
-                            break Event::SuccessorGone;
+                            break Successor::Gone;
                         }
                         PeerMessage::Prepared | PeerMessage::Other => {}
                     }
@@ -288,12 +288,12 @@ impl Offering {
         event
     }
 
-    fn expired(&mut self) -> Event {
+    fn expired(&mut self) -> Successor {
         self.cause.get_or_insert_with(|| match self.stuck {
             Some(_) => "too many descriptors of this user are on their way elsewhere".to_owned(),
             None => format!("it did not take it within {} s", OFFER.as_secs()),
         });
-        Event::OfferExpired
+        Successor::TimedOut
     }
 
     /// Sends on, and composes the next message when this one is out.

@@ -26,7 +26,7 @@ impl Atlas {
         let here = place.checked_sub(1).and_then(|at| machines.get_mut(at));
         let machine = here.map(std::mem::take).unwrap_or_default();
         let (next, effects) = machine.step(fact.event());
-        let orders = effects.into_iter().map(Order::from).collect();
+        let orders = effects.iter().copied().map(Order::from).collect();
         if next == Lifecycle::new() {
             return (orders, Self::BEGIN);
         }

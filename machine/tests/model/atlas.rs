@@ -20,7 +20,7 @@ pub(crate) type Step = fn(Lifecycle, Event) -> (Lifecycle, Vec<Order>);
 /// The machine that the supervisor calls.
 pub(crate) fn true_step(lifecycle: Lifecycle, event: Event) -> (Lifecycle, Vec<Order>) {
     let (next, effects) = lifecycle.step(event);
-    (next, effects.into_iter().map(Order::from).collect())
+    (next, effects.iter().copied().map(Order::from).collect())
 }
 
 /// The number of a lifecycle in the atlas.

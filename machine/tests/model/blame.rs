@@ -14,7 +14,7 @@
 //! another successor; and for the death of its owner in the middle of a handoff only where the
 //! other side fails as well.
 
-use early_service_machine::lifecycle::{Event, Phase};
+use early_service_machine::lifecycle::{self, Phase};
 
 use crate::atlas::Atlas;
 use crate::world::{EVERYBODY, Exchange, Stage, ToPredecessor, ToSuccessor, Who, Wire, World};
@@ -35,7 +35,8 @@ impl World {
     /// Whether the successor has said that this process may leave.
     fn is_relieved(&self, who: Who) -> bool {
         let done = |wire: &Wire| wire.up.iter().any(|message| *message == ToPredecessor::Done);
-        self.process(who).expects(Event::SuccessorDone) || self.asker(who).is_some_and(done)
+        self.process(who).expects(lifecycle::Successor::Serving)
+            || self.asker(who).is_some_and(done)
     }
 
     /// Whether the client would be served by this process if all others died now.
@@ -48,7 +49,8 @@ impl World {
             return true;
         }
         if process.exchange == Exchange::Idle {
-            let goes_on = [Event::Committed, Event::PredecessorGone].map(|e| process.expects(e));
+            let goes_on = [lifecycle::Predecessor::Committed, lifecycle::Predecessor::Gone]
+                .map(|e| process.expects(e));
             return process.session.is_some() && goes_on.contains(&true);
         }
         let Some(wire) = self.wire(who) else { return false };

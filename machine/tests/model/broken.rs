@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use early_service_machine::lifecycle::{Event, Lifecycle, Phase};
+use early_service_machine::lifecycle::{Event, Lifecycle, Phase, Predecessor, Successor};
 use stateright::{Checker, HasDiscoveries, Model};
 
 use crate::atlas::{Atlas, Step, true_step};
@@ -96,7 +96,7 @@ fn to_tick_after_the_snapshot_makes_two_owners() {
 #[test]
 fn to_abort_after_the_commit_makes_two_owners() {
     let step: Step = |lifecycle, event| match (lifecycle, event) {
-        (Lifecycle::Draining(draining), Event::OfferExpired) => {
+        (Lifecycle::Committed(draining), Event::Successor(Successor::TimedOut)) => {
             (draining.serve().into(), vec![Order::Abort, Order::Load, Order::Listen])
         }
         (lifecycle, event) => true_step(lifecycle, event),
@@ -107,8 +107,8 @@ fn to_abort_after_the_commit_makes_two_owners() {
 #[test]
 fn to_serve_clients_before_done_is_said_loses_what_they_wrote() {
     let step: Step = |lifecycle, event| {
-        let right = [Order::Load, Order::Done, Order::Listen];
-        with_answer(lifecycle, event, &right, &[Order::Load, Order::Listen, Order::Done])
+        let right = [Order::Load, Order::ReportServing, Order::Listen];
+        with_answer(lifecycle, event, &right, &[Order::Load, Order::Listen, Order::ReportServing])
     };
     assert_caught(step, Rules::KEPT, BOUNDS, "what was read from a client is answered");
 }
@@ -136,8 +136,8 @@ fn to_close_an_offer_without_a_word_makes_two_owners() {
 #[test]
 fn to_own_at_an_abort_makes_two_owners() {
     let step: Step = |lifecycle, event| match (lifecycle.phase(), event) {
-        (Phase::Adopting, Event::PredecessorRefused) => {
-            true_step(lifecycle, Event::PredecessorGone)
+        (Phase::Adopting, Event::Predecessor(Predecessor::Refused)) => {
+            true_step(lifecycle, Event::Predecessor(Predecessor::Gone))
         }
         _ => true_step(lifecycle, event),
     };
@@ -147,8 +147,8 @@ fn to_own_at_an_abort_makes_two_owners() {
 #[test]
 fn to_ask_again_when_the_predecessor_died_drops_its_clients() {
     let step: Step = |lifecycle, event| match (lifecycle.phase(), event) {
-        (Phase::Adopting, Event::PredecessorGone) => {
-            true_step(lifecycle, Event::PredecessorRefused)
+        (Phase::Adopting, Event::Predecessor(Predecessor::Gone)) => {
+            true_step(lifecycle, Event::Predecessor(Predecessor::Refused))
         }
         _ => true_step(lifecycle, event),
     };
@@ -158,8 +158,8 @@ fn to_ask_again_when_the_predecessor_died_drops_its_clients() {
 #[test]
 fn to_own_when_the_predecessor_died_before_the_state_was_whole_needs_no_lock() {
     let step: Step = |lifecycle, event| match (lifecycle, event) {
-        (Lifecycle::Adopting(adopting), Event::PredecessorGone) => {
-            (adopting.serve().into(), vec![Order::Load, Order::Listen])
+        (Lifecycle::AskingWithoutLock(adopting), Event::Predecessor(Predecessor::Gone)) => {
+            (adopting.lock().serve().into(), vec![Order::Load, Order::Listen])
         }
         (lifecycle, event) => true_step(lifecycle, event),
     };
@@ -169,7 +169,7 @@ fn to_own_when_the_predecessor_died_before_the_state_was_whole_needs_no_lock() {
 #[test]
 fn to_leave_at_the_commit_drops_the_clients_of_a_successor_that_dies() {
     let step: Step = |lifecycle, event| match (lifecycle, event) {
-        (Lifecycle::Draining(draining), Event::SuccessorPrepared) => {
+        (Lifecycle::Offered(draining), Event::Successor(Successor::Prepared)) => {
             (draining.end().into(), vec![Order::Commit, Order::Leave])
         }
         (lifecycle, event) => true_step(lifecycle, event),
@@ -180,7 +180,10 @@ fn to_leave_at_the_commit_drops_the_clients_of_a_successor_that_dies() {
 #[test]
 fn to_leave_when_the_successor_died_drops_its_clients() {
     let step: Step = |lifecycle, event| match (lifecycle, event) {
-        (Lifecycle::Draining(draining), Event::SuccessorGone) => {
+        (Lifecycle::Offered(draining), Event::Successor(Successor::Gone)) => {
+            (draining.end().into(), vec![Order::Leave])
+        }
+        (Lifecycle::Committed(draining), Event::Successor(Successor::Gone)) => {
             (draining.end().into(), vec![Order::Leave])
         }
         (lifecycle, event) => true_step(lifecycle, event),

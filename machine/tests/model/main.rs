@@ -61,7 +61,7 @@ mod world;
 
 use std::time::Instant;
 
-use early_service_machine::lifecycle::Event;
+use early_service_machine::lifecycle::{Event, Predecessor, Successor};
 use stateright::{Checker, Model};
 
 use atlas::{Atlas, true_step};
@@ -104,7 +104,13 @@ fn search(name: &str, bounds: Bounds) -> Vec<String> {
     assert_eq!(worlds, states, "both searches see the same worlds");
 
     let atlas = &checker.model().atlas;
-    let is_older = |event| matches!(event, Event::OlderStateReceived | Event::OlderSuccessorServed);
+    let is_older = |event| {
+        matches!(
+            event,
+            Event::Predecessor(Predecessor::SentLegacyState)
+                | Event::Successor(Successor::TookLegacyState)
+        )
+    };
     let rest = atlas.not_taken().filter(|(_, event)| !is_older(*event));
     rest.map(|(from, event)| format!("{from} {event:?}")).collect()
 }
@@ -114,7 +120,7 @@ fn two_successors_and_a_fault_break_no_promise() {
     let rest = search("two successors", Bounds { successors: 2, ..NARROW });
     // Only who could not open the file does not hold the lock while it offers.
     let is_lockless =
-        |row: &String| row.contains("Prepared(Ours)") || row.ends_with("StateReceived");
+        |row: &String| row.contains("Prepared(Ours)") || row.ends_with("Predecessor(SentState)");
     assert!(rest.iter().all(is_lockless), "rows that were never taken: {rest:?}");
 }
 

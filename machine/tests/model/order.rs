@@ -13,11 +13,11 @@ use crate::list::List;
 pub(crate) enum Order {
     Lock,
     Ask,
-    Prepare,
+    ReportPrepared,
     Discard,
     Abort,
     Load,
-    Done,
+    ReportServing,
     Listen,
     Freeze,
     /// The state and the clients, without the last message.
@@ -50,11 +50,11 @@ impl From<Effect> for Order {
         match effect {
             Effect::Lock => Self::Lock,
             Effect::Ask => Self::Ask,
-            Effect::Prepare => Self::Prepare,
+            Effect::ReportPrepared => Self::ReportPrepared,
             Effect::Discard => Self::Discard,
             Effect::Abort => Self::Abort,
             Effect::Load => Self::Load,
-            Effect::Done => Self::Done,
+            Effect::ReportServing => Self::ReportServing,
             Effect::Listen => Self::Listen,
             Effect::Freeze => Self::Freeze,
             Effect::Offer => Self::Offer,

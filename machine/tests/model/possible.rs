@@ -14,7 +14,7 @@
 //!   else.
 //! - Once it has let go of the lock, a process that leaves is one that was killed.
 
-use early_service_machine::lifecycle::Event;
+use early_service_machine::lifecycle;
 
 use crate::order::Order;
 use crate::world::Who::{First, Predecessor, Second};
@@ -218,7 +218,8 @@ impl World {
         match who {
             _ if lockable => true,
             Predecessor => {
-                let offers = predecessor.offered && !predecessor.expects(Event::OfferExpired);
+                let offers =
+                    predecessor.offered && !predecessor.expects(lifecycle::Successor::TimedOut);
                 offers && SUCCESSORS.into_iter().any(goes_on)
             }
             First | Second if predecessor.is_up() => {

@@ -3,7 +3,7 @@
 
 use std::cmp::Ordering;
 
-use early_service_machine::lifecycle::Event;
+use early_service_machine::lifecycle::{self, Event};
 
 use crate::atlas::Atlas;
 use crate::list::List;
@@ -21,8 +21,8 @@ impl World {
         match action {
             Action::Start(who) => {
                 let started = match who {
-                    Predecessor => Event::StartedAlone,
-                    First | Second => Event::StartedAsSuccessor,
+                    Predecessor => lifecycle::Local::StartedAlone,
+                    First | Second => lifecycle::Local::StartedAsSuccessor,
                 };
                 *self.process_mut(who) = Process { life: Life::Up, ..Process::DOWN };
                 self.post(who, started);
@@ -34,9 +34,9 @@ impl World {
             Action::ReadPredecessor(who) => self.read_predecessor(who, daemon.rules),
             Action::Expire(who) => {
                 self.process_mut(who).timer = false;
-                self.post(who, Event::OfferExpired);
+                self.post(who, lifecycle::Successor::TimedOut);
             }
-            Action::Silence(who) => self.give_up_asking(who, Event::PredecessorAbsent),
+            Action::Silence(who) => self.give_up_asking(who, lifecycle::Predecessor::Absent),
             Action::Tick(who) => self.tick(who, daemon),
             Action::Save(who) => {
                 self.file = self.process(who).counter;
@@ -75,7 +75,7 @@ impl World {
                 // Whoever has left Booting does not come back to it, and nobody else minds.
                 let Process { life, place, .. } = *self.process(Predecessor);
                 if life == Life::Up && place == Atlas::BEGIN {
-                    self.post(Predecessor, Event::RootSwitched);
+                    self.post(Predecessor, lifecycle::Local::RootSwitched);
                 }
             }
             Action::KillLockFirst(who) => self.kill(who, true, &daemon.atlas),
@@ -96,8 +96,8 @@ impl World {
         self.settle();
     }
 
-    fn post(&mut self, who: Who, event: Event) {
-        self.process_mut(who).mailbox.push(event.into());
+    fn post(&mut self, who: Who, event: impl Into<Event>) {
+        self.process_mut(who).mailbox.push(event.into().into());
     }
 
     fn step(&mut self, who: Who, daemon: &Daemon) {
@@ -118,9 +118,9 @@ impl World {
         let has_file = self.has_file(who, daemon);
         match order {
             Order::Lock if has_file => self.process_mut(who).trying = true,
-            Order::Lock => self.post(who, Event::LockedWithoutState),
+            Order::Lock => self.post(who, lifecycle::Lock::AcquiredWithoutState),
             Order::Ask => self.ask(who, daemon.bounds.takeover),
-            Order::Prepare => {
+            Order::ReportPrepared => {
                 self.process_mut(who).exchange = Exchange::Prepared;
                 self.write_up(who, ToPredecessor::Prepared);
             }
@@ -144,7 +144,7 @@ impl World {
                 (process.offered, process.timer) = (false, false);
             }
             Order::Load => self.load(who, daemon),
-            Order::Done => {
+            Order::ReportServing => {
                 self.write_up(who, ToPredecessor::Done);
                 self.close_wire(who);
             }
@@ -165,7 +165,7 @@ impl World {
                 let process = self.process_mut(who);
                 process.listening = false;
                 process.frozen = order == Order::Freeze;
-                self.post(who, Event::Frozen);
+                self.post(who, lifecycle::Local::Frozen);
             }
             Order::Offer => self.offer(who, daemon),
             Order::End => {
@@ -275,11 +275,15 @@ impl World {
         let process = self.process_mut(who);
         if !free {
             process.told = true;
-            return self.post(who, Event::LockHeld);
+            return self.post(who, lifecycle::Lock::HeldElsewhere);
         }
         (process.lock, process.trying) = (true, false);
         let stateful = file.is_some();
-        let event = if stateful { Event::LockedWithState } else { Event::LockedWithoutState };
+        let event = if stateful {
+            lifecycle::Lock::AcquiredWithState
+        } else {
+            lifecycle::Lock::AcquiredWithoutState
+        };
         self.post(who, event);
     }
 
@@ -288,7 +292,7 @@ impl World {
         self.tidy();
         // Its socket is there from the process's start until the kernel has closed it.
         if !takeover && self.process(Predecessor).life == Life::Down {
-            return self.post(who, Event::PredecessorAbsent);
+            return self.post(who, lifecycle::Predecessor::Absent);
         }
         self.process_mut(who).exchange = Exchange::Asking;
         self.wires.push(Wire {
@@ -313,14 +317,14 @@ impl World {
         }
         wire.up.pop();
         (wire.server, wire.asker) = (Some(who), true);
-        self.post(who, Event::HandoffRequested);
+        self.post(who, lifecycle::Successor::Requested);
     }
 
     fn offer(&mut self, who: Who, daemon: &Daemon) {
         let Process { session, counter, .. } = *self.process(who);
         let record = counter.filter(|_| !self.has_file(who, daemon));
         let Some(wire) = self.asker_mut(who) else {
-            return self.post(who, Event::SuccessorGone);
+            return self.post(who, lifecycle::Successor::Gone);
         };
         if wire.from {
             wire.down.push(ToSuccessor::State);
@@ -336,14 +340,14 @@ impl World {
         }
         let event = match wire.up.pop() {
             Some(ToPredecessor::Request) => return,
-            Some(ToPredecessor::Prepared) => Event::SuccessorPrepared,
-            Some(ToPredecessor::Done) => Event::SuccessorDone,
-            Some(ToPredecessor::Abort) | None => Event::SuccessorGone,
+            Some(ToPredecessor::Prepared) => lifecycle::Successor::Prepared,
+            Some(ToPredecessor::Done) => lifecycle::Successor::Serving,
+            Some(ToPredecessor::Abort) | None => lifecycle::Successor::Gone,
         };
-        if event == Event::SuccessorGone {
+        if event == lifecycle::Successor::Gone {
             wire.close_to();
         }
-        if event != Event::SuccessorPrepared {
+        if event != lifecycle::Successor::Prepared {
             let process = self.process_mut(who);
             (process.offered, process.timer) = (false, false);
         }
@@ -357,13 +361,13 @@ impl World {
             wire.down = List::EMPTY;
         }
         match (exchange, wire.down.pop()) {
-            (_, None) => self.give_up_asking(who, Event::PredecessorGone),
+            (_, None) => self.give_up_asking(who, lifecycle::Predecessor::Gone),
             (_, Some(ToSuccessor::Abort | ToSuccessor::Busy)) => {
-                self.give_up_asking(who, Event::PredecessorRefused);
+                self.give_up_asking(who, lifecycle::Predecessor::Refused);
             }
             (Exchange::Prepared, Some(ToSuccessor::Commit)) => {
                 self.process_mut(who).exchange = Exchange::Idle;
-                self.post(who, Event::Committed);
+                self.post(who, lifecycle::Predecessor::Committed);
             }
             (Exchange::Asking, Some(ToSuccessor::State)) => {
                 let (session, record) = (wire.session.take(), wire.record.take());
@@ -375,7 +379,7 @@ impl World {
             {
                 let process = self.process_mut(who);
                 (process.copy, process.exchange) = (lock, Exchange::Whole);
-                self.post(who, Event::StateReceived);
+                self.post(who, lifecycle::Predecessor::SentState);
             }
             // Not what was expected.
             (_, Some(_)) => self.refuse(who),
@@ -387,10 +391,10 @@ impl World {
         let process = self.process_mut(who);
         (process.session, process.received) = (None, None);
         self.write_up(who, ToPredecessor::Abort);
-        self.give_up_asking(who, Event::PredecessorRefused);
+        self.give_up_asking(who, lifecycle::Predecessor::Refused);
     }
 
-    fn give_up_asking(&mut self, who: Who, event: Event) {
+    fn give_up_asking(&mut self, who: Who, event: lifecycle::Predecessor) {
         self.close_wire(who);
         self.post(who, event);
     }

@@ -229,8 +229,9 @@ impl Process {
         self.orders.first() == Some(Order::Exit)
     }
 
-    pub(crate) fn expects(&self, event: Event) -> bool {
-        self.mailbox.iter().any(|fact| *fact == Fact::from(event))
+    pub(crate) fn expects(&self, event: impl Into<Event>) -> bool {
+        let event = Fact::from(event.into());
+        self.mailbox.iter().any(|fact| *fact == event)
     }
 }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! After the end of a handoff nobody goes back to serving.
+//! After the end of a handoff no process serves again.
 
-use early_service_machine::lifecycle::{Draining, Ended, Serving};
+use early_service_machine::lifecycle::{Committed, Draining, Ended, Serving};
 
-fn step(draining: Draining) -> (Ended, Serving) {
+fn step(draining: Draining<Committed>) -> (Ended, Serving) {
     (draining.end(), draining.serve()) //~ error[E0382]: use of moved value: `draining`
 }

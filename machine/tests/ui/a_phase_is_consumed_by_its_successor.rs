@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One process is in one phase: to serve twice would be to own twice.
+//! A process is in one phase at a time: serving twice would be owning twice.
 
 use early_service_machine::lifecycle::{Booting, Serving};
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What is still awaited from a predecessor cannot be promised to a successor.
+//! A state that is still expected from a predecessor cannot be promised to a successor.
 
-use early_service_machine::lifecycle::{Adopting, Draining};
+use early_service_machine::lifecycle::{Adopting, Draining, Freezing, Ours, Prepared};
 
-fn step(adopting: Adopting) -> Draining {
-    adopting.drain() //~ error[E0599]: no method named `drain`
+fn step(adopting: Adopting<Prepared<Ours>>) -> Draining<Freezing> {
+    adopting.freeze() //~ error[E0599]: no method named `freeze`
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Nothing follows the end, not even a phase that may follow any other.
+//! Nothing follows the end, not even a phase that can follow any other.
 
 use early_service_machine::lifecycle::{Ended, Serving};
 

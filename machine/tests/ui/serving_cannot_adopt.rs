@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! An owner does not ask anybody for the state: there would be two of them.
+//! An owner requests the state from nobody: there would be two owners.
 
-use early_service_machine::lifecycle::{Adopting, Serving};
+use early_service_machine::lifecycle::{Adopting, Serving, Waiting};
 
-fn step(serving: Serving) -> Adopting {
+fn step(serving: Serving) -> Adopting<Waiting> {
     serving.adopt() //~ error[E0599]: no method named `adopt`
 }
