@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Options: what the command line says, checked.
+//! Command line: options, their defaults, and the combinations that are refused.
 //!
-//! The names are those of the C program that this one replaces, and `_` stands for `-` in any of
-//! them, so that its unit files run this binary unchanged.
+//! The options have the names of the C program that this one replaces, and each accepts `_` for `-`, so
+//! that its unit files run this program unchanged. Reads nothing but its arguments.
 
 use std::env;
 use std::ffi::OsString;
@@ -14,7 +14,7 @@ use lexopt::{Arg, Parser, ValueExt};
 
 use crate::platform::files::are_same_path;
 
-/// The text of `--help`, after what the service says of itself.
+/// The text of `--help`, after [`ABOUT`](crate::Service::ABOUT).
 pub(crate) const HELP: &str = "
 
 Usage: early-service [OPTION]...
@@ -58,7 +58,7 @@ Example:
 See early-service(8) for details.
 ";
 
-/// What the process was started to do.
+/// What the command line asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Command {
     Run(Options),
@@ -66,23 +66,23 @@ pub(crate) enum Command {
     Version,
 }
 
-/// The process of one stage.
+/// The settings of the process.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Options {
     pub(crate) stage: Stage,
-    /// The socket to bind; where systemd passes one, there need not be any.
+    /// The socket to bind; `None` only if systemd passes one.
     pub(crate) server: Option<PathBuf>,
     pub(crate) predecessor: Predecessor,
-    /// Whether a fresh socket is to take the place of the one that systemd passes.
+    /// Whether a newly bound socket replaces the one that systemd passes.
     pub(crate) rebind: bool,
-    /// The file of the lock and the state.
+    /// The file that stores the state and whose lock makes a process the owner.
     pub(crate) state_file: Option<PathBuf>,
     pub(crate) period: Period,
-    /// Who may ask for the handoff beside root and our own user.
+    /// The user who may request the state, besides root and the user of this process.
     pub(crate) successor: Option<String>,
 }
 
-/// Where this process runs.
+/// The stage of the boot in which the process was started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// Started in the initrd, to survive the switch of root.
@@ -100,7 +100,7 @@ impl Stage {
         }
     }
 
-    /// The name under which the journal files this stage's lines.
+    /// The identifier of this stage's lines in the journal.
     pub(crate) const fn identifier(self) -> &'static str {
         match self {
             Self::Initrd => "early-service-initrd",
@@ -109,13 +109,13 @@ impl Stage {
     }
 }
 
-/// Whom to adopt from.
+/// The process from which the state is requested.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Predecessor {
     Nobody,
-    /// Whoever serves this socket.
+    /// The process that serves this socket.
     At(PathBuf),
-    /// Whoever serves our own socket.
+    /// The process that serves the server socket.
     OnServerSocket,
 }
 
@@ -169,7 +169,7 @@ impl From<lexopt::Error> for Error {
     }
 }
 
-/// What systemd gives the process beside its command line.
+/// What systemd gives the process besides its command line.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Environment {
     /// The value of `$RUNTIME_DIRECTORY`.
@@ -232,7 +232,7 @@ pub(crate) fn parse(
         Some(server.or_else(default).ok_or(Error::NoServerSocket)?)
     };
     if rebind {
-        may_rebind(stage, takeover, environment).map_err(Error::Rebind)?;
+        check_rebind(stage, takeover, environment).map_err(Error::Rebind)?;
     }
     let predecessor = match (client, takeover) {
         (Some(_), true) => return Err(Error::TwoPredecessors),
@@ -250,15 +250,19 @@ pub(crate) fn parse(
     Ok(Command::Run(Options { stage, server, predecessor, rebind, state_file, period, successor }))
 }
 
-/// The path that follows `option`.
+/// The path that is the value of `option`.
 fn path(parser: &mut Parser, option: &str) -> Result<PathBuf, Error> {
     let value = parser.value()?;
-    // Of an empty name the kernel makes one of its own, which nobody knows (unix(7)).
+    // The kernel replaces an empty name with an arbitrary one, which no client knows (unix(7)).
     if value.is_empty() { Err(Error::NoPath(option.to_owned())) } else { Ok(value.into()) }
 }
 
-/// Why a fresh socket would be of no use.
-fn may_rebind(stage: Stage, takeover: bool, environment: &Environment) -> Result<(), &'static str> {
+/// Checks that a newly bound socket makes sense; the error completes a sentence about `--rebind`.
+fn check_rebind(
+    stage: Stage,
+    takeover: bool,
+    environment: &Environment,
+) -> Result<(), &'static str> {
     if stage == Stage::Initrd {
         return Err("cannot be used with --survive-systemd-kill-signal");
     }
@@ -271,7 +275,7 @@ fn may_rebind(stage: Stage, takeover: bool, environment: &Environment) -> Result
     Ok(())
 }
 
-/// The socket in the first of the directories that systemd made for the unit, separated by colons
+/// The socket in the first of the directories that systemd has created for the unit, separated by colons
 /// (`RuntimeDirectory=` in systemd.exec(5)).
 fn default_socket(runtime_directory: &OsString) -> Option<PathBuf> {
     let first = env::split_paths(runtime_directory).next()?;
@@ -333,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn where_systemd_passes_a_socket_none_of_our_own_is_needed() {
+    fn a_passed_socket_makes_a_server_socket_optional() {
         let runtime_directory = Some("/run/one".into());
         let environment = Environment { runtime_directory, passes_socket: true };
         for (line, server) in [("", None), ("-s /a", Some("/a".into()))] {
@@ -358,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_command_line_names_what_is_wrong() {
+    fn a_usage_error_names_what_is_wrong() {
         for (line, message) in [
             ("--bogus", "invalid option '--bogus'"),
             ("--bo_gus", "invalid option '--bo_gus'"),
@@ -384,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn help_and_version_win_over_what_is_missing() {
+    fn help_and_version_need_no_other_option() {
         assert_eq!(parse_line("--help", None).expect("help"), Command::Help);
         assert_eq!(parse_line("-V", None).expect("version"), Command::Version);
     }

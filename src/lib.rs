@@ -3,33 +3,35 @@
 //! the root filesystem.
 //!
 //! The program is [`main`] with a [`Service`]: a [`State`](machine::State) and the texts about it.
-//! Nothing else knows what the state is; the counter of the program `early-service` is one.
+//! Nothing else depends on what the state is. The program `early-service` counts; see
+//! `examples/camera` for another state.
 //!
 //! # Actors
 //!
-//! | actor | owns | may tell |
+//! | actor | owns | sends to |
 //! | --- | --- | --- |
 //! | [`ticker`] | state, timer; the state file while it ticks | server, handoff, supervisor |
 //! | [`server`] | listeners and sessions while it serves | ticker, handoff |
 //! | [`handoff`] | state file, sockets and the connection to the other process at all other times | ticker, server, supervisor |
 //! | [`platform::signals`] | signal handlers | supervisor |
-//! | [`journal`] | log queue, writer thread | nobody |
+//! | [`journal`] | log queue, writer thread | |
 //! | [`supervisor`] | lifecycle | server, handoff, PID 1 |
 //!
-//! All of them exist from the start to the end of the process, and all but the journal's writer run
-//! on one thread. [`messages`] has every mailbox. Nobody waits for room in a mailbox, so actors
-//! cannot wait for each other in a circle.
+//! All of them exist from the start to the end of the process, and all except the journal's writer run
+//! on one thread. [`messages`] has every mailbox and the two things that are shared instead of sent.
 //!
 //! # Where things are
 //!
 //! | module | what it has |
 //! | --- | --- |
 //! | [`startup`] | the order of start-up, and the exit status |
-//! | [`messages`] | what each actor can be told, and how much may wait |
+//! | [`messages`] | every mailbox, with its capacity and the reason for it |
 //! | [`handoff`] | both sides of a handoff, the lock and the state file |
 //! | [`server`] | clients: listeners, sessions and their limits |
+//! | [`service`] | the interface of a state; [`counter`] implements it |
+//! | [`status`] | what `status` and `systemctl status` show |
 //! | [`journal`] | from a log line to journald or the kernel log |
-//! | [`platform`] | clock, signals, PID 1, the switch of root |
+//! | [`platform`] | clock, signals, sockets, PID 1, the switch of root |
 //! | [`machine`] | every decision, without input or output |
 #![forbid(unsafe_code)]
 #![allow(rustdoc::private_intra_doc_links, reason = "the tables are for those who read the code")]

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Mailboxes: everything that one actor can tell another.
 //!
-//! Each actor has one mailbox, and each mailbox holds as many messages as can be on their way to its
-//! owner at once. So sending never waits, and two actors can never wait for each other.
+//! Each mailbox has room for all messages that can be in flight to its owner at once. So sending never
+//! waits, and actors cannot wait for each other in a circle.
 //!
 //! ```text
 //!                  lifecycle::Event                    lifecycle::Effect
@@ -12,12 +12,19 @@
 //! server ◄──────────────► ticker ◄────────── handoff ◄──────────── server, ticker
 //! ```
 //!
-//! Two things are shared instead:
+//! Two queues are not mailboxes of actors, and have their place with their owners:
+//!
+//! | queue | holds | capacity |
+//! | --- | --- | --- |
+//! | `ready` of the [`server`](crate::server) | the slots of sessions that can continue | every slot; a slot is in it once at most |
+//! | [`journal::queue`](crate::journal::queue) | log records | 256 places; records that do not fit are dropped and counted |
+//!
+//! Two things are shared instead of sent:
 //!
 //! | shared | written by | read by | why a message would not do |
 //! | --- | --- | --- | --- |
-//! | [`Status`](crate::status::Status) | handoff, server | server, supervisor | it changes far more often than it is read |
-//! | the statics of [`journal`](crate::journal) | every thread that logs, supervisor | log writer, ticker, server | the log facade takes a global logger, and logging must not wait |
+//! | [`Status`](crate::status::Status), an `Rc` from [`startup`](crate::startup) | handoff, server | server, supervisor | it changes with each client, and is read once a second or less |
+//! | [`LOG`](crate::journal::LOG), a static | every thread that logs; the log's writer; the supervisor | the log's writer, ticker, server | the crate `log` takes one logger for the process, and a thread that logs must not wait |
 
 use std::os::unix::net::UnixStream;
 
@@ -34,23 +41,23 @@ use crate::server::sockets::Sockets;
 use crate::service::Service;
 use crate::ticker::Start;
 
-/// The most batches that are with the ticker at once.
+/// The maximum number of batches that are with the ticker at once.
 ///
-/// The ticker answers within microseconds. More would only take memory; with one, the server would
-/// wait for the ticker after each.
+/// More: memory without a benefit, because the ticker answers within microseconds. Fewer: the server
+/// waits for the ticker.
 pub(crate) const IN_FLIGHT: usize = 16;
 
-/// The most clients accepted in one turn of the server.
+/// The maximum number of clients accepted in one turn of the server.
 ///
 /// Large enough to absorb a burst, small enough not to delay a tick.
 pub(crate) const ACCEPTS: usize = 16;
 
-/// The most handoff requests that wait for the handoff actor: those of one turn of the server.
+/// The maximum number of requests that wait for the handoff actor: those of one turn of the server.
 ///
-/// With fewer, strangers who ask at once would keep the successor from being heard.
+/// Fewer: unauthorized requests could displace the one of the successor.
 pub(crate) const HANDOFF_REQUESTS: usize = ACCEPTS;
 
-/// Orders that may wait beside the batches: load or listen, freeze, catch up first, what the
+/// Orders that may be in flight besides the batches: load or listen, freeze, catch up first, what the
 /// predecessor has logged, and leave.
 const ORDERS: usize = 6;
 
@@ -99,8 +106,8 @@ pub(crate) enum ToServer<S: Service> {
     Leave,
 }
 
-/// The server's mailbox: every batch, a word for each that came back with its commands that they may
-/// come again, and the orders.
+/// The server's mailbox: every batch, a `CaughtUp` for each that was returned with its commands, and the
+/// orders.
 pub(crate) fn to_server<S: Service>() -> (Sender<ToServer<S>>, Receiver<ToServer<S>>) {
     async_channel::bounded(2 * IN_FLIGHT + ORDERS)
 }
@@ -126,40 +133,38 @@ pub(crate) fn to_handoff<S: Service>() -> (Sender<ToHandoff<S>>, Receiver<ToHand
 
 /// The supervisor's mailbox: what the actors report.
 ///
-/// From the handoff actor five: the lock is reported twice at the most, the other process once until
-/// an order follows, and a process may have asked just before and just after.
-/// From the ticker one: it is frozen once for each request.
-/// From the signals one: they report once.
+/// Five from the handoff actor: the lock is reported at most twice, the other process once until an
+/// order follows, and a request may arrive just before and just after. One from the ticker, which is
+/// frozen once for each request. One from the signals, which report once.
 pub(crate) fn to_supervisor() -> (Sender<Event>, Receiver<Event>) {
     async_channel::bounded(7)
 }
 
-/// From the signals to the supervisor: PID 1 has let the process go on (SIGCONT).
+/// From the signals to the supervisor: PID 1 has continued the process (SIGCONT).
 ///
-/// One is enough: a second one asks for the same look at PID 1's root.
+/// One is enough, because a second one would ask for the same look at PID 1's root.
 pub(crate) fn continued() -> (Sender<()>, Receiver<()>) {
     async_channel::bounded(1)
 }
 
 /// Nothing is ever sent; the channel closes once the ticker and the handoff actor have dropped their
-/// senders, and with them the lock.
+/// senders, and the lock before that.
 pub(crate) fn done() -> (Sender<()>, Receiver<()>) {
     async_channel::bounded(1)
 }
 
-/// From the handoff actor to the end of the program: the successor that is to be told when the log
-/// is written.
+/// From the handoff actor to the end of [`startup`](crate::startup): the successor to notify when the log
+/// is written. There is only one successor.
 pub(crate) fn log_flushed() -> (Sender<Peer>, Receiver<Peer>) {
     async_channel::bounded(1)
 }
 
-/// Sends `message`; to an actor that has left, because the process ends, it is not delivered.
+/// Sends `message`; it is lost if the actor has left, because then the process ends.
 ///
 /// # Panics
 ///
-/// If the mailbox is full: that is a mistake in this file, not a condition of the machine that the
-/// program runs on.
+/// If the mailbox is full. That is a mistake in this file, whatever the state of the machine.
 pub(crate) fn post<M>(to: &Sender<M>, message: M) {
     let is_full = matches!(to.try_send(message), Err(TrySendError::Full(_)));
-    assert!(!is_full, "a mailbox holds all that can be on their way to its owner");
+    assert!(!is_full, "a mailbox has room for all messages in flight to its owner");
 }

@@ -4,11 +4,12 @@
 //! | exit status | when |
 //! | --- | --- |
 //! | 0 | the process was told to stop, or a successor serves |
-//! | 1 | it cannot serve; one line of the log says why |
-//! | 2 | the command line is wrong |
+//! | 1 | the process cannot serve; one line of the log has the reason |
+//! | 2 | the command line is invalid |
 //!
-//! The order of the steps decides when clients can connect: everything before step 5 must be short,
-//! and everything that can wait comes after it.
+//! [`main`] reads the environment and the command line, [`run`] installs the log, and [`serve`] has the
+//! numbered steps. Clients can connect from step 5 on, so everything before it must be short, and
+//! everything that can wait comes after it.
 
 use std::cell::Cell;
 use std::env;
@@ -50,10 +51,15 @@ use crate::status::Status;
 use crate::supervisor::Supervisor;
 use crate::ticker::Ticker;
 
-/// The exit status of a wrong command line, as getopt(3) users have it.
+/// The exit status for an invalid command line, as with other programs that use getopt(3).
 const USAGE: u8 = 2;
 
-/// The whole program: reads its command line, carries the state, and says how it ended.
+/// Runs the whole program with the state `S`: reads the command line, serves until the end, and returns
+/// the exit status.
+///
+/// The exit status is 0 if the process was told to stop or a successor serves, 1 if the process cannot
+/// serve, and 2 if the command line is invalid. Call this at the beginning of the program, before there
+/// is a second thread, because it blocks signals and takes the descriptors that systemd has passed.
 ///
 /// ```no_run
 /// use std::process::ExitCode;
@@ -106,41 +112,40 @@ fn run<S: Service>(options: Options, passed: Result<Passed, NotPassed>) -> ExitC
     }
 }
 
-/// Serves until the end; returns the successor that is to be told when the log is written.
+/// Serves until the end; returns the successor to notify when the log is written.
 fn serve<S: Service>(
     options: Options,
     passed: Passed,
     journal: &mut Journal,
 ) -> Result<Option<Peer>, Error> {
-    // 1. Signals are blocked before there is a second thread, and before there is a socket file to
-    //    leave behind.
+    // 1. Block signals, before there is a second thread or a socket file that would be left behind.
     signals::block().map_err(Error::Signals)?;
-    // 2. PID 1 is told that the start may take longer.
+    // 2. Start the unit's watchdog, which ends a start that hangs.
     if options.stage == Stage::Root {
         notify::watch_start();
     }
-    // 3. The table of descriptors gets its size while there is one thread.
+    // 3. Grow the table of descriptors, while there is one thread.
     descriptors::reserve(limits::DESCRIPTORS);
-    // 4. The reactor and its thread; without them there is nothing to listen with.
+    // 4. Start the reactor and its thread; listening needs them.
     let _reactor = start_reactor(options.stage);
     passed.log_left_alone();
-    // 5. From here on, clients wait in the backlog instead of being refused.
+    // 5. Listen: from here on, clients wait in the backlog instead of being refused.
     let (listeners, adoption) = listen(&options, passed.sockets)?;
-    // 6. The root directory to leave when PID 1 switches root.
+    // 6. Remember the root directory, which the initrd stage leaves when PID 1 does.
     let old_root = match options.stage {
         Stage::Initrd => OldRoot::remember(),
         Stage::Root => None,
     };
-    // 7. Signals have handlers.
+    // 7. Install the signal handlers.
     let is_out_of_time = Rc::new(Cell::new(false));
     let signals =
         Signals::install(options.stage, Rc::clone(&is_out_of_time)).map_err(Error::Signals)?;
-    // 8. The log's writer thread.
+    // 8. Start the log's writer thread.
     journal.start().map_err(Error::Thread)?;
-    // 9. What would keep the process from serving is found now, and what is odd is logged.
+    // 9. Check the limits and the environment, before another process hands over its state.
     descriptors::check_spare().map_err(Error::Descriptors)?;
     notify::check_environment();
-    // 10. The mailboxes and the actors. The handoff actor holds everything until the lock is ours.
+    // 10. Make the mailboxes and the actors. The handoff actor owns everything until it has the lock.
     let (to_ticker, ticker_mailbox) = messages::to_ticker();
     let (to_server, server_mailbox) = messages::to_server();
     let (to_handoff, handoff_mailbox) = messages::to_handoff();
@@ -150,10 +155,7 @@ fn serve<S: Service>(
     let (log_flushed_to, successor) = messages::log_flushed();
     let status = Rc::<Status>::default();
     let named = options.successor.map(User::find);
-    let started = match adoption {
-        Some(_) => Local::StartedAsSuccessor,
-        None => Local::StartedAlone,
-    };
+    let started = if adoption.is_some() { Local::StartedAsSuccessor } else { Local::StartedAlone };
     let signals = signals.run(to_supervisor.clone(), to_supervisor_continued);
     let ticker = Ticker::<S>::new(
         ticker_mailbox,
@@ -192,7 +194,7 @@ fn serve<S: Service>(
         done,
         status,
     );
-    // 11. They run until the supervisor ends.
+    // 11. Run the actors until the supervisor ends.
     let executor = LocalExecutor::new();
     executor.spawn(ticker.run()).detach();
     executor.spawn(server.run()).detach();
@@ -206,7 +208,7 @@ fn serve<S: Service>(
     Ok(successor.try_recv().ok())
 }
 
-/// What the process listens on, and whom it adopts from.
+/// Binds or takes the listeners, and prepares the request for the state of a predecessor.
 fn listen<S: Service>(
     options: &Options,
     passed: Vec<OwnedFd>,
@@ -247,13 +249,13 @@ fn listen<S: Service>(
 
 /// Starts the reactor and its thread; the timer must be kept.
 ///
-/// async-io panics where it can have no thread or no descriptors.
-/// There is nothing to be tidied up yet, so that the end is in order all the same.
+/// async-io panics if it cannot have a thread or descriptors. The hook logs that as any other error of
+/// the start; there is nothing to clean up yet.
 fn start_reactor(stage: Stage) -> Timer {
     panic::set_hook(Box::new(move |panic: &PanicHookInfo<'_>| {
         let cause = panic.payload().downcast_ref::<String>();
         log::error!("{}", Error::Reactor(cause.cloned().unwrap_or_else(|| panic.to_string())));
-        // Nothing that needs a thread or the reactor.
+        // Needs neither a thread nor the reactor.
         journal::write_here(stage);
         process::exit(1);
     }));
@@ -286,7 +288,7 @@ impl From<bind::Error> for Error {
     }
 }
 
-/// What of a unit limits descriptors and threads.
+/// The settings of a unit that limit descriptors and threads.
 const LIMITS: &str = "LimitNOFILE=, LimitNPROC= and TasksMax=";
 
 impl fmt::Display for Error {
