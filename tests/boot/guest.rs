@@ -277,6 +277,7 @@ fn bare(guest: Guest, packages: &str, to: &Path) -> Result<(), String> {
     strap.args(["--quiet", "--variant=minbase", "--format=tar"]);
     strap.arg(format!("--include={packages}"));
     strap.arg("--aptopt=Acquire::Languages \"none\"");
+    strap.arg("--dpkgopt=force-unsafe-io");
     if guest == Guest::Sid {
         // A mirror that lags is good enough; the signature is still checked.
         strap.arg("--aptopt=Acquire::Check-Valid-Until \"false\"");

@@ -5,6 +5,7 @@
 //! journal is read from the disk afterwards; nothing has to be fetched while the guest runs.
 
 use crate::cache;
+use crate::clock::Clock;
 use crate::guest::{Image, Initrd, copy};
 use crate::journal::{self, Record};
 use crate::tools::output;
@@ -22,6 +23,14 @@ const MACHINE_ID: &str = "5ca1ab1e5ca1ab1e5ca1ab1e5ca1ab1e";
 const CMDLINE: &str =
     "root=/dev/vda rw console=ttyS0 quiet panic=-1 systemd.show_status=0 mitigations=off";
 
+/// How much of its own time a guest may take. The script on the root filesystem is ended after 90 s, so
+/// no boot needs half of this.
+const GUEST_TIME: Duration = Duration::from_secs(300);
+
+/// How long the guest's clock may stand still by the host's. At a load of seven for each core a guest's
+/// second takes a minute.
+const STALLED: Duration = Duration::from_secs(600);
+
 /// What differs from one boot to the next.
 pub(crate) struct Setting {
     /// Names the directory that a failed boot leaves behind.
@@ -36,8 +45,6 @@ pub(crate) struct Setting {
     pub(crate) over_disk: Vec<(String, Vec<u8>)>,
     /// Removed from that copy.
     pub(crate) off_disk: Vec<String>,
-    /// After this long the boot has failed; what the host does meanwhile comes on top.
-    pub(crate) patience: Duration,
 }
 
 /// What came back from a boot.
@@ -75,7 +82,7 @@ pub(crate) fn boot(image: &Image, setting: &Setting) -> Result<Boot, String> {
     let (console, said) = (directory.join("console"), directory.join("said"));
     let started = Instant::now();
     let mut qemu = Qemu::start(image, setting, &initrd, &disk, [&console, &said])?;
-    let powered_off = qemu.wait(setting.patience)?;
+    let powered_off = qemu.wait()?;
     let took = started.elapsed();
     drop(qemu);
 
@@ -93,7 +100,10 @@ pub(crate) fn boot(image: &Image, setting: &Setting) -> Result<Boot, String> {
 }
 
 /// A running QEMU; ended with its owner.
-struct Qemu(Child);
+struct Qemu {
+    process: Child,
+    clock: Clock,
+}
 
 impl Qemu {
     fn start(
@@ -109,51 +119,47 @@ impl Qemu {
         qemu.args(["-display", "none", "-cpu", "qemu64,-cx16"]);
         // The guest's clock counts its instructions, two nanoseconds each: what else the host has to
         // do makes a boot longer, but no tick late, unless the guest was idle just then.
-        qemu.args(["-icount", "shift=1"]);
+        qemu.args(["-icount", "shift=1", "-rtc", "clock=vm", "-qmp", "stdio"]);
         for port in serial {
             qemu.arg("-serial").arg(format!("file:{}", port.display()));
         }
-        qemu.arg("-drive").arg(format!("file={},format=raw,if=virtio", disk.display()));
+        // The disk is a copy: it need not survive a crash of the host.
+        let drive = format!("file={},format=raw,if=virtio,cache=unsafe", disk.display());
+        qemu.arg("-drive").arg(drive);
         qemu.arg("-kernel").arg(image.kernel()).arg("-initrd").arg(initrd);
         let mut cmdline = format!("{CMDLINE} {}", setting.cmdline);
         if setting.shared_machine_id {
             cmdline += &format!(" systemd.machine_id={MACHINE_ID}");
         }
         qemu.arg("-append").arg(cmdline);
-        let child = qemu.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
-        child.map(Self).map_err(|error| format!("cannot start QEMU: {error}"))
+        let process = qemu.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut process = process.map_err(|error| format!("cannot start QEMU: {error}"))?;
+        let pipes = process.stdin.take().zip(process.stdout.take());
+        let (commands, replies) = pipes.expect("both are pipes");
+        Ok(Self { process, clock: Clock::of(commands, replies) })
     }
 
-    /// Whether the guest has ended by itself within `patience`, without the time in which it could
-    /// have gone on and the host had other work.
-    fn wait(&mut self, patience: Duration) -> Result<bool, String> {
-        let started = Instant::now();
+    /// Whether the guest has ended by itself, by its own clock in time.
+    fn wait(&mut self) -> Result<bool, String> {
         loop {
-            match self.0.try_wait().map_err(|error| format!("cannot wait for QEMU: {error}"))? {
+            let ended = self.process.try_wait();
+            match ended.map_err(|error| format!("cannot wait for QEMU: {error}"))? {
                 Some(status) if status.success() => return Ok(true),
                 Some(status) => return Err(format!("QEMU ended with {status}")),
-                None if started.elapsed() > patience + self.held_up() => return Ok(false),
                 None => sleep(Duration::from_millis(50)),
             }
+            let reading = self.clock.read();
+            if reading.guest > GUEST_TIME || reading.advanced.elapsed() > STALLED {
+                return Ok(false);
+            }
         }
-    }
-
-    /// How long the thread that emulates the processor was ready to run, and did not: the second
-    /// field of `schedstat` (proc_pid_schedstat(5)). No other thread of QEMU waits nearly as long.
-    fn held_up(&self) -> Duration {
-        let threads = fs::read_dir(format!("/proc/{}/task", self.0.id())).into_iter().flatten();
-        let waited = threads.filter_map(|thread| {
-            let line = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
-            line.split(' ').nth(1)?.parse().ok()
-        });
-        Duration::from_nanos(waited.max().unwrap_or_default())
     }
 }
 
 impl Drop for Qemu {
     fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
+        drop(self.process.kill());
+        drop(self.process.wait());
     }
 }
 

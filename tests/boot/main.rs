@@ -10,6 +10,7 @@
 
 mod cache;
 mod claims;
+mod clock;
 mod guest;
 mod journal;
 mod machine;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Plan: what is different in one boot, and the rows that it proves.
 //!
-//! Each guest has its plans; they are booted two at a time, and every row of every plan gives a
+//! Each guest has its plans; they are booted a few at a time, and every row of every plan gives a
 //! verdict. A boot that does not reach power-off breaks all of its rows.
 //!
 //! A boot may be made of other files than the package's, which is how [`crate::sabotage`] proves
@@ -45,7 +45,8 @@ pub(crate) struct Plan {
     pub(crate) cmdline: &'static str,
     /// One machine id in both stages, and with it one journal that outlives power-off.
     pub(crate) shared_machine_id: bool,
-    pub(crate) patience: Duration,
+    /// Takes much longer than the others, and so is booted first.
+    pub(crate) is_long: bool,
     pub(crate) rows: &'static [Row],
 }
 
@@ -90,7 +91,7 @@ impl Plan {
         security: "audit=0 apparmor=0",
         cmdline: "",
         shared_machine_id: true,
-        patience: Duration::from_secs(300),
+        is_long: false,
         rows: &[],
     };
 
@@ -107,7 +108,6 @@ impl Plan {
             over_initrd: owned(self.over_initrd),
             over_disk: owned(self.over_disk),
             off_disk: self.off_disk.iter().map(|&path| path.to_owned()).collect(),
-            patience: self.patience,
         };
         match self.older {
             Some(stage @ older::Stage::Initrd) => {
@@ -179,7 +179,7 @@ enum Job<'a> {
     Tree(&'a TreeRow),
 }
 
-/// Tries every plan and every tree row of every guest, two at a time.
+/// Tries every plan and every tree row of every guest, a few at a time.
 pub(crate) fn run_all(tables: &[Table]) -> Vec<Verdict> {
     tools::require_all();
     let guests: Vec<_> = tables.iter().map(|table| table.guest).collect();
@@ -193,8 +193,8 @@ pub(crate) fn run_all(tables: &[Table]) -> Vec<Verdict> {
         })
         .collect();
     // The longest first, so that no core is idle at the end.
-    jobs.sort_by_key(|(job, ..)| std::cmp::Reverse(job.patience()));
-    let verdicts = two_at_a_time(jobs, |(job, guest, image)| {
+    jobs.sort_by_key(|(job, ..)| std::cmp::Reverse(job.length()));
+    let verdicts = side_by_side(jobs, |(job, guest, image)| {
         let of_job = match (job, image) {
             (Job::Boot(plan), Ok(image)) => boot(plan, image, &[]),
             (Job::Tree(row), Ok(image)) => vec![try_tree(row, image)],
@@ -209,10 +209,10 @@ pub(crate) fn run_all(tables: &[Table]) -> Vec<Verdict> {
 }
 
 impl Job<'_> {
-    fn patience(&self) -> Duration {
+    fn length(&self) -> u8 {
         match self {
-            Self::Boot(plan) => plan.patience,
-            Self::Tree(_) => Duration::ZERO,
+            Self::Tree(_) => 0,
+            Self::Boot(plan) => 1 + u8::from(plan.is_long),
         }
     }
 
@@ -230,8 +230,11 @@ impl Job<'_> {
     }
 }
 
-/// Does jobs two at a time; what comes of them is in the order in which they end.
-pub(crate) fn two_at_a_time<J: Send, T: Send>(
+/// More than there are cores to count on: a guest is idle for a third of its time.
+const WORKERS: usize = 3;
+
+/// Does a few jobs at a time; what comes of them is in the order in which they end.
+pub(crate) fn side_by_side<J: Send, T: Send>(
     jobs: impl IntoIterator<Item = J>,
     work: impl Fn(J) -> T + Sync,
 ) -> Vec<T> {
@@ -239,7 +242,7 @@ pub(crate) fn two_at_a_time<J: Send, T: Send>(
     let done = Mutex::new(Vec::new());
     let next = || jobs.lock().expect("no worker panics").pop_front();
     std::thread::scope(|scope| {
-        for _ in 0..2 {
+        for _ in 0..WORKERS {
             scope.spawn(|| {
                 while let Some(job) = next() {
                     let result = work(job);
@@ -319,7 +322,7 @@ pub(crate) fn run_labelled(plans: &[(PolicyModule, Plan)], guest: Guest) -> Vec<
         let labelled = image.labelled(*module);
         (plan, labelled.unwrap_or_else(|error| panic!("{error}")))
     });
-    two_at_a_time(jobs, |(plan, image)| boot(plan, &image, &[])).concat()
+    side_by_side(jobs, |(plan, image)| boot(plan, &image, &[])).concat()
 }
 
 /// Sets the RPM against the Debian package on one guest, and boots what the RPM has installed.
@@ -329,7 +332,7 @@ pub(crate) fn run_rpm(boots: &Plan, rows: &[PairRow], guest: Guest) -> Vec<Verdi
         |format| images(&[guest], format).unwrap_or_else(|error| panic!("{error}")).remove(0);
     let (deb, rpm) = (image(Format::Deb), image(Format::Rpm));
     let jobs = [None].into_iter().chain(rows.iter().map(Some));
-    let verdicts = two_at_a_time(jobs, |job| match job {
+    let verdicts = side_by_side(jobs, |job| match job {
         None => boot(boots, &rpm, &[]),
         Some(row) => vec![try_row(row.name, guest, |claims| (row.holds)([&deb, &rpm], claims))],
     });

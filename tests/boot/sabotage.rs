@@ -174,11 +174,10 @@ pub(crate) fn survivors() -> Vec<String> {
     let left_out = all().count() - meant.len();
     let mut guests: Vec<_> = meant.iter().map(|(_, guest)| *guest).collect();
     guests.dedup();
-    let prepared: Result<Vec<_>, String> =
-        meant.into_iter().map(|(each, guest)| Ok((each, guest, each.swaps()?))).collect();
-    let prepared = prepared.unwrap_or_else(|error| panic!("{error}"));
     let images = plan::images(&guests, Format::Deb).unwrap_or_else(|error| panic!("{error}"));
-    let judged = plan::two_at_a_time(prepared, |(sabotage, guest, swaps)| {
+    let judged = plan::side_by_side(meant, |(sabotage, guest)| {
+        // Built while other guests boot; cargo builds one after another.
+        let swaps = sabotage.swaps().map_err(|error| format!("{}: {error}", sabotage.name))?;
         let image = images.iter().find(|image| image.guest == guest);
         let verdicts = sabotage.boot(image.expect("one of each guest"), &swaps);
         let (name, took) = (sabotage.name, verdicts[0].took.as_secs());

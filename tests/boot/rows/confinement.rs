@@ -10,7 +10,6 @@ use crate::claims::Claims;
 use crate::machine::Boot;
 use crate::plan::{Plan, Row};
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 pub(crate) const SOCKETS: &str = "root stage confined: opens no socket to a network";
 pub(crate) const FILES: &str = "root stage confined: writes to its runtime directory alone";
@@ -27,8 +26,7 @@ pub(super) const PLANS: &[Plan] = &[CONFINED];
 /// Also what [`crate::sabotage`] boots.
 pub(crate) const CONFINED: Plan = Plan {
     name: "confined",
-    // It searches all of the tree, and a host that is busy needs that much more patience.
-    patience: Duration::from_secs(600),
+    is_long: true,
     over_disk: &[
         (
             "/etc/systemd/system/early-service.service.d/tries.conf",

@@ -38,26 +38,36 @@ impl Table {
     }
 }
 
-/// All of it on the released Debians; on the newest one, what depends on the kernel and on PID 1.
+/// On the released Debians, all rows that depend on the kernel, PID 1 or dracut; what depends only on
+/// our programs and on dpkg is booted on one of them. On the newest Debian, what depends on its kernel.
 pub(crate) fn of(guest: Guest) -> Table {
+    let plans = |of_one: &[&[Plan]]| [&of_any(), of_one.concat().as_slice()].concat();
     match guest {
-        Guest::Bookworm | Guest::Trixie => Table { guest, plans: plans(), tree_rows: tree_rows() },
+        // The sabotages of these plans are booted on this guest too.
+        Guest::Bookworm => Table {
+            guest,
+            plans: plans(&[c_program::PLANS, surroundings::OF_OUR_OWN]),
+            tree_rows: tree_rows(),
+        },
+        Guest::Trixie => Table {
+            guest,
+            plans: plans(&[older::PLANS, root_stage::OF_OUR_OWN, updates::PLANS]),
+            tree_rows: tree_rows(),
+        },
         Guest::Sid => newest::table(),
     }
 }
 
-fn plans() -> Vec<Plan> {
+/// The boots of every released Debian.
+fn of_any() -> Vec<Plan> {
     [
         ordinary::PLANS,
         commands::PLANS,
         root_stage::PLANS,
         first_stage::PLANS,
         confinement::PLANS,
-        older::PLANS,
-        c_program::PLANS,
         surroundings::PLANS,
         starts::PLANS,
-        updates::PLANS,
     ]
     .concat()
 }

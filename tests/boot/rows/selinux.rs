@@ -13,7 +13,6 @@ use crate::rows::first_stage::BEFORE_START;
 use crate::story;
 use crate::ticks::{self, ticks};
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 /// What is denied of all that concerns us: to whom, on what, and what it was about to do.
 ///
@@ -91,7 +90,7 @@ const LABELLED: Plan = Plan {
     clients: &["boot-storm", "boot-sit"],
     over_disk: &[BEFORE_START, DOMAIN],
     // A policy in which every denial is told makes a boot twice as long, on a busy host much longer.
-    patience: Duration::from_secs(600),
+    is_long: true,
     // The client that asks is a member of the group, and confined as an ordinary user is.
     in_root: r#"
         wait_until root_serves && wait_until first_is_gone && sleep 1

@@ -6,7 +6,6 @@
 use crate::claims::Claims;
 use crate::machine::Boot;
 use crate::plan::{Plan, Row};
-use std::time::Duration;
 
 pub(super) const PLANS: &[Plan] = &[Plan {
     name: "package-updates",
@@ -42,7 +41,7 @@ pub(super) const PLANS: &[Plan] = &[Plan {
         rm /etc/systemd/system/$unit
         update again
         wait_until root_serves"#,
-    patience: Duration::from_secs(700),
+    is_long: true,
     rows: &[
         Row { name: "dpkg: an update restarts what runs, and nothing else", holds: restarts },
         Row { name: "dpkg: units that are masked or fail do not stop it", holds: does_not_fail },
