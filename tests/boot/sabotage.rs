@@ -14,6 +14,7 @@ use crate::rows::{c_program, confinement, first_stage, ordinary, surroundings};
 use crate::tools;
 use std::fs;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use testkit::patches::{self, Tree};
 
 /// One fault, or several that only show together.
@@ -220,20 +221,35 @@ impl Sabotage {
 
     /// The files of the guest that the fault changes: the daemon, units, or both.
     fn swaps(&self) -> Result<Vec<Swap>, String> {
-        let root = cache::directory().join("sabotage").join(self.name);
-        cache::remove(&root)?;
-        let tree = Tree::copy_to(root)?;
+        static TREE: Mutex<Option<Tree>> = Mutex::new(None);
+        // One tree for all, so that cargo compiles only what a patch changes.
+        let mut shared = TREE.lock().unwrap_or_else(PoisonError::into_inner);
+        let tree = match shared.take() {
+            Some(tree) => tree,
+            None => {
+                let root = cache::directory().join("sabotage");
+                cache::remove(&root)?;
+                Tree::copy_to(root)?
+            }
+        };
         tree.plant(&self.patch())?;
+        let swaps = self.changed(tree.root())?;
+        tree.remove(&self.patch())?;
+        *shared = Some(tree);
+        Ok(swaps)
+    }
+
+    fn changed(&self, tree: &Path) -> Result<Vec<Swap>, String> {
         let changed = patches::files(&self.patch())?;
         let is_changed = |prefix: &str| changed.iter().any(|file| file.starts_with(prefix));
         let mut swaps = Vec::new();
         for (file, path) in UNITS {
             if is_changed(file) {
-                swaps.push((path, read(&tree.root().join(file))?));
+                swaps.push((path, read(&tree.join(file))?));
             }
         }
         if is_changed("src/") || is_changed("machine/") {
-            swaps.push((DAEMON, build(tree.root())?));
+            swaps.push((DAEMON, build(tree)?));
         }
         Ok(swaps)
     }
@@ -248,7 +264,8 @@ const UNITS: [(&str, &str); 2] = [
 /// All into one target directory, so that what the daemon stands on is built once.
 fn build(tree: &Path) -> Result<Vec<u8>, String> {
     let target = cache::directory().join("quick-target");
-    read(&package::release_binary(tree, &target, &package::QUICK)?)
+    let profile = [&package::QUICK[..], &[("CARGO_INCREMENTAL", "1")]].concat();
+    read(&package::release_binary(tree, &target, &profile)?)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
