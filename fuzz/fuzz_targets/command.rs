@@ -9,11 +9,10 @@
 #![no_main]
 
 use early_service_machine::Counter;
+use early_service_machine::bounds::{MAX_COMMAND_LINE, MAX_INVALID_REPLY};
 use early_service_machine::schedule::{Monotonic, Period};
 use early_service_machine::timeline::Ticking;
-use early_service_machine::wire::command::{
-    Command, Framed, MAX_INVALID, MAX_LINE, TOO_LONG, split_line,
-};
+use early_service_machine::wire::command::{Command, Framed, TOO_LONG, split_line};
 use early_service_machine::wire::handoff::Request;
 use libfuzzer_sys::fuzz_target;
 
@@ -38,7 +37,7 @@ fn serve(sent: &[u8], mut sizes: impl Iterator<Item = usize>) -> Vec<String> {
         loop {
             match split_line(&kept, ended) {
                 Framed::Line(line, taken) => {
-                    assert!(line.len() <= MAX_LINE && line.len() <= taken && taken > 0);
+                    assert!(line.len() <= MAX_COMMAND_LINE && line.len() <= taken && taken > 0);
                     replies.push(reply(line, &mut counter));
                     kept.drain(..taken);
                 }
@@ -54,7 +53,7 @@ fn serve(sent: &[u8], mut sizes: impl Iterator<Item = usize>) -> Vec<String> {
             }
         }
         // What a session keeps fits its buffer.
-        assert!(kept.len() <= MAX_LINE + 1, "{} bytes are kept of a line", kept.len());
+        assert!(kept.len() <= MAX_COMMAND_LINE + 1, "{} bytes are kept of a line", kept.len());
     }
 }
 
@@ -72,7 +71,7 @@ fn reply(line: &[u8], counter: &mut Ticking<Counter>) -> String {
     let reply = match Command::<Counter>::parse(line) {
         Ok(command) => {
             let written = command.to_string();
-            assert!(written.len() <= MAX_LINE, "{written}");
+            assert!(written.len() <= MAX_COMMAND_LINE, "{written}");
             assert_eq!(Command::<Counter>::parse(written.as_bytes()), Ok(command), "{written}");
             match command {
                 // Its successor may say more than we know, and the supervisor answers.
@@ -90,7 +89,7 @@ fn reply(line: &[u8], counter: &mut Ticking<Counter>) -> String {
         Err(invalid) => {
             let reply = invalid.to_string();
             assert!(reply.starts_with("Invalid command: "), "{reply}");
-            assert!(reply.len() <= MAX_INVALID, "{} bytes: {reply}", reply.len());
+            assert!(reply.len() <= MAX_INVALID_REPLY, "{} bytes: {reply}", reply.len());
             reply
         }
     };

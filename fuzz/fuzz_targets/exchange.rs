@@ -9,10 +9,11 @@
 //! `cargo +nightly fuzz run -s none exchange -- -dict=fuzz/exchange.dict`
 #![no_main]
 
+use early_service_machine::bounds::MAX_HANDOFF_LINE;
 use early_service_machine::schedule::{Monotonic, Period};
 use early_service_machine::timeline::{Snapshot, Ticking};
 use early_service_machine::wire::handoff::{
-    Client, Framed, MAX_LINE, Message, Offer, Printable, Request, split_line,
+    Client, Framed, Message, Offer, Printable, Request, split_line,
 };
 use early_service_machine::{Counter, State};
 use libfuzzer_sys::fuzz_target;
@@ -34,7 +35,7 @@ fn read(said: &[u8], size: usize) -> Vec<Option<Vec<u8>>> {
         loop {
             match split_line(&kept) {
                 Framed::Line(line, taken) => {
-                    assert!(line.len() <= MAX_LINE && line.len() < taken);
+                    assert!(line.len() <= MAX_HANDOFF_LINE && line.len() < taken);
                     lines.push(Some(line.to_vec()));
                     kept.drain(..taken);
                 }
@@ -45,7 +46,7 @@ fn read(said: &[u8], size: usize) -> Vec<Option<Vec<u8>>> {
                 }
             }
         }
-        assert!(kept.len() <= MAX_LINE, "{} bytes are kept of a line", kept.len());
+        assert!(kept.len() <= MAX_HANDOFF_LINE, "{} bytes are kept of a line", kept.len());
     }
     lines
 }

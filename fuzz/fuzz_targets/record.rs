@@ -11,7 +11,8 @@
 #![no_main]
 
 use early_service_machine::Counter;
-use early_service_machine::record::{BootId, Record, SIZE, Unlogged};
+use early_service_machine::bounds::RECORD_SIZE;
+use early_service_machine::record::{BootId, Record, Unlogged};
 use early_service_machine::schedule::{Monotonic, Period};
 use early_service_machine::timeline::{Snapshot, Ticking};
 use libfuzzer_sys::fuzz_target;
@@ -43,7 +44,7 @@ fuzz_target!(|bytes: &[u8]| {
         assert!(Record::<Counter>::decode(&file, &other, now).is_err(), "it is of another boot");
         file
     });
-    let (at, flip) = (number(0) as usize % SIZE, (number(0) >> 16) as u8);
+    let (at, flip) = (number(0) as usize % RECORD_SIZE, (number(0) >> 16) as u8);
     assert!(
         Record::<Counter>::decode(&older[..at], &boot, now).is_err(),
         "cut off after {at} bytes"
@@ -123,7 +124,7 @@ fn keys(text: &str) -> impl Iterator<Item = Option<&str>> {
 
 /// The text with its checksum, as a file; as much of it as there is room for.
 fn seal(text: &[u8]) -> Vec<u8> {
-    let text = &text[..text.len().min(SIZE - " crc=01234567\n".len())];
+    let text = &text[..text.len().min(RECORD_SIZE - " crc=01234567\n".len())];
     // The remainder of a division of polynomials, from the highest power down.
     let bits = text.iter().flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1));
     let remainder = bits.fold(u32::MAX, |remainder, bit| {
@@ -132,7 +133,7 @@ fn seal(text: &[u8]) -> Vec<u8> {
     });
     let checksum = format!(" crc={:08x}", !remainder.reverse_bits());
     let mut file = [text, checksum.as_bytes()].concat();
-    file.resize(SIZE - 1, b' ');
+    file.resize(RECORD_SIZE - 1, b' ');
     file.push(b'\n');
     file
 }

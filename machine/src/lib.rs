@@ -39,6 +39,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod bounds;
 pub mod counter;
 pub mod lifecycle;
 pub mod record;

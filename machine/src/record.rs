@@ -17,15 +17,11 @@
 
 use core::fmt::{self, Write as _};
 
+use crate::bounds::{BOOT_ID, Bounds, RECORD_SIZE};
 use crate::schedule::{Monotonic, Period};
-use crate::state::{Bounds, State};
+use crate::state::State;
 use crate::timeline::{Snapshot, Unfit};
 use crate::wire::fields::Fields;
-
-/// The bytes of a record.
-///
-/// A power of two within a page, so that no write of it is ever split between two.
-pub const SIZE: usize = 512;
 
 /// What every record begins with; the number is that of the format.
 const MAGIC: &str = "early-service-state 1 ";
@@ -33,20 +29,11 @@ const MAGIC: &str = "early-service-state 1 ";
 /// Precedes the checksum of all that stands before it.
 const CHECKSUM: &str = " crc=";
 
-/// Everything but the state at its longest: the record must hold both.
-pub(crate) const MAX_OVERHEAD: usize = MAGIC.len()
-    + "boot= sequence= unlogged= unbroken= deadline_ns= period_ns= crc=\n".len()
-    + BootId::LENGTH
-    + 5 * 20
-    + 8;
-
 /// The kernel's name for this boot: 36 hexadecimal digits and hyphens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BootId([u8; Self::LENGTH]);
+pub struct BootId([u8; BOOT_ID]);
 
 impl BootId {
-    const LENGTH: usize = 36;
-
     /// Reads what the kernel gives; `None` where that is something else.
     #[must_use]
     pub fn parse(text: &[u8]) -> Option<Self> {
@@ -130,7 +117,7 @@ impl fmt::Display for DecodeError {
 impl<S: State> Record<S> {
     /// The bytes for the file.
     #[must_use]
-    pub fn encode(&self, boot: &BootId) -> [u8; SIZE] {
+    pub fn encode(&self, boot: &BootId) -> [u8; RECORD_SIZE] {
         let () = Bounds::<S>::HOLD;
         let mut text = Text::EMPTY;
         let Self { sequence, unlogged: Unlogged { ticks, unbroken }, snapshot } = self;
@@ -195,14 +182,14 @@ fn whole(bytes: &[u8]) -> Option<&[u8]> {
     (again.sealed() == bytes).then_some(text)
 }
 
-/// A text of at most [`SIZE`] bytes.
+/// A text of at most [`RECORD_SIZE`] bytes.
 struct Text {
-    bytes: [u8; SIZE],
+    bytes: [u8; RECORD_SIZE],
     length: usize,
 }
 
 impl Text {
-    const EMPTY: Self = Self { bytes: [b' '; SIZE], length: 0 };
+    const EMPTY: Self = Self { bytes: [b' '; RECORD_SIZE], length: 0 };
 
     fn written(&self) -> &[u8] {
         self.bytes.get(..self.length).unwrap_or_default()
@@ -217,7 +204,7 @@ impl Text {
     }
 
     /// The text with its checksum, filled up with spaces, as one line.
-    fn sealed(mut self) -> [u8; SIZE] {
+    fn sealed(mut self) -> [u8; RECORD_SIZE] {
         let checksum = crc32(self.written());
         let _ = write!(self, "{CHECKSUM}{checksum:08x}");
         if let Some(last) = self.bytes.last_mut() {
@@ -267,6 +254,7 @@ const HALVES: [u32; 16] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bounds::RECORD_OVERHEAD;
     use crate::counter::Counter;
     use std::string::{String, ToString};
     use std::vec::Vec;
@@ -299,6 +287,20 @@ mod tests {
     }
 
     #[test]
+    fn the_longest_record_has_the_length_of_its_bounds() {
+        let snapshot = Snapshot {
+            state: Counter { next: u64::MAX },
+            deadline: Monotonic::from_nanos(u64::MAX),
+            period: Period::from_nanos(Period::LONGEST).expect("within its bounds"),
+        };
+        let unlogged = Unlogged { ticks: u64::MAX, unbroken: u64::MAX };
+        let bytes = Record { sequence: u64::MAX, unlogged, snapshot }.encode(&boot('a'));
+        // The longest period has four digits less than the largest number.
+        let longest = RECORD_OVERHEAD + Counter::MAX_FIELDS - 4;
+        assert_eq!(bytes.trim_ascii_end().len() + 1, longest);
+    }
+
+    #[test]
     fn a_record_is_a_line_that_a_person_can_read() {
         let bytes = record(137).encode(&boot('a'));
         let text = String::from_utf8(bytes.to_vec()).expect("text");
@@ -315,14 +317,14 @@ mod tests {
         let good = record(137).encode(&boot('a'));
         for (case, bytes, why) in [
             ("nothing", Vec::new(), DecodeError::Empty),
-            ("allocated", [0; SIZE].to_vec(), DecodeError::Empty),
+            ("allocated", [0; RECORD_SIZE].to_vec(), DecodeError::Empty),
             ("text", b"hello".to_vec(), DecodeError::Foreign),
             (
                 "another format",
                 good.map(|byte| byte.wrapping_add(1)).to_vec(),
                 DecodeError::Foreign,
             ),
-            ("cut off", good[..SIZE - 1].to_vec(), DecodeError::Torn),
+            ("cut off", good[..RECORD_SIZE - 1].to_vec(), DecodeError::Torn),
             ("too long", [&good[..], b"\n"].concat(), DecodeError::Torn),
             ("another boot", record(137).encode(&boot('b')).to_vec(), DecodeError::Stale),
         ] {
@@ -375,10 +377,11 @@ mod tests {
     fn no_damaged_byte_goes_unnoticed() {
         // Its checksum begins with a zero, in place of which numbers may have a plus.
         let begins_with_zero =
-            |bytes: &[u8; SIZE]| bytes.windows(6).any(|window| window == b" crc=0");
+            |bytes: &[u8; RECORD_SIZE]| bytes.windows(6).any(|window| window == b" crc=0");
         let files = (0..).map(|number| record(number).encode(&boot('a')));
         let good = files.into_iter().find(begins_with_zero).expect("one in sixteen does");
-        for (at, flip) in (0..SIZE).flat_map(|at| (1..=u8::MAX).map(move |flip| (at, flip))) {
+        for (at, flip) in (0..RECORD_SIZE).flat_map(|at| (1..=u8::MAX).map(move |flip| (at, flip)))
+        {
             let mut bytes = good;
             *bytes.get_mut(at).expect("within the record") ^= flip;
             let decoded = Record::<Counter>::decode(&bytes, &boot('a'), NOW);

@@ -10,9 +10,7 @@
 use core::fmt::{Debug, Display, Formatter, Result as Written};
 use core::hash::Hash;
 
-use crate::record;
 use crate::wire::fields::{Fields, MissingField};
-use crate::wire::{command, handoff};
 
 /// A state that is handed from process to process.
 ///
@@ -161,34 +159,4 @@ pub trait State: Copy + Debug + Default + Display + Eq + Hash + Send + 'static {
         let _ = ticks;
         false
     }
-}
-
-/// Checked for each state that a program carries: whoever names it needs the bounds to hold.
-pub(crate) struct Bounds<S>(core::marker::PhantomData<S>);
-
-impl<S: State> Bounds<S> {
-    /// The build fails where one of them does not hold.
-    pub(crate) const HOLD: () = {
-        assert!(
-            record::MAX_OVERHEAD + S::MAX_FIELDS <= record::SIZE,
-            "the state is too large: its fields (MAX_FIELDS) do not fit the record of the state file"
-        );
-        assert!(
-            handoff::MAX_OVERHEAD + S::MAX_FIELDS <= handoff::MAX_LINE,
-            "the state is too large: its fields (MAX_FIELDS) do not fit a line of the handoff"
-        );
-        assert!(
-            command::MAX_OVERHEAD + S::MAX_EXPECTED + S::HAND_OVER.len() <= command::MAX_INVALID,
-            "what the state expects (MAX_EXPECTED, HAND_OVER) does not fit the answer to a line that \
-             is no command"
-        );
-        assert!(
-            S::EXPECTED.len() <= S::MAX_EXPECTED,
-            "MAX_EXPECTED is less than the length of EXPECTED"
-        );
-        assert!(
-            S::HAND_OVER.len() <= command::MAX_LINE,
-            "HAND_OVER is longer than a line of a client"
-        );
-    };
 }

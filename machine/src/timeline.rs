@@ -210,15 +210,9 @@ impl<S: State> Ticking<S> {
 impl<S: State> fmt::Display for Ticking<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.state.write_fields(f)?;
-        write!(f, "{TICKS_LATE}{}", self.late)
+        write!(f, " ticks_late={}", self.late)
     }
 }
-
-/// Precedes the count of late ticks in a status line.
-const TICKS_LATE: &str = " ticks_late=";
-
-/// The longest text form of a [`Ticking`] state, in bytes without the state's fields.
-pub const MAX_STATUS: usize = TICKS_LATE.len() + 20;
 
 #[cfg(test)]
 mod tests {

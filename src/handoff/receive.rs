@@ -18,8 +18,9 @@ use std::time::{Duration, Instant};
 
 use early_service_machine::lifecycle::Predecessor;
 use early_service_machine::timeline::Snapshot;
-use early_service_machine::wire::command::{BUSY, DENIED};
-use early_service_machine::wire::handoff::{Client, Message, Offer, Printable, Request};
+use early_service_machine::wire::handoff::{
+    BUSY, Client, DENIED, Message, Offer, Printable, Request,
+};
 use futures_lite::future;
 use rustix::io::Errno;
 use smol::{Async, Timer};

@@ -24,7 +24,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use early_service_machine::State;
-use early_service_machine::record::{BootId, DecodeError, Record, SIZE, Unlogged};
+use early_service_machine::bounds::RECORD_SIZE;
+use early_service_machine::record::{BootId, DecodeError, Record, Unlogged};
 use early_service_machine::timeline::Snapshot;
 use rustix::fs::{
     CWD, FallocateFlags, FileType, FlockOperation, Mode, OFlags, Stat, fallocate, fchmod,
@@ -219,7 +220,7 @@ impl StateFile {
     }
 
     fn copy_to(&self, fresh: &OwnedFd) -> Result<(), Errno> {
-        let mut record = [0; SIZE];
+        let mut record = [0; RECORD_SIZE];
         let length = retry_on_intr(|| pread(&self.file, &mut record, 0))?;
         // One that is cut off stays so, and is ignored.
         let record = record.get(..length).unwrap_or_default();
@@ -325,7 +326,7 @@ impl StateFile {
     pub(crate) fn load<S: State>(
         &mut self,
     ) -> Result<Result<(Record<S>, bool), DecodeError>, Error> {
-        let mut bytes = [0; SIZE];
+        let mut bytes = [0; RECORD_SIZE];
         let length = retry_on_intr(|| pread(&self.file, &mut bytes, 0))
             .map_err(|error| Error::Read(self.path.clone(), error))?;
         let bytes = bytes.get(..length).unwrap_or_default();
@@ -362,7 +363,7 @@ impl StateFile {
 
     /// Withdraws the record: the state goes on in a program that knows nothing of the file.
     pub(crate) fn withdraw(&self) {
-        if let Err(error) = write(&self.file, &[0; SIZE]) {
+        if let Err(error) = write(&self.file, &[0; RECORD_SIZE]) {
             log::error!("cannot withdraw the state from {}: {error}", self.path.display());
         }
     }
@@ -399,7 +400,7 @@ fn open(path: &Path, create: OFlags) -> Result<OwnedFd, Errno> {
 
 /// Has the file system keep room for the record; without it, each write may say that it is full.
 fn make_room(file: &OwnedFd, status: &Stat) {
-    let length = u64::try_from(SIZE).unwrap_or_default();
+    let length = u64::try_from(RECORD_SIZE).unwrap_or_default();
     if u64::try_from(status.st_size).unwrap_or_default() < length {
         let _ = retry_on_intr(|| fallocate(file, FallocateFlags::empty(), 0, length));
     }
@@ -414,7 +415,7 @@ fn try_flock(file: &OwnedFd) -> Result<bool, Errno> {
     }
 }
 
-fn write(file: &OwnedFd, record: &[u8; SIZE]) -> io::Result<()> {
+fn write(file: &OwnedFd, record: &[u8; RECORD_SIZE]) -> io::Result<()> {
     let written = retry_on_intr(|| pwrite(file, record, 0))?;
-    if written == SIZE { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+    if written == RECORD_SIZE { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }

@@ -6,7 +6,7 @@
 //! | connections | [`CLIENTS`], fewer where `RLIMIT_NOFILE` is low | the longest idle one goes |
 //! | clients that come at once | as many, each with [`FIRST_LINE`] to say something | wait in the backlog |
 //! | silent clients of a user who floods | one place in [`SHARE`] | the oldest of them goes at once |
-//! | a line | [`MAX_LINE`](early_service_machine::wire::command::MAX_LINE) bytes | is answered, and its client goes |
+//! | a line | [`MAX_COMMAND_LINE`](early_service_machine::bounds::MAX_COMMAND_LINE) bytes | is answered, and its client goes |
 //! | time from line to line | [`IDLE_TIMEOUT`] | the client goes |
 //! | time until replies are taken | [`WRITE_TIMEOUT`] | the client goes |
 //! | replies of ours that wait | [`REPLIES`](crate::server::session::REPLIES) bytes | the client is not read from |

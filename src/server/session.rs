@@ -18,8 +18,8 @@ use std::path::PathBuf;
 use std::task::{Context, Poll, Waker};
 use std::thread;
 
+use early_service_machine::bounds::{MAX_COMMAND_LINE, MAX_INVALID_REPLY, STATUS_OVERHEAD};
 use early_service_machine::schedule::Monotonic;
-use early_service_machine::timeline::MAX_STATUS;
 use early_service_machine::wire::command::{self, Command, Framed};
 use early_service_machine::wire::handoff::{Client, Request};
 use rustix::io::Errno;
@@ -52,7 +52,7 @@ const BUSY_POLL: u64 = 50_000;
 ///
 /// Larger than the longest line, so that a part of a line always leaves room to read on.
 pub(crate) const INPUT: usize = 1024;
-const _: () = assert!(INPUT > command::MAX_LINE + 2, "a partial line leaves room to read on");
+const _: () = assert!(INPUT > MAX_COMMAND_LINE + 2, "a partial line leaves room to read on");
 
 /// The bytes of replies that wait to be sent: a full batch of those of the counter.
 ///
@@ -62,8 +62,8 @@ pub(crate) const REPLIES: usize = BATCH * 36;
 /// Room for any line that is no reply of the state: for an invalid line, or for a status line, which
 /// the ticker completes.
 const fn own_reply<S: Service>() -> usize {
-    let status = status::MAX_HEADER + 1 + S::MAX_FIELDS + MAX_STATUS;
-    1 + if status > command::MAX_INVALID { status } else { command::MAX_INVALID }
+    let status = status::MAX_HEADER + 1 + S::MAX_FIELDS + STATUS_OVERHEAD;
+    1 + if status > MAX_INVALID_REPLY { status } else { MAX_INVALID_REPLY }
 }
 
 /// Commands on their way to the ticker, and its replies on their way back.

@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
 use early_service_machine::Counter;
-use early_service_machine::record::SIZE;
+use early_service_machine::bounds::RECORD_SIZE;
 use rustix::fs::{FlockOperation, OFlags, fcntl_setfl, flock};
 use rustix::io::ioctl_fionbio;
 use rustix::net::sockopt::{
@@ -104,7 +104,7 @@ fn a_successor_that_unlocks_the_state_file_and_makes_it_grow_leaves_it_as_it_was
     assert_eq!(nc(&daemon.socket, "set_counter 5000\n"), "previous value 0\n");
     let path = state_file(&scratch);
     assert_eq!(record(&path).snapshot.state, Counter { next: 5000 });
-    assert_eq!(usize::try_from(fs::metadata(&path).expect("a file").len()), Ok(SIZE));
+    assert_eq!(usize::try_from(fs::metadata(&path).expect("a file").len()), Ok(RECORD_SIZE));
     assert!(is_locked(&path), "nobody else can own beside it");
 }
 

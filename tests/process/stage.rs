@@ -7,7 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use early_service_machine::Counter;
-use early_service_machine::record::{BootId, DecodeError, Record, SIZE};
+use early_service_machine::bounds::RECORD_SIZE;
+use early_service_machine::record::{BootId, DecodeError, Record};
 use early_service_machine::schedule::Monotonic;
 use rustix::fs::{FlockOperation, flock};
 
@@ -94,7 +95,7 @@ pub(crate) fn sealed(text: &str) -> Vec<u8> {
         (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 * (crc & 1)))
     });
     let mut file = format!("{text} crc={:08x}", !crc).into_bytes();
-    file.resize(SIZE - 1, b' ');
+    file.resize(RECORD_SIZE - 1, b' ');
     file.push(b'\n');
     file
 }

@@ -9,7 +9,8 @@ use std::path::Path;
 use std::process::Command;
 
 use early_service_machine::Counter;
-use early_service_machine::record::{BootId, SIZE};
+use early_service_machine::bounds::RECORD_SIZE;
+use early_service_machine::record::BootId;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Signal, geteuid};
 
@@ -53,7 +54,7 @@ fn what_is_no_state_of_this_boot_is_ignored_in_one_line_and_written_over() {
         ("damaged", &damaged, "its record is torn"),
         ("cut off", &good[..100], "its record is torn"),
         ("empty", b"", "it is empty"),
-        ("zeros", &[0; SIZE], "it is empty"),
+        ("zeros", &[0; RECORD_SIZE], "it is empty"),
     ] {
         let scratch = Scratch::new();
         let path = state_file(&scratch);
@@ -146,7 +147,7 @@ fn a_new_file_is_no_news_and_has_room_for_the_record() {
     let daemon = serve(&scratch, "sock", &STILL);
     assert_eq!(said_of(&daemon, &path), [""; 0]);
     let file = fs::metadata(&path).expect("a state file");
-    assert_eq!(usize::try_from(file.len()), Ok(SIZE));
+    assert_eq!(usize::try_from(file.len()), Ok(RECORD_SIZE));
     let mode = file.permissions().mode();
     assert_eq!(mode & 0o7777, 0o600, "whoever can open it can lock it and forge its record");
 }

@@ -10,14 +10,9 @@
 
 use core::fmt;
 
+use crate::bounds::{INVALID_SHOWN, MAX_COMMAND_LINE};
 use crate::state::State;
 use crate::wire::handoff::Request;
-
-/// The longest line, in bytes, its end (`\n` or `\r\n`) not counted.
-///
-/// The longest command names a socket's path, which has at most 107 bytes (`sun_path` in unix(7)); a
-/// session keeps this much of a line unread.
-pub const MAX_LINE: usize = 128;
 
 /// What a client may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,19 +66,9 @@ pub struct Invalid<'a> {
     hand_over: Option<&'static str>,
 }
 
-/// How many bytes of an invalid line are repeated to the client: enough to recognise it.
-const SHOWN: usize = 32;
-
-/// The longest text form of [`Invalid`], in bytes: each byte shown may be escaped to four.
-pub const MAX_INVALID: usize = SHOWN * 4 + 128;
-
-/// Everything of it but what the state says was expected.
-pub(crate) const MAX_OVERHEAD: usize =
-    "Invalid command: ...; expected ,  or status".len() + SHOWN * 4;
-
 impl fmt::Display for Invalid<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (shown, more) = match self.line.split_at_checked(SHOWN) {
+        let (shown, more) = match self.line.split_at_checked(INVALID_SHOWN) {
             Some((shown, rest)) if !rest.is_empty() => (shown, "..."),
             _ => (self.line, ""),
         };
@@ -95,13 +80,7 @@ impl fmt::Display for Invalid<'_> {
     }
 }
 
-/// The reply to a peer that may not ask for the state.
-pub const DENIED: &str = "Permission denied";
-
-/// The reply to a peer that asks for the state while another one is adopting it.
-pub const BUSY: &str = "Busy: another process is adopting";
-
-/// The reply to a line longer than [`MAX_LINE`]; the connection then closes.
+/// The reply to a line longer than [`MAX_COMMAND_LINE`]; the connection then closes.
 pub const TOO_LONG: &str = "Line too long: at most 128 bytes";
 
 /// What the bytes read so far begin with.
@@ -111,7 +90,7 @@ pub enum Framed<'a> {
     Line(&'a [u8], usize),
     /// Not yet a whole line: read on.
     Partial,
-    /// More than [`MAX_LINE`] bytes without an end.
+    /// More than [`MAX_COMMAND_LINE`] bytes without an end.
     TooLong,
 }
 
@@ -121,18 +100,20 @@ pub enum Framed<'a> {
 #[must_use]
 pub fn split_line(bytes: &[u8], ended: bool) -> Framed<'_> {
     // A line, its `\r` and its `\n`: what follows cannot belong to a line that is short enough.
-    let window = bytes.get(..MAX_LINE.saturating_add(2)).unwrap_or(bytes);
+    let window = bytes.get(..MAX_COMMAND_LINE.saturating_add(2)).unwrap_or(bytes);
     match window.iter().position(|byte| *byte == b'\n').and_then(|at| window.split_at_checked(at)) {
         Some((before, _)) => {
             let line = before.strip_suffix(b"\r").unwrap_or(before);
-            if line.len() > MAX_LINE {
+            if line.len() > MAX_COMMAND_LINE {
                 return Framed::TooLong;
             }
             Framed::Line(line, before.len().saturating_add(1))
         }
-        None if ended && bytes.len() > MAX_LINE => Framed::TooLong,
+        None if ended && bytes.len() > MAX_COMMAND_LINE => Framed::TooLong,
         None if ended && !bytes.is_empty() => Framed::Line(bytes, bytes.len()),
-        None if bytes.strip_suffix(b"\r").unwrap_or(bytes).len() > MAX_LINE => Framed::TooLong,
+        None if bytes.strip_suffix(b"\r").unwrap_or(bytes).len() > MAX_COMMAND_LINE => {
+            Framed::TooLong
+        }
         None => Framed::Partial,
     }
 }
@@ -140,6 +121,7 @@ pub fn split_line(bytes: &[u8], ended: bool) -> Framed<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bounds::MAX_INVALID_REPLY;
     use crate::counter::{self, Counter};
     use std::string::{String, ToString};
     use std::vec::Vec;
@@ -169,8 +151,8 @@ mod tests {
 
     #[test]
     fn lines_are_the_same_however_they_are_cut() {
-        let longest = "x".repeat(MAX_LINE);
-        let too_long = "x".repeat(MAX_LINE + 1);
+        let longest = "x".repeat(MAX_COMMAND_LINE);
+        let too_long = "x".repeat(MAX_COMMAND_LINE + 1);
         for (case, input, expected) in [
             ("nothing", String::new(), Vec::new()),
             ("one line", "a\n".into(), ["a"].to_vec()),
@@ -235,12 +217,13 @@ mod tests {
 
     #[test]
     fn the_longest_invalid_line_has_a_reply_within_its_bound() {
-        for line in
-            [[0xff; MAX_LINE].to_vec(), [b"set_counter ".to_vec(), [0; 116].to_vec()].concat()]
-        {
+        for line in [
+            [0xff; MAX_COMMAND_LINE].to_vec(),
+            [b"set_counter ".to_vec(), [0; 116].to_vec()].concat(),
+        ] {
             let invalid = Command::<Counter>::parse(&line).expect_err("not a command").to_string();
             assert!(invalid.contains("...; expected"), "{invalid}");
-            assert!(invalid.len() <= MAX_INVALID, "{} bytes", invalid.len());
+            assert!(invalid.len() <= MAX_INVALID_REPLY, "{} bytes", invalid.len());
         }
     }
 }

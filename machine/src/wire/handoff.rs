@@ -38,19 +38,10 @@
 use core::fmt::{self, Write as _};
 use core::str;
 
-use crate::state::{Bounds, State};
+use crate::bounds::{Bounds, MAX_HANDOFF_LINE};
+use crate::state::State;
 use crate::timeline::{Snapshot, Unfit};
-use crate::wire::command::DENIED;
 use crate::wire::fields::{Fields, MissingField, number};
-
-/// The longest line of the exchange, in bytes without its end.
-///
-/// The state's fields are most of it.
-pub const MAX_LINE: usize = 512;
-
-/// The longest `state 1 …` without the state's own fields.
-pub(crate) const MAX_OVERHEAD: usize =
-    "state 1  deadline_ns= period_ns= lock=1 listeners= clients=".len() + 4 * 20;
 
 /// The most descriptors beside one message: the kernel takes up to 253 (`SCM_MAX_FD`).
 pub const MAX_DESCRIPTORS: usize = 64;
@@ -58,6 +49,12 @@ pub const MAX_DESCRIPTORS: usize = 64;
 /// The line with which the successor of the C program's second form asks: the answer is one NUL
 /// byte beside the listener's descriptor, the state as text, and the end of the connection.
 pub const PASS_STATE: &str = "pass_state_and_terminate";
+
+/// The reply to a process that may not have the state.
+pub const DENIED: &str = "Permission denied";
+
+/// The reply to a legacy successor while another process adopts the state.
+pub const BUSY: &str = "Busy: another process is adopting";
 
 /// How a successor asks for the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -263,7 +260,7 @@ const ABORT: &str = "abort ";
 
 /// As much of a reason as a line has room for, once it is escaped.
 fn fitting(reason: &[u8]) -> &[u8] {
-    let mut room = MAX_LINE.saturating_sub(ABORT.len());
+    let mut room = MAX_HANDOFF_LINE.saturating_sub(ABORT.len());
     let is_beyond = |byte: &u8| match room.checked_sub(Printable::width(*byte)) {
         Some(left) => {
             room = left;
@@ -308,20 +305,20 @@ pub enum Framed<'a> {
     Line(&'a [u8], usize),
     /// Not yet a whole line: read on.
     Partial,
-    /// More than [`MAX_LINE`] bytes without an end: the other side speaks something else.
+    /// More than [`MAX_HANDOFF_LINE`] bytes without an end: the other side speaks something else.
     TooLong,
 }
 
 /// Finds the first line in `bytes`; only `\n` ends it, for a line that was cut may have lost digits.
 #[must_use]
 pub fn split_line(bytes: &[u8]) -> Framed<'_> {
-    let window = bytes.get(..MAX_LINE.saturating_add(1)).unwrap_or(bytes);
+    let window = bytes.get(..MAX_HANDOFF_LINE.saturating_add(1)).unwrap_or(bytes);
     match window.iter().position(|byte| *byte == b'\n').and_then(|at| window.split_at_checked(at)) {
         Some((line, _)) => {
             let taken = line.len().saturating_add(1);
             Framed::Line(line.strip_suffix(b"\r").unwrap_or(line), taken)
         }
-        None if bytes.len() > MAX_LINE => Framed::TooLong,
+        None if bytes.len() > MAX_HANDOFF_LINE => Framed::TooLong,
         None => Framed::Partial,
     }
 }
@@ -370,9 +367,9 @@ mod tests {
     #[test]
     fn a_reason_is_cut_to_what_a_line_has_room_for() {
         for (reason, shown) in [
-            ([b'x'; MAX_LINE], "x".repeat(MAX_LINE - 6)),
-            ([b'\n'; MAX_LINE], "\\n".repeat((MAX_LINE - 6) / 2)),
-            ([0xff; MAX_LINE], "\\xff".repeat((MAX_LINE - 6) / 4)),
+            ([b'x'; MAX_HANDOFF_LINE], "x".repeat(MAX_HANDOFF_LINE - 6)),
+            ([b'\n'; MAX_HANDOFF_LINE], "\\n".repeat((MAX_HANDOFF_LINE - 6) / 2)),
+            ([0xff; MAX_HANDOFF_LINE], "\\xff".repeat((MAX_HANDOFF_LINE - 6) / 4)),
         ] {
             assert_eq!(Message::<Counter>::Abort(&reason).to_string(), ["abort ", &shown].concat());
         }
@@ -455,13 +452,13 @@ mod tests {
 
     #[test]
     fn a_line_ends_with_a_newline_and_nothing_else() {
-        let long = [b'x'; MAX_LINE + 1];
+        let long = [b'x'; MAX_HANDOFF_LINE + 1];
         for (bytes, expected) in [
             (&b"end\nrest"[..], Framed::Line(b"end", 4)),
             (b"end\r\n", Framed::Line(b"end", 5)),
             (b"en", Framed::Partial),
             (b"", Framed::Partial),
-            (&long[..MAX_LINE], Framed::Partial),
+            (&long[..MAX_HANDOFF_LINE], Framed::Partial),
             (&long, Framed::TooLong),
         ] {
             assert_eq!(split_line(bytes), expected);

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Bounds: the length of everything that is read or written, in bytes.
+//!
+//! **Invariant:** a program whose state does not fit a line, the record or a reply does not compile.
+
+use crate::state::State;
+
+/// The longest decimal form of a `u64`.
+const NUMBER: usize = "18446744073709551615".len();
+
+/// The longest line of a client, without its end (`\n` or `\r\n`).
+///
+/// The longest command contains the path of a socket, which has at most 107 bytes (`sun_path` in
+/// unix(7)). A session buffers one line of this length.
+pub const MAX_COMMAND_LINE: usize = 128;
+
+/// How many bytes of an invalid line are repeated to the client: enough to recognize the line.
+pub(crate) const INVALID_SHOWN: usize = 32;
+
+/// The longest reply to an invalid line. Each repeated byte may be escaped to four.
+pub const MAX_INVALID_REPLY: usize = INVALID_SHOWN * 4 + 128;
+
+/// The reply to an invalid line, except for what the state says was expected.
+const INVALID_OVERHEAD: usize =
+    "Invalid command: ...; expected ,  or status".len() + INVALID_SHOWN * 4;
+
+/// The state's part of a status line, except for the fields of the state.
+pub const STATUS_OVERHEAD: usize = " ticks_late=".len() + NUMBER;
+
+/// The longest line of a handoff, without its end (`\n`).
+///
+/// Most of it is for the fields of the state.
+pub const MAX_HANDOFF_LINE: usize = 512;
+
+/// The line that describes what is handed over, except for the fields of the state.
+const MANIFEST_OVERHEAD: usize =
+    "state 1  deadline_ns= period_ns= lock=1 listeners= clients=".len() + 4 * NUMBER;
+
+/// The record in the state file.
+///
+/// A power of two within a page, so that no write of a record is split between two pages.
+pub const RECORD_SIZE: usize = 512;
+
+/// The record, except for the fields of the state.
+pub(crate) const RECORD_OVERHEAD: usize = "early-service-state 1 boot= sequence= unlogged= \
+     unbroken=  deadline_ns= period_ns= crc=01234567\n"
+    .len()
+    + BOOT_ID
+    + 5 * NUMBER;
+
+/// The kernel's id of a boot (`/proc/sys/kernel/random/boot_id` in random(4)).
+pub(crate) const BOOT_ID: usize = 36;
+
+/// The check of a state. Each function that writes one of its forms evaluates it.
+pub(crate) struct Bounds<S>(core::marker::PhantomData<S>);
+
+impl<S: State> Bounds<S> {
+    /// Fails to compile if the state does not fit.
+    pub(crate) const HOLD: () = {
+        assert!(
+            RECORD_OVERHEAD + S::MAX_FIELDS <= RECORD_SIZE,
+            "the state is too large: its fields (MAX_FIELDS) do not fit the record of the state file"
+        );
+        assert!(
+            MANIFEST_OVERHEAD + S::MAX_FIELDS <= MAX_HANDOFF_LINE,
+            "the state is too large: its fields (MAX_FIELDS) do not fit a line of the handoff"
+        );
+        assert!(
+            INVALID_OVERHEAD + S::MAX_EXPECTED + S::HAND_OVER.len() <= MAX_INVALID_REPLY,
+            "what the state expects (MAX_EXPECTED, HAND_OVER) does not fit the reply to an invalid \
+             line"
+        );
+        assert!(
+            S::EXPECTED.len() <= S::MAX_EXPECTED,
+            "MAX_EXPECTED is less than the length of EXPECTED"
+        );
+        assert!(
+            S::HAND_OVER.len() <= MAX_COMMAND_LINE,
+            "HAND_OVER is longer than a line of a client"
+        );
+    };
+}
