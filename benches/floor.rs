@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Floor: the least program that binds a UNIX socket and answers lines, one client after another.
 //!
-//! Std alone, the release profile, the daemon's linkage (see `build.rs`): what `cargo bench` holds
-//! the daemon's start against, and as many commands a second as one client can get at all.
+//! Uses the standard library alone, with the release profile and without an unwinder, as the daemon.
+//! `cargo bench` compares the daemon's start with it, and the commands a second of one client.
 //! Takes every line for a whole one and for the same command, and never ends by itself.
 
 use std::env;
@@ -13,6 +13,10 @@ use std::process::ExitCode;
 
 /// As many as there can be lines in one read.
 static REPLIES: [[u8; 2]; 1024] = [*b"0\n"; 1024];
+
+/// As in the daemon. Otherwise this program would load libgcc_s and the daemon would not.
+#[path = "../src/no_unwinder.rs"]
+mod no_unwinder;
 
 fn main() -> ExitCode {
     match env::args_os().nth(1).map(serve) {
@@ -33,15 +37,4 @@ fn serve(path: impl AsRef<Path>) -> io::Result<()> {
             length = client.read(&mut lines)?;
         }
     }
-}
-
-/// As in the daemon's `main.rs`: without it, this program would load libgcc_s and the daemon not.
-#[cfg(without_unwinding)]
-#[allow(
-    unsafe_code,
-    reason = "a symbol's name is a promise that no library has another meaning for it"
-)]
-#[unsafe(no_mangle)]
-extern "C" fn _Unwind_Backtrace() -> ! {
-    std::process::abort()
 }

@@ -14,6 +14,10 @@ use futures_lite::future;
 use futures_lite::io::{AsyncReadExt, AsyncWriteExt};
 use smol::{Async, LocalExecutor};
 
+/// As in the daemon. Otherwise this program would load libgcc_s and the daemon would not.
+#[path = "../src/no_unwinder.rs"]
+mod no_unwinder;
+
 fn main() -> ExitCode {
     let executor = LocalExecutor::new();
     let served = env::args_os().nth(1).map(|path| future::block_on(executor.run(serve(path))));
@@ -31,15 +35,4 @@ async fn serve(path: impl AsRef<Path>) -> io::Result<()> {
             client.write_all(b"0\n").await?;
         }
     }
-}
-
-/// As in the daemon's `main.rs`: without it, this program would load libgcc_s and the daemon not.
-#[cfg(without_unwinding)]
-#[allow(
-    unsafe_code,
-    reason = "a symbol's name is a promise that no library has another meaning for it"
-)]
-#[unsafe(no_mangle)]
-extern "C" fn _Unwind_Backtrace() -> ! {
-    std::process::abort()
 }

@@ -54,8 +54,7 @@ impl Programs {
         let scratch = Scratch::new();
         let c = C.map(|name| compile(name, &scratch.join(name)));
         // The daemon last: built with the examples, its dependencies would have features of theirs.
-        let floor = |name| build::floor(name, concat!(env!("OUT_DIR"), "/without-unwinding.ld"));
-        let (floor, floor_async) = (floor("floor")?, floor("floor_async")?);
+        let (floor, floor_async) = (build::example("floor")?, build::example("floor_async")?);
         Ok(Self { daemon: build::daemon()?, floor, floor_async, c, _scratch: scratch })
     }
 

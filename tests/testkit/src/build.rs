@@ -11,28 +11,21 @@ use std::process::Command;
 
 /// Builds the daemon, and says where it is.
 pub fn daemon() -> Result<PathBuf, Box<dyn Error>> {
-    let directory = cargo(&["build", "--bin", "early-service"], &[])?;
+    let directory = cargo(&["build", "--bin", "early-service"])?;
     Ok(directory.join("early-service"))
 }
 
 /// Builds an example, and says where it is.
 pub fn example(name: &str) -> Result<PathBuf, Box<dyn Error>> {
-    let program = cargo(&["build", "--example", name], &[])?.join("examples").join(name);
+    let program = cargo(&["build", "--example", name])?.join("examples").join(name);
     if !program.exists() {
         return Err(format!("cargo build --example {name} has not made {program:?}").into());
     }
     Ok(program)
 }
 
-/// Builds one of the least programs of `cargo bench`, linked by this script.
-pub fn floor(name: &str, script: &str) -> Result<PathBuf, Box<dyn Error>> {
-    let script = format!("link-arg=-T{script}");
-    let directory = cargo(&["rustc", "--example", name], &["--", "-C", &script])?;
-    Ok(directory.join("examples").join(name))
-}
-
 /// Runs cargo, and says where it puts what it builds.
-fn cargo(arguments: &[&str], last: &[&str]) -> Result<PathBuf, Box<dyn Error>> {
+fn cargo(arguments: &[&str]) -> Result<PathBuf, Box<dyn Error>> {
     let profile = profile()?;
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(arguments).arg("--quiet");
@@ -40,7 +33,7 @@ fn cargo(arguments: &[&str], last: &[&str]) -> Result<PathBuf, Box<dyn Error>> {
     if profile.ends_with("release") {
         cargo.arg("--release");
     }
-    let status = cargo.args(last).status()?;
+    let status = cargo.status()?;
     if !status.success() {
         return Err(format!("cannot build with {arguments:?}: {status}").into());
     }
