@@ -11,6 +11,7 @@
 mod cache;
 mod claims;
 mod clock;
+mod core_dump;
 mod guest;
 mod journal;
 mod machine;

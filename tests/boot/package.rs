@@ -3,6 +3,7 @@
 
 use crate::cache::{self, Inputs, SOURCE};
 use crate::tools::output;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -13,19 +14,26 @@ const CONTENTS: &[&str] = &["conf", "dracut", "scripts/debian", "Cargo.toml"];
 pub(crate) const QUICK: [(&str, &str); 2] =
     [("CARGO_PROFILE_RELEASE_LTO", "off"), ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")];
 
-/// The package, and what it was made of.
+/// The package, and what it was made of. The package with its debug information lies beside it, with
+/// the extension `ddeb`.
 pub(crate) fn build() -> Result<(PathBuf, Inputs), String> {
-    let binary = release_binary(Path::new(SOURCE), &Path::new(SOURCE).join("target"), &[])?;
+    const PROFILE: &str = "dist";
+    let mut build = Command::new("cargo");
+    build.current_dir(SOURCE).args(["build", "--profile", PROFILE, "--quiet", "--bin"]);
+    output("cargo build", build.arg("early-service"))?;
+    let binary = Path::new(SOURCE).join("target").join(PROFILE).join("early-service");
     let mut inputs = Inputs::new().with_path(&binary)?;
     for path in CONTENTS {
         inputs = inputs.with_path(&Path::new(SOURCE).join(path))?;
     }
-    let package = cache::entry("early-service.deb", &inputs, |to| {
+    const NAME: &str = "early-service.deb";
+    let packages = cache::entry("packages", &inputs, |to| {
+        fs::create_dir(to).map_err(|error| format!("cannot make {}: {error}", to.display()))?;
         let mut deb = Command::new("cargo");
-        deb.current_dir(SOURCE).args(["deb", "--no-build", "--no-strip", "--quiet", "--output"]);
-        output("cargo deb", deb.arg(to)).map(drop)
+        deb.current_dir(SOURCE).args(["deb", "--no-build", "--quiet", "--output"]);
+        output("cargo deb", deb.arg(to.join(NAME))).map(drop)
     })?;
-    Ok((package, inputs))
+    Ok((packages.join(NAME), inputs))
 }
 
 /// What the RPM is made of besides: it is built from the sources.
@@ -33,7 +41,6 @@ const SOURCES: &[&str] = &[
     "Cargo.lock",
     "LICENSE",
     "README.md",
-    "build.rs",
     "early-service.spec",
     "machine/Cargo.toml",
     "machine/src",

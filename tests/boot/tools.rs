@@ -6,7 +6,7 @@
 use std::process::Command;
 
 /// Every program that is called, with the Debian package that has it.
-const NEEDED: &[(&str, &str)] = &[
+const NEEDED: [(&str, &str); 22] = [
     ("cargo-deb", "cargo install cargo-deb --locked"),
     ("checkmodule", "checkpolicy"),
     ("chroot", "coreutils"),
@@ -14,12 +14,15 @@ const NEEDED: &[(&str, &str)] = &[
     ("debugfs", "e2fsprogs"),
     ("diff", "diffutils"),
     ("dpkg-deb", "dpkg"),
+    ("gdb", "gdb"),
     ("git", "git"),
     ("gzip", "gzip"),
     ("journalctl", "systemd"),
     ("mke2fs", "e2fsprogs"),
     ("mmdebstrap", "mmdebstrap"),
+    ("objcopy", "binutils"),
     ("qemu-system-x86_64", "qemu-system-x86"),
+    ("readelf", "binutils"),
     ("rpm", "rpm"),
     ("rpmbuild", "rpm"),
     ("rpmlint", "rpmlint"),
@@ -28,14 +31,19 @@ const NEEDED: &[(&str, &str)] = &[
     ("unshare", "util-linux"),
 ];
 
-/// Ends the test unless every tool is there.
-pub(crate) fn require_all() {
+/// Ends the test unless these tools are there.
+pub(crate) fn require(tools: &[&str]) {
     let missing: Vec<_> = NEEDED
         .iter()
-        .filter(|(name, _)| !is_there(name))
+        .filter(|(name, _)| tools.contains(name) && !is_there(name))
         .map(|(name, source)| format!("{name} (from {source})"))
         .collect();
     assert!(missing.is_empty(), "missing tools: {}", missing.join(", "));
+}
+
+/// Ends the test unless every tool is there.
+pub(crate) fn require_all() {
+    require(&NEEDED.map(|(name, _)| name));
     // Debian's trees can only be made with the right owners by root.
     let uid = output("id", Command::new("id").arg("-u")).expect("id answers");
     assert_eq!(uid.trim(), "0", "the boot tests build whole systems and must run as root");
