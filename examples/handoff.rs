@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Both stages of a boot as two processes: ticks, commands, the handoff, and what it proves.
+//! Demonstration of a handoff: both stages of a boot as two processes of this user.
 //!
-//! `cargo run --example handoff` needs neither root nor a virtual machine.
-//! It builds the daemon, starts the initrd stage in a scratch directory, talks to it, starts the
-//! root stage, which adopts the count, talks to that one on the same connection, and reads
-//! everything that it reports off the log lines that it has just shown.
-#![allow(clippy::print_stdout, reason = "an example is there to show something")]
+//! `cargo run --example handoff` requires neither root nor a virtual machine. It builds the daemon and
+//! starts the initrd stage in a scratch directory. A client connects and sends commands. Then the root
+//! stage starts, takes over the state, and answers the same client on the same connection.
+//!
+//! The claims at the end are checked with the log lines that were shown before. The example fails if a
+//! tick is missing or doubled, a process fails, or a socket file is left behind.
+#![allow(clippy::print_stdout, reason = "the example shows its results")]
 
 use std::env;
 use std::error::Error;
@@ -21,13 +23,13 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use testkit::build;
 
-/// What the count is set to while the first stage serves.
+/// The number to which the client sets the counter in the initrd stage.
 const SET_TO: u64 = 1000;
 
-/// How long each stage is watched: some thirty ticks.
-const WATCHED: Duration = Duration::from_secs(3);
+/// How long the log of each stage is shown: about thirty ticks.
+const SHOWN: Duration = Duration::from_secs(3);
 
-/// How long a line waits for an earlier one from the other process, so that both read in order.
+/// How long a line is held back, so that an earlier line of the other process can be shown before it.
 const HELD: Duration = Duration::from_millis(60);
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -48,12 +50,12 @@ fn main() -> Result<(), Box<dyn Error>> {
             .arg("--survive-systemd-kill-signal"),
         &lines,
     )?;
-    log.show_for(WATCHED / 2)?;
+    log.show_for(SHOWN / 2)?;
     let mut client = Client::connect(&initrd_socket)?;
     for command in ["get_counter", &format!("set_counter {SET_TO}"), "status"] {
-        log.say(command, &client.ask(command)?)?;
+        log.show_command(command, &client.ask(command)?)?;
     }
-    log.show_for(WATCHED / 2)?;
+    log.show_for(SHOWN / 2)?;
 
     let mut root = Stage::start(
         "root",
@@ -68,15 +70,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     )?;
     drop(lines);
     let first_ended = initrd.wait(&mut log)?;
-    log.show_for(WATCHED)?;
+    log.show_for(SHOWN)?;
     for command in ["get_counter", "status"] {
-        log.say(command, &client.ask(command)?)?;
+        log.show_command(command, &client.ask(command)?)?;
     }
     root.stop()?;
     let second_ended = root.wait(&mut log)?;
     log.show_rest()?;
 
-    let proof = Proof::read(&log.shown)?;
+    let Ticks { before, after } = Ticks::count(&log.shown)?;
     for (stage, status, socket) in
         [("initrd", first_ended, &initrd_socket), ("root", second_ended, &root_socket)]
     {
@@ -84,10 +86,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             return Err(format!("the {stage} process ended with {status}").into());
         }
         if socket.exists() {
-            return Err(format!("the {stage} process left {} behind", socket.display()).into());
+            return Err(format!("the {stage} process did not remove {}", socket.display()).into());
         }
     }
-    let Proof { before, after } = proof;
     println!(
         "proved: {before} ticks before the handoff, {after} after it, none missing, none twice; \
          one connection served by both; both processes ended with success and removed their sockets"
@@ -95,7 +96,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A directory for the sockets, gone when the example ends.
+/// A directory for the sockets, which is removed when the example ends.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -116,11 +117,11 @@ impl Drop for Scratch {
     }
 }
 
-/// One process, killed if the example ends before it.
+/// The process of one stage, which is killed if the example ends before it.
 struct Stage(Child);
 
 impl Stage {
-    /// Starts a stage whose log lines go to `lines`.
+    /// Starts a stage and sends its log lines to `lines`.
     fn start(
         name: &'static str,
         command: &mut Command,
@@ -145,7 +146,7 @@ impl Stage {
         Ok(kill_process(pid, Signal::TERM)?)
     }
 
-    /// Waits for the end while its lines are shown.
+    /// Waits for the end of the process, and shows log lines meanwhile.
     fn wait(&mut self, log: &mut Log) -> Result<ExitStatus, Box<dyn Error>> {
         let limit = Instant::now() + Duration::from_secs(10);
         while Instant::now() < limit {
@@ -165,16 +166,16 @@ impl Drop for Stage {
     }
 }
 
-/// A line of one stage's log.
+/// A log line of one stage.
 struct Line {
     stage: &'static str,
     text: String,
-    /// When it came out of the pipe.
+    /// When it was read from the pipe.
     read: Instant,
 }
 
 impl Line {
-    /// `[   12.345678] early-service[323]: 137` in its parts.
+    /// The time and the message of `[   12.345678] early-service[323]: 137`.
     fn parts(&self) -> Option<(f64, &str)> {
         let (time, rest) = self.text.strip_prefix('[')?.split_once(']')?;
         let (_, message) = rest.split_once("]: ")?;
@@ -185,7 +186,7 @@ impl Line {
         self.parts().map_or(0.0, |(time, _)| time)
     }
 
-    /// The number, where the line is a tick.
+    /// The number, if the line is a tick.
     fn tick(&self) -> Option<u64> {
         self.parts().and_then(|(_, message)| message.parse().ok())
     }
@@ -194,13 +195,13 @@ impl Line {
 /// The lines of both stages, in the order of their time.
 struct Log {
     lines: Receiver<Line>,
-    /// Read, and waiting for earlier ones.
+    /// Lines that were read and are not shown yet.
     held: Vec<Line>,
     shown: Vec<Line>,
 }
 
 impl Log {
-    /// Shows what the stages log for this long.
+    /// Shows the lines of both stages for `duration`.
     fn show_for(&mut self, duration: Duration) -> std::io::Result<()> {
         let end = Instant::now() + duration;
         loop {
@@ -215,7 +216,7 @@ impl Log {
         }
     }
 
-    /// Shows what is left once both processes have ended.
+    /// Shows the remaining lines, after both processes have ended.
     fn show_rest(&mut self) -> std::io::Result<()> {
         self.held.extend(self.lines.iter());
         self.show(|_| true)
@@ -232,8 +233,8 @@ impl Log {
         Ok(())
     }
 
-    /// Shows a command and its reply between the lines.
-    fn say(&mut self, command: &str, reply: &str) -> std::io::Result<()> {
+    /// Shows a command and its reply.
+    fn show_command(&mut self, command: &str, reply: &str) -> std::io::Result<()> {
         self.show_for(HELD)?;
         let mut out = std::io::stdout().lock();
         writeln!(out, "client | > {command}")?;
@@ -241,7 +242,7 @@ impl Log {
     }
 }
 
-/// One connection, as somebody holds it who sits at `nc`.
+/// One connection, as a person with `nc` has it.
 struct Client(BufReader<UnixStream>);
 
 impl Client {
@@ -259,36 +260,38 @@ impl Client {
     }
 }
 
-/// What the lines say about the ticks.
-struct Proof {
+/// The numbers of ticks in the log.
+struct Ticks {
     before: usize,
     after: usize,
 }
 
-impl Proof {
-    /// Counts the ticks of each stage, and fails unless every number follows the one before, but
-    /// for the one that was set.
-    fn read(lines: &[Line]) -> Result<Self, String> {
+impl Ticks {
+    /// Counts the ticks of each stage; fails if a number does not follow the one before, except for
+    /// the number that the client has set.
+    fn count(lines: &[Line]) -> Result<Self, String> {
         let (mut expected, mut may_set) = (0, true);
-        let mut proof = Self { before: 0, after: 0 };
+        let mut ticks = Self { before: 0, after: 0 };
         for line in lines {
             let Some(number) = line.tick() else { continue };
             if may_set && number == SET_TO {
                 (expected, may_set) = (SET_TO, false);
             }
             if number != expected {
-                return Err(format!("after {} came {number}", expected.wrapping_sub(1)));
+                return Err(format!("expected the tick {expected}, and found {number}"));
             }
             expected += 1;
             match line.stage {
-                "initrd" if proof.after > 0 => return Err("the first one ticked on".to_owned()),
-                "initrd" => proof.before += 1,
-                _ => proof.after += 1,
+                "initrd" if ticks.after > 0 => {
+                    return Err(format!("the initrd stage ticked {number} after the handoff"));
+                }
+                "initrd" => ticks.before += 1,
+                _ => ticks.after += 1,
             }
         }
-        if may_set || proof.before == 0 || proof.after == 0 {
-            return Err("one of the stages did not tick, or the count was not set".to_owned());
+        if may_set || ticks.before == 0 || ticks.after == 0 {
+            return Err("a stage did not tick, or the counter was not set".to_owned());
         }
-        Ok(proof)
+        Ok(ticks)
     }
 }

@@ -78,8 +78,10 @@ impl fmt::Display for Provenance {
             (Origin::New, _) => f.write_str("started anew")?,
             (Origin::Adopted, Some(pid)) => write!(f, "adopted from process {pid}")?,
             (Origin::Adopted, None) => f.write_str("adopted from another process")?,
-            (Origin::Recovered, Some(pid)) => write!(f, "went on from process {pid}, which died")?,
-            (Origin::Recovered, None) => f.write_str("went on from the state file")?,
+            (Origin::Recovered, Some(pid)) => {
+                write!(f, "recovered from process {pid}, which died")?
+            }
+            (Origin::Recovered, None) => f.write_str("recovered from the state file")?,
         }
         f.write_str(if self.is_kept { "" } else { ", without a state file" })
     }
@@ -209,8 +211,8 @@ mod tests {
             (new, None, false, "started anew, without a state file"),
             (adopted, Some(114), true, "adopted from process 114"),
             (adopted, None, true, "adopted from another process"),
-            (recovered, Some(114), true, "went on from process 114, which died"),
-            (recovered, None, true, "went on from the state file"),
+            (recovered, Some(114), true, "recovered from process 114, which died"),
+            (recovered, None, true, "recovered from the state file"),
         ] {
             let since = Monotonic::from_nanos(0);
             let provenance = Provenance { origin, predecessor, since, is_kept };

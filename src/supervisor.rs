@@ -236,7 +236,7 @@ impl<S: Service> Supervisor<S> {
             Ok(Switch::ToRoot) => {}
             Err(error) if Errno::from_io_error(&error).is_some_and(is_shortage) => {
                 if !std::mem::replace(&mut self.root_failure_logged, true) {
-                    log::warn!("cannot look at PID 1's root, and looks again: {error}");
+                    log::warn!("cannot look at PID 1's root, will try again: {error}");
                 }
                 return false;
             }

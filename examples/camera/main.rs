@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Camera: another service than the counter, carried through the boot by the same program.
+//! Example of another state than the counter: a rear-view camera.
 //!
-//! A rear-view camera counts its frames, knows whether the gear is in reverse, and lays a text over
-//! the picture.
+//! The camera counts its frames, knows whether the gear is in reverse, and shows a text over the
+//! picture. A service of your own needs these two files:
 //!
-//! | file | says | mirrors |
+//! | file | what it has | compare with |
 //! | --- | --- | --- |
-//! | [`state`] | what the state is, its commands and replies | `machine/src/counter.rs` |
-//! | [`words`] | what people and the journal see of it | `src/counter.rs` |
+//! | [`state`] | the state, its commands and replies | `machine/src/counter.rs` |
+//! | [`words`] | its texts for people and the journal | `src/counter.rs` |
 //!
 //! ```console
 //! $ cargo run --example camera -- --server-socket-path /tmp/camera.sock &

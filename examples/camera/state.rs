@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Camera: the state that is carried through the boot, its commands and its replies.
+//! State of the camera, with its commands and replies.
 
 use std::fmt::{self, Display, Formatter};
 use std::str;
@@ -7,7 +7,7 @@ use std::str;
 use early_service::machine::State;
 use early_service::machine::wire::fields::{Fields, MissingField, number};
 
-/// What travels from one process to the next.
+/// The state that one process hands over to the next.
 ///
 /// Its text form is the reply to [`HAND_OVER`](State::HAND_OVER): `137 reverse rear`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -25,20 +25,20 @@ pub(crate) enum Gear {
     Reverse,
 }
 
-/// The text over the picture: 1 to 48 printable ASCII characters, none of them a space.
+/// The text over the picture: 1 to 48 printable ASCII characters, without spaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Overlay {
-    /// Filled up with spaces.
+    /// The text, filled up with spaces.
     bytes: [u8; Self::LENGTH],
 }
 
-/// What a client may ask of the camera.
+/// A command of a client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Command {
     /// `get_frame`: the number of the next frame.
     #[default]
     Frame,
-    /// `set_frame N`: the next frame has this number.
+    /// `set_frame N`: gives the next frame this number.
     SetFrame(u64),
     /// `set_gear reverse` or `set_gear drive`.
     SetGear(Gear),
@@ -46,7 +46,7 @@ pub(crate) enum Command {
     SetOverlay(Overlay),
 }
 
-/// The answer to a [`Command`].
+/// The reply to a [`Command`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reply {
     Frame(u64),

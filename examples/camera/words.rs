@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Camera: what people and the journal see of it.
+//! Texts of the camera, for people and the journal.
 
 use std::fmt::{Formatter, Result};
 
@@ -16,7 +16,7 @@ impl Service for Camera {
         write!(f, "Frame {}, {}", self.frame, self.gear)
     }
 
-    /// Not the overlay too: a longer record takes two places of the log's queue.
+    /// Without the overlay: a longer record would take two places of the log's queue.
     fn fields(&self) -> impl IntoIterator<Item = (&'static str, u64)> {
         [("FRAME", self.frame)]
     }
@@ -24,7 +24,7 @@ impl Service for Camera {
     fn write_change(&self, previous: &Self, f: &mut Formatter<'_>) -> Result {
         let Self { frame, gear, overlay } = self;
         let previous = previous.frame;
-        write!(f, "Going on at frame {frame}, previous frame {previous}, in {gear} as {overlay}")
+        write!(f, "Continuing at frame {frame}, previous frame {previous}, in {gear} as {overlay}")
     }
 
     fn write_last(&self, ticks: u64, f: &mut Formatter<'_>) -> Result {
@@ -37,6 +37,6 @@ impl Service for Camera {
 
     fn write_last_before_change(&self, ticks: u64, since: u64, f: &mut Formatter<'_>) -> Result {
         let first = self.frame.wrapping_sub(since);
-        write!(f, "The last {ticks} before the camera went on at frame {first}")
+        write!(f, "The last {ticks} before the camera continued at frame {first}")
     }
 }

@@ -40,7 +40,7 @@ pub(crate) static CAMERA: Service = Service {
     },
     words: &Words { get: "get_frame", set: "set_frame", previous: "previous frame ", key: "frame" },
     translate: |message| {
-        if let Some(rest) = message.strip_prefix("Going on at frame ") {
+        if let Some(rest) = message.strip_prefix("Continuing at frame ") {
             let (frame, rest) = rest.split_once(", previous frame ")?;
             let (previous, _) = rest.split_once(", in ")?;
             return Some(format!("Setting the counter to {frame}, previous value {previous}"));
@@ -52,8 +52,10 @@ pub(crate) static CAMERA: Service = Service {
         Some(if let Some(frames) = lost.strip_prefix("Frame") {
             format!("warning: Number{frames}")
         } else {
-            message
-                .replace(" before the camera went on at frame ", " before the counter was set to ")
+            message.replace(
+                " before the camera continued at frame ",
+                " before the counter was set to ",
+            )
         })
     },
 };

@@ -112,7 +112,7 @@ fn a_frame_is_logged_as_one_with_its_gear() {
     let daemon = camera(&scratch, "camera", &["--timer-delay-ms", "10"]);
     daemon.wait_for("Frame 1, drive");
     nc(&daemon.socket, "set_frame 1000\nset_gear reverse\n");
-    let change = daemon.wait_for("Going on at frame 1000, previous frame ");
+    let change = daemon.wait_for("Continuing at frame 1000, previous frame ");
     assert!(change.message.ends_with(", in reverse as rear"), "{change:?}");
     daemon.wait_for("Frame 1001, reverse");
 }
