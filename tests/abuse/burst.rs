@@ -196,7 +196,7 @@ fn flood(claims: &mut Claims, user: Option<u32>) {
             });
         }
         // Without the flood ever ending, and from its first second on.
-        scene.wait_for_the_one_that_stays(300);
+        scene.wait_for_the_one_that_stays(REPLIES);
         scene.wait_for_witnesses(ANSWERS);
     });
     // Nobody floods before the first of them had their time.
@@ -204,8 +204,12 @@ fn flood(claims: &mut Claims, user: Option<u32>) {
     scene.claim(claims, Bounds { reply: CROWD, reply_anew: anew, lines: 60, ..BOUNDS });
 }
 
-/// The time after which a flooder looks again which of its clients are closed.
-const PAUSE: Duration = Duration::from_millis(5);
+/// The time after which a flooder looks again which of its clients are closed: shorter, and the looking
+/// takes the processors from the daemon.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Replies to the client that stays during a flood: some seconds of it.
+const REPLIES: usize = 100;
 
 /// Few enough that they come before the test gives up even where each takes twice the bound.
 const ANSWERS: usize = 4;

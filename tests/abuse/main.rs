@@ -108,7 +108,7 @@ fn alone() -> MutexGuard<'static, ()> {
 }
 
 #[test]
-fn whoever_is_legitimate_is_served_whatever_others_do() {
+fn legitimate_clients_are_served_whatever_others_do() {
     let _alone = alone();
     let chosen = env::var("ABUSE_ROWS").unwrap_or_default();
     let rows: Vec<_> = ROWS.iter().filter(|row| row.name.starts_with(&chosen)).collect();

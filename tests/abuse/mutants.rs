@@ -238,7 +238,7 @@ impl Workshop {
 fn row(program: &Path, begins: &str) -> Output {
     let ourselves = env::current_exe().expect("a program");
     let mut command = Command::new(ourselves);
-    command.args(["--exact", "whoever_is_legitimate_is_served_whatever_others_do", "--nocapture"]);
+    command.args(["--exact", "legitimate_clients_are_served_whatever_others_do", "--nocapture"]);
     command.env("EARLY_SERVICE_PROGRAM", program).env("ABUSE_ROWS", begins);
     command.output().expect("ourselves")
 }

@@ -44,12 +44,12 @@ fn while_stopped(random: &mut Random) -> Duration {
 }
 
 #[test]
-fn whoever_is_killed_or_stopped_at_whatever_arrow_what_is_promised_holds() {
+fn a_fault_at_any_arrow_breaks_no_promise() {
     at_each_arrow(&COUNTER, number_from("FAULTS_TRIES", TRIES));
 }
 
 #[test]
-fn whatever_is_carried_holds_as_well_whoever_is_killed_or_stopped_at_whatever_arrow() {
+fn a_fault_at_any_arrow_breaks_no_promise_of_another_service() {
     at_each_arrow(&CAMERA, number_from("FAULTS_TRIES_CAMERA", TRIES_CAMERA));
 }
 

@@ -24,7 +24,7 @@ const START: [Duration; 2] = [Duration::from_millis(30), Duration::from_millis(2
 const EXCHANGE: [Duration; 2] = [Duration::from_millis(3), Duration::from_millis(30)];
 
 #[test]
-fn whoever_is_killed_or_stopped_at_a_thousand_random_instants_what_is_promised_holds() {
+fn a_fault_at_any_instant_breaks_no_promise() {
     let seed = seed();
     let mut random = Random::new(seed);
     let number = usize::try_from(number_from("FAULTS_INSTANTS", TRIES)).expect("not so many");

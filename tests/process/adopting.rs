@@ -22,7 +22,7 @@ fn line(client: &mut UnixStream) -> String {
 }
 
 #[test]
-fn a_client_goes_on_in_the_middle_of_its_line_after_the_replies_that_it_had_not_got() {
+fn a_client_continues_within_a_line_after_its_unsent_replies() {
     let pair = Pair::new();
     let mut wire = pair.predecessor.asked_for_the_exchange();
     wire.say(&state(137, true, 0, 2));
@@ -54,7 +54,7 @@ fn keys_of_another_release_are_ignored() {
 }
 
 #[test]
-fn a_predecessor_without_a_lock_and_without_room_in_its_backlog_is_told_of_and_given_up() {
+fn a_predecessor_with_no_lock_and_a_full_backlog_is_given_up() {
     let scratch = Scratch::new();
     let path = scratch.join("crowded");
     let listener = UnixListener::bind(&path).expect("a socket");
@@ -89,7 +89,7 @@ fn a_predecessor_that_is_busy_or_takes_it_back_is_asked_again() {
 }
 
 #[test]
-fn a_predecessor_that_dies_before_all_is_here_is_followed_by_whoever_gets_the_lock() {
+fn after_a_predecessor_died_early_the_lock_decides_who_owns() {
     type Act = fn(&Pair, &mut Wire);
     let acts: [Act; 4] = [
         |_, _| {},
@@ -116,7 +116,7 @@ fn a_predecessor_that_dies_before_all_is_here_is_followed_by_whoever_gets_the_lo
 }
 
 #[test]
-fn a_predecessor_that_dies_once_all_is_here_leaves_it_to_the_successor() {
+fn a_predecessor_that_dies_after_sending_all_leaves_the_state() {
     for last_word in [None, Some("commit")] {
         let pair = Pair::new();
         let mut wire = pair.predecessor.asked_for_the_exchange();
@@ -136,7 +136,7 @@ fn a_predecessor_that_dies_once_all_is_here_leaves_it_to_the_successor() {
 }
 
 #[test]
-fn a_predecessor_that_says_nothing_is_waited_for_and_that_is_said() {
+fn waiting_for_a_silent_predecessor_is_logged() {
     let scratch = Scratch::new();
     let predecessor = Predecessor::new(&scratch);
     let lock = lock(&state_file(&scratch));
@@ -163,7 +163,7 @@ fn a_predecessor_that_says_nothing_is_waited_for_and_that_is_said() {
 }
 
 #[test]
-fn a_predecessor_without_a_lock_that_says_nothing_once_all_is_here_is_waited_for() {
+fn a_predecessor_with_no_lock_is_awaited_after_it_sent_all() {
     let scratch = Scratch::new();
     let predecessor = Predecessor::new(&scratch);
     let mut manager = Manager::new(&scratch);
@@ -187,7 +187,7 @@ fn a_predecessor_without_a_lock_that_says_nothing_once_all_is_here_is_waited_for
 }
 
 #[test]
-fn a_successor_that_is_told_to_stop_gives_everything_back_before_it_says_so() {
+fn a_successor_told_to_stop_gives_back_all_before_it_reports() {
     let pair = Pair::new();
     let mut wire = pair.offer_nothing_but_the_state();
     pair.end(&mut wire);
@@ -203,7 +203,7 @@ fn a_successor_that_is_told_to_stop_gives_everything_back_before_it_says_so() {
 }
 
 #[test]
-fn a_client_that_the_successor_closes_sees_the_end_while_the_predecessor_holds_a_copy() {
+fn a_closed_client_sees_the_end_although_the_predecessor_lives() {
     let pair = Pair::new();
     let mut wire = pair.predecessor.asked_for_the_exchange();
     wire.say(&state(137, true, 0, 3));

@@ -79,7 +79,7 @@ fn ranges(lines: &[String]) -> Vec<[u64; 3]> {
 }
 
 #[test]
-fn however_many_ticks_are_due_the_count_is_what_the_clock_implies_and_one_line_names_them() {
+fn any_number_of_due_ticks_is_counted_and_logged_in_one_line() {
     for (seconds, period, due) in
         [(DAY, "1", 86_400_000), (MONTHS, "100", 51_840_000), (3600, "100", 36_000)]
     {
@@ -128,7 +128,7 @@ fn record_at(scratch: &Scratch, seconds: u64) -> Record<Counter> {
 }
 
 #[test]
-fn the_journal_gets_the_line_that_names_many_ticks_with_its_fields() {
+fn the_line_of_many_ticks_has_its_journal_fields() {
     let scratch = Scratch::new();
     let state = state_file(&scratch);
     let options = ["--timer-delay-ms", "100", "--state-file", state.to_str().expect("text")];
@@ -152,7 +152,7 @@ fn the_journal_gets_the_line_that_names_many_ticks_with_its_fields() {
 }
 
 #[test]
-fn a_process_whose_clock_is_behind_that_of_the_record_says_so_and_does_not_wait_for_it() {
+fn a_record_from_the_future_is_reported_and_not_waited_for() {
     let scratch = Scratch::new();
     let options = ["--timer-delay-ms", "20"];
     end(start_and_wait(&scratch, DAY, &options), Signal::KILL);
@@ -213,7 +213,7 @@ fn frame(scratch: &Scratch) -> u64 {
 }
 
 #[test]
-fn while_a_state_catches_up_tick_by_tick_status_the_manager_and_a_stop_are_served() {
+fn catching_up_delays_neither_status_nor_manager_nor_stop() {
     const ALL: u64 = MONTHS * 1000;
     let scratch = Scratch::new();
     let mut manager = Manager::new(&scratch);
@@ -265,7 +265,7 @@ fn while_a_state_catches_up_tick_by_tick_status_the_manager_and_a_stop_are_serve
 }
 
 #[test]
-fn what_is_counted_and_not_logged_when_a_process_is_killed_is_named_by_the_next() {
+fn ticks_counted_but_not_logged_at_a_kill_are_named_later() {
     let scratch = Scratch::new();
     let daemon = later_camera(&scratch, MONTHS, &[], &["--timer-delay-ms", "1"]);
     until("frames", || frame(&scratch) > 1_000_000);
@@ -276,7 +276,7 @@ fn what_is_counted_and_not_logged_when_a_process_is_killed_is_named_by_the_next(
 }
 
 #[test]
-fn commands_that_come_while_a_state_catches_up_are_answered_in_order_as_the_clock_implies() {
+fn commands_during_a_catch_up_wait_and_are_answered_in_order() {
     const ALL: u64 = 20_000_000;
     let scratch = Scratch::new();
     let daemon = later_camera(&scratch, ALL / 1000, &[], &["--timer-delay-ms", "1"]);
@@ -302,7 +302,7 @@ fn commands_that_come_while_a_state_catches_up_are_answered_in_order_as_the_cloc
 }
 
 #[test]
-fn a_handoff_while_a_state_catches_up_takes_the_waiting_commands_along() {
+fn a_handoff_during_a_catch_up_carries_the_waiting_commands() {
     const ALL: u64 = 100_000_000;
     const PERIOD: [&str; 2] = ["--timer-delay-ms", "1"];
     for _ in 0..5 {
@@ -337,7 +337,7 @@ fn a_handoff_while_a_state_catches_up_takes_the_waiting_commands_along() {
 }
 
 #[test]
-fn an_older_line_is_answered_when_a_state_has_caught_up_and_the_manager_meanwhile() {
+fn a_legacy_request_waits_for_the_catch_up_the_manager_not() {
     const ALL: u64 = 20_000_000;
     let scratch = Scratch::new();
     let mut manager = Manager::new(&scratch);
@@ -410,7 +410,7 @@ fn another_period_holds_at_once_after_a_handoff() {
 }
 
 #[test]
-fn the_own_period_holds_at_once_after_a_successor_with_another_one_died() {
+fn after_a_successor_died_the_former_period_holds_at_once() {
     let scratch = Scratch::new();
     let daemon = serve(&scratch, "sock", &SHORT);
     let mut successor = Wire::ask(&daemon.socket, "handoff 1");

@@ -23,7 +23,7 @@ fn still(scratch: &Scratch) -> Daemon {
 }
 
 #[test]
-fn set_counter_answers_with_the_previous_value_and_the_count_goes_on_from_there() {
+fn set_counter_replies_with_the_old_value_and_sets_the_new_one() {
     let scratch = Scratch::new();
     let daemon = Daemon::serve(scratch.join("sock"), &[]);
     daemon.ticks(3);
@@ -70,7 +70,7 @@ fn four_lines_in_one_write_get_four_replies_in_order() {
 }
 
 #[test]
-fn however_lines_are_cut_and_ended_each_is_answered_once_and_in_order() {
+fn lines_in_any_pieces_are_answered_once_and_in_order() {
     let scratch = Scratch::new();
     let daemon = still(&scratch);
     for (input, replies) in [
@@ -118,7 +118,7 @@ fn a_thousand_commands_at_once_are_carried_out_in_order() {
 }
 
 #[test]
-fn a_line_of_128_bytes_is_read_and_a_longer_one_ends_the_connection() {
+fn a_line_of_128_bytes_is_read_and_a_longer_one_is_refused() {
     let scratch = Scratch::new();
     let daemon = still(&scratch);
     let line = |length| format!("get_counter\n{}\nget_counter\n", "x".repeat(length));
@@ -214,7 +214,7 @@ fn one_client_too_many_is_served_and_the_longest_idle_one_goes() {
 }
 
 #[test]
-fn with_few_descriptors_the_newest_is_served_and_the_longest_idle_one_goes() {
+fn with_few_descriptors_the_longest_idle_client_is_closed() {
     let scratch = Scratch::new();
     let socket = scratch.join("sock");
     let program = program();

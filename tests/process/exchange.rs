@@ -38,7 +38,7 @@ fn serves_on(daemon: &Daemon, client: &mut Client, because: &str) {
 }
 
 #[test]
-fn a_successor_gets_the_state_the_sockets_and_the_lock_and_the_predecessor_leaves() {
+fn a_successor_receives_state_sockets_and_lock() {
     let scratch = Scratch::new();
     let (mut daemon, mut client) = predecessor(&scratch);
     let mut successor = Wire::ask(&daemon.socket, "handoff 1");
@@ -66,7 +66,7 @@ fn a_successor_gets_the_state_the_sockets_and_the_lock_and_the_predecessor_leave
 }
 
 #[test]
-fn the_file_of_a_listener_that_the_successor_serves_is_left_to_it() {
+fn the_socket_file_is_left_to_the_successor_that_serves_it() {
     let scratch = Scratch::new();
     let (mut daemon, _client) = predecessor(&scratch);
     let request = format!("handoff 1 listener={}", daemon.socket.display());
@@ -131,7 +131,7 @@ fn a_successor_that_aborts_or_dies_at_any_point_costs_nothing() {
 }
 
 #[test]
-fn an_abort_that_is_read_is_named_in_the_log_without_what_would_break_it() {
+fn the_reason_of_an_abort_is_logged_without_control_characters() {
     let scratch = Scratch::new();
     let (daemon, mut client) = predecessor(&scratch);
     let mut successor = Wire::ask(&daemon.socket, "handoff 1");
@@ -160,7 +160,7 @@ fn a_second_one_that_asks_is_told_that_it_came_second() {
 }
 
 #[test]
-fn a_successor_that_does_not_keep_to_the_exchange_is_told_so_and_costs_nothing() {
+fn a_protocol_violation_of_a_successor_costs_nothing() {
     let endless = "x".repeat(100_000);
     let words = ["commit", "done", "nonsense", "prepared?", "\0", "state 1", &endless];
     for word in words {
@@ -191,7 +191,7 @@ fn an_offer_that_nobody_takes_is_taken_back_for_good() {
 }
 
 #[test]
-fn a_successor_that_owns_and_does_not_serve_is_waited_for_and_that_is_said() {
+fn waiting_for_an_owner_that_does_not_serve_is_logged() {
     let scratch = Scratch::new();
     let mut manager = Manager::new(&scratch);
     let mut daemon = start_under(&manager, scratch.join("sock"), &STILL);
@@ -221,7 +221,7 @@ fn owner_after(daemon: &Daemon) -> Wire {
 }
 
 #[test]
-fn an_owner_that_dies_before_it_serves_leaves_what_it_wrote_to_the_predecessor() {
+fn after_an_owner_died_the_predecessor_reads_what_it_wrote() {
     let scratch = Scratch::new();
     let (daemon, mut client) = predecessor(&scratch);
     let successor = owner_after(&daemon);
@@ -234,7 +234,7 @@ fn an_owner_that_dies_before_it_serves_leaves_what_it_wrote_to_the_predecessor()
 }
 
 #[test]
-fn a_record_that_a_successor_that_died_cannot_have_written_is_named_and_not_gone_on_from() {
+fn a_forged_record_of_a_dead_successor_is_reported_and_ignored() {
     let scratch = Scratch::new();
     let (daemon, mut client) = predecessor(&scratch);
     let successor = owner_after(&daemon);
@@ -252,7 +252,7 @@ fn a_record_that_a_successor_that_died_cannot_have_written_is_named_and_not_gone
 }
 
 #[test]
-fn a_predecessor_that_is_told_to_stop_saves_as_long_as_it_is_the_owner_and_not_afterwards() {
+fn a_predecessor_told_to_stop_saves_only_while_it_is_the_owner() {
     for (is_committed, expected) in [(false, 137), (true, 500)] {
         let scratch = Scratch::new();
         let (mut daemon, _client) = predecessor(&scratch);
@@ -273,7 +273,7 @@ fn a_predecessor_that_is_told_to_stop_saves_as_long_as_it_is_the_owner_and_not_a
 }
 
 #[test]
-fn the_word_that_it_serves_counts_even_if_the_successor_dies_with_it() {
+fn a_successor_that_reported_serving_counts_even_if_it_dies() {
     let scratch = Scratch::new();
     let (mut daemon, _client) = predecessor(&scratch);
     let mut successor = owner_after(&daemon);
@@ -304,7 +304,7 @@ fn boot_id() -> Vec<u8> {
 
 /// Both processes are told to stop in a handoff: the last one removes the socket file.
 #[test]
-fn a_predecessor_that_is_told_to_stop_removes_the_file_unless_its_successor_has_the_listener() {
+fn a_stopped_predecessor_removes_only_a_file_of_its_own() {
     for keeps in [false, true] {
         for commits in [false, true] {
             let scratch = Scratch::new();
@@ -328,7 +328,7 @@ fn a_predecessor_that_is_told_to_stop_removes_the_file_unless_its_successor_has_
 }
 
 #[test]
-fn a_successor_that_is_told_to_stop_removes_the_file_that_nobody_else_listens_on() {
+fn a_stopped_successor_removes_the_file_nobody_listens_on() {
     for lives in [false, true] {
         let scratch = Scratch::new();
         let predecessor = Predecessor::new(&scratch);
@@ -377,7 +377,7 @@ fn adopted_with_unlogged_ticks(scratch: &Scratch) -> (Daemon, Wire) {
 
 /// The lines that a predecessor had queued when it died would not be named by anybody else.
 #[test]
-fn a_successor_that_is_told_to_stop_right_after_it_serves_names_what_may_be_missing() {
+fn a_successor_stopped_early_names_lines_that_may_be_missing() {
     for logs in [false, true] {
         let scratch = Scratch::new();
         let (mut daemon, mut wire) = adopted_with_unlogged_ticks(&scratch);
@@ -396,7 +396,7 @@ fn a_successor_that_is_told_to_stop_right_after_it_serves_names_what_may_be_miss
 }
 
 #[test]
-fn a_successor_that_dies_before_its_predecessor_has_logged_leaves_what_may_be_missing() {
+fn a_successor_killed_early_leaves_which_lines_may_be_missing() {
     for logs in [false, true] {
         let scratch = Scratch::new();
         let (mut daemon, mut wire) = adopted_with_unlogged_ticks(&scratch);
@@ -420,7 +420,7 @@ fn a_successor_that_dies_before_its_predecessor_has_logged_leaves_what_may_be_mi
 
 /// As one who has the file open can do it while nobody writes.
 #[test]
-fn a_record_that_is_rewritten_during_a_handoff_is_not_what_the_successor_goes_on_from() {
+fn a_record_rewritten_during_a_handoff_is_not_used() {
     let scratch = Scratch::new();
     let predecessor = Predecessor::new(&scratch);
     let lock = crate::stage::lock(&state_file(&scratch));

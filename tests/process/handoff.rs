@@ -44,7 +44,7 @@ fn adopting(scratch: &Scratch, predecessor: &Path) -> Daemon {
 }
 
 #[test]
-fn the_second_stage_goes_on_with_the_number_that_the_first_one_had_next() {
+fn the_second_stage_continues_at_the_next_number_of_the_first() {
     let scratch = Scratch::new();
     let mut first = initrd(scratch.join("initrd"));
     assert_eq!(nc(&first.socket, "set_counter 1000\n").split(' ').next(), Some("previous"));
@@ -197,7 +197,7 @@ fn a_predecessor_that_answers_something_else_is_none() {
 }
 
 #[test]
-fn a_predecessor_that_refuses_is_asked_again_until_it_hands_over() {
+fn a_predecessor_that_refuses_is_asked_until_it_hands_over() {
     let scratch = Scratch::new();
     let path = scratch.join("predecessor");
     let listener = UnixListener::bind(&path).expect("a socket");
@@ -216,7 +216,7 @@ fn a_predecessor_that_refuses_is_asked_again_until_it_hands_over() {
 }
 
 #[test]
-fn of_two_successors_one_adopts_and_the_other_waits_for_an_owner_to_end() {
+fn of_two_successors_one_adopts_and_the_other_waits() {
     let scratch = Scratch::new();
     let mut predecessor = initrd(scratch.join("initrd"));
     predecessor.stop();
@@ -293,7 +293,7 @@ fn whoever_may_ask_gets_the_count_and_ends_the_process() {
 }
 
 #[test]
-fn commands_before_the_request_are_carried_out_and_answered_first() {
+fn commands_before_the_request_are_answered_first() {
     let scratch = Scratch::new();
     let mut daemon = Daemon::serve(scratch.join("sock"), &STILL);
     let lines = "set_counter 41\nnonsense\nset_counter 42\nget_counter_and_terminate\n";
@@ -383,7 +383,7 @@ fn refusals_do_not_flood_the_log() {
 
 /// Needs root, for nobody else can be two users.
 #[test]
-fn the_service_s_own_user_and_root_may_ask_and_another_user_may_not() {
+fn only_root_and_the_user_of_the_service_may_request_the_state() {
     assert!(geteuid().is_root(), "this test needs root, to be somebody else than the service");
     for (asker, is_allowed) in [("0", true), ("65532", true), ("65533", false)] {
         let scratch = Scratch::new();
@@ -432,7 +432,7 @@ fn a_predecessor_whose_successor_went_away_serves_on() {
 }
 
 #[test]
-fn of_many_that_ask_at_once_one_gets_the_count_and_each_is_answered() {
+fn of_many_requests_one_gets_the_count_and_all_are_answered() {
     const ASKERS: usize = 16;
     let scratch = Scratch::new();
     let mut daemon = Daemon::serve(scratch.join("sock"), &STILL);
@@ -451,7 +451,7 @@ fn of_many_that_ask_at_once_one_gets_the_count_and_each_is_answered() {
 }
 
 #[test]
-fn a_socket_is_taken_over_without_a_moment_at_which_clients_find_none() {
+fn a_socket_is_taken_over_without_refusing_a_client() {
     let scratch = Scratch::new();
     let mut first = initrd(scratch.join("sock"));
     first.ticks(5);
@@ -491,7 +491,7 @@ fn there_may_be_nobody_to_take_over_from() {
 }
 
 #[test]
-fn a_successor_that_gives_up_leaves_the_predecessor_in_its_place() {
+fn a_successor_that_gives_up_leaves_the_predecessor_serving() {
     let scratch = Scratch::new();
     let first = Daemon::serve(scratch.join("sock"), &STILL);
     nc(&first.socket, "set_counter 9\n");

@@ -30,7 +30,7 @@ fn server_of(path: &Path) -> u32 {
 }
 
 #[test]
-fn the_very_same_socket_goes_on_through_three_processes_and_no_client_is_refused() {
+fn one_socket_passes_three_processes_and_refuses_no_client() {
     let scratch = Scratch::new();
     let mut server = serve(&scratch, "sock", &["--timer-delay-ms", "20"]);
     let path = server.socket.clone();
@@ -72,7 +72,7 @@ fn the_very_same_socket_goes_on_through_three_processes_and_no_client_is_refused
 }
 
 #[test]
-fn who_waits_in_a_backlog_is_served_by_the_next_process_in_place_or_not() {
+fn the_next_process_serves_the_clients_in_the_backlog() {
     for takes_over in [true, false] {
         let scratch = Scratch::new();
         let mut first = serve(&scratch, "first", &STILL);
@@ -120,7 +120,7 @@ fn a_frozen_predecessor_s_backlog_is_served_by_the_successor() {
 }
 
 #[test]
-fn a_socket_that_systemd_passes_to_both_stays_and_shows_the_new_owner() {
+fn a_socket_passed_to_both_stays_and_shows_the_new_owner() {
     let scratch = Scratch::new();
     let path = scratch.join("public");
     let passed = UnixListener::bind(&path).expect("a socket");

@@ -117,7 +117,7 @@ fn where_there_is_no_journal_standard_error_gets_the_lines() {
 }
 
 #[test]
-fn only_the_journal_s_own_stream_is_a_reason_to_log_to_the_journal() {
+fn only_the_stream_of_the_journal_selects_the_journal() {
     // Who started it is systemd, as far as it can tell, and a journal is there.
     for (case, stream, stderr) in [
         ("append:", None, "file"),
@@ -149,7 +149,7 @@ const PERIOD: u64 = 2_000_000;
 const OFTEN: [&str; 2] = ["--timer-delay-ms", "2"];
 
 #[test]
-fn a_journal_that_nobody_reads_delays_neither_ticks_nor_replies() {
+fn an_unread_journal_delays_neither_ticks_nor_replies() {
     let watch = Stopwatch::start();
     let scratch = Scratch::new();
     let mut journald = Journald::new(&scratch);
@@ -199,7 +199,7 @@ fn a_journal_that_nobody_reads_delays_neither_ticks_nor_replies() {
 }
 
 #[test]
-fn a_standard_error_that_nobody_reads_delays_neither_ticks_nor_replies() {
+fn an_unread_standard_error_delays_neither_ticks_nor_replies() {
     let watch = Stopwatch::start();
     let scratch = Scratch::new();
     let socket = scratch.join("sock");
@@ -253,7 +253,7 @@ const STOPPED: Duration = Duration::from_millis(600);
 const PAUSE: Duration = Duration::from_millis(30);
 
 #[test]
-fn a_process_that_is_stopped_at_its_end_writes_what_is_queued_all_the_same() {
+fn a_process_stopped_at_its_end_writes_its_queued_lines() {
     let scratch = Scratch::new();
     for number in 0..10 {
         let socket = scratch.join(format!("{number}"));

@@ -88,7 +88,7 @@ fn the_page_renders_without_a_warning_on_every_kind_of_terminal() {
 }
 
 #[test]
-fn every_option_is_in_the_help_and_in_the_manual_with_the_same_argument_and_default() {
+fn help_and_manual_agree_on_options_arguments_and_defaults() {
     let (help, manual) = (help(), tagged("OPTIONS"));
     let names = |options: &[(String, String)]| -> Vec<_> {
         options.iter().map(|(option, _)| option.clone()).collect()

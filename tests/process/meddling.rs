@@ -42,7 +42,7 @@ fn unread(daemon: &Daemon) -> UnixStream {
 }
 
 #[test]
-fn a_successor_that_makes_every_socket_wait_and_gives_up_stops_nobody() {
+fn a_successor_that_makes_sockets_blocking_stops_nobody() {
     let scratch = Scratch::new();
     let daemon = serve(&scratch, "sock", &STILL);
     let mut idle = Client::connect(&daemon.socket);
@@ -91,7 +91,7 @@ fn a_client_that_comes_back_costs_no_more_memory_than_before() {
 
 /// The lock and the flags belong to the open file, of which the successor has a copy.
 #[test]
-fn a_successor_that_unlocks_the_state_file_and_makes_it_grow_leaves_it_as_it_was() {
+fn meddling_with_the_state_file_by_a_successor_is_undone() {
     let scratch = Scratch::new();
     let daemon = serve(&scratch, "sock", &STILL);
     let mut successor = Wire::ask(&daemon.socket, "handoff 1");
@@ -109,7 +109,7 @@ fn a_successor_that_unlocks_the_state_file_and_makes_it_grow_leaves_it_as_it_was
 }
 
 #[test]
-fn a_predecessor_whose_lock_another_process_has_taken_does_not_own_beside_it() {
+fn a_predecessor_without_its_lock_does_not_own() {
     let scratch = Scratch::new();
     let daemon = serve(&scratch, "sock", &STILL);
     let mut successor = Wire::ask(&daemon.socket, "handoff 1");

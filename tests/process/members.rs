@@ -192,7 +192,7 @@ fn the_file_of_either_stage_serves_the_other_and_stays_private() {
 
 /// The predecessor is release 0.1.0, whose file is open to the group.
 #[test]
-fn a_file_that_members_have_open_is_replaced_after_a_handoff_too() {
+fn a_file_open_to_members_is_replaced_after_a_handoff_too() {
     let scratch = Scratch::new();
     let state = runtime_directory(&scratch).join("state");
     let predecessor = serving(&scratch);

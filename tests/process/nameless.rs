@@ -44,7 +44,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn a_name_that_disappears_is_bound_again_and_those_who_wait_are_served() {
+fn a_missing_name_is_bound_again_and_waiting_clients_served() {
     let scratch = Scratch::new();
     let mut daemon = serve(&scratch, "sock", &STILL);
     let path = daemon.socket.clone();
@@ -117,7 +117,7 @@ fn what_has_its_place_is_left_there_and_named_until_it_goes() {
 }
 
 #[test]
-fn a_directory_that_disappears_is_said_and_the_name_comes_back_with_it() {
+fn a_missing_directory_is_reported_and_the_name_restored() {
     let scratch = Scratch::new();
     let directory = scratch.join("run");
     fs::create_dir(&directory).expect("room");
@@ -152,7 +152,7 @@ fn a_passed_socket_without_a_name_is_said_and_bound_at_its_path() {
 }
 
 #[test]
-fn a_predecessor_that_removes_the_name_after_all_costs_a_moment_only() {
+fn a_name_removed_by_the_predecessor_is_restored_in_a_moment() {
     // An older release does if it spells the path otherwise.
     let scratch = Scratch::new();
     let daemon = serve(&scratch, "sock", &STILL);
@@ -182,7 +182,7 @@ fn a_listener_that_a_successor_shut_down_is_bound_again() {
 }
 
 #[test]
-fn a_rebound_socket_whose_name_disappears_is_bound_again_and_gives_its_place_back() {
+fn a_rebound_socket_is_bound_again_and_gives_its_place_back() {
     let scratch = Scratch::new();
     let path = scratch.join("public");
     let passed = UnixListener::bind(&path).expect("a socket");

@@ -44,7 +44,7 @@ fn first_byte(stream: &UnixStream) -> (Vec<u8>, Vec<OwnedFd>) {
 }
 
 #[test]
-fn the_listener_that_was_asked_on_is_passed_with_one_byte_and_the_state_follows() {
+fn the_listener_of_the_request_is_passed_before_the_state() {
     let scratch = Scratch::new();
     let mut daemon = serve(&scratch, "sock", &STILL);
     let mut client = Client::connect(&daemon.socket);
@@ -75,7 +75,7 @@ fn the_listener_that_was_asked_on_is_passed_with_one_byte_and_the_state_follows(
 }
 
 #[test]
-fn the_count_alone_is_given_as_before_and_the_record_is_withdrawn() {
+fn the_count_alone_is_returned_and_the_record_withdrawn() {
     let scratch = Scratch::new();
     let mut daemon = serve(&scratch, "sock", &STILL);
     Client::connect(&daemon.socket).ask("set_counter 137");
@@ -164,7 +164,7 @@ const REFUSING: Behaviour = |older, wire, request| {
 };
 
 #[test]
-fn every_older_program_is_adopted_from_with_and_without_its_socket() {
+fn every_legacy_program_is_adopted_from() {
     let behaviours: [(&str, Behaviour); 5] = [
         ("first form", FIRST),
         ("closing", CLOSING),
@@ -189,7 +189,7 @@ fn every_older_program_is_adopted_from_with_and_without_its_socket() {
 }
 
 #[test]
-fn one_that_passes_its_listener_is_taken_over_with_those_who_wait_on_it() {
+fn a_passed_legacy_listener_is_served_with_its_backlog() {
     let scratch = Scratch::new();
     let older = Predecessor::at(scratch.join("older"));
     let before = fs::symlink_metadata(&older.path).expect("a socket");
@@ -211,7 +211,7 @@ fn one_that_passes_its_listener_is_taken_over_with_those_who_wait_on_it() {
 }
 
 #[test]
-fn one_that_passes_no_listener_is_taken_over_by_a_new_socket_in_its_place() {
+fn without_a_legacy_listener_a_new_socket_takes_its_place() {
     let scratch = Scratch::new();
     let (older, daemon) = adopt_from(FIRST, true, &scratch);
     daemon.wait_for("Listening on UNIX socket");
@@ -237,7 +237,7 @@ fn asked_by(user: &str, request: &str, socket: &Path) -> String {
 
 /// Needs root, for nobody else can be several users.
 #[test]
-fn each_of_the_three_lines_is_for_root_our_own_user_and_the_named_one() {
+fn the_three_requests_are_for_root_own_user_and_successor() {
     assert!(geteuid().is_root(), "this test needs root, to be several users");
     let named = "65532";
     for request in ["handoff 1", PASS, GET] {
@@ -265,7 +265,7 @@ fn each_of_the_three_lines_is_for_root_our_own_user_and_the_named_one() {
 
 /// Needs root, for nobody else can give a file away.
 #[test]
-fn the_owner_of_the_socket_file_may_have_the_state_as_the_c_program_has_it() {
+fn the_owner_of_the_socket_file_may_have_the_state() {
     assert!(geteuid().is_root(), "this test needs root, to be several users");
     for request in ["handoff 1", PASS, GET] {
         for (owner, asker, may) in

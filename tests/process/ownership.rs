@@ -15,7 +15,7 @@ fn messages_with(daemon: &Daemon, text: &str) -> usize {
 }
 
 #[test]
-fn without_a_predecessor_the_second_waits_says_so_and_owns_when_the_first_is_gone() {
+fn the_second_owner_waits_until_the_first_is_gone() {
     for signal in [Signal::KILL, Signal::TERM] {
         let scratch = Scratch::new();
         let mut first = serve(&scratch, "first", &STILL);
@@ -66,7 +66,7 @@ fn the_first_stage_waits_for_the_lock_as_well() {
 }
 
 #[test]
-fn of_two_successors_one_adopts_and_the_other_owns_when_that_one_is_killed() {
+fn of_two_successors_the_other_owns_when_the_first_is_killed() {
     let scratch = Scratch::new();
     let mut first = serve(&scratch, "first", &STILL);
     nc(&first.socket, "set_counter 137\n");
@@ -104,7 +104,7 @@ fn of_two_successors_one_adopts_and_the_other_owns_when_that_one_is_killed() {
 }
 
 #[test]
-fn one_that_comes_too_late_for_the_predecessor_owns_when_its_successor_is_gone() {
+fn a_late_successor_owns_when_the_earlier_one_is_gone() {
     let scratch = Scratch::new();
     let mut first = serve(&scratch, "first", &STILL);
     nc(&first.socket, "set_counter 137\n");
@@ -120,7 +120,7 @@ fn one_that_comes_too_late_for_the_predecessor_owns_when_its_successor_is_gone()
 }
 
 #[test]
-fn of_two_that_take_over_the_same_socket_both_get_their_turn_and_one_is_left() {
+fn two_takeovers_of_one_socket_both_happen_and_one_remains() {
     let scratch = Scratch::new();
     let mut first = serve(&scratch, "sock", &STILL);
     let mut client = Client::connect(&first.socket);
@@ -177,7 +177,7 @@ fn a_handoff_works_without_a_file_on_either_side_or_on_both() {
 }
 
 #[test]
-fn a_successor_whose_file_cannot_be_opened_goes_on_with_that_of_its_predecessor() {
+fn a_successor_uses_the_predecessor_s_file_if_its_own_fails() {
     let scratch = Scratch::new();
     let mut first = serve(&scratch, "first", &STILL);
     nc(&first.socket, "set_counter 137\n");

@@ -121,7 +121,7 @@ fn an_error_of_a_moment_at_a_start_loses_no_state() {
 }
 
 #[test]
-fn an_error_that_stays_is_said_once_and_the_process_still_ends_when_told_to() {
+fn a_lasting_error_is_logged_once_and_does_not_block_the_end() {
     for (call, is_boot_id) in CALLS {
         let scratch = Scratch::new();
         drop(serve(&scratch, "sock", &STILL));
@@ -142,7 +142,7 @@ fn an_error_that_stays_is_said_once_and_the_process_still_ends_when_told_to() {
 
 /// The successor owned, changed the state and died; the predecessor cannot read the file at first.
 #[test]
-fn a_state_that_cannot_be_read_back_for_a_moment_is_not_replaced_by_an_older_one() {
+fn a_state_unreadable_for_a_moment_is_not_replaced() {
     for error in ERRORS {
         let scratch = Scratch::new();
         // Read to see whether there is a state, and to load it; then to take it back.
@@ -170,7 +170,7 @@ fn a_state_that_cannot_be_read_back_for_a_moment_is_not_replaced_by_an_older_one
 
 /// A member may have the file open that release 0.1.0 made, until it is replaced.
 #[test]
-fn a_file_that_others_had_open_is_replaced_after_an_error_of_a_moment_too() {
+fn an_open_file_is_replaced_despite_a_passing_error() {
     for call in ["openat", "rename,renameat,renameat2"] {
         for error in ["ENFILE", "ENOMEM", "EIO"] {
             let scratch = Scratch::new();
@@ -193,7 +193,7 @@ fn a_file_that_others_had_open_is_replaced_after_an_error_of_a_moment_too() {
 
 /// A state file that takes no writes does not make the next owner go on from an older state.
 #[test]
-fn what_the_owner_says_counts_and_not_what_its_file_had_room_for() {
+fn the_offer_counts_and_not_the_file_that_had_no_room() {
     for dies in [false, true] {
         let scratch = Scratch::new();
         let mut dead = serve(&scratch, "sock", &STILL);
@@ -226,7 +226,7 @@ fn what_the_owner_says_counts_and_not_what_its_file_had_room_for() {
 
 /// An error of the connection is not its end: both processes would own.
 #[test]
-fn an_error_of_a_moment_in_a_handoff_makes_no_second_owner_and_hangs_nobody() {
+fn a_passing_error_in_a_handoff_makes_no_second_owner() {
     let calls = [("recvmsg", 1..6), ("sendto", 1..4), ("sendmsg", 1..4)];
     let mut cases = Vec::new();
     for (call, times) in calls {

@@ -44,7 +44,7 @@ fn connect_until(is_over: &AtomicBool, path: &Path) -> usize {
 }
 
 #[test]
-fn whoever_waits_and_whoever_comes_is_served_while_the_socket_becomes_a_fresh_one() {
+fn rebinding_refuses_neither_waiting_nor_new_clients() {
     for _ in 0..20 {
         let scratch = Scratch::new();
         let path = scratch.join("public");
@@ -88,7 +88,7 @@ fn who_connected_to_the_old_socket_is_served_even_afterwards() {
 }
 
 #[test]
-fn in_the_end_the_passed_socket_has_its_place_again_and_lets_clients_wait() {
+fn a_clean_end_gives_the_passed_socket_its_place_again() {
     let scratch = Scratch::new();
     let (path, state) = (scratch.join("public"), scratch.join("state"));
     let passed = UnixListener::bind(&path).expect("a socket");
@@ -108,7 +108,7 @@ fn in_the_end_the_passed_socket_has_its_place_again_and_lets_clients_wait() {
 }
 
 #[test]
-fn a_killed_process_leaves_a_socket_that_refuses_until_the_next_one_starts() {
+fn the_socket_of_a_killed_process_refuses_until_the_next_start() {
     let scratch = Scratch::new();
     let (path, state) = (scratch.join("public"), scratch.join("state"));
     let passed = UnixListener::bind(&path).expect("a socket");
@@ -148,7 +148,7 @@ fn where_the_place_cannot_be_taken_the_passed_socket_is_served() {
 }
 
 #[test]
-fn a_successor_that_takes_the_place_over_goes_on_with_the_fresh_socket() {
+fn a_successor_continues_with_the_fresh_socket() {
     let scratch = Scratch::new();
     let (path, state) = (scratch.join("public"), scratch.join("state"));
     let passed = UnixListener::bind(&path).expect("a socket");
@@ -167,7 +167,7 @@ fn a_successor_that_takes_the_place_over_goes_on_with_the_fresh_socket() {
 
 /// Whoever else holds the socket that systemd passed may do so.
 #[test]
-fn a_passed_socket_that_somebody_shuts_down_keeps_nobody_from_the_fresh_one() {
+fn a_shut_down_passed_socket_does_not_affect_the_fresh_one() {
     let scratch = Scratch::new();
     let path = scratch.join("public");
     let passed = UnixListener::bind(&path).expect("a socket");

@@ -33,7 +33,7 @@ fn end(mut daemon: Daemon, signal: Signal) -> Daemon {
 }
 
 #[test]
-fn after_a_kill_the_count_is_what_the_clock_implies_whatever_the_period_is_now() {
+fn after_a_kill_the_count_follows_the_clock_at_any_period() {
     for period in ["20", "30", "1000"] {
         let scratch = Scratch::new();
         let dead = serve(&scratch, "sock", &["--timer-delay-ms", "20"]);
@@ -142,7 +142,7 @@ fn a_count_that_was_set_and_stopped_goes_on_from_there() {
 }
 
 #[test]
-fn clients_queue_while_nobody_serves_and_are_all_answered_by_the_next() {
+fn clients_queue_while_nobody_serves_and_are_answered_later() {
     let scratch = Scratch::new();
     let path = scratch.join("public");
     let passed = UnixListener::bind(&path).expect("a socket");

@@ -19,7 +19,7 @@ const NO_CLIENT: &str = "client input=0 replies=0 ended=0 closing=0\n";
 type Send = fn(&Pair, &mut Wire);
 
 #[test]
-fn what_does_not_add_up_is_refused_with_its_reason_and_asked_for_again() {
+fn an_inconsistent_offer_is_refused_with_a_reason() {
     let cases: [(&str, Send); 19] = [
         (
             "cannot understand 'state 1 counter=137 deadline_ns=5': it has no valid period_ns",
@@ -239,7 +239,7 @@ fn something_else_than_the_exchange_after_the_state_is_refused() {
 }
 
 #[test]
-fn who_does_not_know_the_handoff_and_has_not_got_the_lock_is_none_to_adopt_from() {
+fn a_legacy_predecessor_beside_a_locked_file_is_not_used() {
     for answer in ["Invalid command: handoff 1", &"x".repeat(1000)] {
         let pair = Pair::new();
         let (mut wire, _) = pair.predecessor.asked();

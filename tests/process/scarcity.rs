@@ -83,7 +83,7 @@ fn without_threads_it_says_why_it_ends() {
 }
 
 #[test]
-fn a_limit_on_the_size_of_files_costs_the_state_file_and_not_the_service() {
+fn a_file_size_limit_costs_the_state_file_not_the_service() {
     for options in STAGES {
         for (limit, kept) in
             [("0", "none"), ("1", "none"), ("100", "none"), ("511", "none"), ("512", "held")]
@@ -104,7 +104,7 @@ fn a_limit_on_the_size_of_files_costs_the_state_file_and_not_the_service() {
 }
 
 #[test]
-fn a_limit_on_the_size_of_files_costs_the_log_in_a_file_and_not_the_service() {
+fn a_file_size_limit_costs_the_log_not_the_service() {
     let scratch = Scratch::new();
     let log = fs::File::create(scratch.join("log")).expect("a file");
     let mut command = Command::new("prlimit");

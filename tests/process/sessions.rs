@@ -24,7 +24,7 @@ fn hand_over(scratch: &Scratch, mut first: Daemon) -> Daemon {
 }
 
 #[test]
-fn a_client_in_any_state_goes_on_and_each_command_is_answered_once_and_in_order() {
+fn clients_in_any_state_are_answered_once_and_in_order() {
     let scratch = Scratch::new();
     let first = serve(&scratch, "first", &STILL);
     let connect = || Client::connect(&first.socket);
@@ -56,7 +56,7 @@ fn a_client_in_any_state_goes_on_and_each_command_is_answered_once_and_in_order(
 }
 
 #[test]
-fn a_client_that_has_ended_its_input_gets_what_it_has_not_read_yet_and_the_end() {
+fn a_client_that_ended_its_input_gets_its_replies_and_the_end() {
     let scratch = Scratch::new();
     let first = serve(&scratch, "first", &STILL);
     let mut client = Client::connect(&first.socket);
@@ -68,7 +68,7 @@ fn a_client_that_has_ended_its_input_gets_what_it_has_not_read_yet_and_the_end()
 }
 
 #[test]
-fn a_client_with_an_endless_line_hears_why_it_has_to_go_also_from_the_next_process() {
+fn an_endless_line_is_explained_by_the_next_process_too() {
     let scratch = Scratch::new();
     let first = serve(&scratch, "first", &STILL);
     let mut client = Client::connect(&first.socket);
@@ -119,7 +119,7 @@ fn a_client_that_does_not_read_loses_no_reply() {
 }
 
 #[test]
-fn a_thousand_commands_in_one_write_are_answered_by_two_processes_as_by_one() {
+fn two_processes_answer_a_thousand_commands_as_one_would() {
     let scratch = Scratch::new();
     let first = serve(&scratch, "first", &STILL);
     let mut clients: Vec<_> = (0..8).map(|_| Client::connect(&first.socket)).collect();
@@ -183,12 +183,12 @@ fn allow_descriptors(pid: u32, limit: &str) {
 }
 
 #[test]
-fn a_successor_with_too_few_places_costs_no_client_and_adopts_when_it_has_enough() {
+fn a_successor_with_few_places_adopts_when_it_has_enough() {
     refuses_at_first("40", 0, "it has 100 clients, and we serve 20");
 }
 
 #[test]
-fn a_successor_that_loses_descriptors_costs_no_client_and_adopts_when_it_has_room() {
+fn a_successor_that_loses_descriptors_adopts_when_it_has_room() {
     // Enough by the number, but half of them are taken.
     refuses_at_first("130", 60, "is missing");
 }
@@ -265,7 +265,7 @@ fn a_client_sits_through_three_handoffs_of_the_same_socket() {
 }
 
 #[test]
-fn clients_that_come_and_go_while_the_process_ends_do_not_keep_it_from_ending_well() {
+fn busy_clients_do_not_keep_the_process_from_ending() {
     for _ in 0..20 {
         let scratch = Scratch::new();
         let mut daemon = serve(&scratch, "sock", &["--timer-delay-ms", "1"]);
@@ -282,7 +282,7 @@ fn clients_that_come_and_go_while_the_process_ends_do_not_keep_it_from_ending_we
 }
 
 #[test]
-fn a_successor_that_stands_still_does_not_hold_up_however_many_clients_there_are() {
+fn a_stopped_successor_delays_no_client() {
     let scratch = Scratch::new();
     let first = serve(&scratch, "first", &STILL);
     allow_descriptors(first.pid(), "4096");

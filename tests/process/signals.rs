@@ -170,7 +170,7 @@ fn what_was_blocked_or_ignored_by_the_parent_is_heard() {
 }
 
 #[test]
-fn the_limit_of_processor_time_ends_it_in_order_and_as_a_failure() {
+fn the_limit_of_processor_time_is_a_clean_failure() {
     for options in [&[][..], &[INITRD]] {
         let scratch = Scratch::new();
         let mut daemon = Daemon::serve(scratch.join("sock"), options);
@@ -230,7 +230,7 @@ fn further_signals_cost_no_line_of_the_log_and_no_file() {
 
 /// With a log that nobody reads the end takes half a second longer.
 #[test]
-fn further_signals_end_no_process_whose_log_nobody_reads_before_the_count_is_kept() {
+fn more_signals_do_not_end_it_before_the_count_is_saved() {
     let scratch = Scratch::new();
     let socket = scratch.join("sock");
     let mut daemon = Daemon::spawn_unread(

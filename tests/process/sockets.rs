@@ -33,7 +33,7 @@ fn what_a_killed_process_left_behind_is_replaced() {
 }
 
 #[test]
-fn of_many_who_find_a_stale_socket_one_serves_and_the_others_say_why_not() {
+fn of_many_that_find_a_stale_socket_one_serves() {
     for round in 0..300 {
         let scratch = Scratch::new();
         let path = scratch.join("sock");
@@ -102,7 +102,7 @@ fn sleeps(daemon: &Daemon) -> u32 {
 const FEW: u32 = 60;
 
 #[test]
-fn a_lock_that_a_stranger_holds_delays_neither_a_start_nor_a_rebind() {
+fn a_lock_of_a_stranger_delays_neither_start_nor_rebind() {
     let scratch = Scratch::new();
     let path = scratch.join("sock");
     let directory = File::open(scratch.join("")).expect("a directory");

@@ -43,7 +43,7 @@ fn start_in(scratch: &Scratch, socket: &str, options: &[&str]) -> Daemon {
 }
 
 #[test]
-fn a_passed_socket_is_the_one_of_the_option_however_that_is_spelled() {
+fn any_spelling_of_the_option_finds_the_passed_socket() {
     for spelling in SPELLINGS {
         let scratch = spelled();
         let path = scratch.join("real/sock");
@@ -69,7 +69,7 @@ fn a_passed_socket_is_the_one_of_the_option_however_that_is_spelled() {
 }
 
 #[test]
-fn a_takeover_by_another_name_leaves_the_socket_its_own_and_refuses_nobody() {
+fn a_takeover_by_another_name_keeps_the_name_and_refuses_none() {
     for spelling in SPELLINGS {
         let scratch = spelled();
         let path = scratch.join("real/sock");
@@ -121,7 +121,7 @@ fn a_link_to_nothing_is_where_the_socket_is_bound_each_time() {
 }
 
 #[test]
-fn a_predecessor_is_not_asked_on_our_own_socket_however_that_is_spelled() {
+fn no_spelling_makes_it_ask_its_own_socket() {
     for spelling in SPELLINGS {
         let scratch = spelled();
         let mut command = program();
@@ -198,7 +198,7 @@ fn long(scratch: &Scratch, length: usize, is_name_short: bool) -> PathBuf {
 }
 
 #[test]
-fn a_path_of_any_length_that_can_be_served_can_be_taken_over_and_rebound() {
+fn every_path_that_can_be_served_can_be_taken_over() {
     for (length, is_name_short) in
         [97, 98, 100, 106, 107].into_iter().flat_map(|length| [(length, false), (length, true)])
     {
@@ -234,7 +234,7 @@ fn a_path_of_any_length_that_can_be_served_can_be_taken_over_and_rebound() {
 }
 
 #[test]
-fn a_path_that_no_client_could_connect_to_is_refused_in_one_line() {
+fn a_path_that_no_client_can_reach_is_refused_in_one_line() {
     let scratch = Scratch::new();
     let path = long(&scratch, 108, false);
     let too_long = "the path of a socket has at most 107 bytes, and this one has 108";
@@ -251,7 +251,7 @@ fn a_path_that_no_client_could_connect_to_is_refused_in_one_line() {
 }
 
 #[test]
-fn a_directory_that_is_longer_than_its_link_is_served_by_the_link() {
+fn a_directory_longer_than_its_link_is_used_through_the_link() {
     let scratch = Scratch::new();
     let deep = scratch.join("d".repeat(120));
     fs::create_dir(&deep).expect("room");

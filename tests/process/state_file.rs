@@ -37,7 +37,7 @@ fn said_of(daemon: &Daemon, path: &Path) -> Vec<String> {
 }
 
 #[test]
-fn what_is_no_state_of_this_boot_is_ignored_in_one_line_and_written_over() {
+fn a_file_without_a_state_of_this_boot_is_ignored_and_replaced() {
     let scratch = Scratch::new();
     let good = left_behind(&scratch);
     let stale = {
@@ -73,7 +73,7 @@ fn what_is_no_state_of_this_boot_is_ignored_in_one_line_and_written_over() {
 }
 
 #[test]
-fn a_record_that_no_owner_can_have_written_is_ignored_in_one_line_that_names_the_field() {
+fn an_impossible_record_is_ignored_and_its_field_named() {
     let ahead = now() + 3_600_000_000_000;
     let far = format!("unlogged=0 unbroken=0 counter=5 deadline_ns={ahead} period_ns=100000000");
     for (fields, field) in [
@@ -111,7 +111,7 @@ fn a_record_that_no_owner_can_have_written_is_ignored_in_one_line_that_names_the
 }
 
 #[test]
-fn a_record_at_the_bounds_of_what_an_owner_can_have_written_is_believed() {
+fn a_record_with_the_extreme_values_is_used() {
     let next = now() + 3_000_000_000_000;
     let still = format!("counter=5 deadline_ns={next} period_ns=4294967295000000");
     for (fields, counters) in [
@@ -153,7 +153,7 @@ fn a_new_file_is_no_news_and_has_room_for_the_record() {
 }
 
 #[test]
-fn what_is_no_file_is_named_and_left_alone_and_the_service_serves() {
+fn what_is_not_a_regular_file_is_named_and_left_alone() {
     type Make = fn(&Path);
     let makes: [(&str, Make); 6] = [
         ("it is not a regular file", |path| {
@@ -273,7 +273,7 @@ fn a_file_system_that_fills_up_later_changes_nothing() {
 }
 
 #[test]
-fn an_owner_whose_file_is_replaced_or_removed_goes_on_and_the_next_has_a_file_of_its_own() {
+fn an_owner_whose_file_is_replaced_serves_on() {
     type Act = fn(&Path);
     let acts: [Act; 2] = [
         |path| fs::remove_file(path).expect("our own"),
@@ -300,7 +300,7 @@ fn an_owner_whose_file_is_replaced_or_removed_goes_on_and_the_next_has_a_file_of
 }
 
 #[test]
-fn one_that_waits_for_the_lock_finds_the_file_that_took_the_place_of_the_one_it_had_open() {
+fn waiting_for_the_lock_follows_a_replaced_file() {
     let scratch = Scratch::new();
     let path = state_file(&scratch);
     let good = left_behind(&scratch);

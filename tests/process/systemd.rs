@@ -81,7 +81,7 @@ fn whoever_comes_while_it_ends_waits_for_the_next_one() {
 }
 
 #[test]
-fn a_passed_socket_that_others_made_blocking_does_not_block_the_daemon() {
+fn a_blocking_passed_socket_does_not_block_the_daemon() {
     let scratch = Scratch::new();
     let public = scratch.join("public");
     let passed = UnixListener::bind(&public).expect("a socket");
@@ -107,7 +107,7 @@ fn a_passed_socket_is_not_taken_over() {
 }
 
 #[test]
-fn however_many_wait_at_one_socket_who_comes_by_the_other_is_served() {
+fn a_full_backlog_of_one_socket_does_not_delay_the_other() {
     allow_all_descriptors();
     let scratch = Scratch::new();
     let (public, own) = (scratch.join("public"), scratch.join("own"));
@@ -206,7 +206,7 @@ fn of_several_descriptors_those_of_a_socket_unit_are_served() {
 }
 
 #[test]
-fn a_number_of_descriptors_that_cannot_be_is_refused_and_another_process_s_is_not_ours() {
+fn an_impossible_number_of_descriptors_is_refused() {
     let file = || OwnedFd::from(std::fs::File::open("/dev/null").expect("a file"));
     let listener =
         |scratch: &Scratch| UnixListener::bind(scratch.join("public")).expect("a socket");
@@ -236,7 +236,7 @@ fn a_number_of_descriptors_that_cannot_be_is_refused_and_another_process_s_is_no
 }
 
 #[test]
-fn a_watchdog_too_short_to_feed_is_named_and_costs_no_processor_time() {
+fn a_watchdog_too_short_to_feed_is_named_and_not_fed() {
     for (limit, line) in [
         ("10", "cannot keep up with a watchdog of 10 us: $WATCHDOG_USEC should be at least 30000"),
         ("1", "cannot keep up with a watchdog of 1 us"),
@@ -325,7 +325,7 @@ fn systemd_is_told_the_phase_and_that_the_process_lives() {
 }
 
 #[test]
-fn a_start_that_takes_long_asks_for_more_time_whatever_the_watchdog() {
+fn a_long_start_asks_for_more_time_with_any_watchdog() {
     for watchdog in [None, Some("3600000000")] {
         let scratch = Scratch::new();
         let mut manager = Manager::new(&scratch);
@@ -355,7 +355,7 @@ fn what_systemd_had_no_room_for_is_said_again() {
 }
 
 #[test]
-fn systemd_is_told_whose_state_it_was_and_with_a_sign_of_life_how_many_clients_there_are() {
+fn systemd_is_told_the_origin_and_the_number_of_clients() {
     let scratch = Scratch::new();
     let mut manager = Manager::new(&scratch);
     let first = serve(&scratch, "first", &STILL);

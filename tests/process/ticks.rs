@@ -64,7 +64,7 @@ fn ticks_do_not_drift() {
 }
 
 #[test]
-fn a_process_that_was_stopped_for_three_seconds_has_the_count_that_the_clock_implies() {
+fn after_three_seconds_stopped_the_count_follows_the_clock() {
     const PERIOD: u64 = 100_000_000;
     const STOPPED: u64 = 3_000_000_000;
     let scratch = Scratch::new();
@@ -95,7 +95,7 @@ fn a_process_that_was_stopped_for_three_seconds_has_the_count_that_the_clock_imp
 }
 
 #[test]
-fn more_missed_ticks_than_the_log_queue_holds_are_all_logged_where_the_log_is_read() {
+fn more_missed_ticks_than_the_queue_holds_are_all_logged() {
     const PERIOD: u64 = 5_000_000;
     let scratch = Scratch::new();
     let daemon = Daemon::serve(scratch.join("sock"), &["--timer-delay-ms", "5"]);

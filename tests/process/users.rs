@@ -43,7 +43,7 @@ fn ask(daemon: &Daemon) -> String {
 }
 
 #[test]
-fn an_unknown_successor_is_named_at_the_start_and_looked_up_at_each_request() {
+fn an_unknown_successor_is_reported_and_looked_up_later() {
     let scratch = Scratch::new();
     let mut daemon = start(&scratch, "root:x:0:0::/:/bin/sh\n");
     daemon.wait_for(UNKNOWN);
@@ -65,7 +65,7 @@ fn a_successor_that_only_a_user_record_knows_may_ask() {
 }
 
 #[test]
-fn a_successor_that_no_list_has_any_more_keeps_the_number_of_the_start() {
+fn a_successor_removed_from_the_lists_keeps_its_number() {
     let scratch = Scratch::new();
     let mut daemon = start(&scratch, "latecomer:x:4711:4711:\u{fffd}:/:/bin/false\n");
     fs::write(scratch.join("passwd"), "root:x:0:0::/:/bin/sh\n").expect("our own");

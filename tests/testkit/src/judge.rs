@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_line_is_found_unless_its_process_was_killed_and_the_next_names_it() {
+    fn a_missing_line_counts_unless_a_killed_process_had_it() {
         let mut evidence = sound();
         evidence.lines.remove(1);
         assert_found(&evidence, "nobody was killed");
@@ -452,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_line_that_was_dropped_and_counted_is_right_where_it_may_be() {
+    fn a_dropped_and_counted_line_may_be_missing() {
         let mut evidence = sound();
         evidence.lines.remove(1);
         evidence.may_drop_lines = true;

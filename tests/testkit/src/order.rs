@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_of_the_predecessor_after_one_of_the_successor_is_found() {
+    fn a_reply_of_the_predecessor_after_the_successor_s_is_found() {
         let status = |pid| Said::Status { pid, next: 0 };
         let in_order = [(10, 20, status(1)), (15, 30, status(2)), (25, 40, status(1))];
         assert_eq!(owners_out_of_order(&told(&in_order), &[1, 2]), [""; 0]);
