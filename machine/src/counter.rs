@@ -1,25 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Counter: the state that is carried through the boot, its commands and its replies.
+//! Counter: the state of the program `early-service`, its commands and its replies.
 //!
-//! It stands for any state.
-//! Whoever builds on this program writes such a module of their own and what is logged of it; nothing
-//! else works with a number.
+//! An example of a state. A program with another state has a module like this one in its place; no
+//! other module of this crate knows that the state is a number.
 
 use core::fmt;
 
 use crate::state::State;
 use crate::wire::fields::{Fields, MissingField, number};
 
-/// What travels from one process to the next: the next number to be logged.
+/// A counter that is logged and incremented at each tick.
 ///
-/// Its text form, decimal digits, is the reply to [`HAND_OVER`](State::HAND_OVER).
+/// Its text form is the number in decimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Counter {
     /// The next number to be logged.
     pub next: u64,
 }
 
-/// What a client may ask of the counter.
+/// A command of a client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Command {
     /// `get_counter`: the next number to be logged.
@@ -29,12 +28,12 @@ pub enum Command {
     Set(u64),
 }
 
-/// The answer to a [`Command`]; its text form is the line that the client reads.
+/// The answer to a [`Command`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reply {
     /// The next number to be logged.
     Next(u64),
-    /// The number that would have been logged next, had it not been set.
+    /// The number that was replaced.
     Previous(u64),
 }
 
@@ -88,7 +87,7 @@ impl State for Counter {
         }
     }
 
-    /// After 18446744073709551615 comes 0.
+    /// 18446744073709551615 is followed by 0.
     fn tick(&mut self) {
         self.next = self.next.wrapping_add(1);
     }
@@ -130,7 +129,7 @@ mod tests {
     use std::string::ToString;
 
     #[test]
-    fn commands_are_read_to_the_letter() {
+    fn only_exact_commands_are_accepted() {
         for (line, command) in [
             ("get_counter", Some(Command::Get)),
             ("set_counter 100", Some(Command::Set(100))),
@@ -146,14 +145,14 @@ mod tests {
     }
 
     #[test]
-    fn an_accepted_command_formats_to_a_line_that_reads_the_same() {
+    fn every_command_formats_to_a_line_that_reads_the_same() {
         for command in [Command::Get, Command::Set(0), Command::Set(u64::MAX)] {
             assert_eq!(Counter::command(command.to_string().as_bytes()), Ok(command));
         }
     }
 
     #[test]
-    fn a_reply_reads_as_the_protocol_says() {
+    fn replies_have_the_form_of_the_protocol() {
         assert_eq!(Reply::Next(137).to_string(), "137");
         assert_eq!(Reply::Previous(502).to_string(), "previous value 502");
         assert_eq!(Reply::Previous(u64::MAX).to_string().len(), Counter::MAX_REPLY);
@@ -164,21 +163,21 @@ mod tests {
     }
 
     #[test]
-    fn set_answers_with_the_number_that_it_replaced() {
+    fn set_returns_the_number_that_it_replaced() {
         let mut counter = Counter { next: 502 };
         assert_eq!(counter.apply(Command::Set(100)), Reply::Previous(502));
         assert_eq!(counter.apply(Command::Get), Reply::Next(100));
     }
 
     #[test]
-    fn after_the_largest_number_comes_zero() {
+    fn the_largest_number_is_followed_by_zero() {
         let mut counter = Counter { next: u64::MAX };
         counter.tick();
         assert_eq!(counter.apply(Command::Get), Reply::Next(0));
     }
 
     #[test]
-    fn many_ticks_at_once_are_as_many_one_by_one() {
+    fn many_ticks_at_once_equal_the_same_ticks_one_by_one() {
         for (next, ticks) in [(5, 0), (5, 1), (5, 1000), (u64::MAX - 2, 7)] {
             let (mut at_once, mut one_by_one) = (Counter { next }, Counter { next });
             assert!(at_once.tick_many(ticks));
@@ -188,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_number_has_fields_of_the_greatest_length() {
+    fn the_fields_of_the_largest_number_have_the_maximum_length() {
         assert_eq!(format!("counter={}", u64::MAX).len(), Counter::MAX_FIELDS);
     }
 }

@@ -1,30 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The pure half of `early-service`: what it decides, without the means to do it.
+//! The decisions of `early-service`, without input or output.
 //!
-//! Nothing here reads a clock, opens a file or allocates.
-//! Time comes in as an argument and the next deadline goes out; bytes come in and replies go out;
-//! events come in and orders to the actors go out.
-//! So every rule can be tried in a table, driven by two machines against each other, or fuzzed,
-//! in microseconds and with the same result each time.
+//! Nothing here reads a clock, opens a file or allocates. Times, bytes and events are arguments;
+//! deadlines, replies and orders to the actors are results. Every rule can therefore be tested by a
+//! table, by two machines that drive each other, or by a fuzzer, with the same result each time.
 //!
 //! | module | decides |
 //! | --- | --- |
-//! | [`lifecycle`] | who owns the state, and when a process hands over, serves or leaves |
+//! | [`lifecycle`] | who owns the state, and when a process serves, hands over or leaves |
 //! | [`schedule`] | when the next tick is due, and which ones were missed |
-//! | [`state`] | what a state must say of itself |
-//! | [`timeline`] | which ticks are due of a state that ticks, and from where it goes on |
-//! | [`counter`] | the state itself, its commands and its replies |
-//! | [`wire::command`] | where a line ends, and what it asks for |
-//! | [`wire::handoff`] | what predecessor and successor say to each other |
-//! | [`record`] | what stands in the state file |
-//! | [`wire::fields`] | how both of them write numbers down |
+//! | [`timeline`] | how a state ticks, and from where the next owner continues |
+//! | [`state`] | what a state must implement |
+//! | [`counter`] | the state of `early-service`, its commands and its replies |
+//! | [`bounds`] | how long each line, record and reply may be |
+//! | [`record`] | what the state file contains |
+//! | [`wire::command`] | which lines a client may send |
+//! | [`wire::handoff`] | which messages predecessor and successor exchange |
+//! | [`wire::fields`] | how records and messages encode their values |
 //! | [`trust`] | which users may receive the state, and whose state is adopted |
 //!
-//! Everything that knows that the state is a *counter* stands in [`counter`].
-//! To carry another state, write another such module.
+//! Only [`counter`] knows that the state is a counter. To carry another state, write another such
+//! module.
 //!
-//! No input makes this crate panic: the lints of its manifest forbid indexing, unchecked
-//! arithmetic, `unwrap` and the like, and the fuzz targets try the rest.
+//! **Invariant:** no input makes this crate panic. The lints of its manifest forbid indexing, unchecked
+//! arithmetic and `unwrap`; the fuzz targets look for other causes.
 #![no_std]
 #![cfg_attr(
     test,

@@ -1,45 +1,46 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Record: the state as it stands in the state file, for whoever becomes the owner next.
+//! Record of the state in the state file, for the next owner.
 //!
-//! One line of text of a fixed size, so that one small write replaces the whole of it and the file
-//! never grows:
+//! One line of text with a fixed size, so that one small write replaces it and the file never grows:
 //!
 //! ```text
 //! early-service-state 1 boot=… sequence=12 unlogged=1 unbroken=1 counter=137 deadline_ns=… …
 //! ```
 //!
-//! The boot id is the kernel's (`/proc/sys/kernel/random/boot_id` in random(4)): deadlines mean
-//! nothing in another boot, and neither does the state.
+//! `boot` is the kernel's id of the boot (`/proc/sys/kernel/random/boot_id` in random(4)). A record
+//! of another boot is ignored, because its deadlines mean nothing in this one.
 //!
-//! **Invariant:** what [`Record::decode`] accepts is what [`Record::encode`] made, whole, in this
-//! boot, of a record that an owner can have had: its period is one of the option's, its deadline lies
-//! at most one period ahead, and it names no more ticks than there were.
+//! Responsible for the format and its checks. Never reads or writes a file.
+//!
+//! **Invariant:** [`Record::decode`] accepts only what [`Record::encode`] made, complete and in this
+//! boot, from a record that an owner can have had: its period is valid, its deadline is at most one
+//! period ahead, and it counts no more ticks than there were.
 
 use core::fmt::{self, Write as _};
 
 use crate::bounds::{BOOT_ID, Bounds, RECORD_SIZE};
 use crate::schedule::{Monotonic, Period};
 use crate::state::State;
-use crate::timeline::{Snapshot, Unfit};
+use crate::timeline::{FieldError, Snapshot};
 use crate::wire::fields::Fields;
 
-/// What every record begins with; the number is that of the format.
+/// The beginning of every record, with the version of the format.
 const MAGIC: &str = "early-service-state 1 ";
 
-/// Precedes the checksum of all that stands before it.
+/// Precedes the checksum of all bytes before it.
 const CHECKSUM: &str = " crc=";
 
-/// The kernel's name for this boot: 36 hexadecimal digits and hyphens.
+/// The kernel's id of a boot: 36 hexadecimal digits and hyphens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BootId([u8; BOOT_ID]);
 
 impl BootId {
-    /// Reads what the kernel gives; `None` where that is something else.
+    /// Reads the id without a newline; `None` if it has another form.
     #[must_use]
     pub fn parse(text: &[u8]) -> Option<Self> {
-        let is_of_one = |byte: &u8| byte.is_ascii_hexdigit() || *byte == b'-';
+        let is_allowed = |byte: &u8| byte.is_ascii_hexdigit() || *byte == b'-';
         let id = text.try_into().ok()?;
-        text.iter().all(is_of_one).then_some(Self(id))
+        text.iter().all(is_allowed).then_some(Self(id))
     }
 }
 
@@ -49,49 +50,52 @@ impl fmt::Display for BootId {
     }
 }
 
-/// The state at one instant, with what its next owner must know beside it.
+/// The state at one instant, with what its next owner must know about the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record<S> {
     /// How many records were written before this one, in this boot.
     pub sequence: u64,
-    /// What the log may lack.
+    /// The ticks that may be missing in the log.
     pub unlogged: Unlogged,
-    /// The state and its rhythm.
+    /// The state and its deadline.
     pub snapshot: Snapshot<S>,
 }
 
-/// The last ticks that are not known to be in the log.
+/// The last ticks before a snapshot that may be missing in the log.
+///
+/// The log names the missing numbers, as far as they can be derived from the state: a command in
+/// between, such as `set_counter`, changes what the ticks before it were.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unlogged {
-    /// How many.
+    /// The number of these ticks, at most one for each shortest period since the clock's zero.
     pub ticks: u64,
-    /// How many of them, the last ones, follow each other: no command came in between.
+    /// How many of them came after the last command, at most `ticks`. Their numbers are known.
     pub unbroken: u64,
 }
 
-/// A file that holds no state of this boot.
+/// The reason why a file contains no state of this boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DecodeError {
-    /// Nothing was ever written, or it was withdrawn.
+    /// It is empty or contains only zeros: nothing was written, or the record was removed.
     Empty,
-    /// Something else than a state file, or one of another format.
+    /// It is not a state file, or one of another format.
     Foreign,
     /// The record is cut off or damaged.
     Torn,
-    /// It was written in another boot.
+    /// The record is of another boot.
     Stale,
-    /// A field is missing, or no owner can have written it.
-    Unfit(Unfit),
-    /// It names more ticks as unlogged than there can have been, or more of them than all.
+    /// A field is missing or invalid.
+    Field(FieldError),
+    /// The counts of unlogged ticks are higher than is possible.
     Unlogged(Unlogged),
 }
 
 impl DecodeError {
-    /// Whether it is a record of this boot, and no owner can have written it.
+    /// Whether the file contains an intact record of this boot that no owner can have written.
     #[must_use]
     pub const fn is_impossible(self) -> bool {
         match self {
-            Self::Unfit(_) | Self::Unlogged(_) => true,
+            Self::Field(_) | Self::Unlogged(_) => true,
             Self::Empty | Self::Foreign | Self::Torn | Self::Stale => false,
         }
     }
@@ -104,7 +108,7 @@ impl fmt::Display for DecodeError {
             Self::Foreign => f.write_str("it is not a state file of this program"),
             Self::Torn => f.write_str("its record is torn"),
             Self::Stale => f.write_str("it is of another boot"),
-            Self::Unfit(unfit) => write!(f, "its record has {unfit}"),
+            Self::Field(error) => write!(f, "its record has {error}"),
             Self::Unlogged(Unlogged { ticks, unbroken }) => write!(
                 f,
                 "its record has unlogged={ticks} and unbroken={unbroken}, which are more ticks than \
@@ -121,7 +125,7 @@ impl<S: State> Record<S> {
         let () = Bounds::<S>::HOLD;
         let mut text = Text::EMPTY;
         let Self { sequence, unlogged: Unlogged { ticks, unbroken }, snapshot } = self;
-        // It cannot fail: the bounds of the state leave room for the longest.
+        // This cannot fail: the bounds of the state leave room for the longest record.
         let _ = write!(text, "{MAGIC}boot={boot} sequence={sequence}");
         let _ = write!(text, " unlogged={ticks} unbroken={unbroken} {snapshot}");
         text.sealed()
@@ -131,7 +135,7 @@ impl<S: State> Record<S> {
     ///
     /// # Errors
     ///
-    /// Says why there is no state of this boot in it.
+    /// Returns why the file contains no state of this boot.
     pub fn decode(bytes: &[u8], boot: &BootId, now: Monotonic) -> Result<Self, DecodeError> {
         if bytes.iter().all(|byte| *byte == 0) {
             return Err(DecodeError::Empty);
@@ -139,7 +143,7 @@ impl<S: State> Record<S> {
         if !bytes.starts_with(MAGIC.as_bytes()) {
             return Err(DecodeError::Foreign);
         }
-        let text = whole(bytes).ok_or(DecodeError::Torn)?;
+        let text = unsealed(bytes).ok_or(DecodeError::Torn)?;
         let fields = Fields::new(text);
         if fields.get("boot") != Some(&boot.0) {
             return Err(DecodeError::Stale);
@@ -154,16 +158,15 @@ impl<S: State> Record<S> {
                 snapshot: Snapshot::read(fields)?,
             })
         };
-        let record = read().map_err(DecodeError::Unfit)?;
-        record.snapshot.check(now).map_err(DecodeError::Unfit)?;
+        let record = read().map_err(DecodeError::Field)?;
+        record.snapshot.check(now).map_err(DecodeError::Field)?;
         record.unlogged.check(record.snapshot.deadline)?;
         Ok(record)
     }
 }
 
 impl Unlogged {
-    /// Whether there can have been so many ticks before `deadline`: not more than one for each of the
-    /// shortest periods since the clock's zero.
+    /// Checks that there can have been so many ticks before `deadline`.
     const fn check(self, deadline: Monotonic) -> Result<(), DecodeError> {
         let Self { ticks, unbroken } = self;
         if unbroken > ticks || ticks > deadline.as_nanos() / Period::SHORTEST {
@@ -173,8 +176,8 @@ impl Unlogged {
     }
 }
 
-/// The text before the checksum, where it would be written as these bytes, to the last one.
-fn whole(bytes: &[u8]) -> Option<&[u8]> {
+/// The text before the checksum; `None` if [`Text::sealed`] would not write exactly these bytes.
+fn unsealed(bytes: &[u8]) -> Option<&[u8]> {
     let digits = CHECKSUM.len().checked_add(8)?;
     let text = bytes.get(..bytes.trim_ascii_end().len().checked_sub(digits)?)?;
     let mut again = Text::EMPTY;
@@ -195,7 +198,7 @@ impl Text {
         self.bytes.get(..self.length).unwrap_or_default()
     }
 
-    /// `None` where there is no room for it.
+    /// Appends `bytes`; `None` if they do not fit.
     fn push(&mut self, bytes: &[u8]) -> Option<()> {
         let end = self.length.checked_add(bytes.len())?;
         self.bytes.get_mut(self.length..end)?.copy_from_slice(bytes);
@@ -203,7 +206,7 @@ impl Text {
         Some(())
     }
 
-    /// The text with its checksum, filled up with spaces, as one line.
+    /// The text with its checksum, padded with spaces, as one line.
     fn sealed(mut self) -> [u8; RECORD_SIZE] {
         let checksum = crc32(self.written());
         let _ = write!(self, "{CHECKSUM}{checksum:08x}");
@@ -220,19 +223,21 @@ impl fmt::Write for Text {
     }
 }
 
-/// CRC-32 as in IEEE 802.3, half a byte at a time: six times faster than by bits, and a table for
-/// whole bytes would be a kilobyte.
+/// The CRC-32 of IEEE 802.3.
+///
+/// Half a byte at a time is six times as fast as bit by bit. A table for whole bytes would take one
+/// kilobyte.
 fn crc32(bytes: &[u8]) -> u32 {
     let with_half = |crc: u32| {
-        let low = HALVES.get((crc & 15) as usize).copied().unwrap_or_default();
+        let low = REMAINDERS.get((crc & 15) as usize).copied().unwrap_or_default();
         crc >> 4 ^ low
     };
     let with_byte = |crc: u32, byte: &u8| with_half(with_half(crc ^ u32::from(*byte)));
     !bytes.iter().fold(!0, with_byte)
 }
 
-/// What four bits come to, by the polynomial 0xedb88320.
-const HALVES: [u32; 16] = [
+/// The remainder of each half of a byte, for the reversed polynomial 0xedb88320.
+const REMAINDERS: [u32; 16] = [
     0x0000_0000,
     0x1db7_1064,
     0x3b6e_20c8,
@@ -264,7 +269,7 @@ mod tests {
         BootId::parse(id.as_bytes()).expect("the kernel's form")
     }
 
-    /// When it is read.
+    /// The time of decoding.
     const NOW: Monotonic = Monotonic::from_nanos(137_000_000);
 
     fn record(number: u64) -> Record<Counter> {
@@ -278,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_reads_as_it_was_written() {
+    fn a_record_decodes_to_what_was_encoded() {
         for number in [0, 137, u64::MAX] {
             let bytes = record(number).encode(&boot('a'));
             assert_eq!(Record::<Counter>::decode(&bytes, &boot('a'), NOW), Ok(record(number)));
@@ -313,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_a_state_of_this_boot_is_told_apart() {
+    fn a_file_without_a_state_of_this_boot_is_refused() {
         let good = record(137).encode(&boot('a'));
         for (case, bytes, why) in [
             ("nothing", Vec::new(), DecodeError::Empty),
@@ -333,13 +338,13 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_no_owner_can_have_written_is_refused_by_the_name_of_its_field() {
+    fn an_impossible_record_is_refused_by_the_name_of_its_field() {
         let sealed = |fields: &str| {
             let mut text = Text::EMPTY;
             write!(text, "{MAGIC}boot={} {fields}", boot('a')).expect("room");
             text.sealed()
         };
-        const MONTHS: &str = "counter=5 deadline_ns=1000000 period_ns=100000000";
+        const VALID: &str = "counter=5 deadline_ns=1000000 period_ns=100000000";
         for (fields, why) in [
             (
                 "sequence=1 unlogged=0 unbroken=0 counter=5 deadline_ns=1 \
@@ -359,23 +364,23 @@ mod tests {
                 "sequence=1 unlogged=0 unbroken=0 counter=5 deadline_ns=1",
                 "its record has no valid period_ns",
             ),
-            (&["sequence=1 unlogged=2 unbroken=0 ", MONTHS].concat(), "unlogged=2"),
-            (&["sequence=1 unlogged=0 unbroken=1 ", MONTHS].concat(), "unbroken=1"),
+            (&["sequence=1 unlogged=2 unbroken=0 ", VALID].concat(), "unlogged=2"),
+            (&["sequence=1 unlogged=0 unbroken=1 ", VALID].concat(), "unbroken=1"),
             (
-                &["sequence=1 unlogged=18446744073709551615 unbroken=0 ", MONTHS].concat(),
+                &["sequence=1 unlogged=18446744073709551615 unbroken=0 ", VALID].concat(),
                 "more ticks than there were",
             ),
-            (&["sequence=18446744073709551615 unlogged=1 unbroken=1 ", MONTHS].concat(), ""),
+            (&["sequence=18446744073709551615 unlogged=1 unbroken=1 ", VALID].concat(), ""),
         ] {
             let decoded = Record::<Counter>::decode(&sealed(fields), &boot('a'), NOW);
-            let said = decoded.err().map(|ignored| ignored.to_string()).unwrap_or_default();
-            assert!(said.contains(why) && said.is_empty() == why.is_empty(), "{fields}: {said}");
+            let error = decoded.err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.contains(why) && error.is_empty() == why.is_empty(), "{fields}: {error}");
         }
     }
 
     #[test]
-    fn no_damaged_byte_goes_unnoticed() {
-        // Its checksum begins with a zero, in place of which numbers may have a plus.
+    fn every_damaged_byte_is_detected() {
+        // A checksum that begins with zero: a parser of numbers might accept a plus sign there.
         let begins_with_zero =
             |bytes: &[u8; RECORD_SIZE]| bytes.windows(6).any(|window| window == b" crc=0");
         let files = (0..).map(|number| record(number).encode(&boot('a')));
@@ -390,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn a_boot_id_is_what_the_kernel_gives() {
+    fn a_boot_id_has_the_form_of_the_kernel() {
         for (text, good) in [
             ("0a1b2c3d-0000-4000-8000-0123456789ab", true),
             ("0a1b2c3d-0000-4000-8000-0123456789ab\n", false),

@@ -1,29 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Tick schedule: absolute deadlines, one period apart.
+//! Schedule of the ticks: absolute deadlines, one period apart.
 //!
-//! A timer that is set anew after each tick drifts by what the tick took, and loses ticks while the
-//! process is stopped, which PID 1 does to every process around the switch of root.
-//! A schedule knows when each tick *should* happen; the caller comes as often as it can and is told
-//! which ones are due.
+//! A timer that is set again after each tick drifts, and loses ticks while the process is stopped,
+//! which PID 1 does to every process around the switch of root. A schedule knows when each tick
+//! should happen. The caller asks at any time which ticks are due. Never reads a clock.
 //!
-//! **Invariant:** deadlines leave [`Schedule::due`] in order, each once, none missing, whatever
-//! times it is asked at.
+//! **Invariant:** [`Schedule::due`] returns the deadlines in order, each once and none missing,
+//! whatever the times of the calls are.
 //!
-//! **Invariant:** once all that is due is taken, the next deadline lies at most one period ahead.
+//! **Invariant:** once all due ticks are taken, the next deadline is at most one period ahead.
 
 use core::fmt;
 use core::num::NonZeroU64;
 
 /// A point in time on `CLOCK_MONOTONIC`, in nanoseconds (`clock_gettime(2)`).
 ///
-/// Both stages of a boot share this clock, so a deadline means the same in either.
-/// It stands still while the machine is suspended, and so do the ticks.
-/// The range is 584 years from boot.
+/// Both stages of a boot share this clock, so a deadline means the same in both. The clock stops while
+/// the machine is suspended, and so do the ticks. The range is 584 years from boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Monotonic(u64);
 
 impl Monotonic {
-    /// The point that lies `nanoseconds` after the clock's zero.
+    /// The point `nanoseconds` after the clock's zero.
     #[must_use]
     pub const fn from_nanos(nanoseconds: u64) -> Self {
         Self(nanoseconds)
@@ -35,12 +33,12 @@ impl Monotonic {
         self.0
     }
 
-    /// The point one period later; the end of time where there is none.
+    /// The point one period later, or the last one of the clock.
     const fn after(self, period: Period) -> Self {
         Self(self.0.saturating_add(period.as_nanos()))
     }
 
-    /// Nanoseconds from `earlier` to here; 0 where `earlier` is the later one.
+    /// Nanoseconds since `earlier`; 0 if `earlier` is later.
     #[must_use]
     pub const fn nanos_since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
@@ -49,12 +47,12 @@ impl Monotonic {
 
 /// The time between two ticks: at least [`Period::SHORTEST`], at most [`Period::LONGEST`].
 ///
-/// Whoever reads a period from a file or a line gets one within these bounds or none, so the number of
-/// ticks that are due is never more than one for each millisecond since the deadline.
+/// A period from a file or a line has these bounds too, so at most one tick is due for each
+/// millisecond since the deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Period(NonZeroU64);
 
-/// The nanoseconds of a millisecond.
+/// One millisecond in nanoseconds.
 const MILLISECOND: u64 = 1_000_000;
 
 impl Period {
@@ -99,7 +97,7 @@ impl fmt::Display for Period {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Schedule {
     deadline: Monotonic,
-    /// The ticks that were missed before this schedule began, until they are taken.
+    /// The ticks that were missed before this schedule was resumed, until they are taken.
     missed: Option<Missed>,
     period: Period,
 }
@@ -107,9 +105,9 @@ pub struct Schedule {
 /// Ticks that were due before a schedule was resumed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Missed {
-    /// The period at which they come.
+    /// The time between two of them.
     period: Period,
-    /// When the schedule was resumed: a tick with a later deadline was not missed.
+    /// When the schedule was resumed. Ticks with a later deadline were not missed.
     until: Monotonic,
 }
 
@@ -120,11 +118,10 @@ impl Schedule {
         Self { deadline: now.after(period), missed: None, period }
     }
 
-    /// A schedule that goes on at `deadline`.
+    /// A schedule that continues at `deadline`.
     ///
-    /// What is due at `now` was missed and comes at the period of `until_now`; later ticks come at
-    /// `period`, the first of them at its old deadline or one `period` after `now`, whichever is
-    /// earlier.
+    /// Ticks that are due at `now` were missed and are `until_now` apart. Later ticks are `period`
+    /// apart, the first of them at its old deadline or one `period` after `now`, whichever is earlier.
     #[must_use]
     pub fn resuming(
         deadline: Monotonic,
@@ -148,12 +145,12 @@ impl Schedule {
         }
     }
 
-    /// How many ticks are due at `now`, each of which [`Schedule::due`] would hand out.
+    /// How many ticks are due at `now`.
     #[must_use]
     pub fn count_due(&self, now: Monotonic) -> u64 {
         let mut schedule = *self;
         let missed = schedule.skip(now, u64::MAX);
-        // And those since, where there were some that were missed.
+        // If some were missed, the ticks since then have another period.
         missed.saturating_add(schedule.skip(now, u64::MAX))
     }
 
@@ -163,18 +160,16 @@ impl Schedule {
         self.deadline
     }
 
-    /// Takes one tick that is due at `now`: its deadline, or `None` when all are taken.
-    ///
-    /// Called until it says `None`, it hands out every tick that was missed.
+    /// Takes one tick that is due at `now` and returns its deadline; `None` if none is due.
     pub fn due(&mut self, now: Monotonic) -> Option<Monotonic> {
         let deadline = self.deadline;
         (self.skip(now, 1) > 0).then_some(deadline)
     }
 
-    /// Takes up to `at_most` ticks that are due at `now` and come at one period, in constant time,
-    /// and says how many.
+    /// Takes up to `at_most` ticks that are due at `now` and have the same period, in constant time.
+    /// Returns their number.
     ///
-    /// Called until it says 0, it takes every tick that is due: those that were missed first.
+    /// Missed ticks come first. Every due tick is taken once this returns 0.
     pub fn skip(&mut self, now: Monotonic, at_most: u64) -> u64 {
         let last = self.missed.map_or(now, |missed| missed.until.min(now));
         if last < self.deadline {
@@ -182,12 +177,12 @@ impl Schedule {
         }
         let period = self.period().0;
         let due = (last.nanos_since(self.deadline) / period).saturating_add(1);
-        // With the end of time the ticks end, too.
+        // The last point of the clock ends the ticks.
         let left = Monotonic(u64::MAX).nanos_since(self.deadline) / period;
         let count = due.min(left).min(at_most);
         let passed = count.saturating_mul(period.get());
         self.deadline = Monotonic(self.deadline.0.saturating_add(passed));
-        // With the last one that was missed, the old rhythm ends.
+        // The last missed tick ends the old period.
         if let Some(until) = self.missed.map(|missed| missed.until) {
             if until < self.deadline {
                 self.missed = None;
@@ -226,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_caller_does_not_move_the_deadlines_that_follow() {
+    fn a_late_call_does_not_shift_later_deadlines() {
         let mut schedule = every_100_ms_from(0);
         assert_eq!(take_all(&mut schedule, at(199)), [100]);
         assert_eq!(take_all(&mut schedule, at(200)), [200]);
@@ -234,14 +229,14 @@ mod tests {
     }
 
     #[test]
-    fn ticks_missed_while_stopped_are_handed_out_each_once() {
+    fn each_missed_tick_is_returned_once() {
         let mut schedule = every_100_ms_from(0);
         assert_eq!(take_all(&mut schedule, at(350)), [100, 200, 300]);
         assert_eq!(take_all(&mut schedule, at(350)), []);
     }
 
     #[test]
-    fn an_hour_has_36_000_ticks_however_irregular_the_calls() {
+    fn an_hour_has_36_000_ticks_at_irregular_calls() {
         let mut schedule = every_100_ms_from(0);
         let (mut now, mut taken, mut step) = (0_u64, 0, 1_u64);
         while now < 3_600_000 {
@@ -253,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_schedule_resumes_without_a_shift_and_counts_what_was_missed() {
+    fn a_resumed_schedule_counts_missed_ticks_without_a_shift() {
         let period = |ms| Period::from_millis(ms).expect("not zero");
         let mut same = Schedule::resuming(at(200), period(100), at(450), period(100));
         assert_eq!(same.count_due(at(450)), 3);
@@ -269,31 +264,31 @@ mod tests {
     }
 
     #[test]
-    fn another_period_is_adopted_at_once_without_a_burst() {
+    fn another_period_applies_at_once_and_without_a_burst() {
         let period = |ms| Period::from_millis(ms).expect("not zero");
         let resuming = |deadline, old, now, new| {
             Schedule::resuming(at(deadline), period(old), at(now), period(new))
         };
-        // An hour that was a mistake: nothing is due, and the first tick comes a new period from now.
+        // From one hour to 100 ms: nothing is due, and the first tick is one new period from now.
         let mut corrected = resuming(3_600_000, 3_600_000, 500, 100);
         assert_eq!(corrected.period(), period(100));
         assert_eq!(take_all(&mut corrected, at(850)), [600, 700, 800]);
-        // The same with one that is due: it comes once, and what follows is not made up for.
+        // The same with one tick due: it comes once, and the time since then adds no others.
         let mut missed = resuming(3_600_000, 3_600_000, 5_000_000, 100);
         assert_eq!(missed.count_due(at(5_000_000)), 1);
         assert_eq!(missed.count_due(at(5_000_250)), 3);
         assert_eq!(take_all(&mut missed, at(5_000_250)), [3_600_000, 5_000_100, 5_000_200]);
-        // A longer one: the tick that was under way comes, and the next a new period later.
+        // A longer period: the next tick keeps its deadline, the one after it is a new period later.
         let mut longer = resuming(200, 100, 150, 3_600_000);
         assert_eq!(take_all(&mut longer, at(4_000_000)), [200, 3_600_200]);
-        // What becomes due while missed ticks are taken comes at the new period.
+        // Ticks that become due while missed ones are taken have the new period.
         let mut slowly = resuming(100, 1, 103, 1000);
         assert_eq!(slowly.due(at(103)), Some(at(100)));
         assert_eq!(take_all(&mut slowly, at(2000)), [101, 102, 103, 104, 1104]);
     }
 
     #[test]
-    fn the_next_deadline_lies_at_most_one_period_ahead_whatever_is_resumed() {
+    fn the_next_deadline_is_at_most_one_period_ahead() {
         let periods = [1, 2, 7, 100, 1000, 3_600_000].map(Period::from_millis);
         let periods = periods.map(|period| period.expect("not zero"));
         for (old, new) in periods.into_iter().flat_map(|old| periods.map(|new| (old, new))) {
@@ -309,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn ticks_that_are_skipped_are_those_that_would_have_been_handed_out() {
+    fn skipping_takes_the_same_ticks_as_taking_them_one_by_one() {
         let period = |ms| Period::from_millis(ms).expect("not zero");
         let one_by_one = Schedule::resuming(at(200), period(100), at(1000), period(10));
         for at_most in [1, 2, 3, 8, 9, 10, 1000, u64::MAX] {
@@ -330,14 +325,14 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_time_ends_the_ticks_instead_of_repeating_them() {
+    fn the_last_point_of_the_clock_ends_the_ticks() {
         let mut schedule = every_100_ms_from((u64::MAX - 1) / MS);
         assert_eq!(schedule.count_due(Monotonic::from_nanos(u64::MAX)), 0);
         assert_eq!(schedule.due(Monotonic::from_nanos(u64::MAX)), None);
     }
 
     #[test]
-    fn a_period_is_one_that_the_option_allows() {
+    fn a_period_is_within_its_bounds() {
         assert_eq!(Period::from_millis(0), None);
         assert_eq!(Period::from_millis(u32::MAX).map(Period::as_nanos), Some(4_294_967_295 * MS));
         for (nanoseconds, text) in [

@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! State: all that a state must say of itself to be carried through the boot.
+//! The trait of a state that is carried through the boot.
 //!
-//! Lifecycle, exchange, state file and sessions know a state by this trait only.
-//! [`Counter`](crate::counter::Counter) is one; another takes a module as long as that one.
-//!
-//! **Invariant:** where a state is too long for a line, the record or a reply, the program that
-//! carries it does not compile.
+//! Lifecycle, handoff, state file and sessions know a state only by this trait.
+//! [`Counter`](crate::counter::Counter) implements it; another state takes a module of that length.
 
 use core::fmt::{Debug, Display, Formatter, Result as Written};
 use core::hash::Hash;
@@ -14,12 +11,12 @@ use crate::wire::fields::{Fields, MissingField};
 
 /// A state that is handed from process to process.
 ///
-/// Its text form is what the older line [`HAND_OVER`](Self::HAND_OVER) is answered with, on one line,
-/// and what the log shows of it.
-/// [`Default`] is where it begins if nobody hands one over.
+/// Its text form is one line: the reply to [`HAND_OVER`](Self::HAND_OVER), and what the log shows.
+/// [`Default`] is the state without a predecessor.
 ///
-/// What a bound promises is kept by the state and tried by its own tests; what the other modules need
-/// of the bounds is checked when the program is built.
+/// The `MAX_` constants are lengths in bytes. The state must keep to them, and its own tests show that
+/// it does. A program whose state does not fit the lines and buffers of the other modules does not
+/// compile ([`bounds`](crate::bounds)).
 ///
 /// ```
 /// use core::fmt;
@@ -89,72 +86,72 @@ use crate::wire::fields::{Fields, MissingField};
 /// assert_eq!(Door::read(Fields::new(b"open=1")), Ok(door));
 /// ```
 pub trait State: Copy + Debug + Default + Display + Eq + Hash + Send + 'static {
-    /// What a client may ask of the state; its text form is the line that reads the same.
+    /// A command of a client. Its text form is a line that [`command`](Self::command) reads as this.
     ///
-    /// Many wait in a session, so it should be small; its default fills the places that are free.
+    /// Should be small, because a session queues many. The default fills unused places.
     type Command: Copy + Debug + Default + Display + Eq + Send;
 
-    /// The answer to a command; its text form is the line that the client reads.
+    /// The answer to a command. Its text form is the line that the client receives.
     type Reply: Copy + Debug + Display + Eq;
 
-    /// The line with which an older successor asks for the state.
+    /// The line with which a legacy successor requests the state.
     const HAND_OVER: &'static str;
 
-    /// The commands, as the answer to a line that is none names them.
+    /// The list of commands in the reply to an invalid line.
     const EXPECTED: &'static str;
 
-    /// The longest text that [`command`](Self::command) says was expected, in bytes.
+    /// The longest text with which [`command`](Self::command) refuses a line, in bytes.
     const MAX_EXPECTED: usize;
 
-    /// The longest form of the state as fields, in bytes.
+    /// The longest output of [`write_fields`](Self::write_fields), in bytes.
     const MAX_FIELDS: usize;
 
     /// The longest text form of a reply, in bytes.
     const MAX_REPLY: usize;
 
-    /// Reads the text form, as an older predecessor sends it; `None` for anything else.
+    /// Reads the text form, as a legacy predecessor sends it; `None` for anything else.
     fn parse(reply: &[u8]) -> Option<Self>;
 
-    /// Reads the state out of its fields; those of others stand beside them.
+    /// Reads the state from its fields. The line contains other fields as well.
     ///
     /// # Errors
     ///
-    /// Names the field that is missing or wrong.
+    /// Returns which field is missing or malformed.
     fn read(fields: Fields<'_>) -> Result<Self, MissingField>;
 
     /// Writes the state as fields, separated by single spaces: `counter=137`.
     ///
-    /// Their keys are none of `deadline_ns`, `period_ns`, `lock`, `listeners`, `clients`, `boot`,
+    /// The keys must differ from `deadline_ns`, `period_ns`, `lock`, `listeners`, `clients`, `boot`,
     /// `sequence`, `unlogged`, `unbroken`, `crc`.
     ///
     /// # Errors
     ///
-    /// Where `f` takes no more.
+    /// Returns the error of `f`.
     fn write_fields(&self, f: &mut Formatter<'_>) -> Written;
 
-    /// Reads one line without its end as a command.
+    /// Reads a command from one line without its end.
     ///
     /// # Errors
     ///
-    /// Says in words what was expected: [`EXPECTED`](Self::EXPECTED) where the line begins like no
-    /// command.
+    /// Returns what was expected, in words: [`EXPECTED`](Self::EXPECTED) if the line does not begin
+    /// like a command.
     fn command(line: &[u8]) -> Result<Self::Command, &'static str>;
 
-    /// Whether a command may change the state, so that it must stand in the state file before it is
-    /// answered.
+    /// Whether a command may change the state. Such a command is answered only after the state file
+    /// contains the change.
     fn is_change(command: &Self::Command) -> bool;
 
-    /// Carries out one command.
+    /// Executes one command.
     fn apply(&mut self, command: Self::Command) -> Self::Reply;
 
-    /// What one tick makes of the state; the state as it was before is what is logged.
+    /// Changes the state as one tick does. The state before the tick is logged.
     fn tick(&mut self);
 
-    /// Makes so many ticks at once, in a time that does not depend on how many.
+    /// Changes the state as `ticks` ticks do, in constant time.
     ///
-    /// After a long stop many ticks are due, up to one for each millisecond.
-    /// A state that returns false has changed nothing; then each tick is made by
-    /// [`tick`](Self::tick), and commands wait until all of them are made.
+    /// After a long stop many ticks are due, up to one for each millisecond. Return false and change
+    /// nothing if this is not possible. [`tick`](Self::tick) is then called for each of them, and
+    /// commands wait until all are done.
     fn tick_many(&mut self, ticks: u64) -> bool {
         let _ = ticks;
         false

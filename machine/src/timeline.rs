@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Rhythm: a state that runs, and what a successor needs to run on.
+//! Timeline of a state that ticks, and what the next owner needs to continue it.
 //!
-//! **Invariant:** a state leaves [`Ticking::tick`] once for each deadline; between two ticks only a
-//! command changes it.
+//! Responsible for the snapshot, its text form and its checks, and for the count of late ticks. Never
+//! reads a clock.
+//!
+//! **Invariant:** [`Ticking::tick`] returns a state once for each deadline. Between two ticks only a
+//! command changes the state.
 
 use core::fmt;
 
@@ -10,40 +13,42 @@ use crate::schedule::{Monotonic, Period, Schedule};
 use crate::state::State;
 use crate::wire::fields::{Fields, MissingField};
 
-/// A state at one instant, with its rhythm: what goes into the state file and over the wire.
+/// A state at one instant with its deadline, as the state file and a handoff contain it.
 ///
-/// Its text form is fields: `counter=137 deadline_ns=… period_ns=…`.
+/// Its text form consists of fields: `counter=137 deadline_ns=… period_ns=…`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Snapshot<S> {
     /// The state.
     pub state: S,
     /// When the next tick is due.
     pub deadline: Monotonic,
-    /// The time between two ticks up to now.
+    /// The time between two ticks until now.
     pub period: Period,
 }
 
-/// Why fields are no snapshot that an owner can have written; its text names the field.
+/// A field that is missing, malformed or not what an owner can have written.
+///
+/// Its text form names the field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unfit {
-    /// A field is missing or not of its form.
+pub enum FieldError {
+    /// A field is missing or malformed.
     MissingField(MissingField),
-    /// `period_ns` is none that the option allows.
+    /// `period_ns`, in nanoseconds, is not within [`Period::SHORTEST`] to [`Period::LONGEST`].
     Period(u64),
-    /// `deadline_ns` lies further ahead than one period: this many nanoseconds.
+    /// `deadline_ns` is this many nanoseconds ahead, more than the period.
     Deadline(u64, Period),
 }
 
-impl From<MissingField> for Unfit {
-    fn from(lacking: MissingField) -> Self {
-        Self::MissingField(lacking)
+impl From<MissingField> for FieldError {
+    fn from(missing: MissingField) -> Self {
+        Self::MissingField(missing)
     }
 }
 
-impl fmt::Display for Unfit {
+impl fmt::Display for FieldError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::MissingField(lacking) => lacking.fmt(f),
+            Self::MissingField(missing) => missing.fmt(f),
             Self::Period(nanoseconds) => write!(
                 f,
                 "a period_ns of {nanoseconds}, which is not within {} to {}",
@@ -61,36 +66,35 @@ impl fmt::Display for Unfit {
 }
 
 impl<S: State> Snapshot<S> {
-    /// Reads a snapshot out of its fields.
-    ///
-    /// The deadline is for [`check`](Self::check), which needs to know what time it is.
+    /// Reads a snapshot from its fields. [`check`](Self::check) checks the deadline, which depends on
+    /// the time.
     ///
     /// # Errors
     ///
-    /// Names the field that is missing or wrong.
-    pub fn read(fields: Fields<'_>) -> Result<Self, Unfit> {
+    /// Returns which field is missing or invalid.
+    pub fn read(fields: Fields<'_>) -> Result<Self, FieldError> {
         let (state, deadline) = (S::read(fields)?, fields.number("deadline_ns")?);
         let period = fields.number("period_ns")?;
         Ok(Self {
             state,
             deadline: Monotonic::from_nanos(deadline),
-            period: Period::from_nanos(period).ok_or(Unfit::Period(period))?,
+            period: Period::from_nanos(period).ok_or(FieldError::Period(period))?,
         })
     }
 
-    /// Whether an owner can have written this up to `now`.
+    /// Checks that an owner can have written this until `now`.
     ///
-    /// A deadline may have passed long ago: the owner may have died then.
-    /// One that lies further ahead than a period was not written by an owner, or by the clock of
-    /// another time namespace (time_namespaces(7)); waiting for it could take for ever.
+    /// The deadline may have passed long ago, because the owner may have died then. A deadline that is
+    /// more than one period ahead was not written by an owner, or with the clock of another time
+    /// namespace (time_namespaces(7)). Waiting for it could take forever.
     ///
     /// # Errors
     ///
-    /// Names the field that is wrong.
-    pub const fn check(&self, now: Monotonic) -> Result<(), Unfit> {
+    /// Returns how far ahead the deadline is.
+    pub const fn check(&self, now: Monotonic) -> Result<(), FieldError> {
         let ahead = self.deadline.nanos_since(now);
         if ahead > self.period.as_nanos() {
-            return Err(Unfit::Deadline(ahead, self.period));
+            return Err(FieldError::Deadline(ahead, self.period));
         }
         Ok(())
     }
@@ -107,13 +111,13 @@ impl<S: State> fmt::Display for Snapshot<S> {
 /// One tick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tick<S> {
-    /// The state to log: as it was before the tick.
+    /// The state to log, as it was before the tick.
     pub state: S,
     /// When it was due.
     pub deadline: Monotonic,
 }
 
-/// A state that runs.
+/// A state that ticks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Ticking<S> {
     state: S,
@@ -122,23 +126,23 @@ pub struct Ticking<S> {
 }
 
 impl<S: State> Ticking<S> {
-    /// Goes on from `state`; the first tick is due one period after `now`.
+    /// Begins with `state`; the first tick is due one period after `now`.
     #[must_use]
     pub const fn starting(state: S, now: Monotonic, period: Period) -> Self {
         Self { state, schedule: Schedule::starting(now, period), late: 0 }
     }
 
-    /// Goes on where the owner of `snapshot` was, with every deadline where it would have been.
+    /// Continues from `snapshot` without a shift of its deadlines.
     ///
-    /// The ticks that are due at `now` come at the snapshot's period, those that follow at ours:
-    /// where that is another one, the next comes after one of ours at the latest.
+    /// Ticks that are due at `now` have the period of the snapshot; later ones have `period`, the
+    /// first of them at most one `period` after `now`.
     #[must_use]
     pub fn resuming(snapshot: Snapshot<S>, now: Monotonic, period: Period) -> Self {
         let Snapshot { state, deadline, period: until_now } = snapshot;
         Self { state, schedule: Schedule::resuming(deadline, until_now, now, period), late: 0 }
     }
 
-    /// Takes one tick that is due at `now`; `None` when all are taken.
+    /// Takes one tick that is due at `now`; `None` if there is none.
     pub fn tick(&mut self, now: Monotonic) -> Option<Tick<S>> {
         let deadline = self.schedule.due(now)?;
         self.count_late(1, now);
@@ -147,10 +151,10 @@ impl<S: State> Ticking<S> {
         Some(Tick { state, deadline })
     }
 
-    /// Takes up to `at_most` ticks that are due at `now` and come at one period, and says how many;
-    /// 0 when all are taken.
+    /// Takes up to `at_most` ticks that are due at `now` and have the same period. Returns their
+    /// number, 0 if none is due.
     ///
-    /// Where the state makes many ticks at once, it takes no longer for many than for one.
+    /// The time is constant if the state supports [`State::tick_many`].
     pub fn skip(&mut self, now: Monotonic, at_most: u64) -> u64 {
         let count = self.schedule.skip(now, at_most);
         self.count_late(count, now);
@@ -162,8 +166,8 @@ impl<S: State> Ticking<S> {
         count
     }
 
-    /// A tick is late if the next one is due as well: all that were just taken are, except the last one
-    /// if no further tick is due.
+    /// Counts the late ones of the ticks that were just taken. A tick is late if the next one is due
+    /// as well.
     fn count_late(&mut self, count: u64, now: Monotonic) {
         let in_time = u64::from(now < self.schedule.deadline());
         self.late = self.late.saturating_add(count.saturating_sub(in_time));
@@ -180,7 +184,7 @@ impl<S: State> Ticking<S> {
         self.state
     }
 
-    /// What a successor needs to go on from here.
+    /// What the next owner needs to continue from here.
     #[must_use]
     pub const fn snapshot(&self) -> Snapshot<S> {
         let (deadline, period) = (self.schedule.deadline(), self.schedule.period());
@@ -199,7 +203,7 @@ impl<S: State> Ticking<S> {
         self.schedule.deadline()
     }
 
-    /// How many ticks came so late that their successor was due already.
+    /// How many ticks were taken when the next one was already due.
     #[must_use]
     pub const fn late(&self) -> u64 {
         self.late
@@ -244,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_counter_resumes_with_every_tick_that_the_clock_implies() {
+    fn a_counter_resumes_with_every_missed_tick() {
         let mut first = counter_from(137);
         assert_eq!(first.tick(at(120)).map(|tick| tick.state.next), Some(137));
         let period = Period::from_millis(100).expect("not zero");
@@ -257,7 +261,7 @@ mod tests {
         assert_eq!(second.deadline(), at(500));
     }
 
-    /// A state that makes its ticks one by one.
+    /// A state without [`State::tick_many`].
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     struct Slow(Counter);
 
@@ -300,7 +304,7 @@ mod tests {
         }
     }
 
-    /// What becomes of a state that is skipped `at_most` ticks at a time, and one tick at a time.
+    /// Compares `at_most` ticks at a time with one tick at a time.
     #[track_caller]
     fn assert_skips_as_it_ticks<S: State>(state: S) {
         let period = |ms| Period::from_millis(ms).expect("not zero");
@@ -319,13 +323,13 @@ mod tests {
     }
 
     #[test]
-    fn ticks_at_once_come_to_what_they_come_to_one_by_one() {
+    fn many_ticks_at_once_equal_the_same_ticks_one_by_one() {
         assert_skips_as_it_ticks(Counter { next: 137 });
         assert_skips_as_it_ticks(Slow(Counter { next: 137 }));
     }
 
     #[test]
-    fn a_day_at_a_millisecond_is_made_up_for_at_once() {
+    fn a_day_of_missed_milliseconds_is_taken_at_once() {
         let period = Period::from_millis(1).expect("not zero");
         let snapshot = Snapshot { state: Counter { next: 137 }, deadline: at(1), period };
         let mut counter = Ticking::resuming(snapshot, at(86_400_000), period);
@@ -335,8 +339,8 @@ mod tests {
     }
 
     #[test]
-    fn what_no_owner_can_have_written_is_refused_by_the_name_of_its_field() {
-        for (text, unfit) in [
+    fn an_impossible_snapshot_is_refused_by_its_field() {
+        for (text, error) in [
             (
                 "counter=5 deadline_ns=1 period_ns=18446744073709551615",
                 "a period_ns of 18446744073709551615, which is not within 1000000 to \
@@ -366,13 +370,13 @@ mod tests {
         ] {
             let read = Snapshot::<Counter>::read(Fields::new(text.as_bytes()));
             let checked = read.and_then(|snapshot| snapshot.check(at(1900)));
-            let said = checked.err().map(|unfit| format!("{unfit}"));
-            assert_eq!(said.unwrap_or_default(), unfit, "{text}");
+            let actual = checked.err().map(|error| format!("{error}"));
+            assert_eq!(actual.unwrap_or_default(), error, "{text}");
         }
     }
 
     #[test]
-    fn what_an_owner_leaves_is_never_refused_after_it() {
+    fn the_snapshot_of_an_owner_is_always_accepted() {
         let periods = [1, 100, 3_600_000, u32::MAX].map(Period::from_millis);
         let periods = periods.map(|period| period.expect("not zero"));
         for (old, new) in periods.into_iter().flat_map(|old| periods.map(|new| (old, new))) {
@@ -388,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_reads_as_it_was_written() {
+    fn a_snapshot_decodes_to_what_was_encoded() {
         let counter = counter_from(137);
         let text = format!("{}", counter.snapshot());
         assert_eq!(text, "counter=137 deadline_ns=100000000 period_ns=100000000");

@@ -4,15 +4,16 @@
 //! Users are numbers as the kernel reports them for the other end of a connection (`SO_PEERCRED` in
 //! unix(7)).
 //! In a user namespace the kernel reports one number, the *overflow* user, for every user that the
-//! namespace does not map (user_namespaces(7)), so that number identifies nobody and is never
-//! trusted, whoever else has it.
+//! namespace does not map (user_namespaces(7)). This number identifies nobody and is never trusted.
+//!
+//! Never looks a user up, and never reads `/proc`.
 
 /// The overflow user unless `/proc/sys/kernel/overflowuid` says otherwise.
 pub const OVERFLOW: u32 = 65534;
 
 const ROOT: u32 = 0;
 
-/// The users that one process knows.
+/// The users that decide whom this process trusts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trust {
     /// The user that this process runs as.
@@ -25,9 +26,8 @@ impl Trust {
     /// Whether `peer` may receive the state: root, the user of this process, the user that
     /// `--successor` names, and the owner of the socket file that the peer connected to.
     ///
-    /// The last one is how the C program is configured: its units change the owner of the socket to
-    /// the user of the successor.
-    /// Only root may give a file away, so the owner is root's word.
+    /// The C program is configured by the owner of the socket: its units change the owner to the user
+    /// of the successor. Only root can do that, so root vouches for the owner.
     #[must_use]
     pub fn may_receive(self, peer: u32, named: Option<u32>, owner: Option<u32>) -> bool {
         self.may_offer(peer)
@@ -43,8 +43,8 @@ impl Trust {
     /// Whether a state file that belongs to `owner` was written by a trusted process: one of root, of
     /// the user of this process, or of the user that `--successor` names.
     ///
-    /// If this process runs as the overflow user, its own file is believed: without it there would be
-    /// no lock, which is worse.
+    /// If this process runs as the overflow user, it trusts its own file; without the file there would
+    /// be no lock, which is worse.
     #[must_use]
     pub fn may_own_the_file(self, owner: u32, named: Option<u32>) -> bool {
         owner == ROOT || owner == self.ours || (!self.is_nobody(owner) && named == Some(owner))
@@ -64,7 +64,7 @@ mod tests {
     const TRUST: Trust = Trust { ours: 997, overflow: OVERFLOW };
 
     #[test]
-    fn root_ourselves_the_named_user_and_the_owner_of_the_socket_may_receive() {
+    fn root_self_named_user_and_socket_owner_may_receive() {
         for (peer, named, owner, may) in [
             (0, None, None, true),
             (997, None, None, true),
@@ -92,14 +92,14 @@ mod tests {
     }
 
     #[test]
-    fn only_root_and_ourselves_may_offer() {
+    fn only_root_and_the_same_user_may_offer() {
         for (peer, may) in [(0, true), (997, true), (998, false)] {
             assert_eq!(TRUST.may_offer(peer), may, "{peer}");
         }
     }
 
     #[test]
-    fn a_file_of_a_stranger_is_not_believed() {
+    fn a_file_of_another_user_is_not_trusted() {
         for (owner, named, may) in
             [(0, None, true), (997, None, true), (998, None, false), (998, Some(998), true)]
         {

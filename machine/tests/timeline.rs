@@ -18,7 +18,7 @@ use std::collections::HashSet;
 use early_service_machine::Counter;
 use early_service_machine::record::{BootId, DecodeError, Record, Unlogged};
 use early_service_machine::schedule::{Monotonic, Period};
-use early_service_machine::timeline::{Ticking, Unfit};
+use early_service_machine::timeline::{FieldError, Ticking};
 
 /// The periods that owners are started with, in milliseconds.
 const PERIODS: [u32; 3] = [1, 3, 10];
@@ -99,7 +99,7 @@ fn take(world: &World, step: Step) -> Option<World> {
                     next.owner = Ticking::resuming(record.snapshot, now, world.period);
                     next.since = now;
                 }
-                Err(DecodeError::Unfit(Unfit::Deadline(ahead, period))) => {
+                Err(DecodeError::Field(FieldError::Deadline(ahead, period))) => {
                     assert!(ahead > period.as_nanos(), "{ahead} ns is within {period}");
                     return None;
                 }

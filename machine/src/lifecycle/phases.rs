@@ -71,7 +71,7 @@ pub struct Ended(());
 
 impl Booting {
     /// The phase in which every process begins.
-    pub const fn new() -> Self {
+    pub(super) const fn new() -> Self {
         Self(())
     }
 
@@ -88,12 +88,6 @@ impl Booting {
     /// Gives up.
     pub fn end(self) -> Ended {
         Ended(())
-    }
-}
-
-impl Default for Booting {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

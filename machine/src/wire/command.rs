@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Command grammar: where a line ends, and what it asks for.
+//! Commands of clients: where a line ends, and which command it is.
 //!
-//! The protocol is lines of text, so that a person can speak it with `nc`.
-//! The commands of the state itself are its own ([`State::command`]); here is what every state has:
-//! status and handing over.
+//! The protocol consists of lines of text, so that a person can use it with `nc`. The state defines
+//! its own commands ([`State::command`]); `status` and the handoff are common to all states.
 //!
-//! **Invariant:** how the bytes were cut into reads changes nothing: a line that is complete reads
-//! the same, and one that is too long is so from its first byte too many.
+//! Never reads from a socket and never executes a command.
+//!
+//! **Invariant:** the result does not depend on how the bytes were split into reads. A line is too long
+//! as soon as its first excess byte arrives.
 
 use core::fmt;
 
@@ -14,12 +15,12 @@ use crate::bounds::{INVALID_SHOWN, MAX_COMMAND_LINE};
 use crate::state::State;
 use crate::wire::handoff::Request;
 
-/// What a client may ask for.
+/// A command of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command<'a, S: State> {
     /// A command of the state.
     State(S::Command),
-    /// A successor asks for the state.
+    /// A successor requests the state.
     HandOver(Request<'a>),
     /// `status`: one line about the process.
     Status,
@@ -55,14 +56,15 @@ impl<S: State> fmt::Display for Command<'_, S> {
     }
 }
 
-/// A line that is no command.
+/// A line that is not a command.
 ///
-/// Its text form begins with `Invalid command`, by which older and newer programs know each other.
+/// Its text form begins with `Invalid command`, by which a successor recognizes that its predecessor
+/// supports only a legacy protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Invalid<'a> {
     line: &'a [u8],
     expected: &'static str,
-    /// The line that is named beside them, where all commands are.
+    /// The legacy line for the handoff, if `expected` lists all commands.
     hand_over: Option<&'static str>,
 }
 
@@ -83,23 +85,23 @@ impl fmt::Display for Invalid<'_> {
 /// The reply to a line longer than [`MAX_COMMAND_LINE`]; the connection then closes.
 pub const TOO_LONG: &str = "Line too long: at most 128 bytes";
 
-/// What the bytes read so far begin with.
+/// The beginning of the bytes that were read so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framed<'a> {
-    /// A whole line, without its end, and how many bytes it takes with its end.
+    /// A complete line without its end, and its length in bytes with its end.
     Line(&'a [u8], usize),
-    /// Not yet a whole line: read on.
+    /// An incomplete line: more bytes are needed.
     Partial,
     /// More than [`MAX_COMMAND_LINE`] bytes without an end.
     TooLong,
 }
 
-/// Finds the first line in `bytes`; `ended` says that no more bytes will come.
+/// Finds the first line in `bytes`.
 ///
-/// The end of input ends a last line that has no `\n`.
+/// `ended` means that no more bytes follow; it completes a last line without `\n`.
 #[must_use]
 pub fn split_line(bytes: &[u8], ended: bool) -> Framed<'_> {
-    // A line, its `\r` and its `\n`: what follows cannot belong to a line that is short enough.
+    // The longest line with `\r` and `\n`. Bytes behind it do not belong to a valid first line.
     let window = bytes.get(..MAX_COMMAND_LINE.saturating_add(2)).unwrap_or(bytes);
     match window.iter().position(|byte| *byte == b'\n').and_then(|at| window.split_at_checked(at)) {
         Some((before, _)) => {
@@ -126,7 +128,7 @@ mod tests {
     use std::string::{String, ToString};
     use std::vec::Vec;
 
-    /// What a session would make of `input`, read in pieces of `size` bytes.
+    /// The lines of `input` when it is read in pieces of `size` bytes.
     fn read_in_pieces(input: &[u8], size: usize) -> Vec<String> {
         let (mut kept, mut seen) = (Vec::new(), Vec::new());
         let pieces = input.chunks(size).map(|piece| (piece, false)).chain([(&b""[..], true)]);
@@ -150,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_the_same_however_they_are_cut() {
+    fn lines_do_not_depend_on_how_they_are_split() {
         let longest = "x".repeat(MAX_COMMAND_LINE);
         let too_long = "x".repeat(MAX_COMMAND_LINE + 1);
         for (case, input, expected) in [
@@ -216,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_invalid_line_has_a_reply_within_its_bound() {
+    fn the_reply_to_the_longest_invalid_line_is_within_its_bound() {
         for line in [
             [0xff; MAX_COMMAND_LINE].to_vec(),
             [b"set_counter ".to_vec(), [0; 116].to_vec()].concat(),

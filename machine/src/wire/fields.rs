@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Fields: `key=value` pairs in a line of text, separated by single spaces.
 //!
-//! The state file and the messages of the handoff are written this way, so that a person can read
-//! them, and so that a newer release can add a key: unknown ones are ignored, and one that is
-//! needed and missing is named.
+//! The state file and the messages of the handoff consist of fields, so that a person can read them
+//! and a newer release can add keys: unknown keys are ignored, and a required key that is missing is
+//! named in the error.
 
 use core::fmt;
 
-/// A line of fields.
+/// The fields of one line.
 #[derive(Clone, Copy, Debug)]
 pub struct Fields<'a>(&'a [u8]);
 
-/// A field that is needed, and absent or not what it should be.
+/// The key of a required field that is missing or malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MissingField(pub &'static str);
 
@@ -22,7 +22,7 @@ impl fmt::Display for MissingField {
 }
 
 impl<'a> Fields<'a> {
-    /// The fields of a line; what has no `=` is no field.
+    /// The fields of a line. Words without `=` are ignored.
     #[must_use]
     pub const fn new(line: &'a [u8]) -> Self {
         Self(line)
@@ -35,20 +35,20 @@ impl<'a> Fields<'a> {
         self.0.split(|byte| *byte == b' ').find_map(value)
     }
 
-    /// The number in the field with this key.
+    /// The number in the field with this key, 0 to 18446744073709551615.
     ///
     /// # Errors
     ///
-    /// Where there is no such field, or anything but decimal digits that fit in it.
+    /// Returns the key if there is no such field or its value is not such a number.
     pub fn number(self, key: &'static str) -> Result<u64, MissingField> {
         self.get(key).and_then(number).ok_or(MissingField(key))
     }
 
-    /// Whether the field with this key is 1 and not 0.
+    /// Whether the value of the field with this key is 1 rather than 0.
     ///
     /// # Errors
     ///
-    /// Where there is no such field, or something else in it.
+    /// Returns the key if there is no such field or its value is neither 0 nor 1.
     pub fn flag(self, key: &'static str) -> Result<bool, MissingField> {
         match self.number(key)? {
             0 => Ok(false),
@@ -58,7 +58,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Decimal digits that fit a `u64`: no sign, no space, at least one.
+/// Reads a `u64` from decimal digits: at least one, without sign or space.
 #[must_use]
 pub fn number(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_is_digits_that_fit_and_nothing_else() {
+    fn a_number_consists_of_digits_only() {
         for (text, value) in [
             ("0", Some(0)),
             ("007", Some(7)),

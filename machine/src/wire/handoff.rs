@@ -40,7 +40,7 @@ use core::str;
 
 use crate::bounds::{Bounds, MAX_HANDOFF_LINE};
 use crate::state::State;
-use crate::timeline::{Snapshot, Unfit};
+use crate::timeline::{FieldError, Snapshot};
 use crate::wire::fields::{Fields, MissingField, number};
 
 /// The most descriptors beside one message: the kernel takes up to 253 (`SCM_MAX_FD`).
@@ -163,27 +163,27 @@ pub enum ParseError {
     /// It begins like none of them.
     Unknown,
     /// It is one, without something that it needs, or with a period that no owner can have.
-    Unfit(Unfit),
+    Field(FieldError),
 }
 
 impl fmt::Display for ParseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown => f.write_str("it is no message of the handoff"),
-            Self::Unfit(unfit) => write!(f, "it has {unfit}"),
+            Self::Field(error) => write!(f, "it has {error}"),
         }
     }
 }
 
-impl From<Unfit> for ParseError {
-    fn from(unfit: Unfit) -> Self {
-        Self::Unfit(unfit)
+impl From<FieldError> for ParseError {
+    fn from(error: FieldError) -> Self {
+        Self::Field(error)
     }
 }
 
 impl From<MissingField> for ParseError {
-    fn from(lacking: MissingField) -> Self {
-        Self::Unfit(lacking.into())
+    fn from(missing: MissingField) -> Self {
+        Self::Field(missing.into())
     }
 }
 
@@ -388,7 +388,7 @@ mod tests {
         for key in ["counter", "deadline_ns", "period_ns", "lock", "listeners", "clients"] {
             let older = OFFER.replace(key, "other");
             let error = Message::<Counter>::parse(older.as_bytes()).expect_err("a key is missing");
-            assert_eq!(error, ParseError::Unfit(Unfit::MissingField(MissingField(key))));
+            assert_eq!(error, ParseError::Field(FieldError::MissingField(MissingField(key))));
         }
     }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Everything that is read from a socket or a file, and written to one: lines and their fields.
+//! Wire: the lines that are read from sockets and written to them, and their fields.
 
 pub mod command;
 pub mod fields;
