@@ -6,7 +6,6 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::fmt;
 use std::path::PathBuf;
 
 use early_service_machine::schedule::Period;
@@ -119,55 +118,8 @@ pub(crate) enum Predecessor {
     OnServerSocket,
 }
 
-/// A command line that cannot be carried out.
-#[derive(Debug)]
-pub(crate) enum Error {
-    Syntax(lexopt::Error),
-    TimerDelay(OsString),
-    NoPath(String),
-    TwoPredecessors,
-    SamePath(PathBuf),
-    NoServerSocket,
-    NothingToTakeOver,
-    Rebind(&'static str),
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Syntax(error) => error.fmt(f),
-            Self::TimerDelay(value) => write!(
-                f,
-                "invalid value '{}' for option '--timer-delay-ms': expected 1 to {} milliseconds",
-                value.to_string_lossy(),
-                u32::MAX
-            ),
-            Self::NoPath(option) => write!(f, "empty path for option '{option}'"),
-            Self::TwoPredecessors => {
-                write!(f, "--client-socket-path cannot be used with --takeover-existing-socket")
-            }
-            Self::SamePath(path) => write!(
-                f,
-                "--client-socket-path and --server-socket-path are both '{}': use \
-                 --takeover-existing-socket to take over the server socket",
-                path.display()
-            ),
-            Self::NothingToTakeOver => {
-                write!(f, "--takeover-existing-socket requires --server-socket-path")
-            }
-            Self::Rebind(why_not) => write!(f, "--rebind {why_not}"),
-            Self::NoServerSocket => {
-                write!(f, "no socket to serve: use --server-socket-path or set $RUNTIME_DIRECTORY")
-            }
-        }
-    }
-}
-
-impl From<lexopt::Error> for Error {
-    fn from(error: lexopt::Error) -> Self {
-        Self::Syntax(error)
-    }
-}
+/// The reason for which a command line is refused.
+pub(crate) type Error = Box<dyn std::error::Error>;
 
 /// What systemd gives the process besides its command line.
 #[derive(Clone, Debug, Default)]
@@ -190,7 +142,7 @@ pub(crate) fn parse(
     let mut rebind = false;
     let mut successor = None;
     let mut state_file = None;
-    let mut period = Period::from_millis(100);
+    let mut period = period("100".into())?;
 
     let mut parser = Parser::from_args(arguments);
     while let Some(argument) = parser.next()? {
@@ -212,13 +164,7 @@ pub(crate) fn parse(
             "--state-file" => state_file = Some(path(&mut parser, &typed)?),
             "--successor" => successor = Some(parser.value()?.string()?),
             "--survive-systemd-kill-signal" => stage = Stage::Initrd,
-            "--timer-delay-ms" => {
-                let value = parser.value()?;
-                period = value.parse().ok().and_then(Period::from_millis);
-                if period.is_none() {
-                    return Err(Error::TimerDelay(value));
-                }
-            }
+            "--timer-delay-ms" => period = self::period(parser.value()?)?,
             "--help" => return Ok(Command::Help),
             "--version" => return Ok(Command::Version),
             _ => return Err(lexopt::Error::UnexpectedOption(typed).into()),
@@ -229,24 +175,37 @@ pub(crate) fn parse(
         server
     } else {
         let default = || default_socket(environment.runtime_directory.as_ref()?);
-        Some(server.or_else(default).ok_or(Error::NoServerSocket)?)
+        Some(
+            server
+                .or_else(default)
+                .ok_or("no socket to serve: use --server-socket-path or set $RUNTIME_DIRECTORY")?,
+        )
     };
     if rebind {
-        check_rebind(stage, takeover, environment).map_err(Error::Rebind)?;
+        check_rebind(stage, takeover, environment)?;
     }
     let predecessor = match (client, takeover) {
-        (Some(_), true) => return Err(Error::TwoPredecessors),
+        (Some(_), true) => {
+            let error = "--client-socket-path cannot be used with --takeover-existing-socket";
+            return Err(error.into());
+        }
         (Some(path), false)
             if server.as_ref().is_some_and(|server| are_same_path(server, &path)) =>
         {
-            return Err(Error::SamePath(path));
+            let path = path.display();
+            return Err(format!(
+                "--client-socket-path and --server-socket-path are both '{path}': use \
+                 --takeover-existing-socket to take over the server socket"
+            )
+            .into());
         }
         (Some(path), false) => Predecessor::At(path),
-        (None, true) if server.is_none() => return Err(Error::NothingToTakeOver),
+        (None, true) if server.is_none() => {
+            return Err("--takeover-existing-socket requires --server-socket-path".into());
+        }
         (None, true) => Predecessor::OnServerSocket,
         (None, false) => Predecessor::Nobody,
     };
-    let period = period.ok_or_else(|| Error::TimerDelay(OsString::new()))?;
     Ok(Command::Run(Options { stage, server, predecessor, rebind, state_file, period, successor }))
 }
 
@@ -254,23 +213,37 @@ pub(crate) fn parse(
 fn path(parser: &mut Parser, option: &str) -> Result<PathBuf, Error> {
     let value = parser.value()?;
     // The kernel replaces an empty name with an arbitrary one, which no client knows (unix(7)).
-    if value.is_empty() { Err(Error::NoPath(option.to_owned())) } else { Ok(value.into()) }
+    if value.is_empty() {
+        return Err(format!("empty path for option '{option}'").into());
+    }
+    Ok(value.into())
 }
 
-/// Checks that a newly bound socket makes sense; the error completes a sentence about `--rebind`.
+fn period(milliseconds: OsString) -> Result<Period, Error> {
+    let period = milliseconds.parse().ok().and_then(Period::from_millis);
+    Ok(period.ok_or_else(|| {
+        format!(
+            "invalid value '{}' for option '--timer-delay-ms': expected 1 to {} milliseconds",
+            milliseconds.to_string_lossy(),
+            u32::MAX
+        )
+    })?)
+}
+
+/// Checks that `--rebind` makes sense.
 fn check_rebind(
     stage: Stage,
     takeover: bool,
     environment: &Environment,
 ) -> Result<(), &'static str> {
     if stage == Stage::Initrd {
-        return Err("cannot be used with --survive-systemd-kill-signal");
+        return Err("--rebind cannot be used with --survive-systemd-kill-signal");
     }
     if takeover {
-        return Err("cannot be used with --takeover-existing-socket");
+        return Err("--rebind cannot be used with --takeover-existing-socket");
     }
     if !environment.passes_socket {
-        return Err("requires a socket passed by systemd ($LISTEN_FDS)");
+        return Err("--rebind requires a socket passed by systemd ($LISTEN_FDS)");
     }
     Ok(())
 }
@@ -348,7 +321,8 @@ mod tests {
             }
         }
         let takeover = parse(["--takeover-existing-socket".into()], &environment);
-        assert!(matches!(takeover, Err(Error::NothingToTakeOver)));
+        let error = takeover.expect_err("it has no path").to_string();
+        assert_eq!(error, "--takeover-existing-socket requires --server-socket-path");
         for (line, why_not) in [
             ("--rebind --survive-systemd-kill-signal", "--rebind cannot be used with --survive"),
             ("--rebind --takeover-existing-socket -s /a", "--rebind cannot be used with --take"),
@@ -384,7 +358,7 @@ mod tests {
             assert!(error.contains(message), "{line:?} says {error:?}");
         }
         let empty = parse_line("", Some("")).expect_err("an empty list has no directory");
-        assert!(matches!(empty, Error::NoServerSocket));
+        assert!(empty.to_string().starts_with("no socket to serve"), "{empty}");
     }
 
     #[test]

@@ -13,7 +13,6 @@
 
 use std::cell::Cell;
 use std::env;
-use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::panic::{self, PanicHookInfo};
@@ -26,7 +25,6 @@ use std::task::{Context, Waker};
 use early_service_machine::lifecycle::Local;
 use early_service_machine::wire::handoff::Message;
 use futures_lite::future;
-use rustix::io::Errno;
 use smol::{LocalExecutor, Timer};
 
 use crate::cli::{self, Command, Environment, HELP, Options, Predecessor, Stage};
@@ -39,7 +37,7 @@ use crate::journal::{self, Journal};
 use crate::messages;
 use crate::platform::descriptors;
 use crate::platform::files;
-use crate::platform::notify::{self, NotPassed, Passed};
+use crate::platform::notify::{self, Passed};
 use crate::platform::signals::{self, Signals};
 use crate::platform::switch_root::{self, OldRoot};
 use crate::server::limits;
@@ -53,6 +51,12 @@ use crate::ticker::Ticker;
 
 /// The exit status for an invalid command line, as with other programs that use getopt(3).
 const USAGE: u8 = 2;
+
+/// The settings of a unit that limit descriptors and threads.
+const LIMITS: &str = "LimitNOFILE=, LimitNPROC= and TasksMax=";
+
+/// The line that is logged when the process cannot serve.
+type Error = Box<dyn std::error::Error>;
 
 /// Runs the whole program with the state `S`: reads the command line, serves until the end, and returns
 /// the exit status.
@@ -92,10 +96,10 @@ fn print(text: &str) -> ExitCode {
     }
 }
 
-fn run<S: Service>(options: Options, passed: Result<Passed, NotPassed>) -> ExitCode {
+fn run<S: Service>(options: Options, passed: Result<Passed, String>) -> ExitCode {
     let mut journal = Journal::install(options.stage);
-    let result =
-        passed.map_err(Error::Passed).and_then(|passed| serve::<S>(options, passed, &mut journal));
+    let passed = passed.map_err(Error::from);
+    let result = passed.and_then(|passed| serve::<S>(options, passed, &mut journal));
     if let Err(error) = &result {
         log::error!("{error}");
     }
@@ -119,7 +123,7 @@ fn serve<S: Service>(
     journal: &mut Journal,
 ) -> Result<Option<Peer>, Error> {
     // 1. Block signals, before there is a second thread or a socket file that would be left behind.
-    signals::block().map_err(Error::Signals)?;
+    signals::block().map_err(|error| format!("cannot block signals: {error}"))?;
     // 2. Start the unit's watchdog, which ends a start that hangs.
     if options.stage == Stage::Root {
         notify::watch_start();
@@ -130,7 +134,8 @@ fn serve<S: Service>(
     let _reactor = start_reactor(options.stage);
     passed.log_left_alone();
     // 5. Listen: from here on, clients wait in the backlog instead of being refused.
-    let (listeners, adoption) = listen(&options, passed.sockets)?;
+    let (listeners, adoption) =
+        listen(&options, passed.sockets).map_err(|error| error.to_string())?;
     // 6. Remember the root directory, which the initrd stage leaves when PID 1 does.
     let old_root = match options.stage {
         Stage::Initrd => OldRoot::remember(),
@@ -138,12 +143,14 @@ fn serve<S: Service>(
     };
     // 7. Install the signal handlers.
     let is_out_of_time = Rc::new(Cell::new(false));
-    let signals =
-        Signals::install(options.stage, Rc::clone(&is_out_of_time)).map_err(Error::Signals)?;
+    let signals = Signals::install(options.stage, Rc::clone(&is_out_of_time))
+        .map_err(|error| format!("cannot handle signals: {error}"))?;
     // 8. Start the log's writer thread.
-    journal.start().map_err(Error::Thread)?;
+    journal.start().map_err(|error| format!("cannot start a thread: {error} (see {LIMITS})"))?;
     // 9. Check the limits and the environment, before another process hands over its state.
-    descriptors::check_spare().map_err(Error::Descriptors)?;
+    descriptors::check_spare().map_err(|error| {
+        format!("cannot open as many files as serving takes: {error} (see {LIMITS})")
+    })?;
     notify::check_environment();
     // 10. Make the mailboxes and the actors. The handoff actor owns everything until it has the lock.
     let (to_ticker, ticker_mailbox) = messages::to_ticker();
@@ -203,7 +210,7 @@ fn serve<S: Service>(
     // futures-lite's block_on sleeps until it is woken; smol's would also poll the reactor.
     future::block_on(executor.run(supervisor.run(started)));
     if is_out_of_time.get() {
-        return Err(Error::ProcessorTime);
+        return Err("the limit of processor time is reached (SIGXCPU)".into());
     }
     Ok(successor.try_recv().ok())
 }
@@ -253,8 +260,10 @@ fn listen<S: Service>(
 /// the start; there is nothing to clean up yet.
 fn start_reactor(stage: Stage) -> Timer {
     panic::set_hook(Box::new(move |panic: &PanicHookInfo<'_>| {
-        let cause = panic.payload().downcast_ref::<String>();
-        log::error!("{}", Error::Reactor(cause.cloned().unwrap_or_else(|| panic.to_string())));
+        match panic.payload().downcast_ref::<String>() {
+            Some(cause) => log::error!("cannot start: {cause} (see {LIMITS})"),
+            None => log::error!("cannot start: {panic} (see {LIMITS})"),
+        }
         // Needs neither a thread nor the reactor.
         journal::write_here(stage);
         process::exit(1);
@@ -269,40 +278,4 @@ fn start_reactor(stage: Stage) -> Timer {
     };
     let _ = panic::take_hook();
     timer
-}
-
-/// Why the process cannot serve.
-enum Error {
-    Passed(NotPassed),
-    Listener(bind::Error),
-    Reactor(String),
-    Thread(io::Error),
-    Signals(io::Error),
-    Descriptors(Errno),
-    ProcessorTime,
-}
-
-impl From<bind::Error> for Error {
-    fn from(error: bind::Error) -> Self {
-        Self::Listener(error)
-    }
-}
-
-/// The settings of a unit that limit descriptors and threads.
-const LIMITS: &str = "LimitNOFILE=, LimitNPROC= and TasksMax=";
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Passed(error) => error.fmt(f),
-            Self::Listener(error) => error.fmt(f),
-            Self::Reactor(cause) => write!(f, "cannot start: {cause} (see {LIMITS})"),
-            Self::Thread(error) => write!(f, "cannot start a thread: {error} (see {LIMITS})"),
-            Self::Signals(error) => write!(f, "cannot handle signals: {error}"),
-            Self::Descriptors(error) => {
-                write!(f, "cannot open as many files as serving takes: {error} (see {LIMITS})")
-            }
-            Self::ProcessorTime => f.write_str("the limit of processor time is reached (SIGXCPU)"),
-        }
-    }
 }

@@ -146,7 +146,7 @@ impl<S: Service> Ticker<S> {
     /// [`REST`]: a message if there is one, otherwise a deadline; both take the next ticks.
     async fn next_event(&mut self) -> Option<Event<S>> {
         if self.is_behind {
-            if self.unlogged.range().is_none() {
+            if self.unlogged.range.is_none() {
                 self.room_wait.wait(&LOG, PORTION).await;
             }
             Timer::after(REST).await;
@@ -307,12 +307,13 @@ impl<S: Service> Ticker<S> {
     fn catch_up(&mut self, now: Monotonic) {
         match self.due(now) {
             0 => {}
-            many if many > ONE_BY_ONE || self.unlogged.range().is_some() => self.skip(now),
+            many if many > ONE_BY_ONE || self.unlogged.range.is_some() => self.skip(now),
             _ => self.tick(now),
         }
         self.is_behind = self.due(now) > 0;
         let is_long = |since| clock::between(since, now) > PROGRESS;
-        if !self.is_behind || self.unlogged.range().is_some_and(|range| is_long(range.since)) {
+        if !self.is_behind || self.unlogged.range.as_ref().is_some_and(|range| is_long(range.since))
+        {
             self.log_range();
         }
     }
@@ -365,7 +366,7 @@ impl<S: Service> Ticker<S> {
 
     /// Logs the line of all ticks that share one.
     fn log_range(&mut self) {
-        if let (Some(range), Some(ticking)) = (self.unlogged.take_range(), &self.ticking) {
+        if let (Some(range), Some(ticking)) = (self.unlogged.range.take(), &self.ticking) {
             log_range(ticking.state(), range.count, range.last);
         }
     }
@@ -391,7 +392,7 @@ impl<S: Service> Ticker<S> {
             debug_assert!(written.is_ok(), "the session keeps room for every reply");
         }
         if has_changed {
-            self.unlogged.state_changed();
+            self.unlogged.since_change = 0;
             self.store(0);
         }
     }

@@ -91,7 +91,7 @@ impl Journal {
             set_done.store(true, Ordering::Release);
             flushing.unpark();
         })?;
-        LOG.set_writer(writer.thread().clone());
+        let _ = LOG.writer.set(writer.thread().clone());
         self.done = Some(done);
         Ok(())
     }

@@ -33,9 +33,9 @@ pub(crate) const CLIENT: &str = "client";
 
 /// The queue and the counters.
 pub(crate) struct Log {
-    records: Queue<QUEUE>,
+    pub(super) records: Queue<QUEUE>,
     /// The writer thread, which is parked while the queue is empty.
-    writer: OnceLock<Thread>,
+    pub(super) writer: OnceLock<Thread>,
     /// The number of records that were not written: the queue was full, or the journal refused them.
     dropped: AtomicU64,
     /// The number of ticks that were logged.
@@ -85,19 +85,10 @@ impl Log {
         self.ticks_logged.fetch_add(ticks, Ordering::Relaxed);
     }
 
-    pub(super) fn set_writer(&self, writer: Thread) {
-        let _ = self.writer.set(writer);
-    }
-
     /// Accepts no more records, and lets the writer thread end once the queue is empty.
     pub(super) fn close(&self) {
         self.records.close();
         self.wake_writer();
-    }
-
-    /// Waits in the writer thread for the next record; `None` once the queue is closed and empty.
-    pub(super) fn receive(&self) -> Option<Entry> {
-        Entry::receive(&self.records)
     }
 
     /// Counts a record that was received and could not be written.
@@ -203,7 +194,7 @@ mod tests {
                     .key_values(&[("COUNTER", number), ("DEADLINE_NS", u64::MAX)].as_slice())
                     .build(),
             );
-            let entry = LOG.receive().expect("the record");
+            let entry = Entry::receive(&LOG.records).expect("the record");
             let mut line = [0; MAX_TEXT + 64];
             entry.write_line("early-service-initrd", &mut &mut line[..]).expect("room");
             assert!(line.contains(&b']'));

@@ -58,47 +58,25 @@ pub(crate) struct Passed {
     left_alone: Vec<(usize, String)>,
 }
 
-/// Why `$LISTEN_FDS` cannot be used.
-#[derive(Debug)]
-pub(crate) enum NotPassed {
-    Variables(sd_listen_fds::Error),
-    TooMany(String),
-    Descriptor(usize, Option<String>, &'static str),
-}
-
-impl fmt::Display for NotPassed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Variables(error) => write!(f, "cannot understand $LISTEN_FDS: {error}"),
-            Self::TooMany(count) => write!(
-                f,
-                "cannot understand $LISTEN_FDS: {count} is more than the limit of open files"
-            ),
-            Self::Descriptor(number, None, cause) => {
-                write!(f, "cannot serve descriptor {number} of $LISTEN_FDS: {cause}")
-            }
-            Self::Descriptor(number, Some(name), cause) => {
-                write!(f, "cannot serve '{name}', descriptor {number} of $LISTEN_FDS: {cause}")
-            }
-        }
-    }
-}
-
 impl Passed {
     /// Takes the sockets to serve, or refuses all if one of them cannot be served.
     ///
     /// Other descriptors stay open and unchanged, because they belong to another part of the service.
     /// The variables stay set, because the process starts no other program.
-    pub(crate) fn take() -> Result<Self, NotPassed> {
+    pub(crate) fn take() -> Result<Self, String> {
         if !is_pidfd_ours() {
             return Ok(Self::default());
         }
         let count = env::var("LISTEN_FDS").unwrap_or_default();
         let limit = || getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         if count.parse::<u64>().is_ok_and(|count| count > limit()) {
-            return Err(NotPassed::TooMany(count));
+            return Err(format!(
+                "cannot understand $LISTEN_FDS: {count} is more than the limit of open files"
+            ));
         }
-        let passed = sd_listen_fds::get().map_err(NotPassed::Variables)?.into_iter();
+        let passed = sd_listen_fds::get()
+            .map_err(|error| format!("cannot understand $LISTEN_FDS: {error}"))?
+            .into_iter();
         let passed = passed.enumerate().map(|(at, (name, descriptor))| {
             let descriptor = descriptor.into_std();
             let is_open = fcntl_getfd(&descriptor).is_ok();
@@ -109,20 +87,18 @@ impl Passed {
         let mut all = Self::default();
         // Every descriptor is checked before the first one is refused, which closes the others.
         for (number, name, descriptor) in passed.collect::<Vec<_>>() {
-            match (descriptor, name) {
-                (descriptor, Some(name)) if !is_for_us(&name) => {
-                    all.left_alone.push((number, name));
-                    let _ = descriptor.map(IntoRawFd::into_raw_fd);
-                }
-                (Err(_), name) => {
-                    return Err(NotPassed::Descriptor(number, name, "it is not open"));
-                }
-                (Ok(socket), name) => {
-                    socket::check_listening(&socket)
-                        .map_err(|cause| NotPassed::Descriptor(number, name, cause))?;
-                    all.sockets.push(socket);
-                }
+            if let Some(name) = name.as_ref().filter(|name| !is_for_us(name)) {
+                all.left_alone.push((number, name.clone()));
+                let _ = descriptor.map(IntoRawFd::into_raw_fd);
+                continue;
             }
+            let socket = descriptor.map_err(|_| "it is not open");
+            let socket =
+                socket.and_then(|socket| socket::check_listening(&socket).map(|()| socket));
+            all.sockets.push(socket.map_err(|cause| {
+                let name = name.map(|name| format!("'{name}', ")).unwrap_or_default();
+                format!("cannot serve {name}descriptor {number} of $LISTEN_FDS: {cause}")
+            })?);
         }
         Ok(all)
     }

@@ -41,32 +41,20 @@ use crate::journal::rate_limit::RateLimit;
 use crate::messages::post;
 
 /// The signals with a handler in both stages.
-const HANDLED: [Signal; 6] = [
-    Signal::SIGTERM,
-    Signal::SIGINT,
-    Signal::SIGXCPU,
-    Signal::SIGHUP,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
-];
+const HANDLED: [Signal; 6] = {
+    use Signal::*;
+    [SIGTERM, SIGINT, SIGXCPU, SIGHUP, SIGUSR1, SIGUSR2]
+};
 
 /// The signals with their default outcome; those that end the process mean a fault of the program, or
 /// a request for a core dump.
-const DEFAULT: [Signal; 13] = [
-    Signal::SIGQUIT,
-    Signal::SIGABRT,
-    Signal::SIGILL,
-    Signal::SIGTRAP,
-    Signal::SIGBUS,
-    Signal::SIGFPE,
-    Signal::SIGSEGV,
-    Signal::SIGSYS,
-    Signal::SIGTSTP,
-    Signal::SIGCONT,
-    Signal::SIGCHLD,
-    Signal::SIGURG,
-    Signal::SIGWINCH,
-];
+const DEFAULT: [Signal; 13] = {
+    use Signal::*;
+    [
+        SIGQUIT, SIGABRT, SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV, SIGSYS, SIGTSTP, SIGCONT,
+        SIGCHLD, SIGURG, SIGWINCH,
+    ]
+};
 
 /// Blocks every signal except those with a default outcome, whatever mask was inherited.
 ///

@@ -16,10 +16,10 @@ use crate::service::Service;
 /// The ticks of this process and of the previous owner that are not known to be in the log.
 pub(super) struct UnloggedTicks<S> {
     /// The number of ticks since a command last changed the state; the maximum if none has.
-    since_change: u64,
+    pub(super) since_change: u64,
     inherited: Option<Inherited>,
     /// The ticks that were caught up and still need their common line.
-    range: Option<Range<S>>,
+    pub(super) range: Option<Range<S>>,
 }
 
 /// The last ticks of the previous owner, until its log or ours is known to name them.
@@ -70,26 +70,12 @@ impl<S: Service> UnloggedTicks<S> {
         }
     }
 
-    /// A command has changed the state.
-    pub(super) fn state_changed(&mut self) {
-        self.since_change = 0;
-    }
-
     /// Counts ticks that were caught up without a line for each.
     pub(super) fn count_range(&mut self, ticks: u64, last: Tick<S>, now: Monotonic) {
         self.count(ticks);
         let (before, since) =
             self.range.take().map_or((0, now), |range| (range.count, range.since));
         self.range = Some(Range { count: before.saturating_add(ticks), last, since });
-    }
-
-    /// The ticks that still need their common line.
-    pub(super) fn range(&self) -> Option<&Range<S>> {
-        self.range.as_ref()
-    }
-
-    pub(super) fn take_range(&mut self) -> Option<Range<S>> {
-        self.range.take()
     }
 
     /// What the state file is to say if `queued` ticks wait for the log's writer.
