@@ -95,7 +95,7 @@ fn numbers_whose_lines_died_with_the_process_are_named() {
 }
 
 #[test]
-fn what_was_acknowledged_holds_after_a_kill() {
+fn acknowledged_commands_survive_a_kill() {
     let scratch = Scratch::new();
     for round in 0..20 {
         let daemon = serve(&scratch, "sock", &STILL);
