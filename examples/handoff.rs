@@ -2,11 +2,11 @@
 //! Demonstration of a handoff: both stages of a boot as two processes of this user.
 //!
 //! `cargo run --example handoff` requires neither root nor a virtual machine. It builds the daemon and
-//! starts the initrd stage in a scratch directory. A client connects and sends commands. Then the root
-//! stage starts, takes over the state, and answers the same client on the same connection.
+//! starts the initrd stage in a scratch directory. A client connects and sends commands. Then the
+//! root stage starts, takes over the state, and answers the same client on the same connection.
 //!
-//! The claims at the end are checked with the log lines that were shown before. The example fails if a
-//! tick is missing or doubled, a process fails, or a socket file is left behind.
+//! The claims at the end are checked with the log lines that were shown before. The example fails
+//! if a tick is missing or doubled, a process fails, or a socket file is left behind.
 #![allow(clippy::print_stdout, reason = "the example shows its results")]
 
 use std::env;
@@ -29,7 +29,8 @@ const SET_TO: u64 = 1000;
 /// How long the log of each stage is shown: about thirty ticks.
 const SHOWN: Duration = Duration::from_secs(3);
 
-/// How long a line is held back, so that an earlier line of the other process can be shown before it.
+/// How long a line is held back, so that an earlier line of the other process can be shown before
+/// it.
 const HELD: Duration = Duration::from_millis(60);
 
 fn main() -> Result<(), Box<dyn Error>> {

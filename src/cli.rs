@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Command line: options, their defaults, and the combinations that are refused.
 //!
-//! The options have the names of the C program that this one replaces, and each accepts `_` for `-`, so
-//! that its unit files run this program unchanged. Reads nothing but its arguments.
+//! The options have the names of the C program that this one replaces, and each accepts `_` for
+//! `-`, so that its unit files run this program unchanged. Reads nothing but its arguments.
 
 use std::env;
 use std::ffi::OsString;
@@ -248,8 +248,8 @@ fn check_rebind(
     Ok(())
 }
 
-/// The socket in the first of the directories that systemd has created for the unit, separated by colons
-/// (`RuntimeDirectory=` in systemd.exec(5)).
+/// The socket in the first of the directories that systemd has created for the unit, separated by
+/// colons (`RuntimeDirectory=` in systemd.exec(5)).
 fn default_socket(runtime_directory: &OsString) -> Option<PathBuf> {
     let first = env::split_paths(runtime_directory).next()?;
     (!first.as_os_str().is_empty()).then(|| first.join("early-service.sock"))

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Texts of the counter, for people and the journal.
 //!
-//! `machine/src/counter.rs` has the state itself and its commands. To serve another state, replace both.
+//! `machine/src/counter.rs` has the state itself and its commands. To serve another state, replace
+//! both.
 
 use std::fmt::{Formatter, Result};
 

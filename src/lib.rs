@@ -17,8 +17,8 @@
 //! | [`journal`] | log queue, writer thread | |
 //! | [`supervisor`] | lifecycle | server, handoff, PID 1 |
 //!
-//! All of them exist from the start to the end of the process, and all except the journal's writer run
-//! on one thread. [`messages`] has every mailbox and the two things that are shared instead of sent.
+//! All of them exist from the start to the end of the process, and all except the journal's writer
+//! run on one thread. [`messages`] has every mailbox, and the two things that are shared instead.
 //!
 //! # Where things are
 //!

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The program `early-service`: counts from the initrd on, and hands the count to the root filesystem.
+//! The program `early-service`: counts from the initrd on, and hands the count to the root
+//! filesystem.
 
 use std::process::ExitCode;
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Mailboxes: everything that one actor can tell another.
 //!
-//! Each mailbox has room for all messages that can be in flight to its owner at once. So sending never
-//! waits, and actors cannot wait for each other in a circle.
+//! Each mailbox has room for all messages that can be in flight to its owner at once. So sending
+//! never waits, and actors cannot wait for each other in a circle.
 //!
 //! ```text
 //!                  lifecycle::Event                    lifecycle::Effect
@@ -43,8 +43,8 @@ use crate::ticker::Start;
 
 /// The maximum number of batches that are with the ticker at once.
 ///
-/// More: memory without a benefit, because the ticker answers within microseconds. Fewer: the server
-/// waits for the ticker.
+/// More: memory without a benefit, because the ticker answers within microseconds. Fewer: the
+/// server waits for the ticker.
 pub(crate) const IN_FLIGHT: usize = 16;
 
 /// The maximum number of clients accepted in one turn of the server.
@@ -57,11 +57,11 @@ pub(crate) const ACCEPTS: usize = 16;
 /// Fewer: unauthorized requests could displace the one of the successor.
 pub(crate) const HANDOFF_REQUESTS: usize = ACCEPTS;
 
-/// Orders that may be in flight besides the batches: load or listen, freeze, catch up first, what the
-/// predecessor has logged, and leave.
+/// Orders that may be in flight besides the batches: load or listen, freeze, catch up first, what
+/// the predecessor has logged, and leave.
 const ORDERS: usize = 6;
 
-/// What the ticker is told.
+/// A message to the ticker.
 pub(crate) enum ToTicker<S: Service> {
     /// From the handoff: tick on from here.
     Load(Start<S>, Option<StateFile>),
@@ -78,7 +78,7 @@ pub(crate) enum ToTicker<S: Service> {
     Unlogged(S, Unlogged),
     /// From the handoff: the predecessor has logged all its ticks.
     Logged,
-    /// From the server, after the last batch: stop ticking for good.
+    /// From the server, after the last batch: stop ticking, and leave.
     Leave,
 }
 
@@ -87,32 +87,33 @@ pub(crate) fn to_ticker<S: Service>() -> (Sender<ToTicker<S>>, Receiver<ToTicker
     async_channel::bounded(IN_FLIGHT + ORDERS)
 }
 
-/// What the server is told.
+/// A message to the server.
 pub(crate) enum ToServer<S: Service> {
     /// From the handoff: accept and answer clients, on these sockets.
     Listen(Sockets<S>),
     /// From the supervisor: stop; once every batch is back, give the sockets to the handoff and
     /// have the ticker freeze.
     Freeze,
-    /// From the handoff: the predecessor has left, so nobody can connect to its listeners any more.
+    /// From the handoff: the predecessor has left, so no client can connect to its listeners any
+    /// more.
     PredecessorLeft,
     /// From the ticker: the batch of this slot, with its replies; or with its commands, if ticks
     /// that are due must come first.
     BatchDone { slot: usize, batch: Box<Batch<S>> },
-    /// From the ticker: no tick is due any more, so commands can be carried out again.
+    /// From the ticker: no tick is due any more, so it executes commands again.
     CaughtUp,
-    /// From the supervisor: accept nobody and read nothing more, send the replies of the batches in
-    /// flight, have the ticker leave, and leave.
+    /// From the supervisor: accept no client and read nothing more, send the replies of the batches
+    /// in flight, have the ticker leave, and leave.
     Leave,
 }
 
-/// The server's mailbox: every batch, a `CaughtUp` for each that was returned with its commands, and the
-/// orders.
+/// The server's mailbox: every batch, a `CaughtUp` for each that was returned with its commands,
+/// and the orders.
 pub(crate) fn to_server<S: Service>() -> (Sender<ToServer<S>>, Receiver<ToServer<S>>) {
     async_channel::bounded(2 * IN_FLIGHT + ORDERS)
 }
 
-/// What the handoff actor is told.
+/// A message to the handoff actor.
 pub(crate) enum ToHandoff<S: Service> {
     /// From the supervisor.
     Order(Effect),
@@ -134,8 +135,8 @@ pub(crate) fn to_handoff<S: Service>() -> (Sender<ToHandoff<S>>, Receiver<ToHand
 /// The supervisor's mailbox: what the actors report.
 ///
 /// Five from the handoff actor: the lock is reported at most twice, the other process once until an
-/// order follows, and a request may arrive just before and just after. One from the ticker, which is
-/// frozen once for each request. One from the signals, which report once.
+/// order follows, and a request may arrive just before and just after. One from the ticker, which
+/// is frozen once for each request. One from the signals, which report once.
 pub(crate) fn to_supervisor() -> (Sender<Event>, Receiver<Event>) {
     async_channel::bounded(7)
 }
@@ -147,14 +148,14 @@ pub(crate) fn continued() -> (Sender<()>, Receiver<()>) {
     async_channel::bounded(1)
 }
 
-/// Nothing is ever sent; the channel closes once the ticker and the handoff actor have dropped their
-/// senders, and the lock before that.
+/// Nothing is ever sent; the channel closes once the ticker and the handoff actor have dropped
+/// their senders, and the lock before that.
 pub(crate) fn done() -> (Sender<()>, Receiver<()>) {
     async_channel::bounded(1)
 }
 
-/// From the handoff actor to the end of [`startup`](crate::startup): the successor to notify when the log
-/// is written. There is only one successor.
+/// From the handoff actor to the end of [`startup`](crate::startup): the successor to notify when
+/// the log is written. There is only one successor.
 pub(crate) fn log_flushed() -> (Sender<Peer>, Receiver<Peer>) {
     async_channel::bounded(1)
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Service: a state, with the texts that people and the journal see of it.
 //!
-//! [`State`] has the behaviour; the texts are here. Nothing else in this crate depends on what the state
-//! is.
+//! [`State`] has the behaviour; the texts are here. Nothing else in this crate depends on what the
+//! state is.
 
 use std::fmt::{self, Formatter};
 
@@ -102,8 +102,8 @@ pub trait Service: State {
     /// Writes the log line of one tick; `self` is the state before the tick.
     ///
     /// The line, its [`fields`](Self::fields) and about 60 bytes of other fields should fit into 96
-    /// bytes. A longer record takes two places of the log's queue, so that the queue is full after 128
-    /// ticks instead of 256; a record of more than 240 bytes is cut.
+    /// bytes. A longer record takes two places of the log's queue, so that the queue is full after
+    /// 128 ticks instead of 256; a record of more than 240 bytes is cut.
     ///
     /// # Errors
     ///
@@ -115,8 +115,8 @@ pub trait Service: State {
     /// A name consists of capital letters, digits and underscores (systemd.journal-fields(7)).
     fn fields(&self) -> impl IntoIterator<Item = (&'static str, u64)>;
 
-    /// Writes the log line of everything that commands have changed between two ticks, from `previous`
-    /// to this state.
+    /// Writes the log line of everything that commands have changed between two ticks, from
+    /// `previous` to this state.
     ///
     /// # Errors
     ///
@@ -125,15 +125,16 @@ pub trait Service: State {
 
     /// Names the last `ticks` that led to this state, at least one: "Numbers 5 to 7".
     ///
-    /// This is the beginning of a line about ticks that may be missing from the log, and of a line that
-    /// represents more missed ticks than are logged one by one.
+    /// This is the beginning of a line about ticks that may be missing from the log, and of a line
+    /// that represents more missed ticks than are logged one by one.
     ///
     /// # Errors
     ///
     /// Fails only if `f` fails.
     fn write_last(&self, ticks: u64, f: &mut Formatter<'_>) -> fmt::Result;
 
-    /// Names the last `ticks` before a command changed the state; `since` ticks followed the command.
+    /// Names the last `ticks` before a command changed the state; `since` ticks followed the
+    /// command.
     ///
     /// # Errors
     ///

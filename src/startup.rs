@@ -7,9 +7,9 @@
 //! | 1 | the process cannot serve; one line of the log has the reason |
 //! | 2 | the command line is invalid |
 //!
-//! [`main`] reads the environment and the command line, [`run`] installs the log, and [`serve`] has the
-//! numbered steps. Clients can connect from step 5 on, so everything before it must be short, and
-//! everything that can wait comes after it.
+//! [`main`] reads the environment and the command line, [`run`] installs the log, and [`serve`] has
+//! the numbered steps. Clients can connect from step 5 on, so everything before it must be short,
+//! and everything that can wait comes after it.
 
 use std::cell::Cell;
 use std::env;
@@ -58,12 +58,13 @@ const LIMITS: &str = "LimitNOFILE=, LimitNPROC= and TasksMax=";
 /// The line that is logged when the process cannot serve.
 type Error = Box<dyn std::error::Error>;
 
-/// Runs the whole program with the state `S`: reads the command line, serves until the end, and returns
-/// the exit status.
+/// Runs the whole program with the state `S`: reads the command line, serves until the end, and
+/// returns the exit status.
 ///
-/// The exit status is 0 if the process was told to stop or a successor serves, 1 if the process cannot
-/// serve, and 2 if the command line is invalid. Call this at the beginning of the program, before there
-/// is a second thread, because it blocks signals and takes the descriptors that systemd has passed.
+/// The exit status is 0 if the process was told to stop or a successor serves, 1 if the process
+/// cannot serve, and 2 if the command line is invalid. Call this at the beginning of the program,
+/// before there is a second thread, because it blocks signals and takes the descriptors that
+/// systemd has passed.
 ///
 /// ```no_run
 /// use std::process::ExitCode;
@@ -152,7 +153,7 @@ fn serve<S: Service>(
         format!("cannot open as many files as serving takes: {error} (see {LIMITS})")
     })?;
     notify::check_environment();
-    // 10. Make the mailboxes and the actors. The handoff actor owns everything until it has the lock.
+    // 10. Make the mailboxes and the actors. The handoff actor owns all until it has the lock.
     let (to_ticker, ticker_mailbox) = messages::to_ticker();
     let (to_server, server_mailbox) = messages::to_server();
     let (to_handoff, handoff_mailbox) = messages::to_handoff();
@@ -256,8 +257,8 @@ fn listen<S: Service>(
 
 /// Starts the reactor and its thread; the timer must be kept.
 ///
-/// async-io panics if it cannot have a thread or descriptors. The hook logs that as any other error of
-/// the start; there is nothing to clean up yet.
+/// async-io panics if it cannot have a thread or descriptors. The hook logs that as any other error
+/// of the start; there is nothing to clean up yet.
 fn start_reactor(stage: Stage) -> Timer {
     panic::set_hook(Box::new(move |panic: &PanicHookInfo<'_>| {
         match panic.payload().downcast_ref::<String>() {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Status of the process, for the `status` command and for `systemctl status`.
 //!
-//! Responsible for the texts about the owner of the state: where the state came from, since when this
-//! process has owned it, and how many clients are connected.
+//! Responsible for the texts about the owner of the state: where the state came from, since when
+//! this process has owned it, and how many clients are connected.
 //!
-//! [`Status`] is shared by the actors, because those that know a part of it are not those that report
-//! it. Never decides anything. Lives as long as the actors.
+//! [`Status`] is shared by the actors, because those that know a part of it are not those that
+//! report it. Never decides anything. Lives as long as the actors.
 
 use std::cell::Cell;
 use std::fmt;
@@ -18,7 +18,7 @@ use crate::handoff::state_file::StateFile;
 
 /// What the actors know about the process, shared by all of them on their one thread.
 ///
-/// Not a message: a thousand clients may come and go between two times that somebody reads this.
+/// Not a message, because it changes with each client and is read once a second at most.
 #[derive(Debug, Default)]
 pub(crate) struct Status {
     /// How the process came to own the state; set once, by the handoff actor.
@@ -98,8 +98,8 @@ impl Origin {
     }
 }
 
-/// The maximum length of a status line before the fields of the state, in bytes: [`StatusHeader`], a
-/// space and [`Persistence`].
+/// The maximum length of a status line before the fields of the state, in bytes: [`StatusHeader`],
+/// a space and [`Persistence`].
 pub(crate) const MAX_HEADER: usize = 256;
 
 /// The beginning of a status line; the ticker adds the fields that it knows.

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Supervisor: the actor that runs the lifecycle.
 //!
-//! Responsible for turning what the actors report into events, and the effects of a step into orders
-//! for them; for the readiness, the watchdog and `systemctl status`; and for following PID 1 to its new
-//! root directory. It gives PID 1 signs of life from the loop that all actors share, so they also show
-//! that this loop runs.
+//! Responsible for turning what the actors report into events, and the effects of a step into
+//! orders for them; for the readiness, the watchdog and `systemctl status`; and for following PID 1
+//! to its new root directory. It gives PID 1 signs of life from the loop that all actors share, so
+//! they also show that this loop runs.
 //!
-//! Owns the lifecycle. Never does the work of an actor, and never decides what the lifecycle decides.
-//! Ends when the lifecycle orders to leave, and the process ends with it.
+//! Owns the lifecycle. Never does the work of an actor, and never decides what the lifecycle
+//! decides. Ends when the lifecycle orders to leave, and the process ends with it.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -48,7 +48,8 @@ pub(crate) struct Supervisor<S: Service> {
     old_root: Option<OldRoot>,
     /// Whether a failure to look at PID 1's root, after which another look is possible, was logged.
     root_failure_logged: bool,
-    /// The timer of the rounds: looks at PID 1's root as long as they are possible, then signs of life.
+    /// The timer of the rounds: looks at PID 1's root as long as they are possible, then signs of
+    /// life.
     rounds: Timer,
     pending_notify: PendingNotify,
     /// The clients and the reachability that PID 1 was last told.
@@ -58,7 +59,8 @@ pub(crate) struct Supervisor<S: Service> {
     status: Rc<Status>,
 }
 
-/// Notifications that PID 1 did not receive, because its queue was full; the next round repeats them.
+/// Notifications that PID 1 did not receive, because its queue was full; the next round repeats
+/// them.
 #[derive(Clone, Copy, Default)]
 struct PendingNotify {
     phase: bool,

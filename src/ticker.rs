@@ -4,19 +4,20 @@
 //! Responsible for ticking at absolute deadlines, logging each tick, and executing the commands of
 //! clients.
 //!
-//! Owns the [`Ticking`] state, the timer and, while it ticks, the state file. Never knows what the state
-//! is: its [`Service`] has the words for it. Does no other I/O than writing the file, and waits only for
-//! its timer, its mailbox and, for a moment, the log's writer. Ends with the process.
+//! Owns the [`Ticking`] state, the timer and, while it ticks, the state file. Never knows what the
+//! state is: its [`Service`] has the words for it. Does no other I/O than writing the file, and
+//! waits only for its timer, its mailbox and, for a moment, the log's writer. Ends with the
+//! process.
 //!
-//! **Invariant:** each change is in the state file before it is logged or answered, so the next owner
-//! continues from everything that anybody has seen.
+//! **Invariant:** each change is in the state file before it is logged or answered, so the next
+//! owner continues from everything that a client or a reader of the log has seen.
 //!
 //! **Invariant:** due ticks come before any command, so a reply is never behind the clock, not even
 //! after the process was stopped for a while.
 //!
-//! **Invariant:** one turn takes about [`TURN`](catch_up::TURN) at most, however many ticks are due, and
-//! every other actor has a turn before the next one. Meanwhile commands are returned to the server and
-//! wait there; `status` is answered and reports how many ticks are due.
+//! **Invariant:** one turn takes about [`TURN`](catch_up::TURN) at most, however many ticks are
+//! due, and every other actor has a turn before the next one. Meanwhile commands are returned to
+//! the server and wait there; `status` is answered and reports how many ticks are due.
 
 mod catch_up;
 mod lines;
@@ -57,8 +58,8 @@ pub(crate) enum Start<S> {
     AfterDeath { snapshot: Snapshot<S>, unlogged: Unlogged },
 }
 
-/// The time that the end of the process waits until the last ticks are logged, so that the next owner
-/// need not name them as missing.
+/// The time that the end of the process waits until the last ticks are logged, so that the next
+/// owner need not name them as missing.
 ///
 /// Longer: a journal that blocks delays the power-off.
 pub(crate) const LAST_LINES: Duration = Duration::from_millis(250);
@@ -263,7 +264,8 @@ impl<S: Service> Ticker<S> {
         let Some(ticking) = self.ticking.take() else {
             return;
         };
-        // The next owner takes the ticks that are still due, and the server sends its commands again.
+        // The next owner takes the ticks that are still due, and the server sends its commands
+        // again.
         (self.is_behind, self.has_returned_commands) = (false, false);
         self.log_change(ticking.state());
         post(&self.handoff, ToHandoff::State(ticking.snapshot(), self.state_file.take()));
@@ -404,7 +406,7 @@ mod tests {
     use early_service_machine::Counter;
     use early_service_machine::counter::Command;
 
-    /// A ticker with the far ends of its mailboxes, and a clock that the test turns.
+    /// A ticker with the other ends of its mailboxes, and a clock that the test sets.
     struct Bench {
         ticker: Ticker<Counter>,
         _mailbox: Sender<ToTicker<Counter>>,
@@ -428,12 +430,12 @@ mod tests {
             Self { ticker, _mailbox, server, handoff, supervisor, start }
         }
 
-        /// One that counts, and keeps its state in a file.
+        /// A ticker that counts, and stores its state in a file.
         fn with_file(test: &str) -> Self {
             let path = format!("early-service-{}-{test}.state", std::process::id());
             let path = std::env::temp_dir().join(path);
             let file = StateFile::open(&path, None).expect("a scratch file");
-            std::fs::remove_file(path).expect("our own");
+            std::fs::remove_file(path).expect("the scratch file");
             let mut bench = Self::new();
             bench.tell(0, ToTicker::Load(Start::Anew(Counter::default()), Some(file)));
             bench
@@ -458,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn ticks_that_are_due_come_before_the_command() {
+    fn due_ticks_come_before_the_command() {
         let mut bench = Bench::new();
         bench.tell(0, ToTicker::Load(Start::Anew(Counter { next: 10 }), None));
         assert_eq!(bench.status_at(99), "state_file=none ticks_due=0 counter=10 ticks_late=0\n");
@@ -466,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frozen_counter_does_not_tick_and_its_rhythm_goes_on_without_a_shift() {
+    fn a_frozen_counter_does_not_tick_and_keeps_its_schedule() {
         let mut bench = Bench::new();
         bench.tell(0, ToTicker::Load(Start::Anew(Counter { next: 10 }), None));
         bench.tell(250, ToTicker::Freeze);
@@ -486,16 +488,16 @@ mod tests {
         assert_eq!(bench.status_at(500), "state_file=none ticks_due=0 counter=15 ticks_late=1\n");
     }
 
-    /// What this thread allocates for so many of these.
+    /// The number of allocations of this thread for `count` calls of `once`.
     fn allocated(count: usize, mut once: impl FnMut()) -> u64 {
         allocation_counter::measure(|| (0..count).for_each(|_| once())).count_total
     }
 
     #[test]
-    fn a_tick_allocates_what_its_timer_and_mailbox_do_and_nothing_else() {
-        // The reactor's table of timers, which it looks after at times of its own.
+    fn a_tick_allocates_only_for_its_timer_and_mailbox() {
+        // The reactor's table of timers grows at its own times.
         const GROWTH: u64 = 2;
-        // The same waits without a counter.
+        // The same waits without a ticker.
         let (_sender, mailbox) = async_channel::bounded::<ToTicker<Counter>>(1);
         let mut timer = Timer::never();
         let mut deadline = clock::now().as_nanos();
@@ -517,7 +519,7 @@ mod tests {
             let waits = future::poll_once(bench.ticker.next_event());
             assert!(future::block_on(waits).is_none());
         };
-        // The first of each sets things up that stay.
+        // The first calls set up what stays.
         allocated(10, &mut bare);
         allocated(10, &mut tick);
         for count in [1, 100, 1000] {
@@ -532,7 +534,7 @@ mod tests {
         let mut spare = Some(Batch::new());
         let mut replies = 0;
         let mut ask = || {
-            let mut batch = spare.take().expect("it came back");
+            let mut batch = spare.take().expect("the batch is back");
             for command in [Command::Get, Command::Set(137), Command::Get] {
                 assert!(batch.push(command));
             }

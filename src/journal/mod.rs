@@ -2,14 +2,14 @@
 //! Log: from a record of the [`log`] crate to journald, the kernel log or standard error.
 //!
 //! Writing a record may block: journald's socket is full for seconds around the switch of root, and
-//! standard error is full if nobody reads it. A tick or a reply must not wait for that. So a thread
+//! standard error is full if it is not read. A tick or a reply must not wait for that. So a thread
 //! that logs only puts the record into a bounded queue, and one thread writes the records out.
 //!
 //! Owns the queue and the writer thread. Never blocks a thread that logs, and never allocates for a
 //! record. Ends when the queue is closed and written out, or after [`FLUSH_LIMIT`].
 //!
-//! **Invariant:** each record is written or counted as dropped, except for ticks while there is only
-//! the kernel log. The number dropped is logged as soon as a record can be written.
+//! **Invariant:** each record is written or counted as dropped, except for ticks while there is
+//! only the kernel log. The number dropped is logged as soon as a record can be written.
 //!
 //! | file | what it has |
 //! | --- | --- |
@@ -116,8 +116,8 @@ impl Journal {
     }
 }
 
-/// Writes out the queue from this thread, if no thread can be started: tries each record once, which
-/// may block.
+/// Writes out the queue from this thread, if no thread can be started: tries each record once,
+/// which may block.
 pub(crate) fn write_here(stage: Stage) {
     LOG.close();
     Writer::open(&LOG, stage).without_retries().write_until_closed();

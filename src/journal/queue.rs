@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Queue of log records, from any number of threads to the one thread that writes them.
 //!
-//! A ring of places of 128 bytes; a record takes one place, or several consecutive ones. A thread that
-//! logs reserves all places of its record in one step, fills them, and then publishes the record, so
-//! the records of several threads never mix.
+//! A ring of places of 128 bytes; a record takes one place, or several consecutive ones. A thread
+//! that logs reserves all places of its record in one step, fills them, and then publishes the
+//! record, so the records of several threads never mix.
 //!
-//! Never blocks: a thread that is descheduled while it fills its places delays the writer, but no other
-//! thread that logs. Never allocates: the ring is static, and a place uses memory only once it has
-//! held a record.
+//! Never blocks: a thread that is descheduled while it fills its places delays the writer, but no
+//! other thread that logs. Never allocates: the ring is static, and a place uses memory only once
+//! it has held a record.
 //!
 //! **Invariant:** a record is queued completely, or not at all.
 
@@ -67,8 +67,8 @@ impl<const PLACES: usize> Queue<PLACES> {
         usize::try_from(used).unwrap_or(usize::MAX)
     }
 
-    /// Queues a record; returns false if it does not fit into the first `room` places or the queue is
-    /// closed.
+    /// Queues a record; returns false if it does not fit into the first `room` places or the queue
+    /// is closed.
     pub(crate) fn push(&self, header: Header, text: &[u8], room: usize) -> bool {
         let Some(start) = self.reserve(places(text.len()), room.min(PLACES)) else {
             return false;

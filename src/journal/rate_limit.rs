@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Rate limit for log lines that clients and other processes can cause: one line a second.
 //!
-//! A client can connect thousands of times a second. Without a limit, the lines about it would displace
-//! the ticks in the log.
+//! A client can connect thousands of times a second. Without a limit, the lines about it would
+//! displace the ticks in the log.
 
 use std::fmt;
 use std::time::Duration;

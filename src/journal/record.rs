@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Encoding of one log record: in the queue, as a line of text, and as fields for journald.
 //!
-//! In the queue, a record is a fixed-size [`Header`] followed by its text: the message, then its fields
-//! as `NAME=value`, each with a NUL at its end. Never allocates, except for the kernel log. A text that
-//! is too long is cut and marked.
+//! In the queue, a record is a fixed-size [`Header`] followed by its text: the message, then its
+//! fields as `NAME=value`, each with a NUL at its end. Never allocates, except for the kernel log.
+//! A text that is too long is cut and marked.
 
 use std::fmt::{self, Write as _};
 use std::io;
@@ -22,8 +22,8 @@ use crate::platform::clock;
 
 /// The bytes of one record: its message and its fields.
 ///
-/// 96 bytes fit into one place of the queue; a tick of the counter takes 80 after a month. The longest
-/// line names a socket path of 107 bytes.
+/// 96 bytes fit into one place of the queue; a tick of the counter takes 80 after a month. The
+/// longest line names a socket path of 107 bytes.
 pub(super) const MAX_TEXT: usize = 240;
 
 /// Ends a field in [`Text`]: no value contains it.
@@ -135,8 +135,8 @@ impl Entry {
 
     /// One line for the kernel log: `<30>early-service-initrd[323]: booting => serving`.
     ///
-    /// The number is the facility "daemon" and the severity, as in syslog(3); without a facility, the
-    /// kernel would file the line as its own.
+    /// The number is the facility "daemon" and the severity, as in syslog(3); without a facility,
+    /// the kernel would file the line as its own.
     pub(super) fn kernel_line(&self, identifier: &str) -> String {
         let priority = match self.level() {
             Level::Error => 3 << 3 | 3,

@@ -36,7 +36,8 @@ pub(crate) struct Log {
     pub(super) records: Queue<QUEUE>,
     /// The writer thread, which is parked while the queue is empty.
     pub(super) writer: OnceLock<Thread>,
-    /// The number of records that were not written: the queue was full, or the journal refused them.
+    /// The number of records that were not written: the queue was full, or the journal refused
+    /// them.
     dropped: AtomicU64,
     /// The number of ticks that were logged.
     ticks_logged: AtomicU64,
@@ -155,8 +156,8 @@ impl RoomWait {
     /// Too long: clients wait for their replies meanwhile. Too short: more lines are dropped.
     const LIMIT: Duration = Duration::from_millis(100);
 
-    /// The time after which a writer that has written nothing is taken to be blocked, even on a busy
-    /// machine.
+    /// The time after which a writer that has written nothing is taken to be blocked, even on a
+    /// busy machine.
     const STEP: Duration = Duration::from_millis(10);
 
     /// Waits until the queue of `log` has room for `records`, as long as the writer makes progress.

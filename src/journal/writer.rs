@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Writer thread: takes records from the queue and writes them to one of three places.
 //!
-//! The process that starts this one decides where the log is written, see [`Destination`]. If an initrd
-//! has no journal, ticks are not written and all other records are written to the kernel log, until
-//! there is a journal. Around the switch of root the journal cannot be reached for a moment (see
-//! [`switch_root`](crate::platform::switch_root)); the writer then holds the record and tries again.
+//! The process that starts this one decides on the place, see [`Destination`]. If an initrd has no
+//! journal, ticks are not written and all other records are written to the kernel log, until there
+//! is a journal. Around the switch of root the journal cannot be reached for a moment (see
+//! [`switch_root`](crate::platform::switch_root)); the writer then holds the record and tries
+//! again.
 //!
 //! Owns the connection to the journal. Ends when the queue is closed and empty.
 
@@ -26,17 +27,18 @@ use crate::journal::shared::Log;
 
 /// How long the writer holds a record that cannot be written.
 ///
-/// The new root is entered within a tick of the switch, but a machine that is busy with the switch can
-/// take seconds. Longer than the queue lasts would be useless.
+/// The new root is entered within a tick of the switch, but a machine that is busy with the switch
+/// can take seconds. Longer than the queue lasts would be useless.
 const RETRY_LIMIT: Duration = Duration::from_secs(25);
 
 /// The time between two attempts to write a record.
 const RETRY: Duration = Duration::from_millis(20);
 
-/// Where the log is written, decided by the process that started this one.
+/// The place for the log, as the process that started this one has decided.
 ///
-/// systemd sets `$JOURNAL_STREAM` (systemd.exec(5)) if it has connected standard error to the journal.
-/// It does not for `StandardError=append:` or `StandardError=null`, and neither does a terminal.
+/// systemd sets `$JOURNAL_STREAM` (systemd.exec(5)) if it has connected standard error to the
+/// journal. It does not for `StandardError=append:` or `StandardError=null`, and neither does a
+/// terminal.
 enum Destination {
     Journal,
     StandardError,
@@ -93,7 +95,8 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// To be called by the thread itself: connecting to the journal sends a datagram, which may block.
+    /// To be called by the thread itself: connecting to the journal sends a datagram, which may
+    /// block.
     pub(super) fn open(log: &'static Log, stage: Stage) -> Self {
         let journal = || open_journal(stage).map(Sink::Journal);
         let kernel_log = || OpenOptions::new().write(true).open("/dev/kmsg").map(Sink::KernelLog);

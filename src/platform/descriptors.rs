@@ -13,9 +13,9 @@ const SPARE: usize = 4;
 
 /// Has the kernel grow its table of our descriptors to the final size, at most `most` descriptors.
 ///
-/// The table doubles when it is full. In a process with threads, that waits for an RCU grace period:
-/// about 10 ms on a busy machine (measured), during a handoff in which hundreds of clients arrive.
-/// To be called while there is one thread; the table takes 8 kB.
+/// The table doubles when it is full. In a process with threads, that waits for an RCU grace
+/// period: about 10 ms on a busy machine (measured), during a handoff in which hundreds of clients
+/// arrive. To be called while there is one thread; the table takes 8 kB.
 pub(crate) fn reserve(most: usize) {
     let limit = getrlimit(Resource::Nofile).current.map(usize::try_from);
     let limit = limit.and_then(Result::ok).unwrap_or(usize::MAX).min(most);

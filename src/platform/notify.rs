@@ -3,11 +3,11 @@
 //!
 //! If systemd did not start the process, no socket is passed and no notification is sent.
 //!
-//! A notification that fails is not logged: it fails while PID 1 switches root, and when its queue is
-//! full. Functions that return a `bool` return whether PID 1 has received the notification, or there is
-//! none to receive it; the supervisor repeats what was not received.
-//! Sending never waits, which no crate for notifications offers: PID 1 may be busy for seconds with its
-//! queue full, and that must not delay a tick.
+//! A notification that fails is not logged: it fails while PID 1 switches root, and when its queue
+//! is full. Functions that return a `bool` return whether PID 1 has received the notification, or
+//! there is none to receive it; the supervisor repeats what was not received. Sending never waits,
+//! which no crate for notifications offers: PID 1 may be busy for seconds with its queue full, and
+//! that must not delay a tick.
 
 use std::env;
 use std::fmt;
@@ -27,18 +27,19 @@ use rustix::process::{PidfdFlags, Resource, getpid, getrlimit, pidfd_open};
 
 use crate::platform::socket;
 
-/// How long PID 1 waits for a sign of life before it kills the process that survived the switch of root.
+/// How long PID 1 waits for a sign of life before it kills the process that survived the switch of
+/// root.
 ///
-/// The unit in the initrd cannot ask for a watchdog, because signs of life are lost around the switch;
-/// so the process asks for one afterwards.
-/// Too long: a process that hangs delays its successor. Too short: a busy machine kills a healthy one.
+/// The unit in the initrd cannot ask for a watchdog, because signs of life are lost around the
+/// switch; so the process asks for one afterwards. Too long: a process that hangs delays its
+/// successor. Too short: a busy machine kills a healthy one.
 const SURVIVOR_WATCHDOG: Duration = Duration::from_secs(3);
 
 /// How long PID 1 waits for the next sign of life of a process that is starting and has used up the
 /// `TimeoutStartSec=` of its unit.
 ///
-/// Too long: a successor without a watchdog that hangs as the owner stops the whole service. Too short:
-/// a busy machine kills a healthy one that waits for its predecessor.
+/// Too long: a successor without a watchdog that hangs as the owner stops the whole service. Too
+/// short: a busy machine kills a healthy one that waits for its predecessor.
 const START: Duration = Duration::from_secs(5);
 
 /// The number of signs of life within the limit of a watchdog; sd_watchdog_enabled(3) advises two.
@@ -46,7 +47,8 @@ const SIGNS_OF_LIFE: u32 = 3;
 
 /// The shortest limit of a watchdog that is met.
 ///
-/// Shorter: the process does nothing but give signs of life. Longer: fewer units can use a watchdog.
+/// Shorter: the process does nothing but give signs of life. Longer: fewer units can use a
+/// watchdog.
 const SHORTEST_WATCHDOG: Duration = Duration::from_millis(30);
 
 /// The descriptors that systemd passes in `$LISTEN_FDS`.
@@ -61,8 +63,8 @@ pub(crate) struct Passed {
 impl Passed {
     /// Takes the sockets to serve, or refuses all if one of them cannot be served.
     ///
-    /// Other descriptors stay open and unchanged, because they belong to another part of the service.
-    /// The variables stay set, because the process starts no other program.
+    /// Other descriptors stay open and unchanged, because they belong to another part of the
+    /// service. The variables stay set, because the process starts no other program.
     pub(crate) fn take() -> Result<Self, String> {
         if !is_pidfd_ours() {
             return Ok(Self::default());
@@ -167,23 +169,24 @@ pub(crate) fn status(what: fmt::Arguments<'_>) {
 
 /// Starts the unit's watchdog now, instead of when the unit is ready.
 ///
-/// The start timeout covers also what PID 1 does before it executes the program, so it must be long for
-/// a slow machine, and it cannot be shortened later (`EXTEND_TIMEOUT_USEC=` in sd_notify(3)). The first
-/// sign of life starts the watchdog even during the start, and the watchdog ends a start that hangs.
+/// The start timeout covers also what PID 1 does before it executes the program, so it must be long
+/// for a slow machine, and it cannot be shortened later (`EXTEND_TIMEOUT_USEC=` in sd_notify(3)).
+/// The first sign of life starts the watchdog even during the start, and the watchdog ends a start
+/// that hangs.
 pub(crate) fn watch_start() {
     if watchdog().is_ok_and(|limit| limit.is_some()) {
         feed_watchdog();
     }
 }
 
-/// Extends the start timeout by [`START`] (`EXTEND_TIMEOUT_USEC=` in sd_notify(3)), and gives PID 1 a
-/// sign of life.
+/// Extends the start timeout by [`START`] (`EXTEND_TIMEOUT_USEC=` in sd_notify(3)), and gives PID 1
+/// a sign of life.
 pub(crate) fn extend_start() {
     let _ = notify(&format!("EXTEND_TIMEOUT_USEC={}\nWATCHDOG=1", START.as_micros()));
 }
 
-/// The interval between signs of life: short enough for the unit's watchdog if there is one, and for a
-/// long start; `None` if PID 1 is not notified.
+/// The interval between signs of life: short enough for the unit's watchdog if there is one, and
+/// for a long start; `None` if PID 1 is not notified.
 pub(crate) fn rounds() -> Option<Duration> {
     notify_socket()?.ok()?;
     let watchdog = watchdog().ok().flatten().unwrap_or(START);

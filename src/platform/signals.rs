@@ -14,9 +14,10 @@
 //!
 //! `docs/operations.md` gives the reasons.
 //!
-//! Ignored signals are blocked in every thread: the handler of a signal interrupts system calls, so a
-//! sender that never stops would use up the processor. The mask and the dispositions that the process
-//! inherits have no effect, except that a default outcome stays ignored if it was inherited as ignored.
+//! Ignored signals are blocked in every thread: the handler of a signal interrupts system calls, so
+//! a sender that never stops would use up the processor. The mask and the dispositions that the
+//! process inherits have no effect, except that a default outcome stays ignored if it was inherited
+//! as ignored.
 //!
 //! Owns the socket into which the handlers write. Never decides: the supervisor does. Ends with the
 //! process.
@@ -46,8 +47,8 @@ const HANDLED: [Signal; 6] = {
     [SIGTERM, SIGINT, SIGXCPU, SIGHUP, SIGUSR1, SIGUSR2]
 };
 
-/// The signals with their default outcome; those that end the process mean a fault of the program, or
-/// a request for a core dump.
+/// The signals with their default outcome; those that end the process mean a fault of the program,
+/// or a request for a core dump.
 const DEFAULT: [Signal; 13] = {
     use Signal::*;
     [
@@ -58,8 +59,8 @@ const DEFAULT: [Signal; 13] = {
 
 /// Blocks every signal except those with a default outcome, whatever mask was inherited.
 ///
-/// To be called before there is a second thread, because threads inherit the mask. A request to stop
-/// stays pending until the actor runs.
+/// To be called before there is a second thread, because threads inherit the mask. A request to
+/// stop stays pending until the actor runs.
 pub(crate) fn block() -> io::Result<()> {
     let mut blocked = SigSet::all();
     DEFAULT.into_iter().for_each(|signal| blocked.remove(signal));

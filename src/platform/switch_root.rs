@@ -3,21 +3,20 @@
 //!
 //! Up to Linux 6, a process that survives the switch keeps the old root directory, in which `/run`,
 //! `/proc` and `/dev` are empty afterwards. The journal, the notification socket of systemd and the
-//! socket file of the service then have no name. Open descriptors still work, so `/proc/1` is opened at
-//! the start; when the root directory of PID 1 differs from that of this process, this process enters
-//! it.
-//! From Linux 7.0 on, the initramfs is on a file system that pivot_root(2) can exchange, and that call
-//! moves the root directory of every process together with that of PID 1: the two are equal before and
-//! after the switch. So the root directory at the start is remembered too, and the switch is noticed
-//! when it changes.
+//! socket file of the service then have no name. Open descriptors still work, so `/proc/1` is
+//! opened at the start; when the root directory of PID 1 differs from that of this process, this
+//! process enters it. From Linux 7.0 on, the initramfs is on a file system that pivot_root(2) can
+//! exchange, and that call moves the root directory of every process together with that of PID 1:
+//! the two are equal before and after the switch. So the root directory at the start is remembered
+//! too, and the switch is noticed when it changes.
 //!
 //! Following requires CAP_SYS_PTRACE, to look at the root of PID 1 (`proc_pid_root(5)`), and
-//! CAP_SYS_CHROOT. Both are dropped afterwards, or as soon as looking is not allowed. Being moved by the
-//! kernel requires neither.
+//! CAP_SYS_CHROOT. Both are dropped afterwards, or as soon as looking is not allowed. Being moved
+//! by the kernel requires neither.
 //!
-//! **Invariant:** only the main thread has the two capabilities, except for the first moment of other
-//! threads, and no thread has them once the new root is entered. (Each thread has its own capabilities;
-//! see capabilities(7).)
+//! **Invariant:** only the main thread has the two capabilities, except for the first moment of
+//! other threads, and no thread has them once the new root is entered. (Each thread has its own
+//! capabilities; see capabilities(7).)
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -34,8 +33,8 @@ use smol::Timer;
 
 use crate::platform::files::is_same;
 
-/// When the reactor's thread drops the capabilities; not zero, because a timer that is due at once does
-/// not wake the thread.
+/// When the reactor's thread drops the capabilities; not zero, because a timer that is due at once
+/// does not wake the thread.
 const SOON: Duration = Duration::from_millis(1);
 
 /// The file that marks the root directory of an initrd (`os-release(5)`).
@@ -43,7 +42,7 @@ const INITRD_RELEASE: &str = "/etc/initrd-release";
 
 /// The root directory in which the process was started.
 pub(crate) struct OldRoot {
-    /// `/proc/1`, usable when `/proc` no longer is; `None` if looking at PID 1's root is not allowed.
+    /// `/proc/1`, usable when `/proc` no longer is; `None` if PID 1's root cannot be looked at.
     init: Option<OwnedFd>,
     /// The root directory at the start, or after the last switch from one initrd to another.
     ours: Stat,
@@ -88,8 +87,8 @@ impl OldRoot {
 
     /// Enters PID 1's root directory if it differs from ours; returns whether there was a switch.
     ///
-    /// Ours is looked at first: if the kernel has moved this process, PID 1's need not be looked at,
-    /// which a security policy of the new root may forbid.
+    /// Ours is looked at first: if the kernel has moved this process, PID 1's need not be looked
+    /// at, which a security policy of the new root may forbid.
     pub(crate) fn follow(&mut self) -> io::Result<Switch> {
         let ours = stat("/")?;
         if is_same(&ours, &self.ours) {
@@ -123,12 +122,12 @@ pub(crate) fn drop_capabilities() -> io::Result<()> {
     Ok(set_capabilities(None, sets)?)
 }
 
-/// Starts the reactor and has its thread drop the capabilities soon, which it inherits from this thread;
-/// the timer must be kept.
+/// Starts the reactor and has its thread drop the capabilities soon, which it inherits from this
+/// thread; the timer must be kept.
 ///
-/// A waker drops them, because wakers are the only code of this program that the thread runs. Starting
-/// the reactor from another thread without them would cost a third of the time from exec to the first
-/// reply, 12 kB and 23 system calls (measured).
+/// A waker drops them, because wakers are the only code of this program that the thread runs.
+/// Starting the reactor from another thread without them would cost a third of the time from exec
+/// to the first reply, 12 kB and 23 system calls (measured).
 pub(crate) fn disarm_reactor() -> Timer {
     let waker = Waker::from(Arc::new(Disarm { follower: thread::current().id() }));
     let mut timer = Timer::after(SOON);

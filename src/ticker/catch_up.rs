@@ -19,11 +19,11 @@ use crate::service::Service;
 /// The maximum number of ticks that one turn logs, before the log's writer gets a chance.
 pub(super) const PORTION: usize = 64;
 
-/// The maximum number of missed ticks that are logged one by one: eight times the log's queue, because
-/// the writer has [`RoomWait`](crate::journal::RoomWait) to write most of them out.
+/// The maximum number of missed ticks that are logged one by one: eight times the log's queue,
+/// because the writer has [`RoomWait`](crate::journal::RoomWait) to write most of them out.
 ///
-/// More: catching up takes long. Fewer: a process that was stopped for some seconds at a short period
-/// leaves no line of each.
+/// More: catching up takes long. Fewer: a process that was stopped for some seconds at a short
+/// period leaves no line of each.
 pub(super) const ONE_BY_ONE: u64 = 2048;
 
 /// The time that one turn takes at most, except for its last step, which may double it.
@@ -34,15 +34,15 @@ pub(super) const TURN: Duration = Duration::from_millis(5);
 
 /// The pause between two turns.
 ///
-/// Not a mere yield: the supervisor is polled only when no task is ready, or after 200 turns of them,
-/// which would take a second.
+/// Not a mere yield: the supervisor is polled only when no task is ready, or after 200 turns of
+/// them, which would take a second.
 pub(super) const REST: Duration = Duration::from_micros(100);
 
 /// The time after which a state that is still catching up logs its progress.
 pub(super) const PROGRESS: Duration = Duration::from_secs(5);
 
-/// Takes due ticks without a line for each: all of them at once if the state can skip ticks, otherwise
-/// as many as [`TURN`] allows.
+/// Takes due ticks without a line for each: all of them at once if the state can skip ticks,
+/// otherwise as many as [`TURN`] allows.
 ///
 /// Returns the number taken and the last of them; `None` if no tick is due.
 pub(super) fn skip<S: Service>(ticking: &mut Ticking<S>, now: Monotonic) -> Option<(u64, Tick<S>)> {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Ticks that are not known to be in the log.
 //!
-//! Responsible for what the state file says about them: if this process dies, the next owner names them
-//! in the log as possibly missing.
+//! Responsible for what the state file says about them: if this process dies, the next owner names
+//! them in the log as possibly missing.
 //!
 //! **Invariant:** a tick is left out of the file only after its line, or a line that names it, is
 //! written.
@@ -90,8 +90,8 @@ impl<S: Service> UnloggedTicks<S> {
 }
 
 impl Inherited {
-    /// Whether a line about them is written if the last `unlogged` ticks of this process are not: the
-    /// line comes before the first tick that followed it.
+    /// Whether a line about them is written if the last `unlogged` ticks of this process are not:
+    /// the line comes before the first tick that followed it.
     fn is_named(&self, unlogged: u64) -> bool {
         self.named.is_some_and(|named| self.since.saturating_sub(named) > unlogged)
     }
