@@ -1,47 +1,46 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The daemon as a process, with real sockets, real signals and a real `nc`.
+//! Process: the daemon as a process, with real sockets, real signals and a real `nc`.
 //!
-//! Nothing here sleeps for a time and then hopes: a test waits for a condition, at most [`LIMIT`].
-//! What must be exact is measured against the clock, by the deadlines that the daemon logs; what is
-//! only fast is bounded by what a busy machine still keeps.
+//! A test waits for a condition, at most [`testkit::LIMIT`], and never for a time. Exact times are
+//! compared with the deadlines that the daemon logs. A bound on a duration excludes the delays of the
+//! machine ([`testkit::host`]).
 //!
 //! | file | shows |
 //! | --- | --- |
 //! | [`adopting`] | a successor, and predecessors of all kinds |
-//! | [`camera`] | the same with another service, that of the example |
-//! | [`catalog`] | what `journalctl --catalog` says |
+//! | [`camera`] | the handoff with the service of the example |
+//! | [`catalog`] | the entries of the catalog |
 //! | [`catching_up`] | many ticks that are due, and another period |
-//! | [`commands`] | what clients see |
+//! | [`commands`] | commands of clients |
 //! | [`exchange`] | a predecessor, and successors of all kinds |
 //! | [`handoff`] | one process after the other |
-//! | [`inheritance`] | how listeners come to the next process, and their files |
+//! | [`inheritance`] | listeners across a handoff, and their files |
 //! | [`logging`] | lines, fields, and a log that nobody reads |
-//! | [`manual`] | the manual page, held against the program |
-//! | [`meddling`] | what somebody else may have done to a socket that is ours too |
-//! | [`members`] | what a member of the clients' group can do |
-//! | [`memory`] | what is left of commands and connections |
+//! | [`manual`] | the manual page, compared with the program |
+//! | [`meddling`] | changes that another process makes to a shared socket or file |
+//! | [`members`] | the permissions of a member of the clients' group |
+//! | [`memory`] | no memory is left allocated |
 //! | [`nameless`] | a socket whose name disappears |
 //! | [`older`] | the C programs on the other side, and who may ask |
 //! | [`options`] | the command line |
 //! | [`ownership`] | the lock, and who waits for it |
-//! | [`passing_errors`] | what a shortage of a moment costs: time, and nothing else |
+//! | [`passing_errors`] | a passing shortage costs time and nothing else |
 //! | [`rebinding`] | a fresh socket in the place of a passed one |
-//! | [`recovery`] | going on after a death or a stop |
-//! | [`refusing`] | what a successor does not adopt |
+//! | [`recovery`] | continuing after a death or a stop |
+//! | [`refusing`] | offers that a successor does not adopt |
 //! | [`root`] | the first stage across a switch of root |
-//! | [`scarcity`] | limits of the process that leave too little |
-//! | [`sessions`] | what clients notice of a handoff |
-//! | [`signals`] | how it ends |
-//! | [`sockets`] | what becomes of the socket file |
+//! | [`scarcity`] | resource limits that are too low |
+//! | [`sessions`] | clients across a handoff |
+//! | [`signals`] | signals and the end |
+//! | [`sockets`] | the socket file |
 //! | [`spelling`] | one socket by several names, and names of all kinds |
-//! | [`state_file`] | what is found in its place |
+//! | [`state_file`] | files in the place of the state file |
 //! | [`systemd`] | passed sockets, notifications |
-//! | [`ticks`] | rhythm, and catching up |
+//! | [`ticks`] | ticks on time, and catching up |
 //!
-//! They need `nc` (netcat-openbsd), `journalctl` (systemd), `groff` (groff-base), `strace` and util-linux;
-//! those that put a socket in journald's place need a mount namespace, which root has, and a user
-//! where user namespaces are allowed.
-//! What is missing fails a test and is named.
+//! The tests need `nc` (netcat-openbsd), `journalctl` (systemd), `groff` (groff-base), `strace` and
+//! util-linux. Tests that put a socket in journald's place need a mount namespace: root, or user
+//! namespaces. A missing tool fails a test and is named.
 #![allow(clippy::print_stderr, reason = "a test that fails shows what the daemon logged")]
 
 mod adopting;
@@ -83,9 +82,8 @@ mod wire;
 
 use std::time::Duration;
 
-/// How long something may take on a busy machine that takes microseconds on an idle one, and for
-/// ever where it waits for what it must not wait for.
+/// Bound on what takes microseconds, or for ever if it waits for what it must not wait for.
 const AT_ONCE: Duration = Duration::from_secs(3);
 
-/// How long the end in order may take: so much is promised to whoever powers off.
+/// Bound on a clean shutdown, which is promised to whoever powers off.
 const END: Duration = Duration::from_secs(1);
