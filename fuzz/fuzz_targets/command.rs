@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Command: any bytes, cut into any pieces.
+//! Commands of a client: any bytes, split into any pieces.
 //!
-//! The first byte says how the rest is cut; the rest is what a client sends.
-//! However it is cut, the replies are the same, each is within its bound and on one line, and a
-//! command that is accepted can be written again.
+//! The first byte selects how the rest is split; the rest is what a client sends. The replies do not
+//! depend on the split, each is one line within its bound, and the text form of an accepted command is
+//! the same command.
 //!
 //! `cargo +nightly fuzz run -s none command -- -dict=fuzz/command.dict`
 #![no_main]
@@ -52,12 +52,12 @@ fn serve(sent: &[u8], mut sizes: impl Iterator<Item = usize>) -> Vec<String> {
                 }
             }
         }
-        // What a session keeps fits its buffer.
+        // An incomplete line fits the buffer of a session.
         assert!(kept.len() <= MAX_COMMAND_LINE + 1, "{} bytes are kept of a line", kept.len());
     }
 }
 
-/// Sizes from 1 to 64, without end, as `seed` has them.
+/// An endless sequence of sizes from 1 to 64 that depends on `seed`.
 fn pieces(seed: u8) -> impl Iterator<Item = usize> {
     let mut state = u32::from(seed) + 1;
     core::iter::repeat_with(move || {
@@ -66,7 +66,7 @@ fn pieces(seed: u8) -> impl Iterator<Item = usize> {
     })
 }
 
-/// The reply to one line, held against what its client is promised.
+/// The reply to one line, after checking it against the promises to its client.
 fn reply(line: &[u8], counter: &mut Ticking<Counter>) -> String {
     let reply = match Command::<Counter>::parse(line) {
         Ok(command) => {
@@ -74,7 +74,7 @@ fn reply(line: &[u8], counter: &mut Ticking<Counter>) -> String {
             assert!(written.len() <= MAX_COMMAND_LINE, "{written}");
             assert_eq!(Command::<Counter>::parse(written.as_bytes()), Ok(command), "{written}");
             match command {
-                // Its successor may say more than we know, and the supervisor answers.
+                // A newer successor may send fields that this release does not know.
                 Command::HandOver(Request::Exchange { .. }) => return written,
                 Command::HandOver(_) | Command::Status => {
                     assert_eq!(written.as_bytes(), line);
@@ -97,11 +97,11 @@ fn reply(line: &[u8], counter: &mut Ticking<Counter>) -> String {
     reply
 }
 
-/// The line without what a number may have in front.
+/// The line without leading zeros in its number.
 fn without_zeros(line: &[u8]) -> String {
-    let said = String::from_utf8_lossy(line);
-    match said.rsplit_once(' ') {
-        None => said.into_owned(),
+    let text = String::from_utf8_lossy(line);
+    match text.rsplit_once(' ') {
+        None => text.into_owned(),
         Some((command, digits)) => match digits.trim_start_matches('0') {
             "" if !digits.is_empty() => format!("{command} 0"),
             number => format!("{command} {number}"),

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Exchange: any bytes from the other side of a handoff, and any message to it.
+//! Handoff messages: any bytes from the other process, and any message to it.
 //!
-//! The first byte says in pieces of which size the rest is read; the rest is what the other side
-//! says, and the numbers of the messages that we say.
-//! Whatever is read, a line is refused, or it means what its own text form means; whatever is said
-//! fits a line and is read as it was meant.
+//! The first byte is the size of the pieces in which the rest is read; the rest is what the other
+//! process sends, and the numbers in the messages to it. A line is refused, or its text form is the same
+//! message. Every message fits a line and is parsed as it was meant.
 //!
 //! `cargo +nightly fuzz run -s none exchange -- -dict=fuzz/exchange.dict`
 #![no_main]

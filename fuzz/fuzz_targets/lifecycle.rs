@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Lifecycle: any events on one machine, and any course of a world with two or three and a lock.
+//! Lifecycle: any events for one process, and any sequence of actions of two or three processes.
 //!
-//! The world is that of the model in machine/tests/model, which looks at all of a small one; here
-//! more is allowed to happen, and each byte says which of the actions that are possible is taken.
-//! After the last byte nothing fails any more, and somebody must come to serve.
+//! The world is that of the model in machine/tests/model. The model searches all of a small world; this
+//! target allows larger ones, and each byte selects one of the possible actions. After the last byte
+//! nothing fails any more, and a process must come to serve.
 //!
 //! `cargo +nightly fuzz run -s none lifecycle`
 #![no_main]
-#![allow(dead_code, reason = "the model has rules that can be broken, and nobody breaks them here")]
+#![allow(dead_code, reason = "only the model uses broken machines")]
 
 #[path = "lifecycle/atlas.rs"]
 mod atlas;
@@ -35,7 +35,7 @@ use atlas::Atlas;
 use possible::Action;
 use world::{Bounds, Daemon, EVERYBODY, Rules, Who, World};
 
-/// More turns than any world needs in which nothing fails any more.
+/// More actions than any world needs to settle without faults.
 const PATIENCE: usize = 1000;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -65,33 +65,33 @@ fuzz_target!(|bytes: &[u8]| {
         actions.clear();
         world.actions(&daemon, &mut actions);
         actions.retain(|action| action.is_progress());
-        assert!(!actions.is_empty(), "nothing more can happen in {world:#?}");
-        // Every action has its turn, in an order that does not come back to itself.
+        assert!(!actions.is_empty(), "no action is possible in {world:#?}");
+        // A sequence that selects every action and has no short cycle.
         let place = (turn * 7919 + turn / 13) % actions.len();
         take(actions[place], &mut world, &daemon);
     }
-    panic!("nobody gets out of {world:#?}");
+    panic!("no owner is reached from {world:#?}");
 });
 
 fn take(action: Action, world: &mut World, daemon: &Daemon) {
     world.take(action, daemon);
     for (name, holds) in properties::ALWAYS {
-        assert!(holds(daemon, world), "not so: {name}; {world:#?}");
+        assert!(holds(daemon, world), "violated: {name}; {world:#?}");
     }
 }
 
-/// Whether somebody waits for the state of the one that serves, with nobody in the way.
+/// Whether a successor waits for the state of the owner and can receive it.
 fn is_asked(world: &World, daemon: &Daemon) -> bool {
     let Bounds { successors, lockable, takeover, .. } = daemon.bounds;
     let phase = |who| daemon.atlas.phase(world.process(who).place);
     let anybody =
         |is| EVERYBODY.into_iter().find(|who| world.process(*who).is_up() && phase(*who) == is);
     let owner = anybody(Phase::Serving).filter(|owner| takeover || *owner == Who::Predecessor);
-    // Of two who ask for a state without a lock, each may keep the other off.
+    // Two successors that ask for a state without a lock may block each other.
     (lockable || successors == 1) && owner.is_some() && anybody(Phase::Adopting).is_some()
 }
 
-/// What one machine keeps to, whatever it is told.
+/// Checks the promises of one lifecycle for any events.
 fn any_events(bytes: &[u8]) {
     let mut machine = Lifecycle::new();
     let (mut locked, mut prepared, mut offered, mut committed) = (false, false, false, false);
@@ -125,7 +125,7 @@ fn any_events(bytes: &[u8]) {
         };
         assert_eq!(to, owed, "{}", case());
         assert!(to as u8 >= from as u8 || from == Phase::Draining, "{}", case());
-        // Between the order to commit and the successor's end nothing makes it the owner again.
+        // Between the commit and the end of the successor, nothing makes it the owner again.
         let is_end = event == Event::Successor(Successor::Gone);
         assert!(!committed || !enters(Phase::Serving) || is_end, "{}", case());
         prepared = to == Phase::Adopting

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Record: any bytes in the state file.
 //!
-//! The input is a file as it is, the fields of one whose checksum is right, and the numbers of two
-//! records that are damaged, cut off and mixed.
-//! Whatever is in the file, it is ignored, or it says what it is taken for, under a checksum that
-//! is right by another way of computing it; and then an owner can have written it: its period is one of
-//! the option's, its deadline lies at most one period ahead, and all that is due comes in a few steps.
+//! The input is used as a whole file, as the fields of a file with a correct checksum, and as the
+//! numbers of two records that are damaged, cut off and mixed. A file is refused, or its text contains
+//! the decoded values and its checksum is correct by another algorithm. In the second case an owner can
+//! have written it: its period is valid, its deadline is at most one period ahead, and all due ticks
+//! are taken in a few steps.
 //!
 //! `cargo +nightly fuzz run -s none record -- -dict=fuzz/record.dict`
 #![no_main]
@@ -41,7 +41,10 @@ fuzz_target!(|bytes: &[u8]| {
         let file = record.encode(&boot);
         let read = Record::<Counter>::decode(&file, &boot, now);
         assert_eq!(read.ok(), Some(record).filter(|record| is_possible(record, now)));
-        assert!(Record::<Counter>::decode(&file, &other, now).is_err(), "it is of another boot");
+        assert!(
+            Record::<Counter>::decode(&file, &other, now).is_err(),
+            "the record is of another boot"
+        );
         file
     });
     let (at, flip) = (number(0) as usize % RECORD_SIZE, (number(0) >> 16) as u8);
@@ -55,9 +58,9 @@ fuzz_target!(|bytes: &[u8]| {
     damaged[at] ^= flip.max(1);
     assert!(
         Record::<Counter>::decode(&damaged, &boot, now).is_err(),
-        "byte {at} is another by {flip}"
+        "byte {at} differs by {flip}"
     );
-    // One in four thousand million of such mixtures has a checksum that is right.
+    // One of 2^32 such mixtures has a correct checksum.
     load(&[&newer[..at], &older[at..]].concat(), now);
 });
 
@@ -65,7 +68,7 @@ fn boot(id: &str) -> BootId {
     BootId::parse(id.as_bytes()).expect("the kernel's form")
 }
 
-/// Whether an owner can have written this before `now`, by another way of reckoning.
+/// Whether an owner can have written this before `now`, by another computation.
 fn is_possible(record: &Record<Counter>, now: Monotonic) -> bool {
     let Record { unlogged: Unlogged { ticks, unbroken }, snapshot, .. } = record;
     let [deadline, period, now] =
@@ -77,16 +80,16 @@ fn is_possible(record: &Record<Counter>, now: Monotonic) -> bool {
         && u128::from(*ticks) * 1_000_000 <= deadline
 }
 
-/// Loads a file, and holds what it is taken for against what it says.
+/// Decodes a file and compares the result with its text.
 fn load(file: &[u8], now: Monotonic) {
     let record = match Record::<Counter>::decode(file, &boot(BOOT), now) {
         Ok(record) => record,
-        Err(ignored) => return assert!(ignored.to_string().starts_with("it")),
+        Err(error) => return assert!(error.to_string().starts_with("it")),
     };
     let text = file.trim_ascii_end();
-    assert_eq!(file, seal(&text[..text.len() - " crc=01234567".len()]), "it is whole");
+    assert_eq!(file, seal(&text[..text.len() - " crc=01234567".len()]), "the record is complete");
     let text = String::from_utf8_lossy(text);
-    let says = |key: &str, number: u64| {
+    let expect = |key: &str, number: u64| {
         let field = text.split(' ').find_map(|field| field.strip_prefix(key)?.strip_prefix('='));
         let digits = field.unwrap_or_default().trim_start_matches('0');
         let is_zero = number == 0 && field.is_some_and(|field| !field.is_empty());
@@ -96,12 +99,12 @@ fn load(file: &[u8], now: Monotonic) {
     let boot_field = text.split(' ').find_map(|field| field.strip_prefix("boot="));
     assert_eq!(boot_field, Some(BOOT));
     let Record { sequence, unlogged: Unlogged { ticks, unbroken }, snapshot } = record;
-    says("sequence", sequence);
-    says("unlogged", ticks);
-    says("unbroken", unbroken);
-    says("counter", snapshot.state.next);
-    says("deadline_ns", snapshot.deadline.as_nanos());
-    says("period_ns", snapshot.period.as_nanos());
+    expect("sequence", sequence);
+    expect("unlogged", ticks);
+    expect("unbroken", unbroken);
+    expect("counter", snapshot.state.next);
+    expect("deadline_ns", snapshot.deadline.as_nanos());
+    expect("period_ns", snapshot.period.as_nanos());
     assert!(is_possible(&record, now), "no owner can have written {text}");
     let ours = Period::from_millis(100).expect("not zero");
     let mut running = Ticking::resuming(snapshot, now, ours);
@@ -111,18 +114,18 @@ fn load(file: &[u8], now: Monotonic) {
     assert_eq!(running.skip(now, u64::MAX), 0, "all at once: {text}");
     let again = record.encode(&boot(BOOT));
     assert_eq!(Record::<Counter>::decode(&again, &boot(BOOT), now), Ok(record));
-    // Other keys, another order and zeros in front are all by which the bytes may differ.
+    // Only other keys, another order and leading zeros may make the bytes differ.
     let again = String::from_utf8_lossy(again.trim_ascii_end());
     let is_plain = text.len() == again.len() && keys(&text).eq(keys(&again));
     assert!(text == again || !is_plain, "{text} as {again}");
 }
 
-/// What stands before each `=`.
+/// The key of each field.
 fn keys(text: &str) -> impl Iterator<Item = Option<&str>> {
     text.split(' ').map(|word| word.split('=').next())
 }
 
-/// The text with its checksum, as a file; as much of it as there is room for.
+/// A file with the text, cut to the room for it, and its checksum.
 fn seal(text: &[u8]) -> Vec<u8> {
     let text = &text[..text.len().min(RECORD_SIZE - " crc=01234567\n".len())];
     // The remainder of a division of polynomials, from the highest power down.

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Ticks: a counter, whatever its clock, its commands and its successors do.
+//! Ticks: a counter with any clock, commands and owners.
 //!
-//! No number is missing and none comes twice; every deadline lies one period after the one before, and
-//! the first of another period at most one of that after it was resumed; as many ticks come as are said
-//! to be due, one by one or at once.
+//! No number is missing or repeated. Every deadline is one period after the previous one, and the first
+//! of a new period at most one new period after the counter was resumed. As many ticks are taken as are
+//! due, one by one or at once.
 //!
 //! `cargo +nightly fuzz run -s none ticks`
 #![no_main]
@@ -16,11 +16,11 @@ use early_service_machine::timeline::{Snapshot, Ticking};
 use early_service_machine::wire::fields::Fields;
 use libfuzzer_sys::fuzz_target;
 
-/// A number, a time, the period of whoever had the state before, ours, and what happens.
-type Course = (u64, u64, NonZeroU64, NonZeroU32, Vec<(u8, u64)>);
+/// A number, a time, the previous period, the new period, and what happens.
+type Input = (u64, u64, NonZeroU64, NonZeroU32, Vec<(u8, u64)>);
 
-fuzz_target!(|course: Course| {
-    let (mut next, mut clock, until_now, ours, happens) = course;
+fuzz_target!(|input: Input| {
+    let (mut next, mut clock, until_now, ours, happens) = input;
     let ours = Period::from_millis(ours.get()).expect("not zero");
     let at = Monotonic::from_nanos;
     let mut counter = Ticking::starting(Counter { next }, at(clock), ours);
@@ -55,7 +55,7 @@ fuzz_target!(|course: Course| {
     }
 });
 
-/// Takes what is due: a few one by one, and the others at once.
+/// Takes the due ticks: some one by one, and the others at once.
 fn take_ticks(
     counter: &mut Ticking<Counter>,
     (now, resumed): (Monotonic, Monotonic),
@@ -71,12 +71,12 @@ fn take_ticks(
         *next = next.wrapping_add(1);
         assert!(deadline <= now, "a tick before its time");
         let passed = counter.deadline().nanos_since(deadline);
-        // The old rhythm ends with what was missed in it, and the first tick of ours comes in time.
-        let rhythm = counter.snapshot().period;
+        // The old period ends with its last missed tick; the first tick of the new one is in time.
+        let current = counter.snapshot().period;
         let first_of_ours = counter.deadline().nanos_since(resumed) <= ours.as_nanos();
-        let is_change = passed < period.as_nanos() && rhythm == ours && first_of_ours;
+        let is_change = passed < period.as_nanos() && current == ours && first_of_ours;
         assert!(passed == period.as_nanos() || is_change, "{passed} ns after {period}");
-        assert!(rhythm == ours || rhythm == period && counter.deadline() <= resumed);
+        assert!(current == ours || current == period && counter.deadline() <= resumed);
         assert_eq!(counter.late(), late + u64::from(counter.deadline() <= now));
     }
     let (left, late) = (due.saturating_sub(64), counter.late());
@@ -84,7 +84,7 @@ fn take_ticks(
     assert_eq!(skipped, left, "at once");
     *next = next.wrapping_add(left);
     assert_eq!((counter.due(now), counter.tick(now)), (0, None));
-    // All but the last one, where its successor is not due: it is where time ends.
+    // All but the last one are late if the next one is not due.
     assert!(counter.late() == late + left.saturating_sub(u64::from(now < counter.deadline())));
     assert_eq!(counter.state(), Counter { next: *next });
     assert_eq!(counter.to_string(), format!("counter={next} ticks_late={}", counter.late()));

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Forbidden edges: what a user of the lifecycle cannot write.
+//! Forbidden transitions: programs that must not compile.
 //!
-//! Each file in `ui/` holds one forbidden step and, in a comment that begins with `//~`, what the
-//! compiler says to that line.
-//! So a file that fails for another reason, such as a method with a new name, is found out.
-//! Only the beginning of the message is compared: the rest changes from one compiler to the next.
+//! Each file in `ui/` contains one forbidden transition and, in a comment that begins with `//~`, the
+//! error that the compiler reports for this line. A file that fails for another reason, such as a
+//! renamed type, is therefore detected. Only the beginning of the message is compared, because the
+//! rest differs between compilers.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -20,7 +20,7 @@ fn forbidden_steps_do_not_compile() {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     let machine = Path::new(env!("CARGO_TARGET_TMPDIR")).join("libearly_service_machine.rmeta");
     let built = rustc(&package.join("src/lib.rs"), &machine, None);
-    assert!(built.status.success(), "the machine itself: {}", said(&built));
+    assert!(built.status.success(), "the crate itself: {}", errors_of(&built));
 
     let files = fs::read_dir(package.join("tests/ui")).expect("tests/ui");
     let mut files: Vec<PathBuf> = files.map(|file| file.expect("a file").path()).collect();
@@ -30,23 +30,23 @@ fn forbidden_steps_do_not_compile() {
         let source = fs::read_to_string(&file).expect("a readable file");
         let (line, message) = marked(&source).unwrap_or_else(|| panic!("no mark in {file:?}"));
         let output = rustc(&file, &machine.with_file_name("never.rmeta"), Some(&machine));
-        let (said, name) = (said(&output), file.display());
-        let errors: Vec<_> = said.lines().filter(|line| line.contains(": error")).collect();
-        let [error] = &*errors else { panic!("{name} has {} errors:\n{said}", errors.len()) };
+        let (stderr, name) = (errors_of(&output), file.display());
+        let errors: Vec<_> = stderr.lines().filter(|line| line.contains(": error")).collect();
+        let [error] = &*errors else { panic!("{name} has {} errors:\n{stderr}", errors.len()) };
         assert!(error.starts_with(&format!("{name}:{line}:")), "{error}");
         assert!(
             error.contains(message),
-            "{name} should fail with\n{message}\nbut did with\n{error}"
+            "{name} must fail with\n{message}\nand fails with\n{error}"
         );
     }
 }
 
-/// The line that must fail, counted from 1, and how its error begins.
+/// The number of the line that must fail, counted from 1, and the beginning of its error.
 fn marked(source: &str) -> Option<(usize, &str)> {
     source.lines().zip(1..).find_map(|(line, number)| Some((number, line.split_once(MARK)?.1)))
 }
 
-/// Checks one file as a library, with the machine at hand where it is given.
+/// Checks one file as a library, with the crate `machine` if it is given.
 fn rustc(source: &Path, checked: &Path, machine: Option<&Path>) -> Output {
     let mut rustc = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
     rustc.args(["--edition=2024", "--crate-type=lib", "--emit=metadata", "--error-format=short"]);
@@ -59,6 +59,6 @@ fn rustc(source: &Path, checked: &Path, machine: Option<&Path>) -> Output {
     rustc.output().expect("a compiler to run")
 }
 
-fn said(output: &Output) -> String {
+fn errors_of(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Timeline: every course of a few steps of owners that tick, write, die and hand over at a clock.
+//! Timeline: every short sequence of owners that tick, write, die and hand over.
 //!
-//! The model of the lifecycle (`machine/tests/model`) knows ticks only by their number; here are the
-//! times: what an owner writes at any point is a record that whoever reads it later accepts, and from
-//! which it goes on with each tick once and the next one within a period.
-//! A reader whose clock is behind, as in another time namespace, either refuses the record by the name
-//! of its field or has the next tick within a period as well.
+//! The model of the lifecycle (`machine/tests/model`) counts ticks; this one has their times. What an
+//! owner writes at any point is a record that the next owner accepts. From there each tick comes once,
+//! and the next one within a period. A reader whose clock is behind, as in another time namespace,
+//! either refuses the record by the name of its field or has the next tick within a period as well.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::expect_used,
@@ -23,34 +22,34 @@ use early_service_machine::timeline::{FieldError, Ticking};
 /// The periods that owners are started with, in milliseconds.
 const PERIODS: [u32; 3] = [1, 3, 10];
 
-/// How many steps a course has.
+/// The number of steps in a sequence.
 const STEPS: usize = 7;
 
-/// An owner, what it has written last, and the clock.
+/// An owner, its last record, and the clock.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct World {
-    /// In milliseconds.
+    /// The clock, in milliseconds.
     now: u64,
     owner: Ticking<Counter>,
     /// The period that the owner was started with.
     period: Period,
     /// When it became the owner.
     since: Monotonic,
-    /// Ticks that were counted and that no log has.
+    /// Ticks that were taken and are not in the log.
     unlogged: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// The clock goes on.
+    /// This many milliseconds pass.
     Wait(u64),
-    /// Up to so many ticks are taken at once; not all that are due, where that takes several turns.
+    /// Up to this many due ticks are taken at once.
     Take(u64),
-    /// The log's writer comes to them.
+    /// All ticks are written to the log.
     Log,
-    /// Another owner goes on from the record, with this period.
+    /// Another owner continues from the record, with this period.
     Succeed(Period),
-    /// The same, of one whose clock is behind by so many milliseconds.
+    /// The same, with a clock that is this many milliseconds behind.
     SucceedBehind(u64),
 }
 
@@ -71,7 +70,7 @@ fn steps() -> Vec<Step> {
     steps
 }
 
-/// What stands in the file, read back at that time.
+/// Decodes the record of the owner at the given time.
 fn read(world: &World, now: Monotonic) -> Result<Record<Counter>, DecodeError> {
     let boot = BootId::parse(b"0a1b2c3d-0000-4000-8000-0123456789ab").expect("its form");
     let ticks = world.unlogged;
@@ -103,14 +102,14 @@ fn take(world: &World, step: Step) -> Option<World> {
                     assert!(ahead > period.as_nanos(), "{ahead} ns is within {period}");
                     return None;
                 }
-                Err(ignored) => panic!("{ignored}"),
+                Err(error) => panic!("{error}"),
             }
         }
     }
     Some(next)
 }
 
-/// What holds in every world.
+/// Checks what is true in every world.
 fn check(world: &World) {
     let now = at(world.now);
     for later in [0, 1, 1000, u64::MAX / 1_000_000 - world.now] {
@@ -122,27 +121,27 @@ fn check(world: &World) {
     while let Some(tick) = owner.tick(now) {
         assert!(tick.deadline <= now, "a tick before its time");
         assert_eq!(tick.state.next, world.owner.state().next + count, "each once");
-        // Nobody ticks more than once in the shortest of all periods.
+        // Two ticks are at least the shortest period apart.
         let apart = last.map(|last| tick.deadline.nanos_since(last));
         assert!(apart.is_none_or(|apart| apart >= Period::SHORTEST), "{apart:?}");
         (last, count) = (Some(tick.deadline), count + 1);
     }
-    assert_eq!(count, due, "as many as were said to be due");
+    assert_eq!(count, due, "as many as were due");
     let left = owner.deadline().nanos_since(now);
     assert!(left > 0 && left <= world.period.as_nanos(), "the next tick comes in {left} ns");
-    assert_eq!(owner.snapshot().period, world.period, "and from then on at the owner's period");
-    // No burst: since it is the owner, not more than its period allows.
+    assert_eq!(owner.snapshot().period, world.period, "then at the period of the owner");
+    // No burst: since this owner started, there are no more ticks than its period allows.
     let since = last.filter(|last| *last > world.since).map(|_| now.nanos_since(world.since));
     let mut before = world.owner;
     let missed =
         std::iter::from_fn(|| before.tick(now)).take_while(|it| it.deadline <= world.since);
     let own = count - u64::try_from(missed.count()).expect("few");
-    // The tick that was under way comes too.
+    // The first tick may still have the old deadline.
     assert!(own <= 1 + since.unwrap_or_default() / world.period.as_nanos(), "{own} since then");
 }
 
 #[test]
-fn whatever_owners_do_the_next_one_goes_on_from_what_they_have_written() {
+fn every_owner_continues_from_the_record_of_the_last_one() {
     let steps = steps();
     let mut worlds: HashSet<World> = PERIODS
         .map(|milliseconds| {

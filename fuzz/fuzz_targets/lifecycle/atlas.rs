@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Atlas: the machines of one world, in the place of the model's map of all machines.
+//! Atlas: the lifecycles of one world, in place of the model's table of all lifecycles.
 //!
-//! A lifecycle can be neither copied nor forged, so the model looks up what one would answer; here
-//! there is only one world, and each of its processes is led by a machine of its own.
+//! The model copies worlds, and therefore looks the results of `Lifecycle::step` up. Here is only one
+//! world, and each of its processes has its lifecycle.
 
 use std::cell::RefCell;
 
@@ -10,15 +10,15 @@ use early_service_machine::lifecycle::{Lifecycle, Phase};
 
 use crate::order::{Fact, Order, Orders};
 
-/// The number of a machine.
+/// The number of a lifecycle.
 pub(crate) type Place = usize;
 
-/// Every machine that has left its beginning.
+/// Every lifecycle that has left its first phase.
 #[derive(Default)]
 pub(crate) struct Atlas(RefCell<Vec<Lifecycle>>);
 
 impl Atlas {
-    /// Where every process begins.
+    /// The lifecycle of a process that begins.
     pub(crate) const BEGIN: Place = 0;
 
     pub(crate) fn take(&self, place: Place, fact: Fact) -> (Orders, Place) {

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Atlas: what `Lifecycle::step` says, walked once and looked up from then on.
+//! Atlas: the results of `Lifecycle::step`, computed once and then looked up.
 //!
-//! A lifecycle can be neither copied nor forged, and a world of the model must be copied at every
-//! step.
-//! So every lifecycle that events can lead to is visited once, by the events that lead there, and a
-//! world holds its number.
-//! What the model looks up is what the supervisor would be told by the same call.
+//! A lifecycle can be neither copied nor constructed, but a world of the model is copied at every
+//! step. Every lifecycle that can be reached is therefore visited once, by the events that lead to
+//! it, and a world contains its number. A lookup returns what the same call returns to the
+//! supervisor.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,10 +13,10 @@ use early_service_machine::lifecycle::{Event, Lifecycle, Phase};
 
 use crate::order::{Fact, Order, Orders};
 
-/// A machine: the one that the supervisor calls, or one that is broken on purpose.
+/// A step function: the real one, or one that is broken on purpose.
 pub(crate) type Step = fn(Lifecycle, Event) -> (Lifecycle, Vec<Order>);
 
-/// The machine that the supervisor calls.
+/// The step function that the supervisor calls.
 pub(crate) fn true_step(lifecycle: Lifecycle, event: Event) -> (Lifecycle, Vec<Order>) {
     let (next, effects) = lifecycle.step(event);
     (next, effects.iter().copied().map(Order::from).collect())
@@ -26,7 +25,7 @@ pub(crate) fn true_step(lifecycle: Lifecycle, event: Event) -> (Lifecycle, Vec<O
 /// The number of a lifecycle in the atlas.
 pub(crate) type Place = u8;
 
-/// Every lifecycle that can be reached, and where each event leads from it.
+/// Every lifecycle that can be reached, and what each event leads to.
 pub(crate) struct Atlas {
     places: Vec<Entry>,
 }
@@ -35,12 +34,12 @@ struct Entry {
     name: String,
     phase: Phase,
     roads: [(Orders, Place); Event::ALL.len()],
-    /// Which events a search has taken here; a bit each.
+    /// The events that a search has taken here, one bit each.
     taken: AtomicU32,
 }
 
 impl Atlas {
-    /// Where every process begins.
+    /// The lifecycle of a process that begins.
     pub(crate) const BEGIN: Place = 0;
 
     pub(crate) fn of(step: Step) -> Self {
@@ -75,7 +74,7 @@ impl Atlas {
         self.places[usize::from(place)].phase
     }
 
-    /// The rows of the lifecycle's table that no search has taken: phase and event.
+    /// The transitions that no search has taken: phase and event.
     pub(crate) fn not_taken(&self) -> impl Iterator<Item = (&str, Event)> {
         self.places.iter().zip(0..).flat_map(|(entry, place)| {
             let taken = entry.taken.load(Ordering::Relaxed);

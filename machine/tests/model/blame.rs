@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Blame: when the client may see the end of its connection.
 //!
-//! All copies of its descriptor may be closed only after a failure (a process was killed, was told
-//! to stop, or could not take in what it was sent) by which both came true:
+//! All copies of its descriptor may be closed only after a failure: a process was killed, was told to
+//! stop, or received a state that is not consistent. In addition, both conditions must be true:
 //!
-//! - Who answered for the client has failed since it was last served.
-//!   That is who serves it, and, beside a successor that begins to serve it, the predecessor that
-//!   has not been told that it may leave.
-//! - Nobody would serve it if nothing else happened: neither of those, nor a successor that has
-//!   the whole offer, or will read it, and no abort after it.
+//! - A process that is accountable for the client has failed since the client was last served. This
+//!   is the process that serves it, and a predecessor until its successor reports that it serves.
+//! - No process would serve the client without further events: neither of those, nor a successor that
+//!   has the whole offer or will read it, without an abort after it.
 //!
-//! So a client never pays for the death of one who merely waits, nor for an abort, a timeout or
-//! another successor; and for the death of its owner in the middle of a handoff only where the
-//! other side fails as well.
+//! The death of a waiting process, an abort, a timeout or another successor therefore never costs a
+//! client its connection. The death of its owner during a handoff does only if the other process fails
+//! as well.
 
 use early_service_machine::lifecycle::{self, Phase};
 
@@ -20,8 +19,7 @@ use crate::atlas::Atlas;
 use crate::world::{EVERYBODY, Exchange, Stage, ToPredecessor, ToSuccessor, Who, Wire, World};
 
 impl World {
-    /// Whether the client's fate is in the hands of this process: it serves it, or did until it
-    /// handed it over and may have to again.
+    /// Whether this process serves the client, or did until it handed it over and may have to again.
     pub(crate) fn is_accountable(&self, who: Who, atlas: &Atlas) -> bool {
         let process = self.process(who);
         let owns = match atlas.phase(process.place) {
@@ -32,14 +30,14 @@ impl World {
         process.is_up() && process.session.is_some() && owns
     }
 
-    /// Whether the successor has said that this process may leave.
+    /// Whether the successor has reported that it serves.
     fn is_relieved(&self, who: Who) -> bool {
         let done = |wire: &Wire| wire.up.iter().any(|message| *message == ToPredecessor::Done);
         self.process(who).expects(lifecycle::Successor::Serving)
             || self.asker(who).is_some_and(done)
     }
 
-    /// Whether the client would be served by this process if all others died now.
+    /// Whether this process would serve the client if all others died now.
     fn would_serve_client(&self, who: Who, atlas: &Atlas) -> bool {
         let process = self.process(who);
         if !process.is_up() || process.stopping {
@@ -61,13 +59,13 @@ impl World {
         whole && received && !aborted
     }
 
-    /// Somebody fails, who was `accountable` for the client or not: whether its end may come.
-    pub(crate) fn bereave(&mut self, accountable: bool, atlas: &Atlas) {
+    /// Records that a process failed, and whether it was `accountable` for the client.
+    pub(crate) fn record_failure(&mut self, accountable: bool, atlas: &Atlas) {
         if self.client.stage != Stage::Accepted {
             return;
         }
-        self.client.bereaved |= accountable;
+        self.client.owner_failed |= accountable;
         let nobody = !EVERYBODY.into_iter().any(|who| self.would_serve_client(who, atlas));
-        self.client.forsaken |= self.client.bereaved && nobody;
+        self.client.may_end |= self.client.owner_failed && nobody;
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Checker: the daemon as stateright asks for it.
+//! Checker: the interface to stateright.
 
 use stateright::{Model, Property};
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! List: a few values in their order, in place, so that a world is copied and compared cheaply.
+//! List: a few values in order, without allocation, so that copying a world is cheap.
 
 use std::fmt;
 
-/// At most `N` values; one more is a mistake in the model.
+/// At most `N` values. One more is an error in the model.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct List<T, const N: usize>([Option<T>; N]);
 

@@ -1,37 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Model: the machine against itself, in every interleaving, with deaths at every step.
+//! Model of the lifecycle: every interleaving of up to three processes that fail at any step.
 //!
-//! One process from the initrd and one or two from the root filesystem, each led by the
-//! `Lifecycle::step` that the supervisor calls; between them the lock, the state file, the
-//! connections of the handoff, and a client.
-//! stateright takes every step that is possible from every world that can be reached; any process
-//! may be killed, told to stop or started again at any of them.
+//! There is one process from the initrd and one or two from the root filesystem. Each is controlled
+//! by the same `Lifecycle::step` as the daemon. Between them are the lock, the state file, the
+//! connections of the handoff, and a client. stateright takes every possible step from every world
+//! that can be reached. Any process can be killed, stopped or started again at any of them.
 //!
-//! | module | says |
+//! | module | contents |
 //! | --- | --- |
-//! | [`world`] | what there is |
-//! | [`possible`] | what may happen next, and what is left out because it shows nothing new |
-//! | [`steps`] | what it does: the kernel, and the actors order by order |
+//! | [`world`] | the processes, the kernel and the client at one moment |
+//! | [`possible`] | what can happen next, and what is left out because it shows nothing new |
+//! | [`steps`] | the effect of each action, by the kernel and by the actors order by order |
 //! | [`blame`] | when a client may see the end of its connection |
-//! | [`properties`] | what holds in every world |
-//! | [`reachability`] | that from every world there is a way to one owner |
-//! | [`checker`] | how stateright is asked |
-//! | [`atlas`] | how the machine is asked |
-//! | [`order`] | what it is told, and what it answers |
+//! | [`properties`] | what is true in every world |
+//! | [`reachability`] | whether every world can still reach one owner |
+//! | [`checker`] | the interface to stateright |
+//! | [`atlas`] | the interface to the lifecycle |
+//! | [`order`] | events and effects as a world contains them |
 //! | [`broken`] | that each rule is needed |
 //!
 //! The fuzz target `lifecycle` goes further through the same worlds, but not to all of them.
 //!
-//! What the search stands on: [`Bounds`] ticks, faults, successors and commands, which it prints;
-//! actors that keep to [`Rules`]; no collision among some million hashes of 64 bits.
-//! Not modelled are the lines of the older programs (`OlderStateReceived`, `OlderSuccessorServed`),
-//! a record that cannot be read, and listeners: the client's is one that PID 1 keeps.
+//! The result depends on [`Bounds`], which each search prints, on actors that follow [`Rules`], and on
+//! the absence of collisions among some million hashes of 64 bits. Not modelled are the legacy
+//! protocol (`SentLegacyState`, `TookLegacyState`), records that cannot be read, and listeners: the
+//! client's listener belongs to PID 1.
 //!
-//! Where two successors can be told apart by nothing but their names, one of the two worlds is
-//! looked at, so the names in a trace may be exchanged from one step to the next.
+//! Of two worlds that differ only in the names of the successors, one is searched. The names in a
+//! trace may therefore be exchanged from one step to the next.
 //!
-//! A wider search takes longer and needs memory, some 120 bytes a world; this one looks at 28
-//! million:
+//! A wider search takes longer and about 120 bytes of memory for each world. This one has 28 million
+//! worlds:
 //!
 //! ```text
 //! MODEL='ticks=1 faults=3 successors=2 requests=0' \
@@ -44,7 +43,7 @@
     clippy::indexing_slicing,
     clippy::panic,
     clippy::print_stdout,
-    reason = "a test fails by panicking and says how far it went"
+    reason = "a test fails by panicking and prints its progress"
 )]
 
 mod atlas;
@@ -78,9 +77,9 @@ const NARROW: Bounds = Bounds {
     journal: false,
 };
 
-/// Searches all worlds twice, for the properties and for dead ends; what it printed is the result.
+/// Searches all worlds twice, for the properties and for dead ends.
 ///
-/// The rows of the lifecycle's table that no world took are returned.
+/// Returns the transitions of the lifecycle that no world took.
 fn search(name: &str, bounds: Bounds) -> Vec<String> {
     let daemon = || Daemon { atlas: Atlas::of(true_step), rules: Rules::KEPT, bounds };
     let start = Instant::now();
@@ -93,35 +92,32 @@ fn search(name: &str, bounds: Bounds) -> Vec<String> {
     let start = Instant::now();
     let reach = reachability::search(&daemon());
     let (worlds, settled, mailbox) = (reach.worlds, reach.settled, reach.mailbox);
-    println!(
-        "{name}: from each a way to one of {settled} settled ones, in {:.1?}",
-        start.elapsed()
-    );
-    println!("{name}: at the most {mailbox} events wait in a mailbox");
+    println!("{name}: each can reach one of {settled} settled states, in {:.1?}", start.elapsed());
+    println!("{name}: at most {mailbox} events wait in a mailbox");
     if let Some((actions, world)) = reach.stuck {
-        panic!("{name}: nobody gets out of {world:#?} after {actions:#?}");
+        panic!("{name}: no owner can be reached from {world:#?} after {actions:#?}");
     }
-    assert_eq!(worlds, states, "both searches see the same worlds");
+    assert_eq!(worlds, states, "both searches reach the same worlds");
 
     let atlas = &checker.model().atlas;
-    let is_older = |event| {
+    let is_legacy = |event| {
         matches!(
             event,
             Event::Predecessor(Predecessor::SentLegacyState)
                 | Event::Successor(Successor::TookLegacyState)
         )
     };
-    let rest = atlas.not_taken().filter(|(_, event)| !is_older(*event));
+    let rest = atlas.not_taken().filter(|(_, event)| !is_legacy(*event));
     rest.map(|(from, event)| format!("{from} {event:?}")).collect()
 }
 
 #[test]
 fn two_successors_and_a_fault_break_no_promise() {
     let rest = search("two successors", Bounds { successors: 2, ..NARROW });
-    // Only who could not open the file does not hold the lock while it offers.
+    // Only a predecessor that could not open the file offers without the lock.
     let is_lockless =
         |row: &String| row.contains("Prepared(Ours)") || row.ends_with("Predecessor(SentState)");
-    assert!(rest.iter().all(is_lockless), "rows that were never taken: {rest:?}");
+    assert!(rest.iter().all(is_lockless), "transitions that were never taken: {rest:?}");
 }
 
 #[test]
@@ -138,18 +134,18 @@ fn a_successor_of_a_successor_on_one_socket_breaks_no_promise() {
 fn a_predecessor_without_a_state_file_hands_over_once() {
     let rest = search("no file", Bounds { lockable: false, ..NARROW });
     let is_ours = |row: &&String| row.contains("Prepared(Ours)");
-    assert!(!rest.iter().any(|row| is_ours(&row)), "rows that were never taken: {rest:?}");
+    assert!(!rest.iter().any(|row| is_ours(&row)), "transitions that were never taken: {rest:?}");
 }
 
 #[test]
-fn lines_that_are_logged_late_come_once_and_are_missing_only_where_a_process_died() {
+fn late_log_lines_come_once_unless_a_process_dies() {
     search("journal", Bounds { ticks: 3, requests: 0, journal: true, ..NARROW });
 }
 
 #[test]
-#[ignore = "takes as long as $MODEL asks for"]
-fn a_search_as_wide_as_is_asked_for_breaks_no_promise() {
-    let asked = std::env::var("MODEL").expect("$MODEL says how wide, as in 'faults=3 takeover=1'");
+#[ignore = "takes as long as $MODEL requires"]
+fn a_search_with_the_bounds_in_model_breaks_no_promise() {
+    let asked = std::env::var("MODEL").expect("MODEL is set, for example to 'faults=3 takeover=1'");
     let mut bounds = NARROW;
     for word in asked.split_whitespace() {
         let (name, number) = word.split_once('=').expect("name=number");
@@ -165,5 +161,5 @@ fn a_search_as_wide_as_is_asked_for_breaks_no_promise() {
             _ => panic!("there is no bound {name}"),
         }
     }
-    search("as asked for", bounds);
+    search("MODEL", bounds);
 }

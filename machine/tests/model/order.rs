@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Order: the machine's events and effects, as a world holds them.
+//! Orders and facts: the effects and events of the lifecycle, as a world contains them.
 
 use std::fmt;
 use std::num::NonZeroU8;
@@ -8,7 +8,7 @@ use early_service_machine::lifecycle::{Effect, Event};
 
 use crate::list::List;
 
-/// What an actor carries out at one go: a process may die before and after, and not between.
+/// An atomic order to an actor: a process can die before or after it, but not during it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Order {
     Lock,
@@ -23,23 +23,23 @@ pub(crate) enum Order {
     /// The state and the clients, without the last message.
     Offer,
     Commit,
-    /// Lets go of the lock; nothing runs any more.
+    /// Releases the lock; nothing runs any more.
     Leave,
     /// The second half of [`Effect::Offer`]: the last message, with the lock.
     End,
-    /// The second half of [`Effect::Leave`]: the kernel closes what is left.
+    /// The second half of [`Effect::Leave`]: the kernel closes everything else.
     Exit,
-    /// Only broken machines give the orders from here on: read the file, and tick later.
+    /// Read the file, and tick later. Only broken machines give this order and the following ones.
     Peek,
-    /// Tick from what was read before.
+    /// Tick from the state that was read before.
     Run,
     /// Stop the server, but not the counter.
     FreezeClients,
-    /// Tick on from what is in memory.
+    /// Continue from the state in memory.
     Resume,
-    /// Close the connection to the other side without a word.
-    Hush,
-    /// Let go of the lock.
+    /// Close the connection to the other process without a message.
+    CloseSilently,
+    /// Release the lock.
     Unlock,
     /// Wait for the lock.
     Take,
@@ -64,7 +64,7 @@ impl From<Effect> for Order {
     }
 }
 
-/// An event, by its place in [`Event::ALL`], so that worlds can be put in order.
+/// An event as its position in [`Event::ALL`], so that worlds can be ordered.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Fact(NonZeroU8);
 
@@ -92,5 +92,5 @@ impl fmt::Debug for Fact {
     }
 }
 
-/// The most orders of one step: three, and the second half of one.
+/// The orders of one step: at most three, and the second half of one.
 pub(crate) type Orders = List<Order, 4>;

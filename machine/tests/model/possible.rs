@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Possible: what may happen next in a world.
+//! Possible actions: what can happen next in a world.
 //!
-//! Every [`Action`] is one atomic step of one actor, of the kernel or of the world outside, and
-//! each that is possible is taken from every world.
+//! Every [`Action`] is one atomic step of an actor, of the kernel or of the world outside. Each
+//! possible action is taken from every world. Actions that would only multiply the worlds are left
+//! out:
 //!
-//! What would only multiply the worlds is left out:
-//!
-//! - Nobody sees that a supervisor takes an event, so that is one step with the order that follows.
-//! - Whoever may be late as long as it likes needs no clock: ticks are due and commands are sent
+//! - No other process can observe that a supervisor takes an event. Taking it is one step with the
+//!   order that follows.
+//! - An action that can be delayed for any time needs no clock. Ticks are due and commands are sent
 //!   from the beginning, and a process that is stopped for a while (SIGSTOP) is a slow one.
-//! - A process that was killed and of which nothing is closed yet is a slow one too, so the kill
-//!   comes with the first of the two pieces in which the kernel takes it apart: the lock, and all
-//!   else.
-//! - Once it has let go of the lock, a process that leaves is one that was killed.
+//! - A process that was killed before the kernel closes anything is a slow one, too. The kernel
+//!   releases what it has in two parts, the lock and everything else; the kill is one step with the
+//!   first part.
+//! - A process that leaves and has released the lock is like one that was killed.
 
 use early_service_machine::lifecycle;
 
@@ -33,15 +33,16 @@ pub(crate) enum Action {
     Try(Who),
     /// A server reads a request; the number is the connection's.
     ReadRequest(Who, usize),
-    /// Who hands over reads from the connection of the one that asked.
+    /// The predecessor reads a message of its successor.
     ReadSuccessor(Who),
+    /// A successor reads a message of its predecessor.
     ReadPredecessor(Who),
-    /// The offer's timer.
+    /// The timeout of an offer.
     Expire(Who),
-    /// Who has the lock and is not answered waits no longer.
+    /// A successor that has the lock and receives no answer stops waiting.
     Silence(Who),
     Tick(Who),
-    /// What should have been written first is written.
+    /// A broken machine writes a change that it should have written first.
     Save(Who),
     /// The oldest queued line reaches the log.
     Log(Who),
@@ -49,7 +50,7 @@ pub(crate) enum Action {
     ReadClient(Who),
     CarryOut(Who),
     Answer(Who),
-    /// The second piece of a death.
+    /// The second part of a death.
     Finish(Who),
     SwitchRoot,
     /// Killed; the kernel frees the lock first, and closes the rest later.
@@ -57,15 +58,15 @@ pub(crate) enum Action {
     /// Killed; the kernel closes everything first, and frees the lock later.
     KillLockLast(Who),
     Stop(Who),
-    /// The state has come, and does not add up.
+    /// The received state is not consistent.
     Mismatch(Who),
 }
 
 impl Action {
-    /// Whether the system does this of itself, given time.
+    /// Whether the system does this by itself, given time.
     ///
-    /// Not so faults and restarts, nor what the world outside may do or leave alone; and no timer
-    /// that is only there for impatience.
+    /// This excludes faults, restarts, what the world outside may or may not do, and the timeout of an
+    /// offer.
     pub(crate) fn is_progress(self) -> bool {
         match self {
             Self::Step(_)
@@ -94,7 +95,7 @@ impl Action {
 }
 
 impl World {
-    /// Everything that may happen next.
+    /// Everything that can happen next.
     pub(crate) fn actions(&self, daemon: &Daemon, actions: &mut Vec<Action>) {
         if self.wrong.is_some() {
             return;
@@ -136,7 +137,7 @@ impl World {
         }
     }
 
-    /// Whether the next order cannot be carried out; no machine but a broken one gives such.
+    /// Whether the next order must wait for the lock. Only broken machines give such an order.
     pub(crate) fn waits_for_lock(&self, who: Who) -> bool {
         let process = self.process(who);
         let takes = process.orders.first() == Some(Order::Take);
@@ -147,7 +148,7 @@ impl World {
         match who {
             // The initrd's unit is not started from the root filesystem.
             Predecessor => !self.root_switched && (lockable || !self.begun),
-            // Without a lock nothing but the socket tells that somebody is there.
+            // Without a lock, only the socket shows that an owner exists.
             First | Second => lockable || self.begun,
         }
     }
@@ -186,7 +187,7 @@ impl World {
         let reads = matches!(process.exchange, Exchange::Asking | Exchange::Prepared);
         let Some(wire) = wire.filter(|_| reads) else { return };
         may(!wire.down.is_empty() || !wire.to, Action::ReadPredecessor(who));
-        // Who has the lock may take silence for death, where without it nobody can serve.
+        // A successor with the lock may treat silence as death: no other process can serve.
         let silent = process.exchange == Exchange::Asking && wire.to && wire.down.is_empty();
         may(silent && process.lock && gives_up, Action::Silence(who));
     }
@@ -204,10 +205,10 @@ impl World {
         may(whole && process.exchange == Exchange::Asking, Action::Mismatch(who));
     }
 
-    /// Whether the promises hold beyond a failure of this process.
+    /// Whether the promises cover a failure of this process.
     ///
-    /// What a predecessor without a file has, dies with it, unless another has the whole of it and
-    /// may go on; and of two owners without a lock between them neither knows.
+    /// Without a file, the state dies with the predecessor unless a successor has all of it and may
+    /// continue. Without a lock, two owners would not know of each other.
     fn may_fail(&self, who: Who, lockable: bool) -> bool {
         let predecessor = self.process(Predecessor);
         let goes_on = |who| {

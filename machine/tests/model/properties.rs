@@ -1,31 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Properties: what holds in every world that can be reached.
+//! Properties: what is true in every world that can be reached.
 
 use crate::world::{Daemon, Process, Session, Stage, World, Wrong};
 
-/// What holds or does not in a world of a daemon.
+/// A condition on a world of a daemon.
 pub(crate) type Condition = fn(&Daemon, &World) -> bool;
 
-/// What holds in every world.
+/// The conditions that are true in every world.
 pub(crate) const ALWAYS: [(&str, Condition); 9] = [
-    ("one at the most may tick or answer", one_owner),
-    ("who may tick or answer holds the lock", owner_holds_lock),
+    ("at most one process may tick or answer", one_owner),
+    ("a process that may tick or answer holds the lock", owner_holds_lock),
     ("no tick comes twice", |_, world| {
         !matches!(world.wrong, Some(Wrong::TickedTwice | Wrong::LoggedTwice))
     }),
     ("no tick is missing", |_, world| {
         !matches!(world.wrong, Some(Wrong::TickMissing | Wrong::StartedAnew))
     }),
-    ("a line is missing only where a process died", no_line_missing),
+    ("a line is missing only if a process died", no_line_missing),
     ("a command that was answered is in the state", answered_is_kept),
-    ("a command is carried out once", carried_out_once),
-    ("what was read from a client is answered", read_is_answered),
-    ("a client sees the end only where its owner failed", |_, world| {
+    ("a command is executed once", executed_once),
+    ("a command that was read is answered", read_is_answered),
+    ("a client is disconnected only if its owner failed", |_, world| {
         world.wrong != Some(Wrong::ClientDropped)
     }),
 ];
 
-/// Those who may tick or answer.
+/// The processes that may tick or answer.
 fn owners(world: &World) -> impl Iterator<Item = &Process> {
     world.processes.iter().filter(|process| process.may_tick() || process.may_answer())
 }
@@ -52,11 +52,11 @@ fn answered_is_kept(daemon: &Daemon, world: &World) -> bool {
     in_file && in_memory && somewhere
 }
 
-fn carried_out_once(daemon: &Daemon, world: &World) -> bool {
+fn executed_once(daemon: &Daemon, world: &World) -> bool {
     world.file.is_none_or(|record| record.set <= daemon.bounds.requests)
 }
 
-/// Every request is at one place: neither lost in a session that nobody goes on with, nor in two.
+/// Every request is in one place: neither lost in a session without an owner nor in two sessions.
 fn read_is_answered(daemon: &Daemon, world: &World) -> bool {
     let client = world.client;
     let of_all = |process: &Process| {
@@ -68,7 +68,7 @@ fn read_is_answered(daemon: &Daemon, world: &World) -> bool {
     client.stage != Stage::Accepted || owners(world).all(of_all)
 }
 
-/// Where nothing is left to be done: one owner who has answered everything, or nobody at all.
+/// Whether nothing is left to do: one owner has answered everything, or no process exists.
 pub(crate) fn is_settled(world: &World) -> bool {
     let nobody = world.processes.iter().all(|process| !process.is_up());
     let client = world.client;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Reachability: from every world, without another fault, there is a way to one owner.
+//! Reachability: every world can reach one owner without another fault.
 //!
-//! stateright's `eventually` looks at ends of paths and not at cycles, and asking again is one.
-//! So the whole graph is built here, and walked backwards from the worlds that are settled: what is
-//! not met on the way back is a dead end, or a circle that nobody gets out of.
+//! stateright's `eventually` checks the ends of paths but no cycles, and asking again is a cycle. This
+//! search builds the whole graph and walks it backwards from the settled worlds. A world that is not
+//! visited is a dead end or part of a cycle without an exit.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -15,20 +15,20 @@ use crate::possible::Action;
 use crate::properties::is_settled;
 use crate::world::{Daemon, World};
 
-/// What the search came to.
+/// The result of a search.
 pub(crate) struct Reach {
     pub(crate) worlds: usize,
     pub(crate) settled: usize,
-    /// The most events that wait for one supervisor.
+    /// The maximum number of events that wait for one supervisor.
     pub(crate) mailbox: usize,
-    /// The nearest world without a way, and the actions that lead to it.
+    /// The nearest world that cannot reach an owner, and the actions that lead to it.
     pub(crate) stuck: Option<(Vec<Action>, World)>,
 }
 
-/// A world's number, in the order in which worlds were found.
+/// The number of a world, in the order of discovery.
 type Number = u32;
 
-/// Numbers are found by a hash, which need not be hashed again.
+/// A hasher for keys that are hashes already.
 #[derive(Default)]
 struct Plain(u64);
 
@@ -54,15 +54,15 @@ fn key(world: &World) -> u64 {
 
 /// Searches all worlds of the daemon.
 ///
-/// Worlds are told apart by 64 bits of their hash, as stateright does.
+/// Worlds are identified by 64 bits of their hash, as in stateright.
 pub(crate) fn search(daemon: &Daemon) -> Reach {
     let begin = World::new(daemon.bounds);
     let mut numbers: HashMap<u64, Number, BuildHasherDefault<Plain>> = HashMap::default();
     numbers.insert(key(&begin), 0);
-    // From which world each was found, and by which of its actions.
+    // The world from which each was found, and the number of the action.
     let mut found_by: Vec<(Number, u8)> = vec![(0, 0)];
     let mut settled = Vec::new();
-    // The edges of progress, by the world that they leave.
+    // The edges of progress, by their source.
     let (mut edges, mut first_edge) = (Vec::new(), vec![0]);
     let (mut level, mut next_level, mut actions) = (vec![begin], Vec::new(), Vec::new());
     let mut mailbox = 0;
@@ -100,9 +100,9 @@ pub(crate) fn search(daemon: &Daemon) -> Reach {
     Reach { worlds: found_by.len(), settled: goals, mailbox, stuck }
 }
 
-/// Walks back from what is settled; the first world that is not met.
+/// Walks back from the settled worlds; returns the first world that is not visited.
 fn first_stuck(mut met: Vec<bool>, edges: &[Number], first_edge: &[usize]) -> Option<usize> {
-    // The same edges, by the world that they lead to.
+    // The same edges, by their target.
     let mut first_back = vec![0_usize; met.len() + 1];
     for to in edges {
         first_back[*to as usize + 1] += 1;
@@ -128,7 +128,7 @@ fn first_stuck(mut met: Vec<bool>, edges: &[Number], first_edge: &[usize]) -> Op
     met.iter().position(|met| !met)
 }
 
-/// The actions that lead to the world of this number, and the world.
+/// The actions that lead to the world with this number, and the world.
 fn retrace(daemon: &Daemon, found_by: &[(Number, u8)], mut number: usize) -> (Vec<Action>, World) {
     let mut way = Vec::new();
     while number != 0 {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Steps: what an action does to a world.
+//! Steps: the effect of an action on a world.
 
 use std::cmp::Ordering;
 
@@ -16,7 +16,7 @@ use crate::world::{
 };
 
 impl World {
-    /// Takes one action that is possible.
+    /// Takes one possible action.
     pub(crate) fn take(&mut self, action: Action, daemon: &Daemon) {
         match action {
             Action::Start(who) => {
@@ -47,7 +47,7 @@ impl World {
                 self.client.stage = Stage::Accepted;
                 self.process_mut(who).session = Some(Session::IDLE);
                 if self.process(who).stopping {
-                    self.bereave(true, &daemon.atlas);
+                    self.record_failure(true, &daemon.atlas);
                 }
             }
             Action::ReadClient(who) => {
@@ -72,7 +72,7 @@ impl World {
             }
             Action::SwitchRoot => {
                 self.root_switched = true;
-                // Whoever has left Booting does not come back to it, and nobody else minds.
+                // A process never returns to Booting, and all other phases ignore the event.
                 let Process { life, place, .. } = *self.process(Predecessor);
                 if life == Life::Up && place == Atlas::BEGIN {
                     self.post(Predecessor, lifecycle::Local::RootSwitched);
@@ -82,15 +82,15 @@ impl World {
             Action::KillLockLast(who) => self.kill(who, false, &daemon.atlas),
             Action::Stop(who) => {
                 self.faults += 1;
-                let owned = self.is_accountable(who, &daemon.atlas);
+                let accountable = self.is_accountable(who, &daemon.atlas);
                 self.process_mut(who).stopping = true;
                 self.post(who, Event::StopRequested);
-                self.bereave(owned, &daemon.atlas);
+                self.record_failure(accountable, &daemon.atlas);
             }
             Action::Mismatch(who) => {
                 self.faults += 1;
                 self.refuse(who);
-                self.bereave(false, &daemon.atlas);
+                self.record_failure(false, &daemon.atlas);
             }
         }
         self.settle();
@@ -110,11 +110,11 @@ impl World {
             return;
         }
         if let Some(order) = self.process_mut(who).orders.pop() {
-            self.carry_out(who, order, daemon);
+            self.execute(who, order, daemon);
         }
     }
 
-    fn carry_out(&mut self, who: Who, order: Order, daemon: &Daemon) {
+    fn execute(&mut self, who: Who, order: Order, daemon: &Daemon) {
         let has_file = self.has_file(who, daemon);
         match order {
             Order::Lock if has_file => self.process_mut(who).trying = true,
@@ -129,7 +129,7 @@ impl World {
                 (process.copy, process.session, process.received) = (false, None, None);
                 process.exchange = Exchange::Idle;
             }
-            Order::Abort | Order::Hush => {
+            Order::Abort | Order::CloseSilently => {
                 let aborts = order == Order::Abort;
                 if let Some(wire) = self.asker_mut(who) {
                     if aborts {
@@ -149,16 +149,16 @@ impl World {
                 self.close_wire(who);
             }
             Order::Listen => {
-                // Only a broken machine has something left to say.
+                // Only a broken machine has another message to send.
                 if self.process(who).orders.is_empty() {
                     self.close_wire(who);
                 }
                 self.begun = true;
                 self.process_mut(who).listening = true;
                 if self.process(who).stopping {
-                    self.bereave(true, &daemon.atlas);
+                    self.record_failure(true, &daemon.atlas);
                 } else if self.process(who).session.is_some() {
-                    (self.client.bereaved, self.client.forsaken) = (false, false);
+                    (self.client.owner_failed, self.client.may_end) = (false, false);
                 }
             }
             Order::Freeze | Order::FreezeClients => {
@@ -202,7 +202,7 @@ impl World {
         }
     }
 
-    /// Nothing of the process runs any more; what it holds beside the lock goes in the next step.
+    /// Stops the process and releases its lock. Everything else is closed in the next step.
     fn leave(&mut self, who: Who, rules: Rules) {
         while self.process(who).queued != 0 {
             self.log(who);
@@ -216,10 +216,10 @@ impl World {
         }
     }
 
-    /// The process dies; one of the two pieces comes at once.
+    /// The process dies; the kernel releases the first of its two parts at once.
     fn kill(&mut self, who: Who, lock_first: bool, atlas: &Atlas) {
         self.faults += 1;
-        let owned = self.is_accountable(who, atlas);
+        let accountable = self.is_accountable(who, atlas);
         let Process { lock, copy, session, queued, .. } = *self.process(who);
         self.lost |= queued;
         if lock_first {
@@ -231,10 +231,10 @@ impl World {
         if !self.has_pieces(who) {
             *self.process_mut(who) = Process::DOWN;
         }
-        self.bereave(owned, atlas);
+        self.record_failure(accountable, atlas);
     }
 
-    /// Whether the kernel still holds something of a process that died.
+    /// Whether the kernel has something of a dead process left to release.
     fn has_pieces(&self, who: Who) -> bool {
         let process = self.process(who);
         let connected = |wire: &Wire| {
@@ -256,7 +256,7 @@ impl World {
         }
     }
 
-    /// Closes a successor's connection, where it is open.
+    /// Closes a successor's connection if it is open.
     fn close_wire(&mut self, who: Who) {
         self.process_mut(who).exchange = Exchange::Idle;
         if let Some(wire) = self.wire_mut(who) {
@@ -290,7 +290,7 @@ impl World {
     fn ask(&mut self, who: Who, takeover: bool) {
         self.close_wire(who);
         self.tidy();
-        // Its socket is there from the process's start until the kernel has closed it.
+        // The socket exists from the start of the process until the kernel has closed it.
         if !takeover && self.process(Predecessor).life == Life::Down {
             return self.post(who, lifecycle::Predecessor::Absent);
         }
@@ -381,12 +381,12 @@ impl World {
                 (process.copy, process.exchange) = (lock, Exchange::Whole);
                 self.post(who, lifecycle::Predecessor::SentState);
             }
-            // Not what was expected.
+            // An unexpected message.
             (_, Some(_)) => self.refuse(who),
         }
     }
 
-    /// What came is no use: drops all of it, says so, and will be told to ask again.
+    /// Drops an inconsistent state and aborts. The order to ask again follows.
     fn refuse(&mut self, who: Who) {
         let process = self.process_mut(who);
         (process.session, process.received) = (None, None);
@@ -415,7 +415,7 @@ impl World {
         (process.counter, process.frozen) = (Some(record), false);
     }
 
-    /// One tick that is due: in the file, and then to be seen.
+    /// Takes one due tick: first in the file, then visible.
     fn tick(&mut self, who: Who, daemon: &Daemon) {
         let Some(record) = self.process(who).counter else { return };
         self.change(who, Record { next: record.next + 1, ..record }, daemon);
@@ -443,7 +443,7 @@ impl World {
         }
     }
 
-    /// The oldest queued line reaches the log.
+    /// Writes the oldest queued line to the log.
     fn log(&mut self, who: Who) {
         let line = 1 << self.process(who).queued.trailing_zeros();
         self.process_mut(who).queued &= !line;
@@ -459,26 +459,26 @@ impl World {
         }
     }
 
-    /// What the kernel does of itself, at once.
+    /// What the kernel does by itself and at once.
     fn settle(&mut self) {
         self.tidy();
         let held = self.processes.iter().any(|process| process.session.is_some())
             || self.wires.iter().any(|wire| wire.session.is_some());
         if self.client.stage == Stage::Accepted && !held {
-            if !self.client.forsaken {
+            if !self.client.may_end {
                 self.wrong = Some(Wrong::ClientDropped);
             }
             self.client = Client {
                 stage: Stage::Ended,
                 unread: 0,
-                bereaved: false,
-                forsaken: false,
+                owner_failed: false,
+                may_end: false,
                 ..self.client
             };
         }
     }
 
-    /// Connections that are closed at both ends are gone; the order of the others says nothing.
+    /// Removes connections that are closed at both ends. The order of the others does not matter.
     fn tidy(&mut self) {
         self.wires.retain(|wire| wire.from || wire.to);
         self.wires.sort();

@@ -1,20 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! World: three processes, the kernel between them, and one client.
 //!
-//! **The process.** A supervisor takes one event at a time from its mailbox, asks the machine, and
-//! has the orders carried out one after another before it takes the next.
+//! **Process.** A supervisor takes one event at a time from its mailbox, calls `Lifecycle::step`, and
+//! has all orders executed in sequence before it takes the next event.
 //!
-//! **The lock.** It belongs to the open file of whoever took it, so it is held as long as anything
-//! refers to that file: a process, one that the kernel is still taking apart, or a message that
-//! waits for a reader who lives.
-//! All that refer to a locked file refer to the same one, so it is enough to know who does.
+//! **Lock.** It belongs to an open file description. It is held while anything refers to that: a
+//! process, a dead process that the kernel has not released yet, or a message whose receiver lives. All
+//! references are to the same description, so it is enough to know who has one.
 //!
-//! **The connection.** A queue of messages each way.
-//! Its end is seen once the queue is empty and the other side is closed, and as late as can be.
+//! **Connection.** A queue of messages in each direction. A process sees the end of a connection after
+//! it has read all messages and the other end is closed, with any delay.
 //!
-//! **The client.** It connects once and sends a few `set_counter`.
-//! A request is unread, then read by a session, then carried out, then answered; the session is
-//! copied into the offer, and both copies count from there.
+//! **Client.** It connects once and sends a few `set_counter`. A request is unread, then read by a
+//! session, then executed, then answered. An offer contains a copy of the session.
 
 use std::hash::{Hash, Hasher};
 
@@ -24,47 +22,47 @@ use crate::atlas::{Atlas, Place};
 use crate::list::List;
 use crate::order::{Fact, Order, Orders};
 
-/// How far the search goes.
+/// The size of a search.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
     /// Ticks that come due.
     pub(crate) ticks: u8,
-    /// Kills, stops and states that do not add up.
+    /// Kills, stops and inconsistent states.
     pub(crate) faults: u8,
     /// Processes that start from the root filesystem: 1 or 2.
     pub(crate) successors: usize,
     /// Commands that the client sends.
     pub(crate) requests: u8,
-    /// Whether the predecessor can open the state file; else it says `lock=0`.
+    /// Whether the predecessor can open the state file; if not, it sends `lock=0`.
     pub(crate) lockable: bool,
-    /// Whether all serve one socket that PID 1 keeps, so that a successor asks whoever serves it;
-    /// else successors ask the predecessor on a socket that lives and dies with it.
+    /// Whether all processes serve one socket of PID 1, so that a successor asks the process that
+    /// serves it. If not, successors ask the predecessor on a socket that ends with it.
     pub(crate) takeover: bool,
-    /// Whether lines of the log are queued in the process and leave it later.
+    /// Whether log lines are queued in the process before they are written.
     pub(crate) journal: bool,
 }
 
-/// What the actors hold to, beside the machine; a broken daemon does not.
+/// The rules that the actors follow. A broken daemon violates one of them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rules {
     /// A descriptor of the lock travels with the state.
     pub(crate) passes_lock: bool,
-    /// A change is in the file before anybody can see it.
+    /// A change is in the file before it is visible.
     pub(crate) writes_first: bool,
-    /// A state without the lock is refused by who has not got the lock himself.
+    /// A successor without the lock refuses a state without the lock.
     pub(crate) needs_lock: bool,
-    /// What was loaded from anywhere but the file is written to it.
+    /// A state that was not loaded from the file is written to it.
     pub(crate) keeps_received: bool,
-    /// What was said before the end of a connection is read before it.
+    /// Messages are read before the end of the connection is seen.
     pub(crate) reads_out: bool,
-    /// Who holds the lock does not wait for ever for an answer.
+    /// A process that holds the lock does not wait for an answer forever.
     pub(crate) gives_up: bool,
-    /// Who leaves does nothing else any more.
+    /// A process that leaves does nothing else.
     pub(crate) leaves_at_once: bool,
 }
 
 impl Rules {
-    /// As the daemon is.
+    /// The rules of the daemon.
     pub(crate) const KEPT: Self = Self {
         passes_lock: true,
         writes_first: true,
@@ -76,7 +74,7 @@ impl Rules {
     };
 }
 
-/// A machine, and the rules around it.
+/// A lifecycle and the rules of its actors.
 pub(crate) struct Daemon {
     pub(crate) atlas: Atlas,
     pub(crate) rules: Rules,
@@ -91,7 +89,7 @@ pub(crate) enum Who {
 }
 use Who::{First, Predecessor, Second};
 
-/// The two that start from the root filesystem; they differ in nothing but the name.
+/// The processes from the root filesystem, which differ only in their names.
 pub(crate) const SUCCESSORS: [Who; 2] = [First, Second];
 pub(crate) const EVERYBODY: [Who; 3] = [Predecessor, First, Second];
 
@@ -100,21 +98,21 @@ pub(crate) const EVERYBODY: [Who; 3] = [Predecessor, First, Second];
 pub(crate) struct Record {
     /// The tick that comes next.
     pub(crate) next: u8,
-    /// How many commands have been carried out.
+    /// How many commands have been executed.
     pub(crate) set: u8,
 }
 
 impl Record {
-    /// Where there is nothing to go on from.
+    /// A new state.
     pub(crate) const FRESH: Self = Self { next: 0, set: 0 };
 }
 
 /// What a server knows of the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Session {
-    /// Read and not carried out.
+    /// Commands that were read and not executed.
     pub(crate) input: u8,
-    /// Carried out and not sent.
+    /// Replies that were not sent.
     pub(crate) replies: u8,
 }
 
@@ -124,23 +122,23 @@ impl Session {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Life {
-    /// Not there, or not there any more.
+    /// The process does not exist.
     Down,
     Up,
-    /// Killed; the kernel has not finished with it.
+    /// Killed, but not yet released completely by the kernel.
     Dying,
 }
 
-/// How far the handoff actor of a successor is.
+/// The progress of a successor's handoff actor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Exchange {
     /// Reads nothing.
     Idle,
     /// Asked, and reads the answer.
     Asking,
-    /// Has read the whole state, and waits for the order to go on.
+    /// Has read the whole state, and waits for an order.
     Whole,
-    /// Reads the predecessor's last word.
+    /// Waits for the commit.
     Prepared,
 }
 
@@ -148,39 +146,39 @@ pub(crate) enum Exchange {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Process {
     pub(crate) life: Life,
-    /// The lifecycle.
+    /// The number of its lifecycle.
     pub(crate) place: Place,
-    /// Reported, and not yet taken by the supervisor.
+    /// Reported events that the supervisor has not taken.
     pub(crate) mailbox: List<Fact, 6>,
-    /// Given, and not yet carried out.
+    /// Orders that were not executed.
     pub(crate) orders: Orders,
-    /// Its own open file holds the lock.
+    /// Its open file description holds the lock.
     pub(crate) lock: bool,
-    /// It has a received descriptor of the file that holds the lock.
+    /// It received a descriptor of the description that holds the lock.
     pub(crate) copy: bool,
-    /// Has still to get the lock.
+    /// Tries to acquire the lock.
     pub(crate) trying: bool,
-    /// Has reported that another holds the lock.
+    /// Has reported that another process holds the lock.
     pub(crate) told: bool,
     pub(crate) counter: Option<Record>,
     pub(crate) frozen: bool,
-    /// A change that is not in the file; only where the rules are broken.
+    /// Has a change that is not in the file; only if rules are broken.
     pub(crate) unsaved: bool,
     pub(crate) listening: bool,
-    /// Has the client's connection: accepted, or received.
+    /// The client's connection, if it was accepted or received.
     pub(crate) session: Option<Session>,
     /// The state as it came in the message, where it was not in the file.
     pub(crate) received: Option<Record>,
-    /// What a broken machine has read before its time.
+    /// The record that a broken machine has read too early.
     pub(crate) peeked: Option<Record>,
     pub(crate) exchange: Exchange,
-    /// Has offered, and reads what the successor says.
+    /// Has offered, and reads messages of the successor.
     pub(crate) offered: bool,
     /// The offer's timer runs.
     pub(crate) timer: bool,
     /// Was told to stop.
     pub(crate) stopping: bool,
-    /// Ticks whose lines wait for the log's writer; a bit each.
+    /// Ticks whose log lines are queued, one bit each.
     pub(crate) queued: u8,
 }
 
@@ -224,7 +222,7 @@ impl Process {
         self.lock || self.copy
     }
 
-    /// Nothing is left but to exit.
+    /// Whether only the exit is left.
     pub(crate) fn is_leaving(&self) -> bool {
         self.orders.first() == Some(Order::Exit)
     }
@@ -255,21 +253,21 @@ pub(crate) enum ToSuccessor {
     Abort,
 }
 
-/// One connection of a successor to the one that it asks.
+/// A connection from a successor to the process that it asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Wire {
     pub(crate) successor: Who,
-    /// Open at the successor's end; it has one such connection at most.
+    /// Whether the successor's end is open. A successor has at most one such connection.
     pub(crate) from: bool,
-    /// Open at the other end, in a backlog too.
+    /// Whether the other end is open, even if it is in a backlog.
     pub(crate) to: bool,
-    /// Who has the other end; none while it waits in the backlog of PID 1's socket.
+    /// The process with the other end; none while it is in the backlog of PID 1's socket.
     pub(crate) server: Option<Who>,
-    /// The one that the server hands over to.
+    /// Whether the server hands over to this successor.
     pub(crate) asker: bool,
     pub(crate) up: List<ToPredecessor, 4>,
     pub(crate) down: List<ToSuccessor, 5>,
-    /// What [`ToSuccessor::State`] carries, while it is under way.
+    /// The content of [`ToSuccessor::State`] while it is in flight.
     pub(crate) session: Option<Session>,
     pub(crate) record: Option<Record>,
 }
@@ -287,7 +285,7 @@ impl Wire {
         }
     }
 
-    /// Closes the successor's end; what waits there is freed.
+    /// Closes the successor's end and drops what it has not read.
     pub(crate) fn close_from(&mut self) {
         self.from = false;
         self.down = List::EMPTY;
@@ -302,52 +300,52 @@ impl Wire {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Stage {
-    /// Nobody has accepted it: it waits in the listener's backlog.
+    /// Waits in the listener's backlog.
     Backlog,
     Accepted,
-    /// Has seen the end.
+    /// Was disconnected.
     Ended,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Client {
     pub(crate) stage: Stage,
-    /// Sent and not read.
+    /// Commands that were sent and not read.
     pub(crate) unread: u8,
-    /// Replies that the client has.
+    /// Replies that the client has received.
     pub(crate) answered: u8,
-    /// Its owner was killed or stopped, and nobody serves it again yet.
-    pub(crate) bereaved: bool,
-    /// Bereaved, and nobody was left who could go on: the end may come.
-    pub(crate) forsaken: bool,
+    /// Whether its owner was killed or stopped, and no process serves it again yet.
+    pub(crate) owner_failed: bool,
+    /// Whether no process could continue after that, so that it may be disconnected.
+    pub(crate) may_end: bool,
 }
 
-/// What has happened and must not.
+/// A violation that has happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Wrong {
     TickedTwice,
     TickMissing,
     LoggedTwice,
-    /// The count began at its beginning, though somebody has seen more of it.
+    /// The state began anew after ticks or replies were visible.
     StartedAnew,
-    /// The client saw the end, and nobody is to blame.
+    /// The client was disconnected although its owner did not fail.
     ClientDropped,
 }
 
-/// All of it, at one moment.
+/// The whole model at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct World {
     pub(crate) faults: u8,
     pub(crate) root_switched: bool,
-    /// Somebody has served.
+    /// Whether any process has served.
     pub(crate) begun: bool,
-    /// What the state file holds; nothing at first.
+    /// The content of the state file; nothing at first.
     pub(crate) file: Option<Record>,
-    /// How many ticks have come, by whomever.
+    /// How many ticks were visible, of all processes.
     pub(crate) ticked: u8,
-    /// Ticks whose lines are in the log; a bit each.
+    /// Ticks whose lines are in the log, one bit each.
     pub(crate) logged: u8,
-    /// Ticks whose lines were queued in a process that died; a bit each.
+    /// Ticks whose lines were queued in a process that died, one bit each.
     pub(crate) lost: u8,
     pub(crate) client: Client,
     pub(crate) processes: [Process; 3],
@@ -355,7 +353,7 @@ pub(crate) struct World {
     pub(crate) wrong: Option<Wrong>,
 }
 
-/// All fields in one piece, because hashing hundreds of bytes one by one takes most of the time.
+/// Hashes all fields in one piece: hashing hundreds of bytes one by one takes most of the time.
 impl Hash for World {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let Self { faults, root_switched, begun, file, ticked, logged, lost, .. } = *self;
@@ -366,7 +364,7 @@ impl Hash for World {
     }
 }
 
-/// Gathers what is hashed; every piece of a world fits a byte.
+/// Collects the bytes to hash. Every piece of a world fits into one byte.
 struct Pieces {
     bytes: [u8; 512],
     length: usize,
@@ -374,7 +372,7 @@ struct Pieces {
 
 impl Hasher for Pieces {
     fn finish(&self) -> u64 {
-        unreachable!("only gathers")
+        unreachable!("only collects bytes")
     }
 
     fn write(&mut self, bytes: &[u8]) {
@@ -403,8 +401,8 @@ impl World {
             stage: Stage::Backlog,
             unread: bounds.requests,
             answered: 0,
-            bereaved: false,
-            forsaken: false,
+            owner_failed: false,
+            may_end: false,
         };
         Self {
             faults: 0,
@@ -445,7 +443,7 @@ impl World {
         self.wires.iter_mut().find(|wire| wire.successor == successor && wire.from)
     }
 
-    /// The connection of the one that this process hands over to.
+    /// The connection to the successor that this process hands over to.
     pub(crate) fn asker(&self, server: Who) -> Option<&Wire> {
         self.wires.iter().find(|wire| wire.asker && wire.server == Some(server))
     }
@@ -454,12 +452,12 @@ impl World {
         self.wires.iter_mut().find(|wire| wire.asker && wire.server == Some(server))
     }
 
-    /// Whether this process reads from and writes to the file.
+    /// Whether this process reads and writes the file.
     pub(crate) fn has_file(&self, who: Who, daemon: &Daemon) -> bool {
         who != Predecessor || daemon.bounds.lockable
     }
 
-    /// Of two worlds that differ only in which successor is called the first, one.
+    /// One of the two worlds that differ only in the names of the successors.
     pub(crate) fn representative(self) -> Self {
         let mut other = self;
         other.processes.swap(First as usize, Second as usize);
