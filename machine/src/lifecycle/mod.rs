@@ -13,6 +13,7 @@
 //! | `event` | [`Event`] and [`Effect`] |
 //! | `phases` | the phases as types, and the transitions that each allows |
 //! | `step` | [`Lifecycle`]: the phase and the effects that follow from each event |
+//! | [`takeover`] | with which state a new owner goes on |
 //!
 //! # Ownership
 //!
@@ -42,6 +43,7 @@
 mod event;
 mod phases;
 mod step;
+pub mod takeover;
 
 pub use event::{Effect, Event, Local, Lock, Predecessor, Successor};
 pub use phases::{

@@ -255,6 +255,12 @@ fn adopting_without_the_lock_makes_two_owners() {
 }
 
 #[test]
+fn serving_the_frozen_state_after_a_commit_repeats_ticks() {
+    let rules = Rules { reads_again: false, ..Rules::KEPT };
+    assert_caught(true_step, rules, BOUNDS, "no tick comes twice");
+}
+
+#[test]
 fn serving_without_writing_the_received_state_starts_anew() {
     let rules = Rules { keeps_received: false, ..Rules::KEPT };
     assert_caught(true_step, rules, WITHOUT_A_FILE, "no tick is missing");

@@ -3,6 +3,7 @@
 
 use std::cmp::Ordering;
 
+use early_service_machine::lifecycle::takeover::{self, Received, Start};
 use early_service_machine::lifecycle::{self, Event};
 
 use crate::atlas::Atlas;
@@ -167,7 +168,7 @@ impl World {
                 process.frozen = order == Order::Freeze;
                 self.post(who, lifecycle::Local::Frozen);
             }
-            Order::Offer => self.offer(who, daemon),
+            Order::Offer => self.offer(who),
             Order::End => {
                 let lock = self.process(who).holds_lock() && daemon.rules.passes_lock;
                 if let Some(wire) = self.asker_mut(who) {
@@ -320,9 +321,8 @@ impl World {
         self.post(who, lifecycle::Successor::Requested);
     }
 
-    fn offer(&mut self, who: Who, daemon: &Daemon) {
-        let Process { session, counter, .. } = *self.process(who);
-        let record = counter.filter(|_| !self.has_file(who, daemon));
+    fn offer(&mut self, who: Who) {
+        let Process { session, counter: record, .. } = *self.process(who);
         let Some(wire) = self.asker_mut(who) else {
             return self.post(who, lifecycle::Successor::Gone);
         };
@@ -366,7 +366,7 @@ impl World {
                 self.give_up_asking(who, lifecycle::Predecessor::Refused);
             }
             (Exchange::Prepared, Some(ToSuccessor::Commit)) => {
-                self.process_mut(who).exchange = Exchange::Idle;
+                self.process_mut(who).exchange = Exchange::Committed;
                 self.post(who, lifecycle::Predecessor::Committed);
             }
             (Exchange::Asking, Some(ToSuccessor::State)) => {
@@ -401,18 +401,32 @@ impl World {
 
     fn load(&mut self, who: Who, daemon: &Daemon) {
         let has_file = self.has_file(who, daemon);
-        let Process { received, counter, .. } = *self.process(who);
-        let file = self.file.filter(|_| has_file);
-        let kept = if has_file { received } else { counter };
-        let record = file.or(kept).unwrap_or(Record::FRESH);
+        let Process { received, counter, exchange, .. } = *self.process(who);
+        let recorded = self.file.filter(|_| has_file);
+        let reads_again = daemon.rules.reads_again;
+        let start = match (counter, received) {
+            // It froze this, and its offer came to nothing.
+            (Some(frozen), _) => {
+                // In the file is what it wrote last, unless another process has written since.
+                let written = recorded.filter(|record| reads_again && *record != frozen);
+                let written = written.map(Record::recorded);
+                takeover::take_back(written, frozen.snapshot())
+            }
+            (None, received) => {
+                let received = received.map(|record| Received::Snapshot(record.snapshot()));
+                let is_committed = exchange == Exchange::Committed;
+                takeover::take_over(recorded.map(Record::recorded), received, is_committed).start
+            }
+        };
+        let record = Record::at(start);
         if record == Record::FRESH && (self.ticked > 0 || self.client.answered > 0) {
             self.wrong = Some(Wrong::StartedAnew);
         }
-        if has_file && file.is_none() && kept.is_some() && daemon.rules.keeps_received {
-            self.file = kept;
+        if has_file && matches!(start, Start::After { .. }) && daemon.rules.keeps_received {
+            self.file = Some(record);
         }
         let process = self.process_mut(who);
-        (process.counter, process.frozen) = (Some(record), false);
+        (process.counter, process.frozen, process.received) = (Some(record), false, None);
     }
 
     /// Takes one due tick: first in the file, then visible.

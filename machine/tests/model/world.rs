@@ -16,7 +16,12 @@
 
 use std::hash::{Hash, Hasher};
 
+use early_service_machine::Counter;
 use early_service_machine::lifecycle::Event;
+use early_service_machine::lifecycle::takeover::Start;
+use early_service_machine::record::{self, Unlogged};
+use early_service_machine::schedule::{Monotonic, Period};
+use early_service_machine::timeline::Snapshot;
 
 use crate::atlas::{Atlas, Place};
 use crate::list::List;
@@ -53,6 +58,8 @@ pub(crate) struct Rules {
     pub(crate) needs_lock: bool,
     /// A state that was not loaded from the file is written to it.
     pub(crate) keeps_received: bool,
+    /// An owner that withdraws its offer reads what the successor has written to the file.
+    pub(crate) reads_again: bool,
     /// Messages are read before the end of the connection is seen.
     pub(crate) reads_out: bool,
     /// A process that holds the lock does not wait for an answer forever.
@@ -68,6 +75,7 @@ impl Rules {
         writes_first: true,
         needs_lock: true,
         keeps_received: true,
+        reads_again: true,
         reads_out: true,
         gives_up: true,
         leaves_at_once: true,
@@ -105,6 +113,28 @@ pub(crate) struct Record {
 impl Record {
     /// A new state.
     pub(crate) const FRESH: Self = Self { next: 0, set: 0 };
+
+    /// The same as the daemon has it: the ticks are its deadline, one nanosecond each.
+    pub(crate) fn snapshot(self) -> Snapshot<Counter> {
+        let Self { next, set } = self;
+        let state = Counter { next: u64::from(set) << 8 | u64::from(next) };
+        let period = Period::from_nanos(Period::SHORTEST).expect("the shortest that there is");
+        Snapshot { state, deadline: Monotonic::from_nanos(next.into()), period }
+    }
+
+    /// The same as the state file has it.
+    pub(crate) fn recorded(self) -> record::Record<Counter> {
+        record::Record { sequence: 0, unlogged: Unlogged::default(), snapshot: self.snapshot() }
+    }
+
+    /// What an owner that starts there has.
+    pub(crate) fn at(start: Start<Counter>) -> Self {
+        let Counter { next } = match start {
+            Start::Anew(state) => state,
+            Start::After { snapshot, .. } | Start::AfterDeath { snapshot, .. } => snapshot.state,
+        };
+        Self { next: (next & 0xff) as u8, set: (next >> 8) as u8 }
+    }
 }
 
 /// What a server knows of the client.
@@ -140,6 +170,8 @@ pub(crate) enum Exchange {
     Whole,
     /// Waits for the commit.
     Prepared,
+    /// Has read that it is the owner.
+    Committed,
 }
 
 /// A process and its actors.
@@ -167,7 +199,7 @@ pub(crate) struct Process {
     pub(crate) listening: bool,
     /// The client's connection, if it was accepted or received.
     pub(crate) session: Option<Session>,
-    /// The state as it came in the message, where it was not in the file.
+    /// The state as it came in the message.
     pub(crate) received: Option<Record>,
     /// The record that a broken machine has read too early.
     pub(crate) peeked: Option<Record>,
