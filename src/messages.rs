@@ -29,17 +29,18 @@
 use std::os::unix::net::UnixStream;
 
 use async_channel::{Receiver, Sender, TrySendError};
+use early_service_machine::lifecycle::takeover::Start;
 use early_service_machine::lifecycle::{Effect, Event};
 use early_service_machine::record::Unlogged;
-use early_service_machine::timeline::Snapshot;
 use smol::Async;
 
+use crate::handoff::bundle::Bundle;
 use crate::handoff::channel::Peer;
+use crate::handoff::request::HandoffRequest;
 use crate::handoff::state_file::StateFile;
-use crate::server::session::{Batch, HandoffRequest};
-use crate::server::sockets::Sockets;
+use crate::server::listener::Listener;
+use crate::server::session::{Batch, Session};
 use crate::service::Service;
-use crate::ticker::Start;
 
 /// The maximum number of batches that are with the ticker at once.
 ///
@@ -67,9 +68,9 @@ pub(crate) enum ToTicker<S: Service> {
     Load(Start<S>, Option<StateFile>),
     /// From the server: carry out the commands of one read.
     CarryOut { slot: usize, batch: Box<Batch<S>> },
-    /// From the server, after the last batch: stop ticking, give the state and its file to the
-    /// handoff, and tell the supervisor.
-    Freeze,
+    /// From the server, after the last batch: stop ticking, add the state and its file to the server's
+    /// sockets, give the whole bundle to the handoff, and tell the supervisor.
+    Freeze(Bundle<S>),
     /// From the handoff, before `Freeze`: no tick may be due when the ticker freezes, because the
     /// successor knows nothing of deadlines.
     CatchUpFirst,
@@ -90,9 +91,9 @@ pub(crate) fn to_ticker<S: Service>() -> (Sender<ToTicker<S>>, Receiver<ToTicker
 /// A message to the server.
 pub(crate) enum ToServer<S: Service> {
     /// From the handoff: accept and answer clients, on these sockets.
-    Listen(Sockets<S>),
-    /// From the supervisor: stop; once every batch is back, give the sockets to the handoff and
-    /// have the ticker freeze.
+    #[allow(clippy::vec_box, reason = "as in the bundle")]
+    Listen(Vec<Listener>, Vec<Box<Session<S>>>),
+    /// From the supervisor: stop; once every batch is back, have the ticker freeze, with the sockets.
     Freeze,
     /// From the handoff: the predecessor has left, so no client can connect to its listeners any
     /// more.
@@ -119,17 +120,15 @@ pub(crate) enum ToHandoff<S: Service> {
     Order(Effect),
     /// From the server: the client on this connection asked for the state; the owner of the socket
     /// file that it connected to.
-    HandoffRequest(Async<UnixStream>, HandoffRequest, Option<u32>),
-    /// From the server, freezing: every socket of which a client has the other end.
-    Sockets(Sockets<S>),
-    /// From the ticker, freezing: the state and its file.
-    State(Snapshot<S>, Option<StateFile>),
+    Requested(Async<UnixStream>, HandoffRequest, Option<u32>),
+    /// From the ticker, freezing: everything that this process owns.
+    Frozen(Bundle<S>),
 }
 
-/// The handoff actor's mailbox: the requests, the orders of two steps of the lifecycle, and the two
-/// halves of what was frozen.
+/// The handoff actor's mailbox: the requests, the orders of two steps of the lifecycle, and what was
+/// frozen.
 pub(crate) fn to_handoff<S: Service>() -> (Sender<ToHandoff<S>>, Receiver<ToHandoff<S>>) {
-    async_channel::bounded(HANDOFF_REQUESTS + 2 * 3 + 2)
+    async_channel::bounded(HANDOFF_REQUESTS + 2 * 3 + 1)
 }
 
 /// The supervisor's mailbox: what the actors report.

@@ -99,6 +99,10 @@ pub trait Service: State {
     /// The name of the state in log lines, in one or two words: "Returning counter to client …".
     const WHAT: &'static str;
 
+    /// Names of descriptors, separated by commas, that a predecessor may send with the state.
+    #[doc(hidden)]
+    const DESCRIPTORS: &'static str = "";
+
     /// Writes the log line of one tick; `self` is the state before the tick.
     ///
     /// The line, its [`fields`](Self::fields) and about 60 bytes of other fields should fit into 96

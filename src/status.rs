@@ -11,6 +11,7 @@ use std::cell::Cell;
 use std::fmt;
 
 use early_service_machine::lifecycle::Phase;
+use early_service_machine::lifecycle::takeover::Origin;
 use early_service_machine::schedule::Monotonic;
 
 use crate::cli::Stage;
@@ -39,17 +40,6 @@ pub(crate) struct Provenance {
     pub(crate) since: Monotonic,
     /// Whether a state file keeps the state when the process ends.
     pub(crate) is_kept: bool,
-}
-
-/// The source of the state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Origin {
-    /// There was none: the state is the default.
-    New,
-    /// A predecessor handed it over.
-    Adopted,
-    /// The previous owner died or stopped without handing it over.
-    Recovered,
 }
 
 impl Status {
@@ -87,14 +77,12 @@ impl fmt::Display for Provenance {
     }
 }
 
-impl Origin {
-    /// The value of `origin=`.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::New => "new",
-            Self::Adopted => "adopted",
-            Self::Recovered => "recovered",
-        }
+/// The value of `origin=`.
+const fn name(origin: Origin) -> &'static str {
+    match origin {
+        Origin::New => "new",
+        Origin::Adopted => "adopted",
+        Origin::Recovered => "recovered",
     }
 }
 
@@ -119,7 +107,7 @@ impl fmt::Display for StatusHeader {
         let Self { stage, phase, pid, provenance, serving_s, clients, log_lines_dropped } = self;
         let (stage, version) = (stage.name(), env!("CARGO_PKG_VERSION"));
         write!(f, "stage={stage} phase={phase} pid={pid} version={version} origin=")?;
-        f.write_str(provenance.map_or("none", |provenance| provenance.origin.name()))?;
+        f.write_str(provenance.map_or("none", |provenance| name(provenance.origin)))?;
         match provenance.and_then(|provenance| provenance.predecessor) {
             Some(pid) => write!(f, " predecessor={pid}")?,
             None => f.write_str(" predecessor=none")?,

@@ -28,12 +28,14 @@ use std::time::Duration;
 
 use async_channel::{Receiver, Sender, TryRecvError};
 use early_service_machine::lifecycle;
+use early_service_machine::lifecycle::takeover::{Received, Start};
 use early_service_machine::record::Unlogged;
 use early_service_machine::schedule::{Monotonic, Period};
-use early_service_machine::timeline::{Snapshot, Ticking};
+use early_service_machine::timeline::Ticking;
 use futures_lite::future;
 use smol::Timer;
 
+use crate::handoff::bundle::Bundle;
 use crate::handoff::state_file::StateFile;
 use crate::journal::message_id::Id;
 use crate::journal::{LOG, RoomWait};
@@ -46,17 +48,6 @@ use crate::ticker::catch_up::{ONE_BY_ONE, PORTION, PROGRESS, REST};
 pub(crate) use crate::ticker::lines::say_unlogged;
 use crate::ticker::lines::{log_change, log_range, log_tick};
 use crate::ticker::unlogged::UnloggedTicks;
-
-/// Where the state begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Start<S> {
-    /// At a state without a rhythm: the first tick comes one period from now.
-    Anew(S),
-    /// Where a living owner stopped, which may still have to log its last ticks.
-    After { snapshot: Snapshot<S>, unlogged: Unlogged },
-    /// Where an owner died, with its last ticks not known to be in the log.
-    AfterDeath { snapshot: Snapshot<S>, unlogged: Unlogged },
-}
 
 /// The time that the end of the process waits until the last ticks are logged, so that the next
 /// owner need not name them as missing.
@@ -90,8 +81,9 @@ pub(crate) struct Ticker<S: Service> {
     is_behind: bool,
     /// Whether commands were returned to the server, which waits for `CaughtUp`.
     has_returned_commands: bool,
-    /// Whether a freeze was ordered, and whether it must wait until no tick is due.
-    is_freezing: bool,
+    /// The sockets of the server, once a freeze was ordered.
+    freezing: Option<Bundle<S>>,
+    /// Whether the freeze must wait until no tick is due.
     catch_up_first: bool,
     room_wait: RoomWait,
 }
@@ -125,7 +117,7 @@ impl<S: Service> Ticker<S> {
             unlogged: UnloggedTicks::new(),
             is_behind: false,
             has_returned_commands: false,
-            is_freezing: false,
+            freezing: None,
             catch_up_first: false,
             room_wait: RoomWait::default(),
         }
@@ -184,7 +176,7 @@ impl<S: Service> Ticker<S> {
                 }
                 post(&self.server, ToServer::BatchDone { slot, batch });
             }
-            Event::Message(ToTicker::Freeze) => self.is_freezing = true,
+            Event::Message(ToTicker::Freeze(bundle)) => self.freezing = Some(bundle),
             Event::Message(ToTicker::CatchUpFirst) => self.catch_up_first = true,
             Event::Message(ToTicker::Unlogged(state, unlogged)) => {
                 say_unlogged(state, unlogged);
@@ -197,8 +189,10 @@ impl<S: Service> Ticker<S> {
             }
             Event::Message(ToTicker::Leave) => self.log_range(),
         }
-        if self.is_freezing && !(self.is_behind && self.catch_up_first) {
-            self.freeze();
+        if !(self.is_behind && self.catch_up_first) {
+            if let Some(bundle) = self.freezing.take() {
+                self.freeze(bundle);
+            }
         }
         if self.has_returned_commands && !self.is_behind {
             self.has_returned_commands = false;
@@ -257,18 +251,20 @@ impl<S: Service> Ticker<S> {
         say_unlogged(state, unlogged);
     }
 
-    /// Gives the state and its file to the handoff actor.
-    fn freeze(&mut self) {
-        (self.is_freezing, self.catch_up_first) = (false, false);
+    /// Gives the state and its file to the handoff actor, together with the sockets in `bundle`.
+    fn freeze(&mut self, mut bundle: Bundle<S>) {
+        self.catch_up_first = false;
         self.log_range();
         let Some(ticking) = self.ticking.take() else {
-            return;
+            return post(&self.handoff, ToHandoff::Frozen(bundle));
         };
         // The next owner takes the ticks that are still due, and the server sends its commands
         // again.
         (self.is_behind, self.has_returned_commands) = (false, false);
         self.log_change(ticking.state());
-        post(&self.handoff, ToHandoff::State(ticking.snapshot(), self.state_file.take()));
+        bundle.state = Some(Received::Snapshot(ticking.snapshot()));
+        bundle.file = self.state_file.take();
+        post(&self.handoff, ToHandoff::Frozen(bundle));
         post(&self.supervisor, lifecycle::Local::Frozen.into());
     }
 
@@ -471,13 +467,14 @@ mod tests {
     fn a_frozen_counter_does_not_tick_and_keeps_its_schedule() {
         let mut bench = Bench::new();
         bench.tell(0, ToTicker::Load(Start::Anew(Counter { next: 10 }), None));
-        bench.tell(250, ToTicker::Freeze);
+        bench.tell(250, ToTicker::Freeze(Bundle::default()));
         assert_eq!(bench.supervisor.try_recv(), Ok(lifecycle::Local::Frozen.into()));
         assert!(!bench.ticker.timer.will_fire());
         bench.ticker.handle(Event::Deadline, clock::now());
-        let Ok(ToHandoff::State(snapshot, None)) = bench.handoff.try_recv() else {
+        let Ok(ToHandoff::Frozen(bundle)) = bench.handoff.try_recv() else {
             panic!("the state is with the handoff")
         };
+        let snapshot = bundle.snapshot().expect("a state with its deadline");
         assert_eq!(snapshot.state, Counter { next: 12 });
         bench.tell(
             450,

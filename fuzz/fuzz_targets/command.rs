@@ -13,7 +13,7 @@ use early_service_machine::bounds::{MAX_COMMAND_LINE, MAX_INVALID_REPLY};
 use early_service_machine::schedule::{Monotonic, Period};
 use early_service_machine::timeline::Ticking;
 use early_service_machine::wire::command::{Command, Framed, TOO_LONG, split_line};
-use early_service_machine::wire::handoff::Request;
+use early_service_machine::wire::request::Request;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -75,7 +75,7 @@ fn reply(line: &[u8], counter: &mut Ticking<Counter>) -> String {
             assert_eq!(Command::<Counter>::parse(written.as_bytes()), Ok(command), "{written}");
             match command {
                 // A newer successor may send fields that this release does not know.
-                Command::HandOver(Request::Exchange { .. }) => return written,
+                Command::HandOver(Request::Handoff { .. }) => return written,
                 Command::HandOver(_) | Command::Status => {
                     assert_eq!(written.as_bytes(), line);
                     written

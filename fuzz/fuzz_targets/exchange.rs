@@ -8,12 +8,13 @@
 //! `cargo +nightly fuzz run -s none exchange -- -dict=fuzz/exchange.dict`
 #![no_main]
 
-use early_service_machine::bounds::MAX_HANDOFF_LINE;
+use early_service_machine::bounds::{MAX_HANDOFF_LINE, MAX_NAMED};
 use early_service_machine::schedule::{Monotonic, Period};
 use early_service_machine::timeline::{Snapshot, Ticking};
-use early_service_machine::wire::handoff::{
-    Client, Framed, Message, Offer, Printable, Request, split_line,
-};
+use early_service_machine::wire::framing::{Framed, Printable, split_line};
+use early_service_machine::wire::handoff::{Client, Message};
+use early_service_machine::wire::manifest::{Manifest, Name};
+use early_service_machine::wire::request::Request;
 use early_service_machine::{Counter, State};
 use libfuzzer_sys::fuzz_target;
 
@@ -53,12 +54,14 @@ fn read(said: &[u8], size: usize) -> Vec<Option<Vec<u8>>> {
 /// Holds what a line is understood as against what it says.
 fn hear(line: &[u8]) {
     if let Some(request) = Request::parse::<Counter>(line) {
-        let written = request.to_string();
+        let written = request.line::<Counter>().to_string();
         assert_eq!(Request::parse::<Counter>(written.as_bytes()), Some(request), "{written}");
         match request {
-            Request::Exchange { listener: Some(path) } => assert!(line.ends_with(path.as_bytes())),
-            Request::Exchange { listener: None } => assert!(line.starts_with(b"handoff ")),
-            Request::ListenerAndState | Request::State(_) => assert_eq!(written.as_bytes(), line),
+            Request::Handoff { listener: Some(path), .. } => {
+                assert!(line.ends_with(path.as_bytes()));
+            }
+            Request::Handoff { listener: None, .. } => assert!(line.starts_with(b"handoff ")),
+            Request::Legacy(_) => assert_eq!(written.as_bytes(), line),
         }
     }
     if let Some(state) = Counter::parse(line) {
@@ -123,7 +126,8 @@ fn say(bytes: &[u8]) {
     };
     let (listeners, clients) = (number(3), number(4));
     for flag in [false, true] {
-        let offer = Offer { snapshot, lock: flag, listeners, clients };
+        let named = clients % (MAX_NAMED + 1);
+        let offer = Manifest { snapshot, lock: flag, listeners, clients, named };
         let client = Client { input: clients, replies: listeners, ended: flag, closing: !flag };
         for message in [Message::State(offer), Message::Client(client)] {
             let written = read_back(message);
@@ -131,6 +135,9 @@ fn say(bytes: &[u8]) {
         }
     }
     read_back(Message::Abort(bytes));
+    if let Some(name) = Name::parse(bytes) {
+        read_back(Message::Named(name));
+    }
 }
 
 /// The text form of a message, after it was read as a line.

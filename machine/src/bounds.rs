@@ -32,9 +32,15 @@ pub const STATUS_OVERHEAD: usize = " ticks_late=".len() + NUMBER;
 /// Most of it is for the fields of the state.
 pub const MAX_HANDOFF_LINE: usize = 512;
 
-/// The line that describes what is handed over, except for the fields of the state.
+/// The most descriptors with a name in one bundle.
+pub const MAX_NAMED: u64 = 16;
+
+/// The longest name of a descriptor.
+pub const MAX_NAME: usize = 64;
+
+/// The line of a manifest, except for the fields of the state.
 const MANIFEST_OVERHEAD: usize =
-    "state 1  deadline_ns= period_ns= lock=1 listeners= clients=".len() + 4 * NUMBER;
+    "state 1  deadline_ns= period_ns= lock=1 listeners= clients= named=16".len() + 4 * NUMBER;
 
 /// The record in the state file.
 ///

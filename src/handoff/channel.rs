@@ -14,11 +14,13 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use early_service_machine::wire::handoff::{Framed, MAX_DESCRIPTORS, split_line};
+use early_service_machine::wire::framing::{Framed, split_line};
+use early_service_machine::wire::manifest::MAX_DESCRIPTORS;
 use futures_lite::future;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::socket_peercred;
@@ -328,4 +330,13 @@ pub(crate) fn send(
     }
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     Ok(sendmsg(stream, &[IoSlice::new(bytes)], &mut control, flags)?)
+}
+
+/// Sends a last line to a peer that does not get the state, and ends the connection.
+///
+/// The connection is shut down, because a predecessor that has not left yet may hold a copy of it.
+pub(crate) fn refuse(stream: &Async<UnixStream>, answer: &str) {
+    // If the peer does not read it, the end of the connection is answer enough.
+    let _ = send(stream, format!("{answer}\n").as_bytes(), &[]);
+    let _ = stream.get_ref().shutdown(Shutdown::Both);
 }

@@ -1,46 +1,66 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Handoff: both sides of the exchange between predecessor and successor.
+//! Handoff: the actor that holds everything that an owner owns while nobody ticks or answers.
 //!
-//! Holds all that an owner owns while nobody ticks or answers: from the start until the lock is
-//! ours, and from freezing until the successor serves.
-//! So taking over from a living predecessor, from one that died, and from a successor that died are
-//! the same: the state is loaded, the sockets are given to the server.
+//! That is from the start until the lock is ours, and from freezing until the successor serves. So
+//! taking over from a living predecessor, from one that died, and from a successor that died are the
+//! same: the state is loaded, and the sockets are given to the server.
 //!
-//! Owns the state file, the sockets and the connection to the other process in that time.
-//! Never decides: what it learns goes to the supervisor as an event, what it does is an order.
-//! Ends with the process.
+//! Ownership changes hands in three functions of this file: [`Handoff::load`] makes this process the
+//! owner, [`Handoff::offer`] sends everything to a successor, and `Effect::Commit` gives the ownership
+//! away. The lifecycle decides when they are called, and
+//! [`takeover`](early_service_machine::lifecycle::takeover) which state goes on.
 //!
-//! **Invariant:** one asker at a time; another is told so and turned away.
+//! | file | has |
+//! | --- | --- |
+//! | [`bundle`] | what travels |
+//! | [`send`] | the predecessor's side |
+//! | [`receive`], [`connect`], [`exchange`], [`report`] | the successor's side |
+//! | [`legacy`] | the lines of the C programs, on both sides |
+//! | [`channel`] | lines and descriptors on one connection |
+//! | [`lock`], [`state_file`] | who is the owner, and the state for the next one |
+//! | [`authorize`], [`users`] | who may have the state, and whom to believe |
 //!
-//! **Invariant:** what was offered to a successor is taken back or let go, never both.
+//! Owns the bundle, the state file and the connection to the other process in that time. Never
+//! decides: reports events to the supervisor, and executes its orders. Ends with the process.
+//!
+//! **Invariant:** one handoff at a time; a second requester is told so and turned away.
+//!
+//! **Invariant:** every offer is resolved exactly once: resumed here, or released to the successor.
 
 pub(crate) mod authorize;
+pub(crate) mod bundle;
 pub(crate) mod channel;
+mod connect;
+mod exchange;
+mod legacy;
 pub(crate) mod lock;
 pub(crate) mod receive;
-pub(crate) mod send;
+mod report;
+pub(crate) mod request;
+mod send;
 pub(crate) mod state_file;
 pub(crate) mod users;
 
-use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
 use async_channel::{Receiver, Sender};
+use early_service_machine::lifecycle::takeover::{self, Start, Takeover};
 use early_service_machine::lifecycle::{self, Effect, Lock, Predecessor, Successor};
 use early_service_machine::record::{Record, Unlogged};
-use early_service_machine::timeline::Snapshot;
-use early_service_machine::wire::handoff::Message;
-use early_service_machine::wire::handoff::{BUSY, DENIED};
+use early_service_machine::wire::handoff::{DENIED, Message};
+use early_service_machine::wire::request::VERSION;
 use futures_lite::future;
 use rustix::net::UCred;
 use rustix::net::sockopt::socket_peercred;
 use smol::{Async, Timer};
 
+use crate::handoff::bundle::Bundle;
 use crate::handoff::channel::{Line, Peer};
 use crate::handoff::lock::Locking;
-use crate::handoff::receive::{Adoption, Given, Received};
-use crate::handoff::send::{Estate, Offering};
+use crate::handoff::receive::Adoption;
+use crate::handoff::request::HandoffRequest;
+use crate::handoff::send::Offering;
 use crate::handoff::state_file::StateFile;
 use crate::handoff::users::User;
 use crate::journal::message_id::Id;
@@ -49,12 +69,9 @@ use crate::messages::{ToHandoff, ToServer, ToTicker, post};
 use crate::platform::clock;
 use crate::server::listener::Listener;
 use crate::server::listener::bind::remove_if_dead;
-use crate::server::session::HandoffRequest;
-use crate::server::sockets::Sockets;
 use crate::service::Service;
-use crate::status::{Origin, Provenance, Status};
+use crate::status::{Provenance, Status};
 use crate::ticker;
-use crate::ticker::Start;
 
 /// The actor.
 pub(crate) struct Handoff<S: Service> {
@@ -75,10 +92,8 @@ pub(crate) struct Handoff<S: Service> {
     adoption: Option<Adoption<S>>,
     /// The predecessor that was adopted from, until it has left.
     leaving: Option<Leaving<S>>,
-    /// The listeners at the start; everything of clients while frozen.
-    sockets: Sockets<S>,
-    /// The state and its file, while frozen.
-    frozen: Option<(Snapshot<S>, Option<StateFile>)>,
+    /// The listeners at the start; everything while frozen.
+    bundle: Bundle<S>,
     /// The successor, until it serves or has given up.
     offering: Option<Offering>,
     refusals: RateLimit,
@@ -133,8 +148,7 @@ impl<S: Service> Handoff<S> {
             locking,
             adoption,
             leaving: None,
-            sockets: Sockets { listeners, sessions: Vec::new() },
-            frozen: None,
+            bundle: Bundle { listeners, ..Bundle::default() },
             offering: None,
             refusals: RateLimit::explained(Id::Refused),
             deferred: Vec::new(),
@@ -147,12 +161,12 @@ impl<S: Service> Handoff<S> {
             match event {
                 Event::Message(ToHandoff::Order(Effect::Leave)) => return self.leave().await,
                 Event::Message(ToHandoff::Order(order)) => self.carry_out(order),
-                Event::Message(ToHandoff::HandoffRequest(stream, asked, owner)) => {
-                    self.asked(stream, asked, owner);
+                Event::Message(ToHandoff::Requested(stream, request, owner)) => {
+                    self.requested(stream, request, owner);
                 }
-                Event::Message(ToHandoff::Sockets(sockets)) => self.sockets = sockets,
-                Event::Message(ToHandoff::State(snapshot, file)) => {
-                    self.frozen = Some((snapshot, file));
+                Event::Message(ToHandoff::Frozen(bundle)) => {
+                    let named = std::mem::take(&mut self.bundle.named);
+                    self.bundle = Bundle { named, ..bundle };
                 }
                 Event::Locking(event) => {
                     if event == Lock::HeldElsewhere && self.adoption.is_none() {
@@ -184,10 +198,9 @@ impl<S: Service> Handoff<S> {
                 None => future::pending().await,
             }
         };
-        let estate = estate(self.frozen.as_ref(), &self.sockets);
         let offering = async {
             match &mut self.offering {
-                Some(offering) => Some(Event::Offering(offering.next(estate).await)),
+                Some(offering) => Some(Event::Offering(offering.next(&self.bundle).await)),
                 None => future::pending().await,
             }
         };
@@ -213,7 +226,7 @@ impl<S: Service> Handoff<S> {
         match order {
             Effect::Lock => self.locking.start(),
             Effect::Ask => self.with_adoption(Adoption::ask),
-            Effect::ReportPrepared => self.with_adoption(Adoption::prepare),
+            Effect::ReportPrepared => self.with_adoption(Adoption::report_prepared),
             Effect::Discard => {
                 self.with_adoption(Adoption::discard);
                 self.locking.resume();
@@ -237,8 +250,10 @@ impl<S: Service> Handoff<S> {
                 }
             }
             Effect::Listen => {
-                let sockets = std::mem::take(&mut self.sockets);
-                post(&self.server, ToServer::Listen(sockets));
+                let Bundle { listeners, sessions, named, .. } = std::mem::take(&mut self.bundle);
+                // No actor uses them yet: they are kept for the next successor.
+                self.bundle.named = named;
+                post(&self.server, ToServer::Listen(listeners, sessions));
                 if self.leaving.is_none() {
                     post(&self.server, ToServer::PredecessorLeft);
                 }
@@ -301,105 +316,77 @@ impl<S: Service> Handoff<S> {
                 return false;
             }
         };
-        let (start, file) = match self.offering.take() {
+        let start = match self.offering.take() {
             Some(offering) => self.take_back(&offering, recorded),
             None => self.take_over(recorded),
         };
-        post(&self.ticker, ToTicker::Load(start, file));
+        self.bundle.state = None;
+        post(&self.ticker, ToTicker::Load(start, self.bundle.file.take()));
         true
     }
 
     /// The file from which the state goes on: our own, or the one whose lock came along.
     fn file(&mut self) -> Option<&mut StateFile> {
         if self.offering.is_some() {
-            return self.frozen.as_mut()?.1.as_mut();
+            return self.bundle.file.as_mut();
         }
         let lent = self.adoption.as_mut().and_then(Adoption::file);
         lent.or(self.locking.file.as_mut())
     }
 
     /// Goes on with what a successor did not adopt.
-    fn take_back(
-        &mut self,
-        offering: &Offering,
-        recorded: Option<(Record<S>, bool)>,
-    ) -> (Start<S>, Option<StateFile>) {
+    ///
+    /// `recorded` also says whether another process wrote it after our last record.
+    fn take_back(&self, offering: &Offering, recorded: Option<(Record<S>, bool)>) -> Start<S> {
         let (pid, cause) = (offering.pid(), offering.cause());
         log::warn!(
             MESSAGE_ID = Id::NotAdopted;
             "Process {pid} did not adopt the state: {cause}; serving on"
         );
-        let (snapshot, file) = self.frozen.take().unzip();
-        let file = file.flatten();
-        let start = match (recorded, snapshot) {
-            // The successor owned, and ticked, before it died.
-            (Some((record, true)), _) => {
-                Start::AfterDeath { snapshot: record.snapshot, unlogged: record.unlogged }
-            }
-            (_, Some(snapshot)) => Start::After { snapshot, unlogged: Unlogged::default() },
-            (_, None) => Start::Anew(S::default()),
-        };
-        (start, file)
+        let written = recorded.filter(|(_, is_newer)| *is_newer).map(|(record, _)| record);
+        match self.bundle.snapshot() {
+            Some(frozen) => takeover::take_back(written, frozen),
+            None => takeover::take_over(written, None, false).start,
+        }
     }
 
     /// Becomes the owner of what the predecessor or the file gives.
-    fn take_over(&mut self, recorded: Option<(Record<S>, bool)>) -> (Start<S>, Option<StateFile>) {
+    fn take_over(&mut self, recorded: Option<(Record<S>, bool)>) -> Start<S> {
         let adoption = self.adoption.take();
         let is_committed = adoption.as_ref().is_some_and(Adoption::is_committed);
-        let (Received { state, file: lent, sockets, .. }, peer) =
-            adoption.map(Adoption::finish).unwrap_or_default();
-        let mut file = lent.or(self.locking.file.take());
-        // Who sent no state may have owned none.
+        let (mut received, peer) = adoption.map(Adoption::finish).unwrap_or_default();
+        self.bundle.file = received.file.take().or(self.locking.file.take());
+        let state = received.state.take();
+        self.bundle.join(received);
+        let recorded = recorded.map(|(record, _)| record);
+        let Takeover { start, origin } = takeover::take_over(recorded, state, is_committed);
+        // A process that sent no state may have owned none.
         let predecessor = peer.as_ref().filter(|_| state.is_some()).and_then(Peer::pid);
-        self.sockets.join(sockets);
-        let start = match (recorded, state) {
-            (_, Some(Given::Alone(state))) => Start::Anew(state),
-            // It went on after its offer, and died.
-            (Some((record, _)), Some(Given::Whole(snapshot)))
-                if !is_committed && record.snapshot.deadline >= snapshot.deadline =>
-            {
-                Start::AfterDeath { snapshot: record.snapshot, unlogged: record.unlogged }
+        if let Start::After { snapshot, unlogged } = start {
+            // Before the predecessor knows that it may leave: it has no file of its own.
+            if let Some(file) = &mut self.bundle.file {
+                file.store(snapshot, unlogged);
             }
-            (Some((record, _)), None) => {
-                Start::AfterDeath { snapshot: record.snapshot, unlogged: record.unlogged }
-            }
-            // What the owner itself sent: its file may lack the last changes.
-            (recorded, Some(Given::Whole(snapshot))) => {
-                let recorded = recorded.filter(|(record, _)| record.snapshot == snapshot);
-                let unlogged = recorded.map_or(Unlogged::default(), |(record, _)| record.unlogged);
-                let state = snapshot.state;
-                // Before the predecessor hears that it may leave: it has no file of its own.
-                if let Some(file) = &mut file {
-                    file.store(snapshot, unlogged);
-                }
-                self.leaving = peer.map(|peer| Leaving { peer, state, unlogged });
-                Start::After { snapshot, unlogged }
-            }
-            (None, None) => Start::Anew(S::default()),
-        };
-        let origin = match start {
-            Start::AfterDeath { .. } => Origin::Recovered,
-            Start::Anew(_) if state.is_none() => Origin::New,
-            Start::Anew(_) | Start::After { .. } => Origin::Adopted,
-        };
-        let (since, is_kept) = (clock::now(), file.is_some());
+            self.leaving = peer.map(|peer| Leaving { peer, state: snapshot.state, unlogged });
+        }
+        let (since, is_kept) = (clock::now(), self.bundle.file.is_some());
         self.status.provenance.set(Some(Provenance { origin, predecessor, since, is_kept }));
-        (start, file)
+        start
     }
 
     fn offer(&mut self) {
-        let estate = estate(self.frozen.as_ref(), &self.sockets);
-        let (Some(offering), Some(offered)) = (&mut self.offering, estate) else {
+        let Some(offering) = self.offering.as_mut().filter(|_| self.bundle.state.is_some()) else {
             return self.report(Successor::Gone);
         };
-        if !offering.is_older() {
-            return offering.offer(offered);
+        if !offering.is_legacy() {
+            return offering.offer(&self.bundle);
         }
         log::info!("Returning {} to client and terminating the process", S::WHAT);
-        let event = match offering.answer(offered) {
+        let event = match offering.answer(&self.bundle) {
             Ok(()) => {
-                // It knows nothing of the file, whose state would be told as that of a dead owner.
-                if let Some(file) = offered.state_file {
+                // A legacy successor does not use the state file. Clear it, or the next start would
+                // report a crash recovery.
+                if let Some(file) = &self.bundle.file {
                     file.withdraw();
                 }
                 Successor::TookLegacyState
@@ -412,7 +399,12 @@ impl<S: Service> Handoff<S> {
         self.report(event);
     }
 
-    fn asked(&mut self, stream: Async<UnixStream>, asked: HandoffRequest, owner: Option<u32>) {
+    fn requested(
+        &mut self,
+        stream: Async<UnixStream>,
+        request: HandoffRequest,
+        owner: Option<u32>,
+    ) {
         // Where the credentials cannot be read, nobody vouches for this peer.
         let peer = match socket_peercred(&stream) {
             Ok(peer) if authorize::may_receive(&peer, self.successor.as_ref(), owner) => peer,
@@ -421,12 +413,12 @@ impl<S: Service> Handoff<S> {
                 self.refusals.warn(format_args!(
                     "Refusing to hand over: process {pid} of user {uid} may not ask for it"
                 ));
-                return answer_and_close(&stream, DENIED);
+                return channel::refuse(&stream, DENIED);
             }
             Err(_) => {
                 self.refusals
                     .warn(format_args!("Refusing to hand over: the kernel does not say who asks"));
-                return answer_and_close(&stream, DENIED);
+                return channel::refuse(&stream, DENIED);
             }
         };
         let (pid, uid) = (peer.pid.as_raw_nonzero(), peer.uid.as_raw());
@@ -434,11 +426,16 @@ impl<S: Service> Handoff<S> {
             self.refusals.warn(format_args!(
                 "Refusing to hand over: process {pid} came while another one is adopting"
             ));
-            return turn_away::<S>(&stream, &asked);
+            return channel::refuse(&stream, request.busy());
+        }
+        if let HandoffRequest::Handoff { version, .. } = &request {
+            if *version != VERSION {
+                log::info!("Process {pid} speaks version {version} of the handoff");
+            }
         }
         log::info!(MESSAGE_ID = Id::HandingOver; "Handing over to process {pid} of user {uid}");
-        let offering = Offering::new(stream, peer, asked);
-        if offering.is_older() {
+        let offering = Offering::new(stream, peer, request);
+        if offering.is_legacy() {
             post(&self.ticker, ToTicker::CatchUpFirst);
         }
         self.offering = Some(offering);
@@ -458,25 +455,24 @@ impl<S: Service> Handoff<S> {
 
     /// Lets go of everything, the lock first.
     async fn leave(mut self) {
-        let (_, file) = self.frozen.take().unzip();
-        drop(file);
+        drop(self.bundle.file.take());
         drop(self.locking);
         let adopted = self.adoption.and_then(Adoption::into_place);
         if let Some(offering) = self.offering {
             // What the successor took along is not ours to remove, unless it has gone as well.
             let mut taken = Vec::new();
-            for listener in &mut self.sockets.listeners {
+            for listener in &mut self.bundle.listeners {
                 if offering.takes(listener) {
                     taken.push(listener.path().to_owned());
                     listener.leave_file();
                 }
             }
-            drop(self.sockets);
+            drop(self.bundle);
             taken.iter().for_each(|path| remove_if_dead(path));
             if offering.is_done() {
                 let pid = offering.pid();
                 log::info!(MESSAGE_ID = Id::HandedOver; "Process {pid} has adopted the state");
-                // It fails only where nobody wants to say a last word.
+                // This fails only if the process ends because of its limit of processor time.
                 let _ = self.log_flushed_to.try_send(offering.into_peer());
             }
         }
@@ -502,17 +498,6 @@ impl<S: Service> Handoff<S> {
     }
 }
 
-fn estate<'a, S: Service>(
-    frozen: Option<&'a (Snapshot<S>, Option<StateFile>)>,
-    sockets: &'a Sockets<S>,
-) -> Option<Estate<'a, S>> {
-    frozen.map(|(snapshot, state_file)| Estate {
-        snapshot: *snapshot,
-        state_file: state_file.as_ref(),
-        sockets,
-    })
-}
-
 impl<S: Service> Leaving<S> {
     /// Waits for the end of the connection; whether the log was written before.
     async fn has_logged(&mut self) -> bool {
@@ -526,22 +511,4 @@ impl<S: Service> Leaving<S> {
             }
         }
     }
-}
-
-/// Tells one that may ask that others are served first.
-pub(crate) fn turn_away<S: Service>(stream: &Async<UnixStream>, asked: &HandoffRequest) {
-    match asked {
-        HandoffRequest::Exchange { .. } => {
-            answer_and_close(stream, &Message::<S>::Busy.to_string())
-        }
-        HandoffRequest::ListenerAndState | HandoffRequest::State => answer_and_close(stream, BUSY),
-    }
-}
-
-/// Tells a peer why it does not get the state; if it does not listen, that is just as well.
-///
-/// Shut down, because a predecessor that has not left yet may hold a copy of the connection.
-fn answer_and_close(stream: &Async<UnixStream>, answer: &str) {
-    let _ = channel::send(stream, format!("{answer}\n").as_bytes(), &[]);
-    let _ = stream.get_ref().shutdown(Shutdown::Both);
 }

@@ -13,7 +13,6 @@
 pub(crate) mod limits;
 pub(crate) mod listener;
 pub(crate) mod session;
-pub(crate) mod sockets;
 
 use std::fmt::{self, Write as _};
 use std::future::poll_fn;
@@ -32,7 +31,9 @@ use futures_lite::future;
 use smol::{Async, Timer};
 
 use crate::cli::Stage;
-use crate::handoff;
+use crate::handoff::bundle::Bundle;
+use crate::handoff::channel;
+use crate::handoff::request::HandoffRequest;
 use crate::journal::LOG;
 use crate::journal::message_id::Id;
 use crate::journal::rate_limit::RateLimit;
@@ -43,8 +44,7 @@ use crate::server::limits::{
 };
 use crate::server::listener::Listener;
 use crate::server::listener::keep::NameCheck;
-use crate::server::session::{Batch, HandoffRequest, Next, Session};
-use crate::server::sockets::Sockets;
+use crate::server::session::{Batch, Next, Session};
 use crate::service::Service;
 use crate::status::{Status, StatusHeader};
 
@@ -244,7 +244,9 @@ impl<S: Service> Server<S> {
 
     fn handle(&mut self, event: Event<S>, now: Monotonic) {
         match event {
-            Event::Message(ToServer::Listen(sockets)) => self.open_gate(sockets),
+            Event::Message(ToServer::Listen(listeners, sessions)) => {
+                self.open_gate(listeners, sessions);
+            }
             Event::Message(ToServer::Freeze) => {
                 self.gate = Gate::Freezing;
                 self.freeze_when_quiet();
@@ -302,7 +304,8 @@ impl<S: Service> Server<S> {
     }
 
     /// Takes in the listeners, and the clients that were handed over.
-    fn open_gate(&mut self, Sockets { listeners, sessions }: Sockets<S>) {
+    #[allow(clippy::vec_box, reason = "as in the bundle")]
+    fn open_gate(&mut self, listeners: Vec<Listener>, sessions: Vec<Box<Session<S>>>) {
         self.gate = Gate::Open;
         self.is_behind = false;
         self.listeners = listeners;
@@ -350,12 +353,12 @@ impl<S: Service> Server<S> {
         self.sweep.clear();
         self.look_at_names.clear();
         self.accept_again.clear();
-        let sockets = Sockets {
+        let bundle = Bundle {
             listeners: std::mem::take(&mut self.listeners),
             sessions: self.slots.iter_mut().filter_map(|slot| slot.session.take()).collect(),
+            ..Bundle::default()
         };
-        post(&self.handoff, ToHandoff::Sockets(sockets));
-        post(&self.ticker, ToTicker::Freeze);
+        post(&self.ticker, ToTicker::Freeze(bundle));
     }
 
     /// Takes in who waits in the backlogs of listeners that the predecessor alone had a name for,
@@ -462,7 +465,7 @@ impl<S: Service> Server<S> {
 
     /// Gives the connection of a client that asks for the state to the handoff actor, which knows
     /// who may have it.
-    fn hand_over(&mut self, slot: usize, asked: HandoffRequest) {
+    fn hand_over(&mut self, slot: usize, request: HandoffRequest) {
         let Some(session) = self.take(slot) else {
             return;
         };
@@ -472,10 +475,10 @@ impl<S: Service> Server<S> {
             let mut listeners = self.listeners.iter();
             let owner = listeners.find(|listener| listener.has_accepted(&stream));
             let owner = owner.and_then(Listener::owner);
-            post(&self.handoff, ToHandoff::HandoffRequest(stream, asked, owner));
+            post(&self.handoff, ToHandoff::Requested(stream, request, owner));
         } else {
             // Closed without a word, it would take us for an older program.
-            handoff::turn_away::<S>(&session.into_stream(), &asked);
+            channel::refuse(&session.into_stream(), request.busy());
         }
     }
 
@@ -706,8 +709,8 @@ mod tests {
             let (to_handoff, handoff) = async_channel::bounded(1);
             let mut server =
                 Server::new(mailbox, to_ticker, to_handoff, Stage::Root, Rc::default());
-            let sockets = Sockets { listeners: vec![listener], sessions: Vec::new() };
-            server.handle(Event::Message(ToServer::Listen(sockets)), clock::now());
+            let listen = ToServer::Listen(vec![listener], Vec::new());
+            server.handle(Event::Message(listen), clock::now());
             Self { server, _mailbox, ticker, handoff }
         }
 
@@ -760,17 +763,16 @@ mod tests {
         assert_eq!(batch.take_commands().count(), 1);
         writeln!(batch.replies, "137").expect("room");
         bench.tell(ToServer::BatchDone { slot, batch });
-        assert!(matches!(bench.ticker.try_recv(), Ok(ToTicker::Freeze)));
+        let Ok(ToTicker::Freeze(bundle)) = bench.ticker.try_recv() else {
+            panic!("the sockets go to the ticker")
+        };
         other.write_all(b"get_counter\n").expect("room");
         bench.wake(1);
         assert!(bench.ticker.try_recv().is_err(), "nothing is read while frozen");
         assert_eq!(read(&mut one), "", "nothing is written while frozen");
 
-        let Ok(ToHandoff::Sockets(sockets)) = bench.handoff.try_recv() else {
-            panic!("the sockets are with the handoff")
-        };
-        assert_eq!((sockets.listeners.len(), sockets.sessions.len()), (1, 2));
-        bench.tell(ToServer::Listen(sockets));
+        assert_eq!((bundle.listeners.len(), bundle.sessions.len()), (1, 2));
+        bench.tell(ToServer::Listen(bundle.listeners, bundle.sessions));
         while let Ok(slot) = bench.server.ready.try_recv() {
             bench.wake(slot);
         }
@@ -806,14 +808,13 @@ mod tests {
         bench.tell(ToServer::BatchDone { slot, batch });
         // Frozen, they travel as if they had never been read.
         bench.tell(ToServer::Freeze);
-        assert!(matches!(bench.ticker.try_recv(), Ok(ToTicker::Freeze)));
-        let Ok(ToHandoff::Sockets(sockets)) = bench.handoff.try_recv() else {
-            panic!("the sockets are with the handoff")
+        let Ok(ToTicker::Freeze(bundle)) = bench.ticker.try_recv() else {
+            panic!("the sockets go to the ticker")
         };
-        let unread = sockets.sessions.iter().map(|session| session.parts().1.to_vec());
+        let unread = bundle.sessions.iter().map(|session| session.parts().1.to_vec());
         let unread: Vec<_> = unread.map(|bytes| String::from_utf8(bytes).expect("text")).collect();
         assert_eq!(unread, ["get_counter\nset_counter 5\nget_cou", "get_counter\n", ""]);
-        bench.tell(ToServer::Listen(sockets));
+        bench.tell(ToServer::Listen(bundle.listeners, bundle.sessions));
         while bench.server.ready.try_recv().is_ok() {}
         bench.wake(0);
         let commands: Vec<_> = bench.batch().1.take_commands().collect();
@@ -909,7 +910,14 @@ mod tests {
         bench.wake(0);
         assert_eq!(bench.server.clients, 0);
         let asked = bench.handoff.try_recv();
-        assert!(matches!(asked, Ok(ToHandoff::HandoffRequest(_, HandoffRequest::State, _))));
+        assert!(matches!(
+            asked,
+            Ok(ToHandoff::Requested(
+                _,
+                HandoffRequest::Legacy(early_service_machine::wire::legacy::Legacy::Value),
+                _
+            ))
+        ));
         assert!(!is_closed(&mut client), "the connection is kept by the message");
         drop(asked);
         assert!(is_closed(&mut client));

@@ -14,20 +14,20 @@ use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::task::{Context, Poll, Waker};
 use std::thread;
 
 use early_service_machine::bounds::{MAX_COMMAND_LINE, MAX_INVALID_REPLY, STATUS_OVERHEAD};
 use early_service_machine::schedule::Monotonic;
 use early_service_machine::wire::command::{self, Command, Framed};
-use early_service_machine::wire::handoff::{Client, Request};
+use early_service_machine::wire::handoff::Client;
 use rustix::io::Errno;
 use rustix::net::sockopt::{set_socket_send_buffer_size, socket_peercred};
 use rustix::net::{RecvFlags, recv};
 use smol::Async;
 
 use crate::handoff::channel;
+use crate::handoff::request::HandoffRequest;
 use crate::platform::clock;
 use crate::platform::socket;
 use crate::server::limits::{MAX_DISCARD, SEND_BUFFER};
@@ -201,29 +201,6 @@ pub(crate) enum Next<S: Service> {
     HandOver(HandoffRequest),
     /// To be closed.
     Close,
-}
-
-/// A [`Request`] that has left the line in which it was read.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum HandoffRequest {
-    /// The whole exchange; the successor will serve on the listener of this path.
-    Exchange { listener: Option<PathBuf> },
-    /// The older line for the listener and the state.
-    ListenerAndState,
-    /// The older line for the state alone.
-    State,
-}
-
-impl From<Request<'_>> for HandoffRequest {
-    fn from(request: Request<'_>) -> Self {
-        match request {
-            Request::Exchange { listener } => {
-                Self::Exchange { listener: listener.map(PathBuf::from) }
-            }
-            Request::ListenerAndState => Self::ListenerAndState,
-            Request::State(_) => Self::State,
-        }
-    }
 }
 
 /// One client.
@@ -801,7 +778,12 @@ mod tests {
         assert_eq!(batch, [counter::Command::Get]);
         write_line(&mut box_of_it.replies, "137");
         session.answered(box_of_it);
-        assert!(matches!(session.advance(), Next::HandOver(HandoffRequest::State)));
+        assert!(matches!(
+            session.advance(),
+            Next::HandOver(HandoffRequest::Legacy(
+                early_service_machine::wire::legacy::Legacy::Value
+            ))
+        ));
         assert!(read_available(&mut client).ends_with("\n137\n"));
     }
 }

@@ -170,8 +170,8 @@ fn a_protocol_violation_of_a_successor_costs_nothing() {
         drop(successor.offer());
         // It may close before it has read all of an endless one.
         let _ = std::io::Write::write_all(&mut successor.stream, format!("{word}\n").as_bytes());
-        assert_eq!(successor.line(), "abort it does not keep to the exchange", "{word:.20}");
-        serves_on(&daemon, &mut client, "it does not keep to the exchange");
+        assert_eq!(successor.line(), "abort protocol violation", "{word:.20}");
+        serves_on(&daemon, &mut client, "protocol violation");
         successor.end();
     }
 }
@@ -181,11 +181,11 @@ fn an_offer_that_nobody_takes_is_taken_back_for_good() {
     let scratch = Scratch::new();
     let (daemon, mut client) = predecessor(&scratch);
     let mut successor = Wire::ask(&daemon.socket, "handoff 1");
-    serves_on(&daemon, &mut client, "it did not take it within 1 s");
+    serves_on(&daemon, &mut client, "timed out after 1 s");
     // What it says now is not heard any more.
     let _ = std::io::Write::write_all(&mut successor.stream, b"prepared\ndone\n");
     drop(successor.offer());
-    assert_eq!(successor.line(), "abort it did not take it within 1 s");
+    assert_eq!(successor.line(), "abort timed out after 1 s");
     successor.end();
     assert_eq!(get_counter(&daemon.socket), 138);
 }

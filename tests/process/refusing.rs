@@ -20,7 +20,7 @@ type Send = fn(&Pair, &mut Wire);
 
 #[test]
 fn an_inconsistent_offer_is_refused_with_a_reason() {
-    let cases: [(&str, Send); 19] = [
+    let cases: [(&str, Send); 20] = [
         (
             "cannot understand 'state 1 counter=137 deadline_ns=5': it has no valid period_ns",
             |_, wire| {
@@ -79,9 +79,13 @@ fn an_inconsistent_offer_is_refused_with_a_reason() {
             wire.say(&state(137, true, 0, 0));
             wire.say("end");
         }),
-        ("more descriptors came than were told of", |pair, wire| {
+        ("more descriptors came than were announced", |pair, wire| {
             wire.say(&state(137, true, 0, 0));
             wire.send("end\n", &[pair.lock.as_fd(), pair.lock.as_fd()]);
+        }),
+        ("the descriptor 'can0' was not asked for", |pair, wire| {
+            wire.say(&format!("{} named=1", state(137, true, 0, 0)));
+            wire.send("named can0\n", &[pair.lock.as_fd()]);
         }),
         ("a client with 5000 bytes of input and 0 of replies does not fit", |_, wire| {
             wire.say(&state(137, true, 0, 1));

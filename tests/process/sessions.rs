@@ -295,7 +295,7 @@ fn a_stopped_successor_delays_no_client() {
     }
     // It asks, and reads nothing of the answer.
     let mut successor = Wire::ask(&first.socket, "handoff 1");
-    first.wait_for(" did not adopt the state: it did not take it within 1 s; serving on");
+    first.wait_for(" did not adopt the state: timed out after 1 s; serving on");
     for client in &mut clients {
         assert_eq!(client.ask("ter"), "137");
     }
@@ -307,6 +307,6 @@ fn a_stopped_successor_delays_no_client() {
         }
         line = successor.line();
     }
-    assert_eq!(line, "abort it did not take it within 1 s");
+    assert_eq!(line, "abort timed out after 1 s");
     successor.end();
 }

@@ -13,7 +13,7 @@ use core::fmt;
 
 use crate::bounds::{INVALID_SHOWN, MAX_COMMAND_LINE};
 use crate::state::State;
-use crate::wire::handoff::Request;
+use crate::wire::request::Request;
 
 /// A command of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl<S: State> fmt::Display for Command<'_, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::State(command) => command.fmt(f),
-            Self::HandOver(request) => request.fmt(f),
+            Self::HandOver(request) => request.line::<S>().fmt(f),
             Self::Status => f.write_str("status"),
         }
     }
@@ -125,6 +125,8 @@ mod tests {
     use super::*;
     use crate::bounds::MAX_INVALID_REPLY;
     use crate::counter::{self, Counter};
+    use crate::wire::legacy::Legacy;
+    use crate::wire::request::Accepts;
     use std::string::{String, ToString};
     use std::vec::Vec;
 
@@ -185,8 +187,12 @@ mod tests {
         for command in [
             Command::<Counter>::State(counter::Command::Get),
             Command::State(counter::Command::Set(5)),
-            Command::HandOver(Request::State(Counter::HAND_OVER)),
-            Command::HandOver(Request::Exchange { listener: Some("/run/a") }),
+            Command::HandOver(Request::Legacy(Legacy::Value)),
+            Command::HandOver(Request::Handoff {
+                version: 1,
+                accepts: Accepts(""),
+                listener: Some("/run/a"),
+            }),
             Command::Status,
         ] {
             assert_eq!(Command::parse(command.to_string().as_bytes()), Ok(command));

@@ -44,6 +44,16 @@ impl<'a> Fields<'a> {
         self.get(key).and_then(number).ok_or(MissingField(key))
     }
 
+    /// The number in the field with this key, at most `most`.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such field, or anything but decimal digits of such a number.
+    pub fn number_up_to(self, key: &'static str, most: u64) -> Result<u64, MissingField> {
+        let number = self.number(key)?;
+        if number <= most { Ok(number) } else { Err(MissingField(key)) }
+    }
+
     /// Whether the value of the field with this key is 1 rather than 0.
     ///
     /// # Errors

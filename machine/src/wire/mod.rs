@@ -3,4 +3,8 @@
 
 pub mod command;
 pub mod fields;
+pub mod framing;
 pub mod handoff;
+pub mod legacy;
+pub mod manifest;
+pub mod request;

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Request: the line by which a successor asks for the state.
+//!
+//! ```text
+//! handoff 1 listener=/run/early-service/early-service.sock
+//! handoff 1 accepts=watchdog,can0 listener=
+//! ```
+//!
+//! `listener` is the path of the socket that the successor goes on serving, so that the predecessor
+//! leaves its file in place. It is empty if the path cannot be written in a line, or not within
+//! [`MAX_COMMAND_LINE`]: then it is the socket by which the successor came.
+//!
+//! Every release accepts the lock, listeners and clients. Whatever else the successor accepts is
+//! named in `accepts`, and nothing that is not named is ever sent to it.
+
+use core::fmt;
+use core::str;
+
+use crate::bounds::MAX_COMMAND_LINE;
+use crate::state::State;
+use crate::wire::fields::number;
+use crate::wire::legacy::{BUSY, Legacy};
+
+/// The version of the handoff that this release speaks.
+pub const VERSION: u64 = 1;
+
+/// How a successor asks for the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request<'a> {
+    /// `handoff 1 …`: by the messages of [`handoff`](crate::wire::handoff).
+    Handoff {
+        /// The version that the successor speaks, at least 1.
+        ///
+        /// A newer one is welcome: the answer says which one the predecessor speaks.
+        version: u64,
+        /// What the successor accepts beside the lock, listeners and clients.
+        accepts: Accepts<'a>,
+        /// The path of the socket that the successor goes on serving, if it is the predecessor's;
+        /// empty if it is only known to be the one by which the successor came.
+        listener: Option<&'a str>,
+    },
+    /// By a line of the C programs.
+    Legacy(Legacy),
+}
+
+/// Names of descriptors that a successor accepts, separated by commas.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Accepts<'a>(pub &'a str);
+
+impl Accepts<'_> {
+    /// Whether a descriptor of this name may be sent.
+    #[must_use]
+    pub fn has(self, name: &str) -> bool {
+        self.0.split(',').any(|accepted| accepted == name)
+    }
+}
+
+/// Precedes what the successor accepts.
+const ACCEPTS: &str = "accepts=";
+
+/// A path may hold spaces, so it is the last field and ends with the line.
+const LISTENER: &str = " listener=";
+
+impl<'a> Request<'a> {
+    /// The request of this release: `path` is left empty if the line would be too long.
+    #[must_use]
+    pub fn new(accepts: Accepts<'a>, path: Option<&'a str>) -> Self {
+        const USED: usize = "handoff 1 ".len() + ACCEPTS.len() + LISTENER.len();
+        let room = MAX_COMMAND_LINE.saturating_sub(USED).saturating_sub(accepts.0.len());
+        let fits = |path: &str| accepts.0.is_empty() || path.len() <= room;
+        let listener = path.map(|path| if fits(path) { path } else { "" });
+        Self::Handoff { version: VERSION, accepts, listener }
+    }
+
+    /// Reads one line without its end; `None` if it asks for something else.
+    #[must_use]
+    pub fn parse<S: State>(line: &'a [u8]) -> Option<Self> {
+        if let Some(legacy) = Legacy::parse::<S>(line) {
+            return Some(Self::Legacy(legacy));
+        }
+        let rest = line.strip_prefix(b"handoff ")?;
+        let end = rest.iter().position(|byte| *byte == b' ').unwrap_or(rest.len());
+        let (version, rest) = rest.split_at_checked(end)?;
+        let version = number(version).filter(|version| *version > 0)?;
+        let rest = str::from_utf8(rest).unwrap_or_default();
+        let (fields, listener) = match rest.split_once(LISTENER) {
+            Some((fields, path)) => (fields, Some(path)),
+            None => (rest, None),
+        };
+        let accepts = fields.split(' ').find_map(|field| field.strip_prefix(ACCEPTS));
+        Some(Self::Handoff { version, accepts: Accepts(accepts.unwrap_or_default()), listener })
+    }
+
+    /// The line that turns the successor away, because another process is adopting the state.
+    #[must_use]
+    pub const fn busy(self) -> &'static str {
+        match self {
+            Self::Handoff { .. } => "busy",
+            Self::Legacy(_) => BUSY,
+        }
+    }
+
+    /// The line of the request, without its end.
+    #[must_use]
+    pub const fn line<S: State>(self) -> Line<'a, S> {
+        Line(self, core::marker::PhantomData)
+    }
+}
+
+/// The text form of a [`Request`].
+#[derive(Clone, Copy, Debug)]
+pub struct Line<'a, S>(Request<'a>, core::marker::PhantomData<S>);
+
+impl<S: State> fmt::Display for Line<'_, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Request::Legacy(legacy) => f.write_str(legacy.line::<S>()),
+            Request::Handoff { version, accepts, listener } => {
+                write!(f, "handoff {version}")?;
+                if !accepts.0.is_empty() {
+                    write!(f, " {ACCEPTS}{}", accepts.0)?;
+                }
+                listener.map_or(Ok(()), |path| write!(f, "{LISTENER}{path}"))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::counter::Counter;
+    use std::string::ToString;
+
+    fn handoff<'a>(
+        version: u64,
+        accepts: &'a str,
+        listener: Option<&'a str>,
+    ) -> Option<Request<'a>> {
+        Some(Request::Handoff { version, accepts: Accepts(accepts), listener })
+    }
+
+    #[test]
+    fn a_request_is_one_of_three() {
+        let path = Some("/run/a b.sock");
+        for (line, request) in [
+            ("handoff 1", handoff(1, "", None)),
+            ("handoff 1 listener=/run/a b.sock", handoff(1, "", path)),
+            ("handoff 2 later=1", handoff(2, "", None)),
+            ("handoff 2 later=1 listener=/run/a b.sock", handoff(2, "", path)),
+            ("handoff 1 accepts=a,b listener=/run/a b.sock", handoff(1, "a,b", path)),
+            ("handoff 1 accepts=a", handoff(1, "a", None)),
+            ("handoff 1 listener=x accepts=a", handoff(1, "", Some("x accepts=a"))),
+            ("handoff 1 listener=", handoff(1, "", Some(""))),
+            ("handoff 1 listener", handoff(1, "", None)),
+            ("handoff 0", None),
+            ("handoff", None),
+            ("handoff one", None),
+            ("get_counter_and_terminate", Some(Request::Legacy(Legacy::Value))),
+            ("pass_state_and_terminate", Some(Request::Legacy(Legacy::ListenerAndValue))),
+            ("get_counter", None),
+        ] {
+            assert_eq!(Request::parse::<Counter>(line.as_bytes()), request, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn every_request_formats_to_a_line_that_reads_the_same() {
+        for line in [
+            "handoff 1",
+            "handoff 7 listener=",
+            "handoff 1 accepts=watchdog,can0",
+            "handoff 1 accepts=watchdog listener=/run/a b.sock",
+            "pass_state_and_terminate",
+            Counter::HAND_OVER,
+        ] {
+            let request = Request::parse::<Counter>(line.as_bytes()).expect("a request");
+            assert_eq!(request.line::<Counter>().to_string(), line);
+        }
+    }
+
+    #[test]
+    fn a_path_without_room_beside_the_names_is_left_out() {
+        let path = "/".repeat(107);
+        for (accepts, listener) in [("", Some(&*path)), ("watchdog", Some(""))] {
+            let request = Request::new(Accepts(accepts), Some(&path));
+            assert_eq!(Some(request), handoff(VERSION, accepts, listener));
+            assert!(request.line::<Counter>().to_string().len() <= MAX_COMMAND_LINE);
+        }
+    }
+
+    #[test]
+    fn only_what_is_named_is_accepted() {
+        let accepts = Accepts("watchdog,can0");
+        assert!(accepts.has("watchdog") && accepts.has("can0"));
+        assert!(!accepts.has("can") && !accepts.has("") && !Accepts("").has("can0"));
+    }
+}

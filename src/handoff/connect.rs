@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Connect: one attempt to reach the predecessor, and what its failure means.
+//!
+//! Never waits and never repeats. Fails closed: only an error that says that nobody serves the path is
+//! taken for the absence of a predecessor.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+
+use rustix::io::Errno;
+use smol::Async;
+
+use crate::handoff::authorize::{Distrust, vouch_for};
+use crate::handoff::channel::Peer;
+use crate::platform::socket;
+
+/// Why there is no connection.
+pub(crate) enum Failure {
+    /// Nobody serves the path.
+    Nobody(io::Error),
+    /// Somebody serves it whose state we may not adopt.
+    Stranger(String),
+    /// A process may be there that does not let us in: it is given up after some time, if it cannot be
+    /// the owner.
+    NotLetIn(String),
+    /// A shortage, or an error that is not understood, which says nothing about the other process: to
+    /// give that one up would make a second owner.
+    Unclear(String),
+    /// We are connected, but lack what it takes to wait for an answer.
+    CannotPoll(io::Error),
+}
+
+/// Connects to the process that serves `path`, and checks who it is.
+pub(crate) fn connect(path: &Path) -> Result<Peer, Failure> {
+    let failed = |error: Errno| format!("cannot connect: {}", io::Error::from(error));
+    let stream = match socket::connect(path) {
+        Ok(stream) => stream,
+        // The backlog is full, so somebody is there (EAGAIN in unix(7)).
+        Err(Errno::AGAIN) => return Err(Failure::NotLetIn("no room in its backlog".to_owned())),
+        Err(error @ (Errno::ACCESS | Errno::PERM)) => return Err(Failure::NotLetIn(failed(error))),
+        Err(error) if nobody_listens(error) => return Err(Failure::Nobody(error.into())),
+        Err(error) => return Err(Failure::Unclear(failed(error))),
+    };
+    match vouch_for(&stream) {
+        Ok(()) => {}
+        Err(Distrust::Stranger(stranger)) => return Err(Failure::Stranger(stranger)),
+        // It may be the owner all the same.
+        Err(Distrust::Unknown(error)) => {
+            return Err(Failure::Unclear(format!("cannot read its user: {error}")));
+        }
+    }
+    Async::new(stream).map(Peer::new).map_err(Failure::CannotPoll)
+}
+
+/// Whether this error of connect(2) says that no process serves the path.
+fn nobody_listens(error: Errno) -> bool {
+    // The last three: there is a socket of another kind, or no socket at all.
+    matches!(
+        error,
+        Errno::CONNREFUSED
+            | Errno::NOENT
+            | Errno::NOTDIR
+            | Errno::LOOP
+            | Errno::NAMETOOLONG
+            | Errno::PROTOTYPE
+            | Errno::INVAL
+    )
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nobody(error) => write!(f, "cannot connect: {error}"),
+            Self::Stranger(why) | Self::NotLetIn(why) | Self::Unclear(why) => f.write_str(why),
+            Self::CannotPoll(error) => write!(f, "cannot wait for its answer: {error}"),
+        }
+    }
+}

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Handoff request: a [`Request`] that has left the line in which it was read.
+
+use std::path::PathBuf;
+
+use early_service_machine::wire::legacy::Legacy;
+use early_service_machine::wire::request::{Accepts, Request};
+
+/// How a peer asked for the state.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum HandoffRequest {
+    /// By the messages of a handoff.
+    Handoff {
+        /// The version that the successor speaks.
+        version: u64,
+        /// The names of descriptors that the successor accepts.
+        accepts: String,
+        /// The path of the listener that the successor goes on serving.
+        listener: Option<PathBuf>,
+    },
+    /// By a line of the C programs.
+    Legacy(Legacy),
+}
+
+impl HandoffRequest {
+    /// The names of descriptors that may be sent.
+    pub(crate) fn accepts(&self) -> Accepts<'_> {
+        match self {
+            Self::Handoff { accepts, .. } => Accepts(accepts),
+            Self::Legacy(_) => Accepts::default(),
+        }
+    }
+
+    /// The line for a peer that must wait, because another process is adopting the state.
+    pub(crate) fn busy(&self) -> &'static str {
+        match self {
+            Self::Handoff { .. } => Request::new(self.accepts(), None).busy(),
+            Self::Legacy(legacy) => Request::Legacy(*legacy).busy(),
+        }
+    }
+}
+
+impl From<Request<'_>> for HandoffRequest {
+    fn from(request: Request<'_>) -> Self {
+        match request {
+            Request::Handoff { version, accepts, listener } => Self::Handoff {
+                version,
+                accepts: accepts.0.to_owned(),
+                listener: listener.map(PathBuf::from),
+            },
+            Request::Legacy(legacy) => Self::Legacy(legacy),
+        }
+    }
+}
