@@ -22,12 +22,23 @@ pub(crate) fn trust() -> Trust {
     Trust { ours: geteuid().as_raw(), overflow }
 }
 
-/// Whether `peer`, which connected to a socket file of `owner`, may receive the state.
+/// The process that asked for the state on `stream`, or why it may not have it.
 ///
-/// `successor` is looked up now.
-pub(crate) fn may_receive(peer: &UCred, successor: Option<&User>, owner: Option<u32>) -> bool {
+/// `owner` is the owner of the socket file that it connected to. `successor` is looked up now.
+pub(crate) fn check(
+    stream: impl AsFd,
+    successor: Option<&User>,
+    owner: Option<u32>,
+) -> Result<UCred, String> {
+    let peer = socket_peercred(stream);
+    let peer = peer.map_err(|_| "the kernel does not say who asks".to_owned())?;
     let named = successor.and_then(User::number).map(|user| user.as_raw());
-    trust().may_receive(peer.uid.as_raw(), named, owner)
+    let (pid, uid) = (peer.pid.as_raw_nonzero(), peer.uid.as_raw());
+    if trust().may_receive(uid, named, owner) {
+        Ok(peer)
+    } else {
+        Err(format!("process {pid} of user {uid} may not ask for it"))
+    }
 }
 
 /// Whether a state file that belongs to `owner` was written by this program.

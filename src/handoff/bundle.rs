@@ -44,7 +44,7 @@ pub(crate) struct Bundle<S: Service> {
     pub(crate) listeners: Vec<Listener>,
     #[allow(clippy::vec_box, reason = "they move on into slots, a kilobyte each without the box")]
     pub(crate) sessions: Vec<Box<Session<S>>>,
-    /// Descriptors with a name; at most [`MAX_NAMED`](early_service_machine::wire::manifest::MAX_NAMED).
+    /// Descriptors with a name; at most [`MAX_NAMED`](early_service_machine::bounds::MAX_NAMED).
     pub(crate) named: Vec<Named>,
 }
 

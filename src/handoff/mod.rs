@@ -5,16 +5,15 @@
 //! taking over from a living predecessor, from one that died, and from a successor that died are the
 //! same: the state is loaded, and the sockets are given to the server.
 //!
-//! Ownership changes hands in three functions of this file: [`Handoff::load`] makes this process the
-//! owner, [`Handoff::offer`] sends everything to a successor, and `Effect::Commit` gives the ownership
-//! away. The lifecycle decides when they are called, and
-//! [`takeover`](early_service_machine::lifecycle::takeover) which state goes on.
+//! The lifecycle decides when ownership changes hands; [`ownership`] carries that out.
 //!
 //! | file | has |
 //! | --- | --- |
+//! | [`ownership`] | becoming the owner, offering the state, and taking the offer back |
 //! | [`bundle`] | what travels |
 //! | [`send`] | the predecessor's side |
 //! | [`receive`], [`connect`], [`exchange`], [`report`] | the successor's side |
+//! | [`leaving`] | a predecessor that writes out its log |
 //! | [`legacy`] | the lines of the C programs, on both sides |
 //! | [`channel`] | lines and descriptors on one connection |
 //! | [`lock`], [`state_file`] | who is the owner, and the state for the next one |
@@ -32,8 +31,10 @@ pub(crate) mod bundle;
 pub(crate) mod channel;
 mod connect;
 mod exchange;
+mod leaving;
 mod legacy;
 pub(crate) mod lock;
+mod ownership;
 pub(crate) mod receive;
 mod report;
 pub(crate) mod request;
@@ -45,33 +46,27 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
 use async_channel::{Receiver, Sender};
-use early_service_machine::lifecycle::takeover::{self, Start, Takeover};
 use early_service_machine::lifecycle::{self, Effect, Lock, Predecessor, Successor};
-use early_service_machine::record::{Record, Unlogged};
-use early_service_machine::wire::handoff::{DENIED, Message};
+use early_service_machine::wire::handoff::DENIED;
 use early_service_machine::wire::request::VERSION;
 use futures_lite::future;
-use rustix::net::UCred;
-use rustix::net::sockopt::socket_peercred;
 use smol::{Async, Timer};
 
 use crate::handoff::bundle::Bundle;
-use crate::handoff::channel::{Line, Peer};
+use crate::handoff::channel::Peer;
+use crate::handoff::leaving::Leaving;
 use crate::handoff::lock::Locking;
 use crate::handoff::receive::Adoption;
 use crate::handoff::request::HandoffRequest;
 use crate::handoff::send::Offering;
-use crate::handoff::state_file::StateFile;
 use crate::handoff::users::User;
 use crate::journal::message_id::Id;
 use crate::journal::rate_limit::RateLimit;
 use crate::messages::{ToHandoff, ToServer, ToTicker, post};
-use crate::platform::clock;
 use crate::server::listener::Listener;
 use crate::server::listener::bind::remove_if_dead;
 use crate::service::Service;
-use crate::status::{Provenance, Status};
-use crate::ticker;
+use crate::status::Status;
 
 /// The actor.
 pub(crate) struct Handoff<S: Service> {
@@ -101,13 +96,6 @@ pub(crate) struct Handoff<S: Service> {
     deferred: Vec<Effect>,
     /// When loading is tried again.
     retry: Timer,
-}
-
-/// A predecessor that writes out its log, and what would be missing if it died over that.
-pub(crate) struct Leaving<S> {
-    peer: Peer,
-    state: S,
-    unlogged: Unlogged,
 }
 
 enum Event<S: Service> {
@@ -245,8 +233,7 @@ impl<S: Service> Handoff<S> {
             }
             Effect::ReportServing => {
                 if let Some(leaving) = &mut self.leaving {
-                    // Whether it is heard does not matter: the state is ours.
-                    let _ = leaving.peer.say(&Message::<S>::Done.to_string());
+                    leaving.report_serving();
                 }
             }
             Effect::Listen => {
@@ -259,11 +246,7 @@ impl<S: Service> Handoff<S> {
                 }
             }
             Effect::Offer => self.offer(),
-            Effect::Commit => {
-                if let Some(offering) = &mut self.offering {
-                    offering.commit::<S>();
-                }
-            }
+            Effect::Commit => self.commit(),
             // The supervisor gives the one to the server, and the other is taken by `run`.
             Effect::Freeze | Effect::Leave => {}
         }
@@ -291,133 +274,16 @@ impl<S: Service> Handoff<S> {
         self.report(event);
     }
 
-    /// Gives the ticker the state from which it ticks on; false where the file cannot be read now.
-    fn load(&mut self) -> bool {
-        let is_taken_back = self.offering.is_some();
-        let read = self.file().map(|file| {
-            if is_taken_back {
-                file.take_back()?;
-            }
-            file.load()
-        });
-        let recorded = match read.transpose() {
-            // In a file that was not locked here it was not seen before.
-            Ok(Some(Err(ignored)))
-                if (is_taken_back || !self.locking.is_ours()) && ignored.is_impossible() =>
-            {
-                let path = self.file().map(|file| file.path().display().to_string());
-                let path = path.unwrap_or_default();
-                log::warn!(MESSAGE_ID = Id::StateIgnored; "Ignoring {path}: {ignored}");
-                None
-            }
-            Ok(recorded) => recorded.and_then(Result::ok),
-            Err(error) => {
-                self.locking.say_again(&error);
-                return false;
-            }
-        };
-        let start = match self.offering.take() {
-            Some(offering) => self.take_back(&offering, recorded),
-            None => self.take_over(recorded),
-        };
-        self.bundle.state = None;
-        post(&self.ticker, ToTicker::Load(start, self.bundle.file.take()));
-        true
-    }
-
-    /// The file from which the state goes on: our own, or the one whose lock came along.
-    fn file(&mut self) -> Option<&mut StateFile> {
-        if self.offering.is_some() {
-            return self.bundle.file.as_mut();
-        }
-        let lent = self.adoption.as_mut().and_then(Adoption::file);
-        lent.or(self.locking.file.as_mut())
-    }
-
-    /// Goes on with what a successor did not adopt.
-    ///
-    /// `recorded` also says whether another process wrote it after our last record.
-    fn take_back(&self, offering: &Offering, recorded: Option<(Record<S>, bool)>) -> Start<S> {
-        let (pid, cause) = (offering.pid(), offering.cause());
-        log::warn!(
-            MESSAGE_ID = Id::NotAdopted;
-            "Process {pid} did not adopt the state: {cause}; serving on"
-        );
-        let written = recorded.filter(|(_, is_newer)| *is_newer).map(|(record, _)| record);
-        match self.bundle.snapshot() {
-            Some(frozen) => takeover::take_back(written, frozen),
-            None => takeover::take_over(written, None, false).start,
-        }
-    }
-
-    /// Becomes the owner of what the predecessor or the file gives.
-    fn take_over(&mut self, recorded: Option<(Record<S>, bool)>) -> Start<S> {
-        let adoption = self.adoption.take();
-        let is_committed = adoption.as_ref().is_some_and(Adoption::is_committed);
-        let (mut received, peer) = adoption.map(Adoption::finish).unwrap_or_default();
-        self.bundle.file = received.file.take().or(self.locking.file.take());
-        let state = received.state.take();
-        self.bundle.join(received);
-        let recorded = recorded.map(|(record, _)| record);
-        let Takeover { start, origin } = takeover::take_over(recorded, state, is_committed);
-        // A process that sent no state may have owned none.
-        let predecessor = peer.as_ref().filter(|_| state.is_some()).and_then(Peer::pid);
-        if let Start::After { snapshot, unlogged } = start {
-            // Before the predecessor knows that it may leave: it has no file of its own.
-            if let Some(file) = &mut self.bundle.file {
-                file.store(snapshot, unlogged);
-            }
-            self.leaving = peer.map(|peer| Leaving { peer, state: snapshot.state, unlogged });
-        }
-        let (since, is_kept) = (clock::now(), self.bundle.file.is_some());
-        self.status.provenance.set(Some(Provenance { origin, predecessor, since, is_kept }));
-        start
-    }
-
-    fn offer(&mut self) {
-        let Some(offering) = self.offering.as_mut().filter(|_| self.bundle.state.is_some()) else {
-            return self.report(Successor::Gone);
-        };
-        if !offering.is_legacy() {
-            return offering.offer(&self.bundle);
-        }
-        log::info!("Returning {} to client and terminating the process", S::WHAT);
-        let event = match offering.answer(&self.bundle) {
-            Ok(()) => {
-                // A legacy successor does not use the state file. Clear it, or the next start would
-                // report a crash recovery.
-                if let Some(file) = &self.bundle.file {
-                    file.withdraw();
-                }
-                Successor::TookLegacyState
-            }
-            Err(error) => {
-                offering.failed(&error);
-                Successor::Gone
-            }
-        };
-        self.report(event);
-    }
-
     fn requested(
         &mut self,
         stream: Async<UnixStream>,
         request: HandoffRequest,
         owner: Option<u32>,
     ) {
-        // Where the credentials cannot be read, nobody vouches for this peer.
-        let peer = match socket_peercred(&stream) {
-            Ok(peer) if authorize::may_receive(&peer, self.successor.as_ref(), owner) => peer,
-            Ok(UCred { pid, uid, .. }) => {
-                let (pid, uid) = (pid.as_raw_nonzero(), uid.as_raw());
-                self.refusals.warn(format_args!(
-                    "Refusing to hand over: process {pid} of user {uid} may not ask for it"
-                ));
-                return channel::refuse(&stream, DENIED);
-            }
-            Err(_) => {
-                self.refusals
-                    .warn(format_args!("Refusing to hand over: the kernel does not say who asks"));
+        let peer = match authorize::check(&stream, self.successor.as_ref(), owner) {
+            Ok(peer) => peer,
+            Err(why) => {
+                self.refusals.warn(format_args!("Refusing to hand over: {why}"));
                 return channel::refuse(&stream, DENIED);
             }
         };
@@ -443,12 +309,8 @@ impl<S: Service> Handoff<S> {
     }
 
     fn predecessor_left(&mut self, has_logged: bool) {
-        if let Some(Leaving { state, unlogged, .. }) = self.leaving.take() {
-            let logged = match has_logged {
-                true => ToTicker::Logged,
-                false => ToTicker::Unlogged(state, unlogged),
-            };
-            post(&self.ticker, logged);
+        if let Some(leaving) = self.leaving.take() {
+            post(&self.ticker, leaving.into_message(has_logged));
             post(&self.server, ToServer::PredecessorLeft);
         }
     }
@@ -480,35 +342,12 @@ impl<S: Service> Handoff<S> {
             remove_if_dead(&path);
         }
         if let Some(mut leaving) = self.leaving {
-            // Nobody else would name the lines that the predecessor does not get written.
-            let has_logged = leaving.has_logged();
-            let too_late = async {
-                Timer::after(ticker::LAST_LINES).await;
-                false
-            };
-            if !future::or(has_logged, too_late).await {
-                ticker::say_unlogged(leaving.state, leaving.unlogged);
-            }
+            leaving.wait_or_log().await;
         }
         drop(self.done_guard);
     }
 
     fn report(&self, event: impl Into<lifecycle::Event>) {
         post(&self.supervisor, event.into());
-    }
-}
-
-impl<S: Service> Leaving<S> {
-    /// Waits for the end of the connection; whether the log was written before.
-    async fn has_logged(&mut self) -> bool {
-        loop {
-            match self.peer.line().await {
-                Line::Whole(line) if Message::<S>::parse(line) == Ok(Message::Logged) => {
-                    return true;
-                }
-                Line::Whole(_) | Line::TooLong(_) => {}
-                Line::End => return false,
-            }
-        }
     }
 }

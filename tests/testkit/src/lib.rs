@@ -8,7 +8,7 @@
 //! | [`daemon`], [`starting`] | one process under test and the lines that it logs |
 //! | [`host`] | how late the machine wakes threads that could run |
 //! | [`journald`] | a socket in journald's place |
-//! | [`line`] | one log line in its parts |
+//! | [`line`](mod@line) | one log line in its parts |
 //! | [`load`] | clients at work, and the replies that each received |
 //! | [`judge`], [`order`], [`record`] | whether replies, log and state file fit one undisturbed counter |
 //! | [`patches`] | faults, and copies of the sources to plant them in |

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Ownership: where this process becomes the owner, offers the state, and takes an offer back.
+//!
+//! [`Handoff::load`] makes this process the owner, with the state that
+//! [`takeover`] chooses. [`Handoff::offer`] sends
+//! everything to a successor, and [`Handoff::commit`] gives the ownership away.
+//!
+//! The lifecycle calls each of them at the right time: `load` only with the lock, `commit` only after
+//! the successor has everything. Never decides anything itself.
+
+use early_service_machine::lifecycle::Successor;
+use early_service_machine::lifecycle::takeover::{self, Start, Takeover};
+use early_service_machine::record::Record;
+
+use crate::handoff::Handoff;
+use crate::handoff::channel::Peer;
+use crate::handoff::leaving::Leaving;
+use crate::handoff::receive::Adoption;
+use crate::handoff::send::Offering;
+use crate::handoff::state_file::StateFile;
+use crate::journal::message_id::Id;
+use crate::messages::{ToTicker, post};
+use crate::platform::clock;
+use crate::service::Service;
+use crate::status::Provenance;
+
+impl<S: Service> Handoff<S> {
+    /// Becomes the owner: gives the ticker the state from which it ticks on.
+    ///
+    /// Returns false if the file cannot be read now.
+    pub(super) fn load(&mut self) -> bool {
+        let is_taken_back = self.offering.is_some();
+        let read = self.file().map(|file| {
+            if is_taken_back {
+                file.take_back()?;
+            }
+            file.load()
+        });
+        let recorded = match read.transpose() {
+            // In a file that was not locked here it was not seen before.
+            Ok(Some(Err(ignored)))
+                if (is_taken_back || !self.locking.is_ours()) && ignored.is_impossible() =>
+            {
+                let path = self.file().map(|file| file.path().display().to_string());
+                let path = path.unwrap_or_default();
+                log::warn!(MESSAGE_ID = Id::StateIgnored; "Ignoring {path}: {ignored}");
+                None
+            }
+            Ok(recorded) => recorded.and_then(Result::ok),
+            Err(error) => {
+                self.locking.say_again(&error);
+                return false;
+            }
+        };
+        let start = match self.offering.take() {
+            Some(offering) => self.take_back(&offering, recorded),
+            None => self.take_over(recorded),
+        };
+        self.bundle.state = None;
+        post(&self.ticker, ToTicker::Load(start, self.bundle.file.take()));
+        true
+    }
+
+    /// The file from which the state goes on: our own, or the one whose lock came along.
+    fn file(&mut self) -> Option<&mut StateFile> {
+        if self.offering.is_some() {
+            return self.bundle.file.as_mut();
+        }
+        let lent = self.adoption.as_mut().and_then(Adoption::file);
+        lent.or(self.locking.file.as_mut())
+    }
+
+    /// Goes on with what a successor did not adopt.
+    ///
+    /// `recorded` also says whether another process wrote it after our last record.
+    fn take_back(&self, offering: &Offering, recorded: Option<(Record<S>, bool)>) -> Start<S> {
+        let (pid, cause) = (offering.pid(), offering.cause());
+        log::warn!(
+            MESSAGE_ID = Id::NotAdopted;
+            "Process {pid} did not adopt the state: {cause}; serving on"
+        );
+        let written = recorded.filter(|(_, is_newer)| *is_newer).map(|(record, _)| record);
+        match self.bundle.snapshot() {
+            Some(frozen) => takeover::take_back(written, frozen),
+            None => takeover::take_over(written, None, false).start,
+        }
+    }
+
+    /// Becomes the owner of what the predecessor or the file gives.
+    fn take_over(&mut self, recorded: Option<(Record<S>, bool)>) -> Start<S> {
+        let adoption = self.adoption.take();
+        let is_committed = adoption.as_ref().is_some_and(Adoption::is_committed);
+        let (mut received, peer) = adoption.map(Adoption::finish).unwrap_or_default();
+        self.bundle.file = received.file.take().or(self.locking.file.take());
+        let state = received.state.take();
+        self.bundle.join(received);
+        let recorded = recorded.map(|(record, _)| record);
+        let Takeover { start, origin } = takeover::take_over(recorded, state, is_committed);
+        // A process that sent no state may have owned none.
+        let predecessor = peer.as_ref().filter(|_| state.is_some()).and_then(Peer::pid);
+        if let Start::After { snapshot, unlogged } = start {
+            // Before the predecessor knows that it may leave: it has no file of its own.
+            if let Some(file) = &mut self.bundle.file {
+                file.store(snapshot, unlogged);
+            }
+            self.leaving = peer.map(|peer| Leaving::new(peer, snapshot.state, unlogged));
+        }
+        let (since, is_kept) = (clock::now(), self.bundle.file.is_some());
+        self.status.provenance.set(Some(Provenance { origin, predecessor, since, is_kept }));
+        start
+    }
+
+    /// Sends everything to the successor; this process remains the owner.
+    pub(super) fn offer(&mut self) {
+        let Some(offering) = self.offering.as_mut().filter(|_| self.bundle.state.is_some()) else {
+            return self.report(Successor::Gone);
+        };
+        if !offering.is_legacy() {
+            return offering.offer(&self.bundle);
+        }
+        log::info!("Returning {} to client and terminating the process", S::WHAT);
+        let event = match offering.answer(&self.bundle) {
+            Ok(()) => {
+                // A legacy successor does not use the state file. Clear it, or the next start would
+                // report a crash recovery.
+                if let Some(file) = &self.bundle.file {
+                    file.withdraw();
+                }
+                Successor::TookLegacyState
+            }
+            Err(error) => {
+                offering.failed(&error);
+                Successor::Gone
+            }
+        };
+        self.report(event);
+    }
+
+    /// Gives the ownership away. Keeps everything in case the successor dies.
+    pub(super) fn commit(&mut self) {
+        if let Some(offering) = &mut self.offering {
+            offering.commit::<S>();
+        }
+    }
+}
