@@ -38,6 +38,7 @@
 
 mod cli;
 mod counter;
+mod fixed_buf;
 mod handoff;
 mod journal;
 mod messages;

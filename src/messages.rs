@@ -38,8 +38,9 @@ use crate::handoff::bundle::Bundle;
 use crate::handoff::channel::Peer;
 use crate::handoff::request::HandoffRequest;
 use crate::handoff::state_file::StateFile;
+use crate::server::batch::Batch;
 use crate::server::listener::Listener;
-use crate::server::session::{Batch, Session};
+use crate::server::session::Session;
 use crate::service::Service;
 
 /// The maximum number of batches that are with the ticker at once.

@@ -41,7 +41,7 @@ use crate::journal::message_id::Id;
 use crate::journal::{LOG, RoomWait};
 use crate::messages::{ToHandoff, ToServer, ToTicker, post};
 use crate::platform::clock;
-use crate::server::session::Batch;
+use crate::server::batch::Batch;
 use crate::service::Service;
 use crate::status::Persistence;
 use crate::ticker::catch_up::{ONE_BY_ONE, PORTION, PROGRESS, REST};
@@ -448,7 +448,7 @@ mod tests {
             self.tell(ms, ToTicker::CarryOut { slot: 7, batch });
             match self.server.try_recv() {
                 Ok(ToServer::BatchDone { slot: 7, batch }) => {
-                    String::from_utf8_lossy(batch.replies.unsent()).into_owned()
+                    String::from_utf8_lossy(batch.replies.pending()).into_owned()
                 }
                 _ => panic!("the batch did not come back"),
             }
@@ -539,9 +539,9 @@ mod tests {
             let Ok(ToServer::BatchDone { mut batch, .. }) = bench.server.try_recv() else {
                 panic!("the batch did not come back")
             };
-            let unsent = batch.replies.unsent().len();
+            let unsent = batch.replies.pending().len();
             replies += unsent;
-            batch.replies.sent(unsent);
+            batch.replies.clear();
             spare = Some(batch);
         };
         allocated(1, &mut ask);

@@ -24,9 +24,11 @@ use smol::Async;
 
 use crate::handoff::state_file::StateFile;
 use crate::platform::socket::check_stream;
+use crate::server::batch::REPLIES;
+use crate::server::input::INPUT;
 use crate::server::limits;
 use crate::server::listener::Listener;
-use crate::server::session::{INPUT, REPLIES, Session};
+use crate::server::session::Session;
 use crate::service::Service;
 
 /// A message that has this many bytes takes no further client.

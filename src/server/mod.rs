@@ -1,146 +1,117 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Server: the listener and the sessions of its clients.
+//! Server: accepts clients and carries lines between them and the ticker.
 //!
-//! Owns the listeners and every connection; a session that can go on puts the number of its slot
-//! into the mailbox `ready`, so that a thousand silent clients cost nothing.
-//! Never knows what a command means: batches go to the ticker and come back as text.
-//! Ends when it is to leave and every batch is back.
+//! Responsible for connections and their limits, for fairness between clients, and for the rest at
+//! which the sockets are handed over. Owns the listeners and every session while it serves. Never
+//! knows what a command means: batches go to the ticker and come back as text. Ends when it is told
+//! to leave and every batch has come back.
 //!
-//! **Invariant:** at most [`IN_FLIGHT`] batches are with the ticker; each comes back.
+//! **Invariant:** at most [`IN_FLIGHT`] batches are in flight to the ticker; each comes back.
 //!
-//! **Invariant:** while frozen, nothing is read, written or accepted: the sockets are elsewhere.
+//! **Invariant:** while the gate is closed, nothing is accepted, read or written: the handoff actor
+//! has the sockets.
 
+mod accept;
+pub(crate) mod batch;
+mod eviction;
+mod floods;
+pub(crate) mod input;
 pub(crate) mod limits;
 pub(crate) mod listener;
 pub(crate) mod session;
+mod slots;
 
-use std::fmt::{self, Write as _};
-use std::future::poll_fn;
-use std::io;
-use std::os::unix::net::UnixStream;
+use std::fmt::Write as _;
+use std::future::pending;
 use std::process;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Poll, Wake, Waker};
 use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
 use early_service_machine::schedule::Monotonic;
 use futures_lite::future;
-use smol::{Async, Timer};
+use smol::Timer;
 
 use crate::cli::Stage;
 use crate::handoff::bundle::Bundle;
-use crate::handoff::channel;
 use crate::handoff::request::HandoffRequest;
 use crate::journal::LOG;
 use crate::journal::message_id::Id;
 use crate::journal::rate_limit::RateLimit;
-use crate::messages::{ACCEPTS, HANDOFF_REQUESTS, IN_FLIGHT, ToHandoff, ToServer, ToTicker, post};
+use crate::messages::{HANDOFF_REQUESTS, IN_FLIGHT, ToHandoff, ToServer, ToTicker, post};
 use crate::platform::clock;
-use crate::server::limits::{
-    CLIENTS, Complaints, FIRST_LINE, Floods, IDLE_TIMEOUT, Limit, RESERVE, SHARE, WRITE_TIMEOUT,
-};
-use crate::server::listener::Listener;
+use crate::server::batch::Batch;
+use crate::server::floods::Floods;
+use crate::server::limits::{CloseLog, Limit};
 use crate::server::listener::keep::NameCheck;
-use crate::server::session::{Batch, Next, Session};
+use crate::server::listener::{Listener, next_connection};
+use crate::server::session::{Next, Session};
+use crate::server::slots::Slots;
 use crate::service::Service;
 use crate::status::{Status, StatusHeader};
 
-/// How often silent clients are looked for, while there are clients at all.
+/// How often the time limits of clients are checked, while there are clients.
+///
+/// Shorter: wakes an idle process more often. Longer: clients are closed later than their limit.
 pub(crate) const SWEEP: Duration = Duration::from_secs(1);
 
-/// How often it is looked whether clients find the listeners by their names.
+/// How often it is checked that clients find the listeners by their names.
 ///
-/// Shorter, and an idle process is woken that much more; longer, and whoever connects to a name that is
-/// gone fails for longer.
-const LOOK_AT_NAMES: Duration = Duration::from_secs(2);
-
-/// How long accepting rests when there is no place, descriptor or memory for another client.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Shorter: wakes an idle process more often. Longer: after a name is gone, clients fail for longer.
+const CHECK_NAMES: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Gate {
-    /// Without sockets.
+    /// The sockets are elsewhere.
     Closed,
     Open,
-    /// Frozen, but batches are with the ticker.
+    /// To be closed when no batch is in flight.
     Freezing,
-    /// Leaving, but batches are with the ticker.
+    /// To leave when no batch is in flight.
     Leaving,
 }
 
 /// The actor.
 pub(crate) struct Server<S: Service> {
     mailbox: Receiver<ToServer<S>>,
-    ready: Receiver<usize>,
-    ready_from_session: Sender<usize>,
     ticker: Sender<ToTicker<S>>,
     handoff: Sender<ToHandoff<S>>,
     stage: Stage,
     status: Rc<Status>,
     listeners: Vec<Listener>,
     gate: Gate,
-    slots: Vec<Slot<S>>,
-    clients: usize,
-    /// How many there is a place for.
+    slots: Slots<S>,
+    /// How many clients have a place, the reserve excluded.
     places: usize,
+    /// How many batches are with the ticker.
     in_flight: usize,
-    /// The ticker carries out no commands until it has caught up.
+    /// Whether the ticker carries out no commands until it has caught up.
     is_behind: bool,
-    /// Which of a new client and a ready session goes first: they take turns, whatever else comes in
-    /// between.
+    /// Whether a new client precedes a ready session at the next turn.
     accept_first: bool,
-    /// Which listener is asked first for the next client.
+    /// The listener that is polled first for the next client.
     next_listener: usize,
     sweep: Timer,
-    look_at_names: Timer,
-    accept_again: Timer,
-    complaints: Complaints,
+    check_names: Timer,
+    /// Set while accepting pauses.
+    resume_accepting: Timer,
+    close_log: CloseLog,
     floods: Floods,
-    /// What became of the listeners' names.
+    /// Limits what is logged of the listeners' names.
     names: RateLimit,
-    /// What keeps clients in the backlog.
+    /// Limits what is logged of clients that cannot be accepted.
     shortage: RateLimit,
-}
-
-/// A place for a session; its waker outlives the sessions that use it.
-struct Slot<S: Service> {
-    session: Option<Box<Session<S>>>,
-    waker: Arc<SlotWaker>,
-    /// It has a command that waits until the ticker has caught up.
-    waits: bool,
-}
-
-/// Puts its slot into `ready`, once until it is taken out.
-struct SlotWaker {
-    slot: usize,
-    queued: AtomicBool,
-    ready: Sender<usize>,
-}
-
-impl Wake for SlotWaker {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        if !self.queued.swap(true, Ordering::AcqRel) {
-            // There is a place for every slot; it fails only when the server is gone.
-            let _ = self.ready.try_send(self.slot);
-        }
-    }
 }
 
 enum Event<S: Service> {
     Message(ToServer<S>),
-    /// On the listener of this number.
+    /// A client connected to the listener of this number.
     Connection(usize),
+    /// The session in this slot can continue.
     Ready(usize),
     Sweep,
-    LookAtNames,
-    AcceptAgain,
+    CheckNames,
+    ResumeAccepting,
 }
 
 impl<S: Service> Server<S> {
@@ -151,30 +122,24 @@ impl<S: Service> Server<S> {
         stage: Stage,
         status: Rc<Status>,
     ) -> Self {
-        let places = limits::clients();
-        // For the most there can ever be: a limit that is raised later lets more be adopted.
-        let (ready_from_session, ready) = async_channel::bounded(CLIENTS + RESERVE);
         Self {
             mailbox,
-            ready,
-            ready_from_session,
             ticker,
             handoff,
             stage,
             status,
             listeners: Vec::new(),
             gate: Gate::Closed,
-            slots: Vec::new(),
-            clients: 0,
-            places,
+            slots: Slots::new(),
+            places: limits::clients(),
             in_flight: 0,
             is_behind: false,
             accept_first: false,
             next_listener: 0,
             sweep: Timer::never(),
-            look_at_names: Timer::never(),
-            accept_again: Timer::never(),
-            complaints: Complaints::default(),
+            check_names: Timer::never(),
+            resume_accepting: Timer::never(),
+            close_log: CloseLog::default(),
             floods: Floods::default(),
             names: RateLimit::explained(Id::SocketNameGone),
             shortage: RateLimit::default(),
@@ -185,52 +150,58 @@ impl<S: Service> Server<S> {
         while let Some(event) = self.next_event().await {
             self.handle(event, clock::now());
             if self.gate == Gate::Leaving && self.in_flight == 0 {
-                // After the last batch, which it would not carry out any more.
+                // The ticker carries out no batch after this message.
                 return post(&self.ticker, ToTicker::Leave);
             }
-            // A tick waits for one turn of ours at the most, however busy the clients are.
+            // A tick waits for at most one turn, however busy the clients are.
             future::yield_now().await;
         }
     }
 
-    /// Waits for what is to be done next; `None` once nobody can send any more.
+    /// Waits for the next event; `None` when no actor can send any more.
+    ///
+    /// Priorities while the gate is open:
+    ///
+    /// 1. messages, so that a freeze and replies do not wait for clients,
+    /// 2. timers,
+    /// 3. new clients and ready sessions, which alternate, so that neither starve the others. Ready
+    ///    sessions wait while [`IN_FLIGHT`] batches are with the ticker.
+    ///
+    /// Otherwise only messages are received.
     async fn next_event(&mut self) -> Option<Event<S>> {
         let message = async { self.mailbox.recv().await.ok().map(Event::Message) };
         if self.gate != Gate::Open {
             return message.await;
         }
-        let pausing = self.accept_again.will_fire();
-        let listeners = &self.listeners;
-        // In turn: a successor comes by the one socket, and clients without end by the other.
-        let (first, count) = (self.next_listener, listeners.len());
-        let connection = poll_fn(|context| {
-            let ready = (0..count).map(|step| (first + step) % count).find(|number| {
-                let listener = listeners.get(*number).filter(|_| !pausing);
-                listener.is_some_and(|listener| listener.poll_accept(context).is_ready())
-            });
-            ready.map_or(Poll::Pending, |ready| Poll::Ready(Some(Event::Connection(ready))))
-        });
-        let may_go = self.in_flight < IN_FLIGHT;
-        let ready = async {
-            if !may_go {
-                future::pending::<()>().await;
+        let (is_pausing, is_full) =
+            (self.resume_accepting.will_fire(), self.in_flight >= IN_FLIGHT);
+        let connection = async {
+            if is_pausing {
+                pending::<()>().await;
             }
-            self.ready.recv().await.ok().map(Event::Ready)
+            let listener = next_connection(&self.listeners, self.next_listener).await;
+            Some(Event::Connection(listener))
+        };
+        let ready = async {
+            if is_full {
+                pending::<()>().await;
+            }
+            self.slots.next_ready().await.map(Event::Ready)
         };
         let timers = async {
             let sweep = async {
                 (&mut self.sweep).await;
                 Some(Event::Sweep)
             };
-            let accept_again = async {
-                (&mut self.accept_again).await;
-                Some(Event::AcceptAgain)
+            let resume_accepting = async {
+                (&mut self.resume_accepting).await;
+                Some(Event::ResumeAccepting)
             };
-            let look_at_names = async {
-                (&mut self.look_at_names).await;
-                Some(Event::LookAtNames)
+            let check_names = async {
+                (&mut self.check_names).await;
+                Some(Event::CheckNames)
             };
-            future::or(sweep, future::or(look_at_names, accept_again)).await
+            future::or(sweep, future::or(check_names, resume_accepting)).await
         };
         let clients = async {
             if self.accept_first {
@@ -257,29 +228,13 @@ impl<S: Service> Server<S> {
             }
             Event::Message(ToServer::BatchDone { slot, batch }) => {
                 self.in_flight -= 1;
-                let may_send = self.gate != Gate::Freezing;
-                let is_crowded = !self.ready.is_empty();
-                if let Some(session) = self.session(slot) {
-                    let is_carried_out = session.answered(batch);
-                    if may_send {
-                        session.send_answers();
-                    }
-                    if !is_carried_out {
-                        self.is_behind = true;
-                        self.wait_for_ticks(slot);
-                        return self.freeze_when_quiet();
-                    }
-                    // Behind all who are ready: read on at once, one who always asks would keep the
-                    // mailbox busy, and nobody else would have a turn.
-                    if is_crowded {
-                        session.wake_for_more();
-                    } else {
-                        session.wake();
-                    }
-                }
+                self.batch_done(slot, batch);
                 self.freeze_when_quiet();
             }
-            Event::Message(ToServer::CaughtUp) => self.go_on_with_commands(),
+            Event::Message(ToServer::CaughtUp) => {
+                self.is_behind = false;
+                self.slots.ticks_caught_up();
+            }
             Event::Message(ToServer::Leave) => self.gate = Gate::Leaving,
             Event::Connection(listener) => {
                 self.accept_first = false;
@@ -288,28 +243,22 @@ impl<S: Service> Server<S> {
             }
             Event::Ready(slot) => {
                 self.accept_first = true;
-                if let Some(slot) = self.slots.get(slot) {
-                    slot.waker.queued.store(false, Ordering::Release);
-                }
+                self.slots.begin_turn(slot);
                 self.advance(slot);
             }
-            Event::Sweep => self.close_silent(now),
-            Event::LookAtNames => self.keep_names(false),
-            Event::AcceptAgain => self.accept_again.clear(),
+            Event::Sweep => self.close_expired(now),
+            Event::CheckNames => self.keep_names(false),
+            Event::ResumeAccepting => self.resume_accepting.clear(),
         }
     }
 
-    fn session(&mut self, slot: usize) -> Option<&mut Session<S>> {
-        self.slots.get_mut(slot)?.session.as_deref_mut()
-    }
-
-    /// Takes in the listeners, and the clients that were handed over.
+    /// Takes the listeners, and the sessions that were handed over.
     #[allow(clippy::vec_box, reason = "as in the bundle")]
     fn open_gate(&mut self, listeners: Vec<Listener>, sessions: Vec<Box<Session<S>>>) {
         self.gate = Gate::Open;
         self.is_behind = false;
         self.listeners = listeners;
-        self.look_at_names.set_interval(LOOK_AT_NAMES);
+        self.check_names.set_interval(CHECK_NAMES);
         self.listeners.iter_mut().for_each(Listener::settle);
         self.keep_names(false);
         for listener in &self.listeners {
@@ -319,14 +268,14 @@ impl<S: Service> Server<S> {
         }
         for session in sessions {
             let slot = self.place(session);
-            // What it was sent meanwhile, and what it could not be sent, wakes nobody.
-            if let Some(session) = self.session(slot) {
+            // No waker was called for what the client has sent or read meanwhile.
+            if let Some(session) = self.slots.get_mut(slot) {
                 session.wake();
             }
         }
     }
 
-    /// Has every listener look after its name, and says what became of it.
+    /// Has every listener check its name, and logs the results.
     fn keep_names(&mut self, is_alone: bool) {
         for listener in &mut self.listeners {
             match listener.keep_name(is_alone) {
@@ -343,99 +292,73 @@ impl<S: Service> Server<S> {
         self.status.is_unreachable.set(self.listeners.iter().any(Listener::is_lost));
     }
 
+    /// Gives all sockets to the ticker, which freezes with them, if the server is to freeze and no batch is in flight.
     fn freeze_when_quiet(&mut self) {
         if self.gate != Gate::Freezing || self.in_flight > 0 {
             return;
         }
         self.gate = Gate::Closed;
-        self.clients = 0;
         self.status.clients.set(0);
         self.sweep.clear();
-        self.look_at_names.clear();
-        self.accept_again.clear();
+        self.check_names.clear();
+        self.resume_accepting.clear();
         let bundle = Bundle {
             listeners: std::mem::take(&mut self.listeners),
-            sessions: self.slots.iter_mut().filter_map(|slot| slot.session.take()).collect(),
+            sessions: self.slots.drain().collect(),
             ..Bundle::default()
         };
         post(&self.ticker, ToTicker::Freeze(bundle));
     }
 
-    /// Takes in who waits in the backlogs of listeners that the predecessor alone had a name for,
-    /// and closes those.
-    fn drain_inherited(&mut self) {
-        for at in (0..self.listeners.len()).rev() {
-            if self.listeners.get(at).is_some_and(Listener::is_inherited) {
-                let listener = self.listeners.remove(at);
-                // They cannot wait: who finds no place ends with the listener.
-                while listener.has_client() && self.has_place() {
-                    match listener.accept() {
-                        Ok(stream) => self.open(stream),
-                        Err(error) => {
-                            self.shortage.warn(format_args!("cannot accept a client: {error}"));
-                            break;
-                        }
-                    }
-                }
-            }
+    /// Sends the replies of a batch that has come back, and lets its session continue.
+    fn batch_done(&mut self, slot: usize, batch: Box<Batch<S>>) {
+        let is_crowded = self.slots.has_ready();
+        let Some(session) = self.slots.get_mut(slot) else {
+            return;
+        };
+        let is_carried_out = session.batch_done(batch);
+        if self.gate != Gate::Freezing {
+            session.send_replies();
+        }
+        if !is_carried_out {
+            self.is_behind = true;
+            self.slots.wait_for_ticks(slot);
+        } else if is_crowded {
+            // Requeue behind the other ready sessions; reading again immediately would let one busy
+            // client starve them.
+            session.wake_when_ready();
+        } else {
+            session.wake();
         }
     }
 
-    /// Lets a session do what it can; while frozen, nothing.
+    /// Gives a session its turn, if the gate is open.
     fn advance(&mut self, slot: usize) {
         if self.gate != Gate::Open {
             return;
         }
-        let Some(session) = self.session(slot) else {
+        let Some(session) = self.slots.get_mut(slot) else {
             return;
         };
         match session.advance() {
             Next::Wait => {}
             Next::CarryOut(batch) => {
-                self.make_room(slot);
+                self.leave_reserve(slot);
                 if !self.is_behind {
                     self.carry_out(slot, batch);
-                } else if let Some(session) = self.session(slot) {
-                    session.answered(batch);
-                    session.send_answers();
-                    self.wait_for_ticks(slot);
+                } else if let Some(session) = self.slots.get_mut(slot) {
+                    session.batch_done(batch);
+                    session.send_replies();
+                    self.slots.wait_for_ticks(slot);
                 }
             }
             Next::Status(mut batch) => {
-                self.make_room(slot);
+                self.leave_reserve(slot);
                 self.write_status(&mut batch);
                 self.carry_out(slot, batch);
             }
-            Next::HandOver(asked) => self.hand_over(slot, asked),
+            Next::HandOver(request) => self.hand_over(slot, request),
             Next::Close => self.close(slot),
-        }
-    }
-
-    /// Leaves the commands of a client unread until the ticker has caught up.
-    fn wait_for_ticks(&mut self, slot: usize) {
-        if let Some(slot) = self.slots.get_mut(slot) {
-            slot.waits = true;
-        }
-    }
-
-    /// The ticker has caught up: whoever waits for it has its turn.
-    fn go_on_with_commands(&mut self) {
-        self.is_behind = false;
-        for slot in &mut self.slots {
-            if std::mem::take(&mut slot.waits) {
-                slot.waker.wake_by_ref();
-            }
-        }
-    }
-
-    /// Has the longest idle client go for one without a place, now that it is known to be one.
-    fn make_room(&mut self, slot: usize) {
-        // Where nobody may go yet, its next command asks again.
-        if self.session(slot).is_some_and(|session| session.is_beyond) && self.close_longest_idle()
-        {
-            if let Some(session) = self.session(slot) {
-                session.is_beyond = false;
-            }
         }
     }
 
@@ -444,7 +367,7 @@ impl<S: Service> Server<S> {
         post(&self.ticker, ToTicker::CarryOut { slot, batch });
     }
 
-    /// Writes the part of the status line that every state has; the ticker completes it.
+    /// Writes the part of the status line that is the same for every state; the ticker completes it.
     fn write_status(&self, batch: &mut Batch<S>) {
         let provenance = self.status.provenance.get();
         let now = clock::now();
@@ -455,7 +378,7 @@ impl<S: Service> Server<S> {
             provenance,
             serving_s: provenance
                 .map_or(0, |provenance| now.nanos_since(provenance.since) / 1_000_000_000),
-            clients: self.clients,
+            clients: self.slots.len(),
             log_lines_dropped: LOG.dropped(),
         };
         let written = write!(batch.replies, "{head} ");
@@ -463,13 +386,13 @@ impl<S: Service> Server<S> {
         batch.status = true;
     }
 
-    /// Gives the connection of a client that asks for the state to the handoff actor, which knows
-    /// who may have it.
+    /// Gives the connection of a client that requests the state to the handoff actor, which checks
+    /// whether the client may have it.
     fn hand_over(&mut self, slot: usize, request: HandoffRequest) {
-        let Some(session) = self.take(slot) else {
+        let Some(session) = self.remove(slot) else {
             return;
         };
-        // Whatever comes from outside leaves room for the supervisor's orders.
+        // Requests of clients leave room for the supervisor's orders.
         if self.handoff.len() < HANDOFF_REQUESTS {
             let stream = session.into_stream();
             let mut listeners = self.listeners.iter();
@@ -477,220 +400,53 @@ impl<S: Service> Server<S> {
             let owner = owner.and_then(Listener::owner);
             post(&self.handoff, ToHandoff::Requested(stream, request, owner));
         } else {
-            // Closed without a word, it would take us for an older program.
-            channel::refuse(&session.into_stream(), request.busy());
+            // Without a reply, the client would take this process for a legacy program.
+            session.send_line(request.busy());
+            session.shut_down();
         }
     }
 
-    /// Ends the connection of a client that is done.
+    /// Closes a session that is finished.
     fn close(&mut self, slot: usize) {
-        if let Some(session) = self.take(slot) {
+        if let Some(session) = self.remove(slot) {
             if session.has_overrun() {
-                self.complaints.closing(&*session, Limit::Line);
+                self.close_log.closing(&*session, Limit::Line);
             }
             session.shut_down();
         }
     }
 
-    /// Ends the connection of a client that has reached a limit.
+    /// Closes the session of a client that has reached a limit.
     fn close_at(&mut self, slot: usize, limit: Limit) {
-        if let Some(session) = self.take(slot) {
-            self.complaints.closing(&*session, limit);
-            session.tell(format_args!("Closing: {limit}"));
+        if let Some(session) = self.remove(slot) {
+            self.close_log.closing(&*session, limit);
+            session.send_line(&format!("Closing: {limit}"));
             session.shut_down();
         }
     }
 
-    /// Frees a slot.
-    fn take(&mut self, slot: usize) -> Option<Box<Session<S>>> {
-        let session = self.slots.get_mut(slot)?.session.take()?;
-        self.clients -= 1;
-        self.status.clients.set(self.clients);
-        if self.clients == 0 {
+    /// Removes a session from its slot.
+    fn remove(&mut self, slot: usize) -> Option<Box<Session<S>>> {
+        let session = self.slots.remove(slot)?;
+        self.status.clients.set(self.slots.len());
+        if self.slots.len() == 0 {
             self.sweep.clear();
         }
-        // What the next one lacked may be there now.
-        self.accept_again.clear();
+        // The place, descriptor or memory that was missing may be free now.
+        self.resume_accepting.clear();
         Some(session)
     }
-
-    fn accept(&mut self, listener: usize) {
-        // Who is connected and has something to say comes after each new one.
-        let most = if self.ready.is_empty() { ACCEPTS } else { 1 };
-        for _ in 0..most {
-            if !self.listeners.get(listener).is_some_and(Listener::has_client) {
-                return;
-            }
-            if !self.has_place() {
-                let clients = self.clients;
-                return self.pause_accepting(format_args!(
-                    "new clients wait: {clients} came in the last second"
-                ));
-            }
-            let accepted = self.listeners.get(listener).map(Listener::accept);
-            match accepted {
-                None => return,
-                Some(Ok(stream)) => self.open(stream),
-                Some(Err(error)) if is_transient(&error) => return,
-                Some(Err(error)) => {
-                    if is_shut_down(&error) {
-                        self.keep_names(false);
-                    }
-                    return self.pause_accepting(format_args!("cannot accept a client: {error}"));
-                }
-            }
-        }
-    }
-
-    /// Leaves clients in the backlog for a while: whoever is connected is served on.
-    fn pause_accepting(&mut self, why: fmt::Arguments<'_>) {
-        self.shortage.warn(why);
-        self.accept_again.set_after(ACCEPT_PAUSE);
-    }
-
-    /// Whether one more client finds a place; the longest idle one may go for it.
-    fn has_place(&mut self) -> bool {
-        self.clients < self.places + RESERVE || self.close_longest_idle()
-    }
-
-    fn open(&mut self, stream: UnixStream) {
-        let stream = match Async::new(stream) {
-            Ok(stream) => stream,
-            Err(error) => {
-                return self.shortage.warn(format_args!("cannot serve a client: {error}"));
-            }
-        };
-        let slot = self.place(Session::new(stream));
-        // What the client wrote already is read at once.
-        if self.in_flight < IN_FLIGHT {
-            self.advance(slot);
-        } else if let Some(session) = self.session(slot) {
-            session.wake();
-        }
-    }
-
-    /// Puts a session into a free slot, and says which.
-    fn place(&mut self, mut session: Box<Session<S>>) -> usize {
-        let slot = self.free_slot();
-        if let Some(place) = self.slots.get_mut(slot) {
-            session.settle(Waker::from(Arc::clone(&place.waker)));
-            session.is_beyond = self.clients >= self.places;
-            place.session = Some(session);
-            self.clients += 1;
-            self.status.clients.set(self.clients);
-        }
-        if self.clients == 1 {
-            self.sweep.set_interval(SWEEP);
-        }
-        slot
-    }
-
-    fn free_slot(&mut self) -> usize {
-        let free = self.slots.iter().position(|slot| slot.session.is_none());
-        free.unwrap_or_else(|| {
-            let slot = self.slots.len();
-            let ready = self.ready_from_session.clone();
-            let waker = Arc::new(SlotWaker { slot, queued: AtomicBool::new(false), ready });
-            self.slots.push(Slot { session: None, waker, waits: false });
-            slot
-        })
-    }
-
-    /// Closes the client that has been idle longest; false when it may not be closed yet.
-    ///
-    /// One that has just come has a moment to say something, unless its user floods; one that has said
-    /// something goes after the others as long as its turn has not come, for it is not idle.
-    fn close_longest_idle(&mut self) -> bool {
-        let now = clock::now();
-        if let Some(slot) = self.find_flooding(now) {
-            self.close_for_room(slot, now);
-            return true;
-        }
-        let sessions = self.slots.iter().enumerate().filter_map(|(slot, place)| {
-            let session = place.session.as_deref().filter(|session| !session.is_in_flight())?;
-            let waits = session.has_spoken() && place.waker.queued.load(Ordering::Acquire);
-            Some(((waits, session.active()), slot, session))
-        });
-        let Some((_, slot, session)) = sessions.min_by_key(|(idle, ..)| *idle) else {
-            return false;
-        };
-        let may_go = session.has_spoken() || has_passed(FIRST_LINE, session.active(), now);
-        if may_go {
-            self.close_for_room(slot, now);
-        }
-        may_go
-    }
-
-    /// The oldest silent client of a user who floods and has more of them than its share.
-    fn find_flooding(&mut self, now: Monotonic) -> Option<usize> {
-        let share = self.places / SHARE;
-        self.floods.users(share, now).find_map(|user| {
-            let silent = self.slots.iter_mut().enumerate().filter_map(|(slot, place)| {
-                let session = place.session.as_deref_mut()?;
-                let is_silent = !session.has_spoken() && !session.is_in_flight();
-                (is_silent && session.user() == Some(user)).then(|| (session.active(), slot))
-            });
-            let (mut count, mut oldest) = (0, None);
-            for (since, slot) in silent {
-                count += 1;
-                if oldest.is_none_or(|(before, _)| since < before) {
-                    oldest = Some((since, slot));
-                }
-            }
-            oldest.filter(|_| count > share).map(|(_, slot)| slot)
-        })
-    }
-
-    /// Ends the connection of a client for another one, and remembers whose it was if it was silent.
-    fn close_for_room(&mut self, slot: usize, now: Monotonic) {
-        let silent = self.session(slot).filter(|session| !session.has_spoken());
-        if let Some(user) = silent.and_then(Session::user) {
-            self.floods.note(user, now);
-        }
-        self.close_at(slot, Limit::Clients(self.places));
-    }
-
-    fn close_silent(&mut self, now: Monotonic) {
-        for slot in 0..self.slots.len() {
-            let reached = self.session(slot).filter(|session| !session.is_in_flight());
-            let reached = reached.and_then(|session| {
-                let (limit, time) = if session.has_unsent() {
-                    (Limit::Unread, WRITE_TIMEOUT)
-                } else if session.has_overrun() {
-                    (Limit::Line, WRITE_TIMEOUT)
-                } else {
-                    (Limit::Idle, IDLE_TIMEOUT)
-                };
-                has_passed(time, session.active(), now).then_some(limit)
-            });
-            if let Some(limit) = reached {
-                self.close_at(slot, limit);
-            }
-        }
-    }
-}
-
-/// Whether more than `time` lies between these.
-fn has_passed(time: Duration, since: Monotonic, now: Monotonic) -> bool {
-    u128::from(now.nanos_since(since)) > time.as_nanos()
-}
-
-/// Whether another holder of the listener has shut it down (accept(2)).
-fn is_shut_down(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::InvalidInput
-}
-
-fn is_transient(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
-    matches!(error.kind(), WouldBlock | Interrupted | ConnectionAborted)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::limits::IDLE_TIMEOUT;
+    use early_service_machine::wire::legacy::Legacy;
     use early_service_machine::{Counter, counter};
     use std::env;
     use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
 
     /// A server that listens, with the far ends of its mailboxes.
     struct Bench {
@@ -722,7 +478,7 @@ mod tests {
             client
         }
 
-        fn tell(&mut self, message: ToServer<Counter>) {
+        fn send(&mut self, message: ToServer<Counter>) {
             self.server.handle(Event::Message(message), clock::now());
         }
 
@@ -750,19 +506,19 @@ mod tests {
     }
 
     #[test]
-    fn freezing_waits_for_every_batch_and_then_nothing_moves() {
+    fn freezing_waits_for_every_batch_then_nothing_moves() {
         let mut bench = Bench::new("freeze");
         let (mut one, mut other) = (bench.client(), bench.client());
         one.write_all(b"get_counter\n").expect("room");
         bench.wake(0);
         let (slot, mut batch) = bench.batch();
         assert_eq!(slot, 0);
-        bench.tell(ToServer::Freeze);
+        bench.send(ToServer::Freeze);
         assert!(bench.ticker.try_recv().is_err(), "a batch is still under way");
 
         assert_eq!(batch.take_commands().count(), 1);
         writeln!(batch.replies, "137").expect("room");
-        bench.tell(ToServer::BatchDone { slot, batch });
+        bench.send(ToServer::BatchDone { slot, batch });
         let Ok(ToTicker::Freeze(bundle)) = bench.ticker.try_recv() else {
             panic!("the sockets go to the ticker")
         };
@@ -772,8 +528,8 @@ mod tests {
         assert_eq!(read(&mut one), "", "nothing is written while frozen");
 
         assert_eq!((bundle.listeners.len(), bundle.sessions.len()), (1, 2));
-        bench.tell(ToServer::Listen(bundle.listeners, bundle.sessions));
-        while let Ok(slot) = bench.server.ready.try_recv() {
+        bench.send(ToServer::Listen(bundle.listeners, bundle.sessions));
+        while let Some(slot) = bench.server.slots.take_ready() {
             bench.wake(slot);
         }
         assert_eq!(read(&mut one), "137\n");
@@ -781,13 +537,13 @@ mod tests {
     }
 
     #[test]
-    fn commands_that_come_back_wait_until_the_ticker_has_caught_up() {
+    fn returned_commands_wait_until_the_ticker_has_caught_up() {
         let mut bench = Bench::new("behind");
         let (mut one, mut other, mut third) = (bench.client(), bench.client(), bench.client());
         one.write_all(b"nonsense\nget_counter\nset_counter 5\nget_cou").expect("room");
         bench.wake(0);
         let (slot, batch) = bench.batch();
-        bench.tell(ToServer::BatchDone { slot, batch });
+        bench.send(ToServer::BatchDone { slot, batch });
         assert!(read(&mut one).starts_with("Invalid command: nonsense;"));
         other.write_all(b"nonsense\nget_counter\n").expect("room");
         bench.wake(1);
@@ -798,24 +554,27 @@ mod tests {
         let (slot, mut batch) = bench.batch();
         assert!(batch.status, "this one is answered at once");
         batch.status = false;
-        bench.tell(ToServer::BatchDone { slot, batch });
-        while bench.server.ready.try_recv().is_ok() {}
+        bench.send(ToServer::BatchDone { slot, batch });
+        while bench.server.slots.take_ready().is_some() {}
 
-        bench.tell(ToServer::CaughtUp);
-        assert_eq!([bench.server.ready.try_recv(), bench.server.ready.try_recv()], [Ok(0), Ok(1)]);
+        bench.send(ToServer::CaughtUp);
+        assert_eq!(
+            [bench.server.slots.take_ready(), bench.server.slots.take_ready()],
+            [Some(0), Some(1)]
+        );
         bench.wake(0);
         let (slot, batch) = bench.batch();
-        bench.tell(ToServer::BatchDone { slot, batch });
+        bench.send(ToServer::BatchDone { slot, batch });
         // Frozen, they travel as if they had never been read.
-        bench.tell(ToServer::Freeze);
+        bench.send(ToServer::Freeze);
         let Ok(ToTicker::Freeze(bundle)) = bench.ticker.try_recv() else {
             panic!("the sockets go to the ticker")
         };
         let unread = bundle.sessions.iter().map(|session| session.parts().1.to_vec());
         let unread: Vec<_> = unread.map(|bytes| String::from_utf8(bytes).expect("text")).collect();
         assert_eq!(unread, ["get_counter\nset_counter 5\nget_cou", "get_counter\n", ""]);
-        bench.tell(ToServer::Listen(bundle.listeners, bundle.sessions));
-        while bench.server.ready.try_recv().is_ok() {}
+        bench.send(ToServer::Listen(bundle.listeners, bundle.sessions));
+        while bench.server.slots.take_ready().is_some() {}
         bench.wake(0);
         let commands: Vec<_> = bench.batch().1.take_commands().collect();
         let (get, set) = (counter::Command::Get, counter::Command::Set(5));
@@ -823,25 +582,25 @@ mod tests {
     }
 
     #[test]
-    fn leaving_answers_what_was_asked_and_takes_in_nobody() {
+    fn leaving_answers_commands_in_flight_and_reads_no_more() {
         let mut bench = Bench::new("leave");
         let (mut one, mut other) = (bench.client(), bench.client());
         one.write_all(b"get_counter\n").expect("room");
         bench.wake(0);
         let (slot, mut batch) = bench.batch();
-        bench.tell(ToServer::Leave);
+        bench.send(ToServer::Leave);
         other.write_all(b"get_counter\n").expect("room");
         bench.wake(1);
         assert!(bench.ticker.try_recv().is_err(), "nothing more is read");
         assert_eq!(batch.take_commands().count(), 1);
         writeln!(batch.replies, "137").expect("room");
-        bench.tell(ToServer::BatchDone { slot, batch });
+        bench.send(ToServer::BatchDone { slot, batch });
         assert_eq!(read(&mut one), "137\n");
         assert_eq!((bench.server.gate, bench.server.in_flight), (Gate::Leaving, 0));
     }
 
     #[test]
-    fn one_who_always_asks_lets_the_others_go_first() {
+    fn a_busy_client_lets_others_go_first() {
         let mut bench = Bench::new("turns");
         let mut busy = bench.client();
         busy.write_all(b"get_counter\n").expect("room");
@@ -850,10 +609,11 @@ mod tests {
         assert_eq!(batch.take_commands().count(), 1);
         writeln!(batch.replies, "137").expect("room");
         busy.write_all(b"get_counter\n").expect("room");
-        bench.tell(ToServer::BatchDone { slot, batch });
+        bench.send(ToServer::BatchDone { slot, batch });
         assert!(bench.ticker.try_recv().is_err(), "its next command waits for its turn");
         assert_eq!(read(&mut busy), "137\n", "its answer does not");
-        assert_eq!(bench.server.ready.recv_blocking(), Ok(0), "which it will have");
+        let ready = future::block_on(bench.server.slots.next_ready());
+        assert_eq!(ready, Some(0), "and it gets one");
         bench.wake(0);
         assert_eq!(bench.batch().0, 0);
     }
@@ -889,7 +649,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_borne_for_its_limit_and_no_longer() {
+    fn an_idle_client_is_closed_after_its_limit() {
         let mut bench = Bench::new("silence");
         let mut client = bench.client();
         let opened = clock::now().as_nanos();
@@ -903,20 +663,16 @@ mod tests {
     }
 
     #[test]
-    fn the_one_that_asks_for_the_state_leaves_the_server_with_its_connection() {
+    fn a_request_for_the_state_takes_its_connection_along() {
         let mut bench = Bench::new("asker");
         let mut client = bench.client();
         client.write_all(b"get_counter_and_terminate\n").expect("room");
         bench.wake(0);
-        assert_eq!(bench.server.clients, 0);
+        assert_eq!(bench.server.slots.len(), 0);
         let asked = bench.handoff.try_recv();
         assert!(matches!(
             asked,
-            Ok(ToHandoff::Requested(
-                _,
-                HandoffRequest::Legacy(early_service_machine::wire::legacy::Legacy::Value),
-                _
-            ))
+            Ok(ToHandoff::Requested(_, HandoffRequest::Legacy(Legacy::Value), _))
         ));
         assert!(!is_closed(&mut client), "the connection is kept by the message");
         drop(asked);
@@ -924,13 +680,13 @@ mod tests {
     }
 
     #[test]
-    fn status_names_what_the_server_knows_and_leaves_the_rest_to_the_ticker() {
+    fn the_ticker_completes_the_status_line_of_the_server() {
         let mut bench = Bench::new("status");
         let mut client = bench.client();
         client.write_all(b"status\n").expect("room");
         bench.wake(0);
         let (_, batch) = bench.batch();
-        let line = String::from_utf8_lossy(batch.replies.unsent()).into_owned();
+        let line = String::from_utf8_lossy(batch.replies.pending()).into_owned();
         assert!(line.starts_with("stage=root phase="), "{line}");
         assert!(line.contains(&format!(" pid={} version=", process::id())), "{line}");
         assert!(line.contains(" clients=1 log_lines_dropped="), "{line}");
@@ -944,7 +700,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_allocate_nothing_however_many_come_at_once() {
+    fn commands_allocate_nothing() {
         let mut bench = Bench::new("allocations");
         let mut client = bench.client();
         let mut replies = [0; 8192];
@@ -969,12 +725,12 @@ mod tests {
                         if std::mem::take(&mut batch.status) {
                             writeln!(batch.replies, "counter={}", u64::MAX).expect("room");
                         }
-                        bench.tell(ToServer::BatchDone { slot, batch });
+                        bench.send(ToServer::BatchDone { slot, batch });
                     }
                     let count = client.read(&mut replies).unwrap_or(0);
                     answered += replies[..count].iter().filter(|byte| **byte == b'\n').count();
                     // Where its waker has put it meanwhile.
-                    while bench.server.ready.try_recv().is_ok() {}
+                    while bench.server.slots.take_ready().is_some() {}
                 }
             };
             allocated(10, &mut ask);
@@ -983,7 +739,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_allocates_what_its_mailboxes_do_and_nothing_else() {
+    fn a_turn_allocates_only_what_its_mailboxes_do() {
         let (_sender, mailbox) = async_channel::bounded::<()>(1);
         let mut bare = || {
             let one = async { _ = mailbox.recv().await };
@@ -1002,17 +758,17 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_has_gone_leaves_nothing() {
+    fn a_closed_client_leaves_nothing_allocated() {
         // The reactor's table of sockets, which other tests fill too, doubles now and then.
         const GROWTH: u64 = 8;
         let mut bench = Bench::new("gone");
         let mut visit = || {
             let client = bench.client();
             drop(client);
-            while bench.server.clients > 0 {
+            while bench.server.slots.len() > 0 {
                 bench.wake(0);
             }
-            while bench.server.ready.try_recv().is_ok() {}
+            while bench.server.slots.take_ready().is_some() {}
         };
         allocated(10, &mut visit);
         for count in [100, 1000] {

@@ -18,6 +18,7 @@ pub(crate) mod keep;
 pub(crate) mod names;
 
 use std::fs;
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -299,6 +300,21 @@ impl Drop for Listener {
             files::remove(&self.name);
         }
     }
+}
+
+/// Waits until a client connects to one of the listeners; returns its number.
+///
+/// Begins at `first`, so that clients on one listener cannot keep out a successor on another.
+pub(crate) async fn next_connection(listeners: &[Listener], first: usize) -> usize {
+    poll_fn(|context| {
+        let count = listeners.len();
+        let ready = (0..count).map(|step| (first + step) % count).find(|number| {
+            let listener = listeners.get(*number);
+            listener.is_some_and(|listener| listener.poll_accept(context).is_ready())
+        });
+        ready.map_or(Poll::Pending, Poll::Ready)
+    })
+    .await
 }
 
 #[cfg(test)]
