@@ -29,6 +29,7 @@ use smol::{LocalExecutor, Timer};
 
 use crate::cli::{self, Command, Environment, HELP, Options, Predecessor, Stage};
 use crate::handoff::Handoff;
+use crate::handoff::bundle::Bundle;
 use crate::handoff::channel::Peer;
 use crate::handoff::lock::Locking;
 use crate::handoff::receive::Adoption;
@@ -191,7 +192,7 @@ fn serve<S: Service>(
         named.clone(),
         Locking::new(options.state_file, named),
         adoption,
-        listeners,
+        Bundle { listeners, ..Bundle::default() },
     );
     let supervisor = Supervisor::new(
         supervisor_mailbox,

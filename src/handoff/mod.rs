@@ -63,7 +63,6 @@ use crate::handoff::users::User;
 use crate::journal::message_id::Id;
 use crate::journal::rate_limit::RateLimit;
 use crate::messages::{ToHandoff, ToServer, ToTicker, post};
-use crate::server::listener::Listener;
 use crate::server::listener::bind::remove_if_dead;
 use crate::service::Service;
 use crate::status::Status;
@@ -122,7 +121,7 @@ impl<S: Service> Handoff<S> {
         successor: Option<User>,
         locking: Locking,
         adoption: Option<Adoption<S>>,
-        listeners: Vec<Listener>,
+        bundle: Bundle<S>,
     ) -> Self {
         Self {
             mailbox,
@@ -136,7 +135,7 @@ impl<S: Service> Handoff<S> {
             locking,
             adoption,
             leaving: None,
-            bundle: Bundle { listeners, ..Bundle::default() },
+            bundle,
             offering: None,
             refusals: RateLimit::explained(Id::Refused),
             deferred: Vec::new(),
