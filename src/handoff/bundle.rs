@@ -311,8 +311,8 @@ mod tests {
     use early_service_machine::schedule::{Monotonic, Period};
     use std::iter;
 
-    fn pipe() -> OwnedFd {
-        std::io::pipe().expect("a pipe").0.into()
+    fn descriptor() -> OwnedFd {
+        UnixStream::pair().expect("a socket pair").0.into()
     }
 
     /// A frozen bundle with two clients and these named descriptors.
@@ -325,7 +325,8 @@ mod tests {
             Session::new(Async::new(ours).expect("a socket can be polled"))
         };
         let sessions = [session(), session()];
-        let named = names.iter().map(|name| Named { name: (*name).to_owned(), descriptor: pipe() });
+        let named =
+            names.iter().map(|name| Named { name: (*name).to_owned(), descriptor: descriptor() });
         Bundle {
             state: Some(Received::Snapshot(snapshot)),
             sessions: sessions.into(),
@@ -368,11 +369,11 @@ mod tests {
         let mut bundle = bundle(&[]);
         let mut accept =
             |name, descriptor| bundle.accept_named(Accepts("can0,can1"), name, descriptor);
-        assert_eq!(accept("can0", Some(pipe())), Ok(()));
+        assert_eq!(accept("can0", Some(descriptor())), Ok(()));
         for (name, descriptor, why) in [
-            ("can0", Some(pipe()), "the descriptor 'can0' came twice"),
+            ("can0", Some(descriptor()), "the descriptor 'can0' came twice"),
             ("can1", None, "the descriptor 'can1' is missing"),
-            ("can", Some(pipe()), "the descriptor 'can' was not asked for"),
+            ("can", Some(descriptor()), "the descriptor 'can' was not asked for"),
         ] {
             assert_eq!(accept(name, descriptor), Err(why.to_owned()));
         }
