@@ -36,8 +36,8 @@ use std::time::Duration;
 use log::LevelFilter;
 
 use crate::cli::Stage;
-use crate::journal::shared::Log;
 pub(crate) use crate::journal::shared::{CLIENT, RoomWait, TICK};
+use crate::journal::shared::{Log, Records};
 use crate::journal::writer::Writer;
 use crate::platform::switch_root::drop_capabilities;
 
@@ -58,7 +58,8 @@ const FLUSH_STEPS: u32 = 10;
 /// The log of this process.
 ///
 /// Static, because the [`log`] crate takes one logger for the whole process.
-pub(crate) static LOG: Log = Log::new();
+pub(crate) static LOG: Log = Log::new(&RECORDS);
+static RECORDS: Records = Records::new();
 
 /// The writer thread: started once the socket is bound, and flushed at the end.
 pub(crate) struct Journal {

@@ -31,9 +31,13 @@ pub(crate) const TICK: &str = "tick";
 /// The target of a record that a client causes.
 pub(crate) const CLIENT: &str = "client";
 
+/// The queue, as a static of its own: it consists of zeros, so it takes no room in the binary, which
+/// it would as a part of [`Log`].
+pub(super) type Records = Queue<QUEUE>;
+
 /// The queue and the counters.
 pub(crate) struct Log {
-    pub(super) records: Queue<QUEUE>,
+    pub(super) records: &'static Records,
     /// The writer thread, which is parked while the queue is empty.
     pub(super) writer: OnceLock<Thread>,
     /// The number of records that were not written: the queue was full, or the journal refused
@@ -48,9 +52,9 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    pub(crate) const fn new() -> Self {
+    pub(super) const fn new(records: &'static Records) -> Self {
         Self {
-            records: Queue::new(),
+            records,
             writer: OnceLock::new(),
             dropped: AtomicU64::new(0),
             ticks_logged: AtomicU64::new(0),
@@ -128,7 +132,7 @@ impl log::Log for Log {
         // A record that will be dropped need not be formatted, so the queue is checked first.
         let is_queued = self.records.len() < room && {
             let ticks = if is_tick { self.ticks_logged.load(Ordering::Relaxed) } else { 0 };
-            Entry::new(record, self.phase(), NonZeroU64::new(ticks)).queue(&self.records, room)
+            Entry::new(record, self.phase(), NonZeroU64::new(ticks)).queue(self.records, room)
         };
         if !is_queued {
             self.count_dropped();
@@ -185,7 +189,8 @@ mod tests {
 
     #[test]
     fn a_record_allocates_nothing_on_its_way_to_the_writer() {
-        static LOG: Log = Log::new();
+        static RECORDS: Records = Records::new();
+        static LOG: Log = Log::new(&RECORDS);
         let log = |number: u64| {
             LOG.log(
                 &Record::builder()
@@ -195,7 +200,7 @@ mod tests {
                     .key_values(&[("COUNTER", number), ("DEADLINE_NS", u64::MAX)].as_slice())
                     .build(),
             );
-            let entry = Entry::receive(&LOG.records).expect("the record");
+            let entry = Entry::receive(LOG.records).expect("the record");
             let mut line = [0; MAX_TEXT + 64];
             entry.write_line("early-service-initrd", &mut &mut line[..]).expect("room");
             assert!(line.contains(&b']'));

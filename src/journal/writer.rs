@@ -117,7 +117,7 @@ impl Writer {
 
     /// Writes records until the queue is closed and empty.
     pub(super) fn write_until_closed(mut self) {
-        while let Some(entry) = Entry::receive(&self.log.records) {
+        while let Some(entry) = Entry::receive(self.log.records) {
             if !self.write_with_retries(&entry) {
                 self.log.count_dropped();
                 continue;
