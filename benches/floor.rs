@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Floor: the least program that binds a UNIX socket and answers lines, one client after another.
 //!
-//! Uses the standard library alone, with the release profile and without an unwinder, as the daemon.
-//! `cargo bench` compares the daemon's start with it, and the commands a second of one client.
-//! Takes every line for a whole one and for the same command, and never ends by itself.
+//! Uses the standard library alone, with the release profile and without an unwinder, as the
+//! daemon. `cargo bench` compares the daemon's start with it, and the commands a second of one
+//! client. Takes every line for a whole one and for the same command, and never ends by itself.
 
 use std::env;
 use std::io::{self, Read, Write};

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Demonstration of a handoff: both stages of a boot as two processes of this user.
 //!
-//! `cargo run --example handoff` requires neither root nor a virtual machine. It builds the daemon and
-//! starts the initrd stage in a scratch directory. A client connects and sends commands. Then the
-//! root stage starts, takes over the state, and answers the same client on the same connection.
+//! `cargo run --example handoff` requires neither root nor a virtual machine. It builds the daemon
+//! and starts the initrd stage in a scratch directory. A client connects and sends commands. Then
+//! the root stage starts, takes over the state, and answers the same client on the same connection.
 //!
 //! The claims at the end are checked with the log lines that were shown before. The example fails
 //! if a tick is missing or doubled, a process fails, or a socket file is left behind.

@@ -30,8 +30,8 @@ impl<const N: usize> FixedBuf<N> {
         N - self.end
     }
 
-    /// Moves the pending bytes to the front, and returns all that is free; after writing to it, call
-    /// [`fill`](Self::fill).
+    /// Moves the pending bytes to the front, and returns all that is free; after writing to it,
+    /// call [`fill`](Self::fill).
     pub(crate) fn spare(&mut self) -> &mut [u8] {
         self.bytes.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);

@@ -69,8 +69,8 @@ pub(crate) enum ToTicker<S: Service> {
     Load(Start<S>, Option<StateFile>),
     /// From the server: carry out the commands of one read.
     CarryOut { slot: usize, batch: Box<Batch<S>> },
-    /// From the server, after the last batch: stop ticking, add the state and its file to the server's
-    /// sockets, give the whole bundle to the handoff, and tell the supervisor.
+    /// From the server, after the last batch: stop ticking, add the state and its file to the
+    /// server's sockets, give the whole bundle to the handoff, and tell the supervisor.
     Freeze(Bundle<S>),
     /// From the handoff, before `Freeze`: no tick may be due when the ticker freezes, because the
     /// successor knows nothing of deadlines.
@@ -94,7 +94,8 @@ pub(crate) enum ToServer<S: Service> {
     /// From the handoff: accept and answer clients, on these sockets.
     #[allow(clippy::vec_box, reason = "as in the bundle")]
     Listen(Vec<Listener>, Vec<Box<Session<S>>>),
-    /// From the supervisor: stop; once every batch is back, have the ticker freeze, with the sockets.
+    /// From the supervisor: stop; once every batch is back, have the ticker freeze, with the
+    /// sockets.
     Freeze,
     /// From the handoff: the predecessor has left, so no client can connect to its listeners any
     /// more.
@@ -126,8 +127,8 @@ pub(crate) enum ToHandoff<S: Service> {
     Frozen(Bundle<S>),
 }
 
-/// The handoff actor's mailbox: the requests, the orders of two steps of the lifecycle, and what was
-/// frozen.
+/// The handoff actor's mailbox: the requests, the orders of two steps of the lifecycle, and what
+/// was frozen.
 pub(crate) fn to_handoff<S: Service>() -> (Sender<ToHandoff<S>>, Receiver<ToHandoff<S>>) {
     async_channel::bounded(HANDOFF_REQUESTS + 2 * 3 + 1)
 }

@@ -23,8 +23,8 @@ struct State {
 }
 
 impl State {
-    /// `AskingWithLock(Adopting(Asking(Ours)))` is asking, ours, in Adopting; `Serving(Serving(()))`
-    /// has no stage.
+    /// `AskingWithLock(Adopting(Asking(Ours)))` is asking, ours, in Adopting;
+    /// `Serving(Serving(()))` has no stage.
     fn of(lifecycle: &Lifecycle) -> Self {
         let text = format!("{lifecycle:?}");
         let mut names = text.split(['(', ')']).filter(|name| !name.is_empty()).skip(1);

@@ -12,8 +12,8 @@ use crate::table::{Measured, Row, Table, Target};
 /// How many clients, and how they are tried.
 struct Crowd {
     count: usize,
-    /// How many commands each has in flight when it pipelines: with as many for each of a thousand as
-    /// for one, the last would wait for a quarter of a second.
+    /// How many commands each has in flight when it pipelines: with as many for each of a thousand
+    /// as for one, the last would wait for a quarter of a second.
     pipelined: usize,
     /// Many short tries in turns: what else the machine does hits all programs then.
     tries: usize,

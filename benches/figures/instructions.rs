@@ -2,9 +2,9 @@
 //! Instructions: counted by callgrind, in the process alone and not in the kernel.
 //!
 //! Exact enough to be held against a committed number on a busy machine; what varies is who waits
-//! for whom when two threads meet.
-//! The one figure that is not is that of a single client with one command at a time: the faster the
-//! processor, the more often the daemon looks for the next command before it waits (6,800 to 9,500).
+//! for whom when two threads meet. The one figure that is not is that of a single client with one
+//! command at a time: the faster the processor, the more often the daemon looks for the next
+//! command before it waits (6,800 to 9,500).
 
 use std::ffi::OsString;
 use std::fs;

@@ -2,18 +2,17 @@
 //! Figures: what the daemon costs, in one table, beside the least program that could do its start
 //! and two C programs that do its work.
 //!
-//! `cargo bench` takes some four minutes; needs neither root nor systemd, and strace, valgrind, zstd,
-//! unshare, gcc, pkg-config and libglib2.0-dev for all rows: a row whose tool is missing says so.
-//! `cargo bench -- --plot FILE.svg` also draws how the costs grow.
-//! `cargo bench -- --check` takes less than a minute, measures only what is the same on a busy
-//! machine, and fails if a figure exceeds the one in `docs/performance.md`; `--commit` prints the
-//! table for that page.
-//! `cargo bench -- start idle` measures only what these files are about.
-//! `scripts/figures` writes what is printed into the page.
+//! `cargo bench` takes some four minutes; needs neither root nor systemd, and strace, valgrind,
+//! zstd, unshare, gcc, pkg-config and libglib2.0-dev for all rows: a row whose tool is missing says
+//! so. `cargo bench -- --plot FILE.svg` also draws how the costs grow. `cargo bench -- --check`
+//! takes less than a minute, measures only what is the same on a busy machine, and fails if a
+//! figure exceeds the one in `docs/performance.md`; `--commit` prints the table for that page.
+//! `cargo bench -- start idle` measures only what these files are about. `scripts/figures` writes
+//! what is printed into the page.
 //!
-//! A figure is the median of its tries; in brackets is the middle half of them.
-//! What is measured is the packaged binary (`cargo build --release`), started with the options of its
-//! unit; all sockets are in scratch directories.
+//! A figure is the median of its tries; in brackets is the middle half of them. What is measured is
+//! the packaged binary (`cargo build --release`), started with the options of its unit; all sockets
+//! are in scratch directories.
 #![allow(clippy::print_stdout, reason = "a bench is there to show something")]
 #![allow(clippy::print_stderr, reason = "progress is for whoever waits")]
 
@@ -73,12 +72,13 @@ const INTERRUPTED: i32 = 130;
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     if !env::args_os().any(|argument| argument == "--bench") {
-        // `cargo test --all-targets` starts benches too, and the debug build is not what is packaged.
+        // `cargo test --all-targets` starts benches too, and the debug build is not what is
+        // packaged.
         eprintln!("nothing is measured: {USAGE}");
         return Ok(ExitCode::SUCCESS);
     }
-    // Whoever started us in the background may ignore SIGINT, and so would what we start, which is ended
-    // by it; a handler is not passed on.
+    // Whoever started us in the background may ignore SIGINT, and so would what we start, which is
+    // ended by it; a handler is not passed on.
     flag::register_conditional_shutdown(SIGINT, INTERRUPTED, Arc::new(AtomicBool::new(true)))?;
     let mut arguments = env::args_os().skip(1).filter(|argument| argument != "--bench");
     let (mut is_check, mut is_commit) = (false, false);

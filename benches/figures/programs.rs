@@ -2,7 +2,8 @@
 //! Programs: the daemon as it is packaged, the floor and the C programs, built and ready to start.
 //!
 //! The daemon's options are those in its units' `ExecStart=`, with a scratch directory for `/run`.
-//! What is not as in the unit: no socket of PID 1 (a path is bound instead), no sandbox, no `Nice=`.
+//! What is not as in the unit: no socket of PID 1 (a path is bound instead), no sandbox, no
+//! `Nice=`.
 
 use std::env;
 use std::error::Error;

@@ -106,8 +106,8 @@ pub(crate) fn traced(run: &Run, start: &dyn Fn(&[OsString]) -> Start) -> Result<
 }
 
 impl Calls {
-    /// Each call is counted once, where it begins; before the socket listens only those of the first
-    /// thread, because when another one begins to run differs from start to start.
+    /// Each call is counted once, where it begins; before the socket listens only those of the
+    /// first thread, because when another one begins to run differs from start to start.
     fn count(trace: &str) -> Self {
         let calls: Vec<_> = trace
             .lines()

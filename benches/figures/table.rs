@@ -43,8 +43,8 @@ impl Row {
         Self { target: Some(target), ..self }
     }
 
-    /// The target in the figure's own unit, and whether the median meets it; `None` where it was not
-    /// measured.
+    /// The target in the figure's own unit, and whether the median meets it; `None` where it was
+    /// not measured.
     fn judged(&self, target: Target) -> (String, Option<bool>) {
         let median = self.daemon.as_ref().ok().map(Sample::median);
         let unit = self.daemon.as_ref().map_or(Unit::Count, Sample::unit);

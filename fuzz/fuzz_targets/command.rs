@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Commands of a client: any bytes, split into any pieces.
 //!
-//! The first byte selects how the rest is split; the rest is what a client sends. The replies do not
-//! depend on the split, each is one line within its bound, and the text form of an accepted command is
-//! the same command.
+//! The first byte selects how the rest is split; the rest is what a client sends. The replies do
+//! not depend on the split, each is one line within its bound, and the text form of an accepted
+//! command is the same command.
 //!
 //! `cargo +nightly fuzz run -s none command -- -dict=fuzz/command.dict`
 #![no_main]

@@ -2,8 +2,8 @@
 //! Handoff messages: any bytes from the other process, and any message to it.
 //!
 //! The first byte is the size of the pieces in which the rest is read; the rest is what the other
-//! process sends, and the numbers in the messages to it. A line is refused, or its text form is the same
-//! message. Every message fits a line and is parsed as it was meant.
+//! process sends, and the numbers in the messages to it. A line is refused, or its text form is the
+//! same message. Every message fits a line and is parsed as it was meant.
 //!
 //! `cargo +nightly fuzz run -s none exchange -- -dict=fuzz/exchange.dict`
 #![no_main]
@@ -89,8 +89,8 @@ fn hear(line: &[u8]) {
     }
 }
 
-/// Whether the period is one of the option's; and whether a deadline that is accepted leaves work for a
-/// few steps.
+/// Whether the period is one of the option's; and whether a deadline that is accepted leaves work
+/// for a few steps.
 fn is_possible(snapshot: &Snapshot<Counter>, line: &[u8]) -> bool {
     // Any time will do, and this one comes with the line.
     let now = line.iter().rev().fold(0, |now: u64, byte| now.rotate_left(7) ^ u64::from(*byte));

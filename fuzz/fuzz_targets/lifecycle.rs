@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Lifecycle: any events for one process, and any sequence of actions of two or three processes.
 //!
-//! The world is that of the model in machine/tests/model. The model searches all of a small world; this
-//! target allows larger ones, and each byte selects one of the possible actions. After the last byte
-//! nothing fails any more, and a process must come to serve.
+//! The world is that of the model in machine/tests/model. The model searches all of a small world;
+//! this target allows larger ones, and each byte selects one of the possible actions. After the
+//! last byte nothing fails any more, and a process must come to serve.
 //!
 //! `cargo +nightly fuzz run -s none lifecycle`
 #![no_main]

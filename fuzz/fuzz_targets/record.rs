@@ -2,10 +2,10 @@
 //! Record: any bytes in the state file.
 //!
 //! The input is used as a whole file, as the fields of a file with a correct checksum, and as the
-//! numbers of two records that are damaged, cut off and mixed. A file is refused, or its text contains
-//! the decoded values and its checksum is correct by another algorithm. In the second case an owner can
-//! have written it: its period is valid, its deadline is at most one period ahead, and all due ticks
-//! are taken in a few steps.
+//! numbers of two records that are damaged, cut off and mixed. A file is refused, or its text
+//! contains the decoded values and its checksum is correct by another algorithm. In the second case
+//! an owner can have written it: its period is valid, its deadline is at most one period ahead, and
+//! all due ticks are taken in a few steps.
 //!
 //! `cargo +nightly fuzz run -s none record -- -dict=fuzz/record.dict`
 #![no_main]

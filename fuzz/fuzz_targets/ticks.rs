@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Ticks: a counter with any clock, commands and owners.
 //!
-//! No number is missing or repeated. Every deadline is one period after the previous one, and the first
-//! of a new period at most one new period after the counter was resumed. As many ticks are taken as are
-//! due, one by one or at once.
+//! No number is missing or repeated. Every deadline is one period after the previous one, and the
+//! first of a new period at most one new period after the counter was resumed. As many ticks are
+//! taken as are due, one by one or at once.
 //!
 //! `cargo +nightly fuzz run -s none ticks`
 #![no_main]

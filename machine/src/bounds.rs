@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Bounds: the length of everything that is read or written, in bytes.
 //!
-//! **Invariant:** a program whose state does not fit a line, the record or a reply does not compile.
+//! **Invariant:** a program whose state does not fit a line, the record or a reply does not
+//! compile.
 
 use crate::state::State;
 

@@ -22,8 +22,8 @@
 //! Only [`counter`] knows that the state is a counter. To carry another state, write another such
 //! module.
 //!
-//! **Invariant:** no input makes this crate panic. The lints of its manifest forbid indexing, unchecked
-//! arithmetic and `unwrap`; the fuzz targets look for other causes.
+//! **Invariant:** no input makes this crate panic. The lints of its manifest forbid indexing,
+//! unchecked arithmetic and `unwrap`; the fuzz targets look for other causes.
 #![no_std]
 #![cfg_attr(
     test,

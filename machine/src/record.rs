@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Record of the state in the state file, for the next owner.
 //!
-//! One line of text with a fixed size, so that one small write replaces it and the file never grows:
+//! One line of text with a fixed size, so that one small write replaces it and the file never
+//! grows:
 //!
 //! ```text
 //! early-service-state 1 boot=… sequence=12 unlogged=1 unbroken=1 counter=137 deadline_ns=… …
@@ -12,9 +13,9 @@
 //!
 //! Responsible for the format and its checks. Never reads or writes a file.
 //!
-//! **Invariant:** [`Record::decode`] accepts only what [`Record::encode`] made, complete and in this
-//! boot, from a record that an owner can have had: its period is valid, its deadline is at most one
-//! period ahead, and it counts no more ticks than there were.
+//! **Invariant:** [`Record::decode`] accepts only what [`Record::encode`] made, complete and in
+//! this boot, from a record that an owner can have had: its period is valid, its deadline is at
+//! most one period ahead, and it counts no more ticks than there were.
 
 use core::fmt::{self, Write as _};
 

@@ -15,8 +15,8 @@ use core::num::NonZeroU64;
 
 /// A point in time on `CLOCK_MONOTONIC`, in nanoseconds (`clock_gettime(2)`).
 ///
-/// Both stages of a boot share this clock, so a deadline means the same in both. The clock stops while
-/// the machine is suspended, and so do the ticks. The range is 584 years from boot.
+/// Both stages of a boot share this clock, so a deadline means the same in both. The clock stops
+/// while the machine is suspended, and so do the ticks. The range is 584 years from boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Monotonic(u64);
 
@@ -121,7 +121,8 @@ impl Schedule {
     /// A schedule that continues at `deadline`.
     ///
     /// Ticks that are due at `now` were missed and are `until_now` apart. Later ticks are `period`
-    /// apart, the first of them at its old deadline or one `period` after `now`, whichever is earlier.
+    /// apart, the first of them at its old deadline or one `period` after `now`, whichever is
+    /// earlier.
     #[must_use]
     pub fn resuming(
         deadline: Monotonic,
@@ -166,8 +167,8 @@ impl Schedule {
         (self.skip(now, 1) > 0).then_some(deadline)
     }
 
-    /// Takes up to `at_most` ticks that are due at `now` and have the same period, in constant time.
-    /// Returns their number.
+    /// Takes up to `at_most` ticks that are due at `now` and have the same period, in constant
+    /// time. Returns their number.
     ///
     /// Missed ticks come first. Every due tick is taken once this returns 0.
     pub fn skip(&mut self, now: Monotonic, at_most: u64) -> u64 {
@@ -278,7 +279,8 @@ mod tests {
         assert_eq!(missed.count_due(at(5_000_000)), 1);
         assert_eq!(missed.count_due(at(5_000_250)), 3);
         assert_eq!(take_all(&mut missed, at(5_000_250)), [3_600_000, 5_000_100, 5_000_200]);
-        // A longer period: the next tick keeps its deadline, the one after it is a new period later.
+        // A longer period: the next tick keeps its deadline, the one after it is a new period
+        // later.
         let mut longer = resuming(200, 100, 150, 3_600_000);
         assert_eq!(take_all(&mut longer, at(4_000_000)), [200, 3_600_200]);
         // Ticks that become due while missed ones are taken have the new period.

@@ -14,9 +14,9 @@ use crate::wire::fields::{Fields, MissingField};
 /// Its text form is one line: the reply to [`HAND_OVER`](Self::HAND_OVER), and what the log shows.
 /// [`Default`] is the state without a predecessor.
 ///
-/// The `MAX_` constants are lengths in bytes. The state must keep to them, and its own tests show that
-/// it does. A program whose state does not fit the lines and buffers of the other modules does not
-/// compile ([`bounds`](crate::bounds)).
+/// The `MAX_` constants are lengths in bytes. The state must keep to them, and its own tests show
+/// that it does. A program whose state does not fit the lines and buffers of the other modules does
+/// not compile ([`bounds`](crate::bounds)).
 ///
 /// ```
 /// use core::fmt;
@@ -86,7 +86,8 @@ use crate::wire::fields::{Fields, MissingField};
 /// assert_eq!(Door::read(Fields::new(b"open=1")), Ok(door));
 /// ```
 pub trait State: Copy + Debug + Default + Display + Eq + Hash + Send + 'static {
-    /// A command of a client. Its text form is a line that [`command`](Self::command) reads as this.
+    /// A command of a client. Its text form is a line that [`command`](Self::command) reads as
+    /// this.
     ///
     /// Should be small, because a session queues many. The default fills unused places.
     type Command: Copy + Debug + Default + Display + Eq + Send;
@@ -121,8 +122,8 @@ pub trait State: Copy + Debug + Default + Display + Eq + Hash + Send + 'static {
 
     /// Writes the state as fields, separated by single spaces: `counter=137`.
     ///
-    /// The keys must differ from `deadline_ns`, `period_ns`, `lock`, `listeners`, `clients`, `boot`,
-    /// `sequence`, `unlogged`, `unbroken`, `crc`.
+    /// The keys must differ from `deadline_ns`, `period_ns`, `lock`, `listeners`, `clients`,
+    /// `boot`, `sequence`, `unlogged`, `unbroken`, `crc`.
     ///
     /// # Errors
     ///
@@ -149,9 +150,9 @@ pub trait State: Copy + Debug + Default + Display + Eq + Hash + Send + 'static {
 
     /// Changes the state as `ticks` ticks do, in constant time.
     ///
-    /// After a long stop many ticks are due, up to one for each millisecond. Return false and change
-    /// nothing if this is not possible. [`tick`](Self::tick) is then called for each of them, and
-    /// commands wait until all are done.
+    /// After a long stop many ticks are due, up to one for each millisecond. Return false and
+    /// change nothing if this is not possible. [`tick`](Self::tick) is then called for each of
+    /// them, and commands wait until all are done.
     fn tick_many(&mut self, ticks: u64) -> bool {
         let _ = ticks;
         false

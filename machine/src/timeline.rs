@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Timeline of a state that ticks, and what the next owner needs to continue it.
 //!
-//! Responsible for the snapshot, its text form and its checks, and for the count of late ticks. Never
-//! reads a clock.
+//! Responsible for the snapshot, its text form and its checks, and for the count of late ticks.
+//! Never reads a clock.
 //!
-//! **Invariant:** [`Ticking::tick`] returns a state once for each deadline. Between two ticks only a
-//! command changes the state.
+//! **Invariant:** [`Ticking::tick`] returns a state once for each deadline. Between two ticks only
+//! a command changes the state.
 
 use core::fmt;
 
@@ -66,8 +66,8 @@ impl fmt::Display for FieldError {
 }
 
 impl<S: State> Snapshot<S> {
-    /// Reads a snapshot from its fields. [`check`](Self::check) checks the deadline, which depends on
-    /// the time.
+    /// Reads a snapshot from its fields. [`check`](Self::check) checks the deadline, which depends
+    /// on the time.
     ///
     /// # Errors
     ///
@@ -84,8 +84,8 @@ impl<S: State> Snapshot<S> {
 
     /// Checks that an owner can have written this until `now`.
     ///
-    /// The deadline may have passed long ago, because the owner may have died then. A deadline that is
-    /// more than one period ahead was not written by an owner, or with the clock of another time
+    /// The deadline may have passed long ago, because the owner may have died then. A deadline that
+    /// is more than one period ahead was not written by an owner, or with the clock of another time
     /// namespace (time_namespaces(7)). Waiting for it could take forever.
     ///
     /// # Errors
@@ -166,8 +166,8 @@ impl<S: State> Ticking<S> {
         count
     }
 
-    /// Counts the late ones of the ticks that were just taken. A tick is late if the next one is due
-    /// as well.
+    /// Counts the late ones of the ticks that were just taken. A tick is late if the next one is
+    /// due as well.
     fn count_late(&mut self, count: u64, now: Monotonic) {
         let in_time = u64::from(now < self.schedule.deadline());
         self.late = self.late.saturating_add(count.saturating_sub(in_time));

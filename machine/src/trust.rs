@@ -26,8 +26,8 @@ impl Trust {
     /// Whether `peer` may receive the state: root, the user of this process, the user that
     /// `--successor` names, and the owner of the socket file that the peer connected to.
     ///
-    /// The C program is configured by the owner of the socket: its units change the owner to the user
-    /// of the successor. Only root can do that, so root vouches for the owner.
+    /// The C program is configured by the owner of the socket: its units change the owner to the
+    /// user of the successor. Only root can do that, so root vouches for the owner.
     #[must_use]
     pub fn may_receive(self, peer: u32, named: Option<u32>, owner: Option<u32>) -> bool {
         self.may_offer(peer)
@@ -40,11 +40,11 @@ impl Trust {
         peer == ROOT || (peer == self.ours && !self.is_nobody(peer))
     }
 
-    /// Whether a state file that belongs to `owner` was written by a trusted process: one of root, of
-    /// the user of this process, or of the user that `--successor` names.
+    /// Whether a state file that belongs to `owner` was written by a trusted process: one of root,
+    /// of the user of this process, or of the user that `--successor` names.
     ///
-    /// If this process runs as the overflow user, it trusts its own file; without the file there would
-    /// be no lock, which is worse.
+    /// If this process runs as the overflow user, it trusts its own file; without the file there
+    /// would be no lock, which is worse.
     #[must_use]
     pub fn may_own_the_file(self, owner: u32, named: Option<u32>) -> bool {
         owner == ROOT || owner == self.ours || (!self.is_nobody(owner) && named == Some(owner))

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Forbidden transitions: programs that must not compile.
 //!
-//! Each file in `ui/` contains one forbidden transition and, in a comment that begins with `//~`, the
-//! error that the compiler reports for this line. A file that fails for another reason, such as a
-//! renamed type, is therefore detected. Only the beginning of the message is compared, because the
-//! rest differs between compilers.
+//! Each file in `ui/` contains one forbidden transition and, in a comment that begins with `//~`,
+//! the error that the compiler reports for this line. A file that fails for another reason, such as
+//! a renamed type, is therefore detected. Only the beginning of the message is compared, because
+//! the rest differs between compilers.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 

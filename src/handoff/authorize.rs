@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Authorization: who may receive the state, and whom to adopt it from.
+//! Authorization: which process may receive the state, and from which one it is adopted.
 //!
-//! Collects the numbers that [`Trust`] decides by.
-//! Never caches one: a user may be created, and a socket given away, at any time.
+//! Collects the numbers from which [`Trust`] decides. Never caches one: a user may be created, and
+//! the owner of a socket changed, at any time.
 
 use std::fs;
 use std::io;
@@ -49,9 +49,9 @@ pub(crate) fn may_own_the_file(owner: u32, successor: Option<&User>) -> bool {
 
 /// Why no state is adopted from a peer.
 pub(crate) enum Distrust {
-    /// It is a process of another user, or of nobody in particular.
+    /// It is a process of another user, or its user is unknown.
     Stranger(String),
-    /// The kernel did not tell who it is; it may be the owner of the state.
+    /// The kernel did not return its credentials; it may be the owner of the state.
     Unknown(io::Error),
 }
 

@@ -5,8 +5,8 @@
 //! [`Manifest`] says what there is, and its [`Part`]s are sent one after the other; the receiver
 //! checks each descriptor as it accepts it.
 //!
-//! A new kind of content is a field here, with what it lends and how it is accepted. It must be named
-//! in the successor's request, because an older release does not know it.
+//! A new kind of content is a field here, with what it lends and how it is accepted. It must be
+//! named in the successor's request, because an older release does not know it.
 //!
 //! Owns the sockets, the state file and its lock: dropping a bundle closes all of them.
 //! Never reads from or writes to any of them.
@@ -86,9 +86,9 @@ impl<S: Service> Bundle<S> {
 
     /// Adds the sockets and descriptors of a predecessor.
     ///
-    /// Keeps our listener if systemd passed the same one to both. Drops a fallback listener that was
-    /// bound in case the predecessor did not hand one over. Any other listener is served until the
-    /// predecessor has left, because clients may wait in its backlog.
+    /// Keeps our listener if systemd passed the same one to both. Drops a fallback listener that
+    /// was bound in case the predecessor did not hand one over. Any other listener is served until
+    /// the predecessor has left, because clients may wait in its backlog.
     pub(crate) fn join(&mut self, received: Self) {
         for listener in received.listeners {
             if listener.is_inherited() {
@@ -104,8 +104,8 @@ impl<S: Service> Bundle<S> {
         self.named.extend(received.named);
     }
 
-    /// Accepts a listener; `in_place` is the path of the one that we go on serving, and `connection`
-    /// the connection to the predecessor.
+    /// Accepts a listener; `in_place` is the path of the one that we go on serving, and
+    /// `connection` the connection to the predecessor.
     pub(crate) fn accept_listener(
         &mut self,
         socket: Option<OwnedFd>,
@@ -118,8 +118,8 @@ impl<S: Service> Bundle<S> {
         Ok(())
     }
 
-    /// Accepts a client, with the bytes that were read from it and not answered, and the replies that
-    /// were not sent.
+    /// Accepts a client, with the bytes that were read from it and not answered, and the replies
+    /// that were not sent.
     pub(crate) fn accept_client(
         &mut self,
         socket: Option<OwnedFd>,

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Peer: the connection to the other process, over which lines and descriptors travel.
+//! Channel: the connection to the other process, which carries lines and descriptors.
 //!
-//! Descriptors belong to bytes of the stream, but several messages may be read as one, and a plain
-//! read would drop them (unix(7)): so every read here takes both, and descriptors are queued in the
-//! order in which they were sent.
-//! The text says how many there must be.
+//! Responsible for receiving descriptors in the order in which they were sent. A plain read would
+//! drop them, and one read may return several messages (unix(7)), so every read here receives both
+//! bytes and descriptors, and queues the descriptors. The text of the messages says how many there
+//! must be.
 //!
-//! Owns the connection, what was read from it and not yet understood, and those descriptors.
-//! Never waits while something else could be done: every `async` function may be dropped at any
-//! point without losing a byte.
-//! Ends by being dropped, which closes what was not taken out.
+//! Owns the connection, the bytes that were read and not yet parsed, and the queued descriptors.
+//! Every `async` function may be dropped at any point without losing a byte. Ends by being dropped,
+//! which closes the descriptors that were not taken.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -32,28 +31,30 @@ use smol::{Async, Timer};
 
 use crate::platform::socket;
 
-/// The most descriptors that the kernel lets travel in one message (`SCM_MAX_FD`): a predecessor of
-/// another release may send more at once than we do, and what has no room is dropped.
+/// The most descriptors that the kernel allows in one message (`SCM_MAX_FD`).
+///
+/// A predecessor of another release may send more at once than this release does, and the kernel
+/// drops descriptors that do not fit the buffer.
 const SCM_MAX_FD: usize = 253;
 
-/// The bytes that wait to be understood: several of the largest clients, and their lines.
+/// Bytes that were read and not yet parsed: several of the largest clients, and their lines.
 pub(crate) const INPUT: usize = 16 * 1024;
 
-/// The buffer of the connection on which the state is sent: what the kernel gives to any socket
-/// (`net.core.wmem_default`), but not to a client.
+/// The send buffer of the connection that carries the state, in bytes: the kernel's default
+/// (`net.core.wmem_default`). The connection of a client has less.
 ///
-/// With less, what is sent before the other side reads does not fit (see [`Peer::send`]).
+/// Smaller: what is sent before the other side reads does not fit (see [`Peer::send`]).
 pub(crate) const BUFFER: usize = 208 * 1024;
 
-/// How long to wait after an error that may pass.
+/// The pause after an error that may be temporary.
 ///
-/// Longer, and a handoff takes that much longer; shorter, and a shortage keeps the processor busy.
+/// Longer: the handoff takes that much longer. Shorter: a shortage keeps the processor busy.
 const TRY_AGAIN: Duration = Duration::from_millis(10);
 
-/// How often a line after which nothing is read is tried.
+/// How often the last line is tried: nothing is read after it.
 const LAST_TRIES: usize = 3;
 
-/// How many bytes of a line that is none are shown: enough to recognise it.
+/// How many bytes of a line that is too long are logged: enough to recognize it.
 const SHOWN: usize = 64;
 
 /// The other process.
@@ -62,23 +63,23 @@ pub(crate) struct Peer {
     input: Box<[u8; INPUT]>,
     start: usize,
     end: usize,
-    /// No more will come.
+    /// Whether the other side has closed the connection.
     ended: bool,
     descriptors: VecDeque<OwnedFd>,
-    /// None is expected: whatever comes is closed at once.
+    /// Whether descriptors are closed as they arrive, because none is expected.
     takes_none: bool,
-    /// The kernel dropped descriptors that had no room (MSG_CTRUNC in recvmsg(2)).
+    /// Whether the kernel dropped descriptors that did not fit (MSG_CTRUNC in recvmsg(2)).
     has_lost_descriptors: bool,
-    /// Lines that could not be sent yet; a few short ones at the most.
+    /// Lines that could not be sent yet: at most a few short ones.
     unsent: Vec<u8>,
 }
 
-/// A line, or why there will be none.
+/// A line, or the reason why there is none.
 pub(crate) enum Line<'a> {
     Whole(&'a [u8]),
-    /// Longer than any of the exchange; this is how it begins.
+    /// Longer than any line of a handoff; contains its beginning.
     TooLong(&'a [u8]),
-    /// The connection ended, with nothing left to understand.
+    /// The connection has ended, and everything was parsed.
     End,
 }
 
@@ -97,7 +98,7 @@ impl Peer {
         }
     }
 
-    /// One that sends us no descriptors by right: those that it sends all the same cost nothing.
+    /// A peer that has no reason to send descriptors: those that it sends are closed at once.
     pub(crate) fn without_descriptors(stream: Async<UnixStream>) -> Self {
         Self { takes_none: true, ..Self::new(stream) }
     }
@@ -106,7 +107,7 @@ impl Peer {
         &self.stream
     }
 
-    /// The process on the other end, or the one that called listen(2) for it (`SO_PEERCRED` in
+    /// The process at the other end, or the one that called listen(2) for it (`SO_PEERCRED` in
     /// unix(7)).
     pub(crate) fn pid(&self) -> Option<i32> {
         socket_peercred(&self.stream).ok().map(|peer| peer.pid.as_raw_nonzero().get())
@@ -132,8 +133,9 @@ impl Peer {
         Line::Whole(self.input.get(from..to).unwrap_or_default())
     }
 
-    /// Waits until `count` bytes are there; `None` where the connection ends before, or they are more
-    /// than there is room for.
+    /// Waits until `count` bytes have arrived.
+    ///
+    /// Returns `None` if the connection ends before, or if the buffer is smaller than that.
     pub(crate) async fn wait_for(&mut self, count: usize) -> Option<()> {
         while self.unread().len() < count {
             if self.ended || count > INPUT {
@@ -144,14 +146,14 @@ impl Peer {
         Some(())
     }
 
-    /// Takes `count` bytes that were waited for.
+    /// Takes `count` bytes that have arrived.
     pub(crate) fn take(&mut self, count: usize) -> &[u8] {
         let from = self.start;
         self.start = self.end.min(from + count);
         self.input.get(from..self.start).unwrap_or_default()
     }
 
-    /// Takes one byte that was waited for, if it is 0.
+    /// Takes one byte that has arrived, if it is 0.
     pub(crate) fn take_nul(&mut self) -> bool {
         let is_nul = self.unread().first() == Some(&0);
         self.start += usize::from(is_nul);
@@ -162,7 +164,7 @@ impl Peer {
         self.input.get(self.start..self.end).unwrap_or_default()
     }
 
-    /// The descriptor that came next.
+    /// Takes the next descriptor in the order in which they were sent.
     pub(crate) fn descriptor(&mut self) -> Option<OwnedFd> {
         self.descriptors.pop_front()
     }
@@ -172,20 +174,20 @@ impl Peer {
         self.has_lost_descriptors
     }
 
-    /// Closes every descriptor that was not taken out.
+    /// Closes every descriptor that was not taken.
     pub(crate) fn discard_descriptors(&mut self) {
         self.descriptors.clear();
     }
 
-    /// Reads once, and sends meanwhile what could not be sent before.
+    /// Reads once, and meanwhile sends lines that could not be sent before.
     ///
-    /// Only an error that says that the connection has ended is taken for its end: after any other the
-    /// peer may live, and own.
+    /// Only an error that says so is taken for the end of the connection. After any other error the
+    /// peer may still run, and be the owner.
     async fn read(&mut self) {
         self.input.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);
         loop {
-            // If it fails, the end is there to be read.
+            // If this fails, the end of the connection is read next.
             let _ = self.send_on();
             let Self { stream, input, end, descriptors, has_lost_descriptors, unsent, .. } = self;
             let room = input.get_mut(*end..).unwrap_or_default();
@@ -218,17 +220,17 @@ impl Peer {
         }
     }
 
-    /// Whether a line would go at once.
+    /// Whether the socket accepts a line at once.
     fn has_room(&self) -> bool {
         let mut socket = [PollFd::new(&self.stream, PollFlags::OUT)];
         poll(&mut socket, Some(&Timespec::default())) != Ok(0)
     }
 
-    /// Sends a short line at once, or, if the kernel has no memory for it now, while the next line of
-    /// the peer is waited for.
+    /// Sends a short line at once. If the kernel has no memory for it now, it is sent while the
+    /// next line of the peer is awaited.
     ///
-    /// There is room for it: nothing of ours is unread, or at the most a quarter of the buffer and
-    /// one message (see [`Peer::send`]).
+    /// The buffer has room for it: at most a quarter of it and one message are in use (see
+    /// [`Peer::send`]).
     ///
     /// # Errors
     ///
@@ -239,7 +241,7 @@ impl Peer {
         self.send_on()
     }
 
-    /// Sends a short line at once or not at all: nothing is read after it.
+    /// Sends a short line at once or not at all, because nothing is read after it.
     pub(crate) fn say_last(&self, line: &str) -> io::Result<()> {
         let line = format!("{line}\n");
         for _ in 0..LAST_TRIES {
@@ -253,7 +255,7 @@ impl Peer {
         Err(io::ErrorKind::WriteZero.into())
     }
 
-    /// Sends what could not be sent before, as far as it goes now.
+    /// Sends as much as possible of the lines that could not be sent before.
     fn send_on(&mut self) -> io::Result<()> {
         while !self.unsent.is_empty() {
             match send(&self.stream, &self.unsent, &[]) {
@@ -270,10 +272,9 @@ impl Peer {
 
     /// Waits for room, and sends as much of `bytes` as fits, with all of `descriptors`.
     ///
-    /// A UNIX socket is writable while at the most a quarter of its buffer is in use
-    /// (`unix_writable` in the kernel's net/unix/af_unix.c).
-    /// As each message is smaller than another quarter, a line to take the offer back always has
-    /// room, however little the other side reads.
+    /// A UNIX socket is writable while at most a quarter of its buffer is in use (`unix_writable`
+    /// in the kernel's net/unix/af_unix.c). Each message is smaller than another quarter. So there
+    /// is always room for the line that withdraws an offer, however little the other side reads.
     pub(crate) async fn send(
         &self,
         bytes: &[u8],
@@ -288,19 +289,19 @@ impl Peer {
 
 /// Whether this error says that the peer has closed the connection.
 ///
-/// The kernel says ECONNRESET if the peer left bytes unread.
+/// The kernel returns ECONNRESET if the peer left bytes unread.
 fn is_end(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};
     matches!(error.kind(), ConnectionReset | BrokenPipe | NotConnected)
 }
 
-/// Receives bytes and descriptors; also says whether none of the latter got lost.
+/// Receives bytes and descriptors; also returns whether every descriptor was received.
 fn receive(
     stream: impl AsFd,
     room: &mut [u8],
     descriptors: &mut VecDeque<OwnedFd>,
 ) -> rustix::io::Result<(usize, bool)> {
-    // Credentials come first where the other side, or PID 1, asked for them (SO_PASSCRED in unix(7)).
+    // Credentials come first if PID 1 or the other side has set SO_PASSCRED (unix(7)).
     let mut space =
         [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1), ScmRights(SCM_MAX_FD))];
     let mut control = RecvAncillaryBuffer::new(&mut space);

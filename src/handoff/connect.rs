@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Connect: one attempt to reach the predecessor, and what its failure means.
 //!
-//! Never waits and never repeats. Fails closed: only an error that says that nobody serves the path is
-//! taken for the absence of a predecessor.
+//! Never waits and never repeats. Fails closed: only an error that says that nobody serves the path
+//! is taken for the absence of a predecessor.
 
 use std::fmt;
 use std::io;
@@ -21,11 +21,11 @@ pub(crate) enum Failure {
     Nobody(io::Error),
     /// Somebody serves it whose state we may not adopt.
     Stranger(String),
-    /// A process may be there that does not let us in: it is given up after some time, if it cannot be
-    /// the owner.
+    /// A process may be there that does not let us in: it is given up after some time, if it cannot
+    /// be the owner.
     NotLetIn(String),
-    /// A shortage, or an error that is not understood, which says nothing about the other process: to
-    /// give that one up would make a second owner.
+    /// A shortage, or an error that is not understood, which says nothing about the other process:
+    /// to give that one up would make a second owner.
     Unclear(String),
     /// We are connected, but lack what it takes to wait for an answer.
     CannotPoll(io::Error),

@@ -4,8 +4,8 @@
 //! Responsible for reading what the predecessor sends into an [`Incoming`] bundle, and for checking
 //! that it is whole: every descriptor that the manifest announces, and none besides.
 //!
-//! Owns the connection. Never decides what a failure means for the process; reports the [`Outcome`] of
-//! each step. A step may be dropped at any point without losing a byte. Ends by being dropped.
+//! Owns the connection. Never decides what a failure means for the process; reports the [`Outcome`]
+//! of each step. A step may be dropped at any point without losing a byte. Ends by being dropped.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;

@@ -5,8 +5,8 @@
 //! `pass_state_and_terminate` one NUL byte with the listener's descriptor comes first. There is no
 //! `prepared` and no `commit`: the predecessor has given the state away as soon as it is sent.
 //!
-//! A successor tries the handoff first, and the lines of the C programs only if the answer shows that
-//! the predecessor does not know it. Never decides more than which protocol comes next.
+//! A successor tries the handoff first, and the lines of the C programs only if the answer shows
+//! that the predecessor does not know it. Never decides more than which protocol comes next.
 
 use std::fmt;
 use std::io;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Locking: opens the state file, and tries its lock until it is ours.
+//! Locking: opens the state file, and tries to lock it until this process holds the lock.
 //!
-//! Owns the file until it is taken out.
-//! Never waits for the lock (flock(2) would stop every actor): tries it again and again.
-//! Never takes an error for a free lock: an error that may pass is logged and tried again.
-//! Ends when the lock is ours, or when there can be no file to lock.
+//! Owns the file until the handoff actor takes it. Never blocks on the lock, because flock(2) would
+//! stop every actor: retries instead. Never takes an error for a free lock: an error that may be
+//! temporary is logged, and the attempt is repeated. Ends when this process holds the lock, or when
+//! there can be no file to lock.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,17 +19,17 @@ use crate::journal::message_id::Id;
 use crate::platform::notify;
 use crate::service::Service;
 
-/// How often the lock is tried.
+/// The pause between two attempts.
 ///
-/// Longer, and a state whose owner died goes on that much later; shorter keeps the processor from
-/// those who wait with us.
+/// Longer: after the death of an owner, the next one serves that much later. Shorter: the processor
+/// is busy while others start.
 pub(crate) const RETRY: Duration = Duration::from_millis(50);
 
-/// The file and what is known of its lock.
+/// The file, and the state of its lock.
 pub(crate) struct Locking {
-    /// The file to open; `None` where the state is to end with the process.
+    /// The file to open; `None` if the state ends with the process.
     path: Option<PathBuf>,
-    /// A user whose file is believed, beside root and our own.
+    /// A user whose file is trusted, besides root and the user of this process.
     successor: Option<User>,
     pub(crate) file: Option<StateFile>,
     progress: Progress,
@@ -40,13 +40,13 @@ pub(crate) struct Locking {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
-    /// Not to be tried: not yet, or not while the predecessor's lock is with us.
+    /// Not tried: not started yet, or the predecessor has sent its lock.
     Paused,
-    /// To be tried, and not tried before.
+    /// Not tried yet, but started.
     First,
     /// Another process holds it.
     Held,
-    /// The lock is ours, or there is none.
+    /// This process holds it, or there is no file to lock.
     Ours,
 }
 
@@ -56,31 +56,31 @@ impl Locking {
         Self { path, successor, file: None, progress, retry, logged: None }
     }
 
-    /// Tries from now on.
+    /// Starts trying.
     pub(crate) fn start(&mut self) {
         self.progress = Progress::First;
     }
 
-    /// Tries no more, as long as what the predecessor sent is with us.
+    /// Stops trying, because the predecessor has sent its lock.
     pub(crate) fn pause(&mut self) {
         if !self.is_ours() {
             self.progress = Progress::Paused;
         }
     }
 
-    /// Tries again, after what the predecessor sent was dropped.
+    /// Continues to try, after what the predecessor sent was dropped.
     pub(crate) fn resume(&mut self) {
         if self.progress == Progress::Paused {
             self.progress = Progress::Held;
         }
     }
 
-    /// Whether nobody else can own: the lock is ours, or there is none.
+    /// Whether no other process can be the owner: this one holds the lock, or there is no file.
     pub(crate) fn is_ours(&self) -> bool {
         self.progress == Progress::Ours
     }
 
-    /// Says that there is nothing to do but to wait for another process.
+    /// Logs that this process waits for another one.
     pub(crate) fn say_held(&self) {
         if let Some(file) = &self.file {
             let path = file.path().display();
@@ -117,14 +117,14 @@ impl Locking {
                 Ok(None) => {}
                 Err(error) => {
                     self.say_again(&error);
-                    // At first, whether somebody holds the lock stays unknown.
+                    // Whether another process holds the lock is still unknown.
                     self.retry.set_after(RETRY);
                 }
             }
         }
     }
 
-    /// Tries once; true if the lock is ours, or if there can be no file.
+    /// Tries once; returns true if this process holds the lock, or if there can be no file.
     fn try_lock(&mut self) -> Result<bool, Error> {
         let Some(path) = &self.path else {
             return Ok(true);
@@ -147,7 +147,7 @@ impl Locking {
         }
     }
 
-    /// Logs an error once, until there is another one.
+    /// Logs an error, unless it is the one that was logged last.
     pub(crate) fn say_again(&mut self, error: &Error) {
         let line = format!("{error}: trying again");
         if self.logged.as_ref() != Some(&line) {
@@ -157,7 +157,7 @@ impl Locking {
         }
     }
 
-    /// Looks into the file, now that nobody else writes it.
+    /// Reads the file, which no other process writes any more.
     fn found<S: Service>(&mut self) -> Result<Lock, Error> {
         let Some(file) = &mut self.file else {
             return Ok(Lock::AcquiredWithoutState);

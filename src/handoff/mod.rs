@@ -2,8 +2,8 @@
 //! Handoff: the actor that holds everything that an owner owns while nobody ticks or answers.
 //!
 //! That is from the start until the lock is ours, and from freezing until the successor serves. So
-//! taking over from a living predecessor, from one that died, and from a successor that died are the
-//! same: the state is loaded, and the sockets are given to the server.
+//! taking over from a living predecessor, from one that died, and from a successor that died are
+//! the same: the state is loaded, and the sockets are given to the server.
 //!
 //! The lifecycle decides when ownership changes hands; [`ownership`] carries that out.
 //!
@@ -22,7 +22,7 @@
 //! Owns the bundle, the state file and the connection to the other process in that time. Never
 //! decides: reports events to the supervisor, and executes its orders. Ends with the process.
 //!
-//! **Invariant:** one handoff at a time; a second requester is told so and turned away.
+//! **Invariant:** one handoff at a time; a second requester receives `busy`.
 //!
 //! **Invariant:** every offer is resolved exactly once: resumed here, or released to the successor.
 
@@ -73,27 +73,28 @@ pub(crate) struct Handoff<S: Service> {
     supervisor: Sender<lifecycle::Event>,
     ticker: Sender<ToTicker<S>>,
     server: Sender<ToServer<S>>,
-    /// Takes the connection on which a last word is due when the log is written.
+    /// Takes the connection to the successor, which is told when the log is written.
     log_flushed_to: Sender<Peer>,
-    /// Closed when the actor has left.
+    /// Dropped when the actor has left, so that the channel closes.
     done_guard: Sender<()>,
     status: Rc<Status>,
-    /// A user who may have the state, beside root and our own.
+    /// A user that may have the state, besides root and the user of this process.
     successor: Option<User>,
     /// The state file until it is locked and loaded.
     locking: Locking,
-    /// The predecessor, until its state is loaded.
+    /// The handoff from the predecessor, until its state is loaded.
     adoption: Option<Adoption<S>>,
-    /// The predecessor that was adopted from, until it has left.
+    /// The predecessor after the handoff, until it has left.
     leaving: Option<Leaving<S>>,
     /// The listeners at the start; everything while frozen.
     bundle: Bundle<S>,
-    /// The successor, until it serves or has given up.
+    /// The offer to a successor, until that one serves or has given up.
     offering: Option<Offering>,
     refusals: RateLimit,
-    /// Orders that wait until the state file can be read: `Load` and what follows it, at most three.
+    /// Orders that wait until the state file can be read: `Load` and what follows it, at most
+    /// three.
     deferred: Vec<Effect>,
-    /// When loading is tried again.
+    /// The time of the next attempt to load.
     retry: Timer,
 }
 
@@ -102,9 +103,9 @@ enum Event<S: Service> {
     Locking(Lock),
     Adoption(Predecessor),
     Offering(Successor),
-    /// The predecessor has left; whether its log is written.
+    /// The predecessor has left; contains whether its log is written.
     Left(bool),
-    /// What was deferred may be tried again.
+    /// The deferred orders are tried again.
     Retry,
 }
 
@@ -174,7 +175,9 @@ impl<S: Service> Handoff<S> {
         }
     }
 
-    /// Waits for what is to be done next; `None` once nobody can send any more.
+    /// Waits for the next event; `None` if no sender is left.
+    ///
+    /// Orders come first, then the lock, deferred orders, and the other processes.
     async fn next_event(&mut self) -> Option<Event<S>> {
         let message = async { self.mailbox.recv().await.ok().map(Event::Message) };
         let has_lock = self.locking.is_ours();
@@ -207,7 +210,7 @@ impl<S: Service> Handoff<S> {
 
     fn carry_out(&mut self, order: Effect) {
         if !self.deferred.is_empty() {
-            // In their order: nobody may listen before the state is loaded.
+            // In this order, because the server must not listen before the state is loaded.
             return self.deferred.push(order);
         }
         match order {
@@ -237,7 +240,7 @@ impl<S: Service> Handoff<S> {
             }
             Effect::Listen => {
                 let Bundle { listeners, sessions, named, .. } = std::mem::take(&mut self.bundle);
-                // No actor uses them yet: they are kept for the next successor.
+                // No actor uses them: they are kept for the next successor.
                 self.bundle.named = named;
                 post(&self.server, ToServer::Listen(listeners, sessions));
                 if self.leaving.is_none() {
@@ -246,7 +249,7 @@ impl<S: Service> Handoff<S> {
             }
             Effect::Offer => self.offer(),
             Effect::Commit => self.commit(),
-            // The supervisor gives the one to the server, and the other is taken by `run`.
+            // The supervisor sends `Freeze` to the server; `run` executes `Leave`.
             Effect::Freeze | Effect::Leave => {}
         }
     }
@@ -259,7 +262,7 @@ impl<S: Service> Handoff<S> {
 
     fn learnt_of_predecessor(&mut self, event: Predecessor) {
         if event == Predecessor::SentState {
-            // From here on the lock that came along is all that counts.
+            // From now on, only the lock that the predecessor sent matters.
             self.locking.pause();
             let has_lock = self.locking.is_ours();
             let file = self.locking.file.as_ref();
@@ -314,13 +317,14 @@ impl<S: Service> Handoff<S> {
         }
     }
 
-    /// Lets go of everything, the lock first.
+    /// Releases everything, the lock first.
     async fn leave(mut self) {
         drop(self.bundle.file.take());
         drop(self.locking);
         let adopted = self.adoption.and_then(Adoption::into_place);
         if let Some(offering) = self.offering {
-            // What the successor took along is not ours to remove, unless it has gone as well.
+            // The file of a listener that the successor serves stays, unless the successor has
+            // died.
             let mut taken = Vec::new();
             for listener in &mut self.bundle.listeners {
                 if offering.takes(listener) {

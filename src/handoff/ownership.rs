@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Ownership: where this process becomes the owner, offers the state, and takes an offer back.
 //!
-//! [`Handoff::load`] makes this process the owner, with the state that
-//! [`takeover`] chooses. [`Handoff::offer`] sends
-//! everything to a successor, and [`Handoff::commit`] gives the ownership away.
+//! [`Handoff::load`] makes this process the owner, with the state that [`takeover`] chooses.
+//! [`Handoff::offer`] sends everything to a successor, and [`Handoff::commit`] gives the ownership
+//! away. If the successor dies after that, [`Handoff::load`] takes everything back.
 //!
-//! The lifecycle calls each of them at the right time: `load` only with the lock, `commit` only after
-//! the successor has everything. Never decides anything itself.
+//! The lifecycle calls each of them at the right time: `load` only with the lock, `commit` only
+//! after the successor has everything. Never decides anything itself.
 
 use early_service_machine::lifecycle::Successor;
 use early_service_machine::lifecycle::takeover::{self, Start, Takeover};
@@ -37,7 +37,7 @@ impl<S: Service> Handoff<S> {
             file.load()
         });
         let recorded = match read.transpose() {
-            // In a file that was not locked here it was not seen before.
+            // If the lock was received, this is the first time that the file is read.
             Ok(Some(Err(ignored)))
                 if (is_taken_back || !self.locking.is_ours()) && ignored.is_impossible() =>
             {
@@ -61,7 +61,8 @@ impl<S: Service> Handoff<S> {
         true
     }
 
-    /// The file from which the state goes on: our own, or the one whose lock came along.
+    /// The file that contains the state: the one that this process locked, or the one that the
+    /// predecessor sent.
     fn file(&mut self) -> Option<&mut StateFile> {
         if self.offering.is_some() {
             return self.bundle.file.as_mut();
@@ -70,9 +71,9 @@ impl<S: Service> Handoff<S> {
         lent.or(self.locking.file.as_mut())
     }
 
-    /// Goes on with what a successor did not adopt.
+    /// Takes back an offer that a successor did not adopt, also after the commit.
     ///
-    /// `recorded` also says whether another process wrote it after our last record.
+    /// `recorded` also contains whether another process wrote it after the last record of this one.
     fn take_back(&self, offering: &Offering, recorded: Option<(Record<S>, bool)>) -> Start<S> {
         let (pid, cause) = (offering.pid(), offering.cause());
         log::warn!(
@@ -86,7 +87,7 @@ impl<S: Service> Handoff<S> {
         }
     }
 
-    /// Becomes the owner of what the predecessor or the file gives.
+    /// Becomes the owner for the first time, with what the predecessor sent or the file contains.
     fn take_over(&mut self, recorded: Option<(Record<S>, bool)>) -> Start<S> {
         let adoption = self.adoption.take();
         let is_committed = adoption.as_ref().is_some_and(Adoption::is_committed);
@@ -96,10 +97,10 @@ impl<S: Service> Handoff<S> {
         self.bundle.join(received);
         let recorded = recorded.map(|(record, _)| record);
         let Takeover { start, origin } = takeover::take_over(recorded, state, is_committed);
-        // A process that sent no state may have owned none.
+        // A process that sent no state may not have been the owner.
         let predecessor = peer.as_ref().filter(|_| state.is_some()).and_then(Peer::pid);
         if let Start::After { snapshot, unlogged } = start {
-            // Before the predecessor knows that it may leave: it has no file of its own.
+            // Before the predecessor leaves: it may have had no file.
             if let Some(file) = &mut self.bundle.file {
                 file.store(snapshot, unlogged);
             }

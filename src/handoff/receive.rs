@@ -6,9 +6,9 @@
 //!
 //! Responsible for when the predecessor is asked again, and how long it may be silent.
 //!
-//! Owns the connection and everything received until `finish` hands it to the handoff actor. Reports
-//! events and executes orders; after reporting an event it is idle until the next order. Dropped by
-//! the handoff actor.
+//! Owns the connection and everything received until `finish` hands it to the handoff actor.
+//! Reports events and executes orders; after reporting an event it is idle until the next order.
+//! Dropped by the handoff actor.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -35,9 +35,9 @@ use crate::service::Service;
 /// Too long: a handoff that another successor gave up comes that much later. Too short: a successor
 /// that may not have the state keeps both processes busy.
 ///
-/// It doubles, up to 3.2 s, if what the predecessor sends is refused or withdrawn for the same reason
-/// each time, because each attempt stops the predecessor's ticks and answers for a moment. A reason
-/// that goes away, such as a lack of descriptors, is noticed that late.
+/// It doubles, up to 3.2 s, if what the predecessor sends is refused or withdrawn for the same
+/// reason each time, because each attempt stops the predecessor's ticks and answers for a moment. A
+/// reason that goes away, such as a lack of descriptors, is noticed that late.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a predecessor may be silent before that is logged; the successor goes on waiting.
@@ -110,8 +110,8 @@ impl<S: Service> Adoption<S> {
         }
     }
 
-    /// Drops everything that was received; the connection stays open, so that the predecessor cannot
-    /// know before it is so.
+    /// Drops everything that was received; the connection stays open, so that the predecessor
+    /// cannot know before it is so.
     pub(crate) fn discard(&mut self) {
         self.incoming = Incoming::default();
         match &mut self.progress {
@@ -292,9 +292,9 @@ impl<S: Service> Adoption<S> {
 
     /// The line that asks for the state.
     ///
-    /// The listener that we go on serving is named as the predecessor names it, because release 0.1.0
-    /// compares the text. A path that cannot be written in a line is left empty: the predecessor then
-    /// takes the listener by which we came.
+    /// The listener that we go on serving is named as the predecessor names it, because release
+    /// 0.1.0 compares the text. A path that cannot be written in a line is left empty: the
+    /// predecessor then takes the listener by which we came.
     fn request(&self, protocol: Protocol, peer: &Peer) -> String {
         let path = path_of_peer(peer.stream());
         let plain = path.to_str().filter(|path| !path.contains(['\n', '\r']));

@@ -62,8 +62,8 @@ impl Report {
         self.log_once(Id::PredecessorSilent, line);
     }
 
-    /// There is no predecessor; `has_lock` says that nobody else can be the owner, so that this process
-    /// starts with `initial`.
+    /// There is no predecessor; `has_lock` says that nobody else can be the owner, so that this
+    /// process starts with `initial`.
     pub(crate) fn absent(
         &mut self,
         cause: fmt::Arguments<'_>,

@@ -4,8 +4,8 @@
 //! Sends the successor the bundle, part by part, and reports what it replies.
 //!
 //! Owns the connection to the successor. The bundle stays with the handoff actor, because the
-//! successor's death must cost nothing. Reports events and executes orders; after reporting an event
-//! it is idle until the next order. Dropped by the handoff actor.
+//! successor's death must cost nothing. Reports events and executes orders; after reporting an
+//! event it is idle until the next order. Dropped by the handoff actor.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -40,14 +40,14 @@ const OFFER_TIMEOUT: Duration = Duration::from_secs(1);
 /// because it is the owner.
 const SILENCE_LOGGED: Duration = Duration::from_secs(1);
 
-/// The pause if too many descriptors are in flight (ETOOMANYREFS in unix(7)): the successor receives
-/// them in far less.
+/// The pause if too many descriptors are in flight (ETOOMANYREFS in unix(7)): the successor
+/// receives them in far less.
 const IN_FLIGHT_PAUSE: Duration = Duration::from_millis(1);
 
 /// How long to wait for that in all; after it, the descriptors are not the successor's to receive.
 ///
-/// Too long: ticks and replies are late each time that a successor asks. Too short: a successor on a
-/// busy machine has no time to receive its own.
+/// Too long: ticks and replies are late each time that a successor asks. Too short: a successor on
+/// a busy machine has no time to receive its own.
 const IN_FLIGHT_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// An offer to one successor.
@@ -120,7 +120,7 @@ impl Offering {
         self.is_done
     }
 
-    /// Records that the answer could not be sent.
+    /// Records that the reply could not be sent.
     pub(crate) fn failed(&mut self, error: &io::Error) {
         self.cause = Some(format!("cannot answer it: {error}"));
     }
@@ -132,7 +132,8 @@ impl Offering {
 
     /// Whether the successor goes on serving this listener, so that its file is no longer ours.
     ///
-    /// That is the one by which it came, however either side spells its path; or one that it names.
+    /// That is the one through which it connected, whatever its path is called, or one that it
+    /// names.
     pub(crate) fn takes(&self, listener: &Listener) -> bool {
         match &self.request {
             HandoffRequest::Handoff { listener: Some(taken), .. } => {
@@ -160,21 +161,21 @@ impl Offering {
         }
     }
 
-    /// Says that the successor is the owner.
+    /// Tells the successor that it is the owner.
     pub(crate) fn commit<S: Service>(&mut self) {
-        // Where that fails, the end of the connection says so.
+        // If this fails, the end of the connection is read next.
         let _ = self.peer.say(&Message::<S>::Commit.to_string());
         (self.progress, self.since, self.is_silence_logged) =
             (Progress::Committed, Instant::now(), false);
     }
 
-    /// Takes the offer back; where that fails, the successor is gone or has not got all of it.
+    /// Withdraws the offer. If that fails, the successor is gone, or has not received all of it.
     pub(crate) fn abort<S: Service>(&mut self) {
-        let _ = self.take_back::<S>();
+        let _ = self.withdraw::<S>();
     }
 
-    /// Says once that the offer is taken back; whether that went out.
-    fn take_back<S: Service>(&mut self) -> bool {
+    /// Tells the successor once that the offer is withdrawn; returns whether that was sent.
+    fn withdraw<S: Service>(&mut self) -> bool {
         if !self.is_withdrawn {
             let abort = Message::<S>::Abort(self.cause().as_bytes()).to_string();
             self.is_withdrawn = self.peer.say_last(&abort).is_ok();
@@ -182,7 +183,7 @@ impl Offering {
         self.is_withdrawn
     }
 
-    /// The connection, for a last word on it.
+    /// The connection, for its last line.
     pub(crate) fn into_peer(self) -> Peer {
         self.peer
     }
@@ -219,11 +220,11 @@ impl Offering {
                         }
                         None => {
                             let event = self.expired();
-                            if self.take_back::<S>() {
+                            if self.withdraw::<S>() {
                                 break event;
                             }
-                            // It holds the whole offer, and must not see the end of it without a
-                            // word: it would take that for our death.
+                            // It has the whole offer. If the connection ended without a line, it
+                            // would take this process for dead.
                             self.since = Instant::now();
                         }
                     }
@@ -260,16 +261,16 @@ impl Offering {
 
     fn expired(&mut self) -> Successor {
         self.cause.get_or_insert_with(|| match self.stuck {
-            Some(_) => "too many descriptors of this user are on their way elsewhere".to_owned(),
+            Some(_) => "too many descriptors of this user are in flight".to_owned(),
             None => format!("timed out after {} s", OFFER_TIMEOUT.as_secs()),
         });
         Successor::TimedOut
     }
 
-    /// Sends on, and composes the next message when this one is out.
+    /// Continues to send, and composes the next message after this one.
     async fn send<S: Service>(&mut self, part: Part, bundle: &Bundle<S>) {
         let unsent = self.message.get(self.sent..).unwrap_or_default();
-        // They go with the first byte.
+        // They travel with the first byte.
         let descriptors = if self.sent == 0 { part.lend(bundle) } else { Vec::new() };
         match self.peer.send(unsent, &descriptors).await {
             Ok(count) => {
@@ -281,7 +282,7 @@ impl Offering {
                 self.stuck.get_or_insert_with(Instant::now);
                 _ = Timer::after(IN_FLIGHT_PAUSE).await;
             }
-            // That it cannot be sent is not the end of the connection: that is to be read.
+            // This is not the end of the connection: that has to be read.
             Err(error) => {
                 self.cause = Some(format!("it cannot be sent: {error}"));
                 self.progress = Progress::Offered;
@@ -303,7 +304,7 @@ impl Offering {
     }
 }
 
-/// What the successor may say.
+/// A message of the successor.
 enum PeerMessage {
     Prepared,
     Done,
@@ -327,7 +328,7 @@ async fn hear<S: Service>(peer: &mut Peer) -> PeerMessage {
 }
 
 async fn readable(peer: &mut Peer) {
-    // An error shows where it is read.
+    // An error is found by the next read.
     let _ = peer.stream().readable().await;
 }
 

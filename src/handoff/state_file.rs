@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-//! State file: the lock that makes a process the owner, and the state for whoever owns next.
+//! State file: the lock that makes a process the owner, and the state for the next owner.
 //!
-//! One file for both stages, in a directory that outlives the switch of root.
-//! Whoever holds its lock (flock(2)) is the owner; the lock belongs to the open file, so a copy of
-//! the descriptor that travels to the successor carries it along.
-//! One [`Record`] stands in it, written anew at each change before anybody can see the change.
+//! There is one file for both stages, in a directory that outlives the switch of root. The process
+//! that holds its lock (flock(2)) is the owner. The lock belongs to the open file description, so
+//! it travels with a copy of the descriptor. The file contains one [`Record`], which the owner
+//! writes at each change, before the change is visible.
 //!
-//! Only the user of the service can read, write or lock the file: whoever holds the lock keeps the
-//! service from starting, and whoever writes the record decides what it goes on from.
-//! A file that others could open, as release 0.1.0 made it, is replaced once it is locked.
+//! Only the user of the service can open the file: anyone who can lock it can block start-up, and
+//! anyone who can write it can change the state. Release 0.1.0 made a file that others could open;
+//! such a file is replaced once it is locked.
 //!
-//! Owns the descriptor; the lock goes when the last copy of it is closed.
-//! Never waits for the lock and never unlocks.
+//! Owns the descriptor; the lock is released when its last copy is closed. Never blocks on the
+//! lock, and never unlocks.
 //!
-//! **Invariant:** who writes holds the lock.
+//! **Invariant:** a process that writes the file holds the lock.
 //!
 //! **Invariant:** an error is never taken for the absence of a file, a lock or a record.
 
@@ -52,9 +52,9 @@ pub(crate) enum Error {
 }
 
 impl Error {
-    /// Whether there can be no such file here, so that nobody else can own by it either.
+    /// Whether there can be no such file, so that no other process can be the owner by it either.
     ///
-    /// Every other error may pass, and the file may be that of a living owner.
+    /// Any other error may be temporary, and the file may belong to an owner that runs.
     pub(crate) fn is_final(&self) -> bool {
         match self {
             Self::BootId(error) => Errno::from_io_error(error).is_some_and(names_no_file),
@@ -67,7 +67,7 @@ impl Error {
 
 /// Whether this error of open(2) says that there can be no regular file of that name.
 fn names_no_file(error: Errno) -> bool {
-    // NXIO is what a socket says, or a device without a driver.
+    // NXIO is the error of a socket, or of a device without a driver.
     matches!(
         error,
         Errno::NOENT
@@ -102,10 +102,10 @@ impl fmt::Display for Error {
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// Read and written by the user of the service, and by nobody else.
+/// Only the user of the service can read and write the file.
 const MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 
-/// The name of a file that is about to replace the one beside it.
+/// The suffix of a new file, before it replaces the state file.
 const FRESH: &str = ".new";
 
 /// The open file.
@@ -113,21 +113,21 @@ pub(crate) struct StateFile {
     file: OwnedFd,
     path: PathBuf,
     boot: BootId,
-    /// That of the record to be written next.
+    /// The sequence number of the next record.
     sequence: u64,
-    /// Whether the last write failed, which is said once.
+    /// Whether the last write failed; only the first failure is logged.
     failing: bool,
-    /// Made by us.
+    /// Whether this process created the file.
     is_new: bool,
-    /// Others could open it before, and may have it open still.
+    /// Whether other users could open it before, and may still have it open.
     was_shared: bool,
 }
 
 impl StateFile {
-    /// Opens `path`, not yet locked; a file that is not there is made, with room for the record, so
-    /// that a file system that fills up later changes nothing.
+    /// Opens `path` without locking it. A missing file is created, with room for the record, so
+    /// that a file system that becomes full later does no harm.
     ///
-    /// A file of another user is believed only if that user is root or `successor`.
+    /// A file of another user is trusted only if that user is root or `successor`.
     pub(crate) fn open(path: &Path, successor: Option<&User>) -> Result<Self, Error> {
         let boot = boot_id().map_err(Error::BootId)?;
         let fails = |error| Error::Open(path.to_owned(), error);
@@ -143,7 +143,7 @@ impl StateFile {
         let mode = Mode::from_raw_mode(status.st_mode);
         let was_shared = mode.intersects(Mode::RWXG | Mode::RWXO);
         if was_shared {
-            // It fails for one who may not: then the file is replaced as soon as it is locked.
+            // If this is not permitted, the file is replaced as soon as it is locked.
             let _ = retry_on_intr(|| fchmod(&file, MODE));
         }
         let path = path.to_owned();
@@ -154,14 +154,14 @@ impl StateFile {
         &self.path
     }
 
-    /// Whether we made the file, so that it is no news that it is empty.
+    /// Whether this process created the file, so that it need not log that it is empty.
     pub(crate) fn is_new(&self) -> bool {
         self.is_new
     }
 
-    /// Tries to lock the file; false while another process holds the lock.
+    /// Tries to lock the file; returns false while another process holds the lock.
     ///
-    /// The path must still name this file: a lock on one that was replaced would keep nobody out.
+    /// The path must still name this file: a lock on a file that was replaced excludes nobody.
     pub(crate) fn try_lock(&mut self, successor: Option<&User>) -> Result<bool, Error> {
         if !self.is_the_file_of_its_path()? {
             *self = Self::open(&self.path, successor)?;
@@ -176,7 +176,7 @@ impl StateFile {
         Ok(true)
     }
 
-    /// Replaces a file that others may have open; it must be locked, and nobody else may own by it.
+    /// Replaces a file that other users may have open. This process must hold the lock, alone.
     ///
     /// # Errors
     ///
@@ -187,7 +187,7 @@ impl StateFile {
         }
         match self.replace() {
             Ok(()) => {}
-            // There is no room, or no right to make a file beside it: it stays as it is.
+            // No space, or no permission to create a file beside it: the file stays as it is.
             Err(error) if error == Errno::NOSPC || error == Errno::PERM || names_no_file(error) => {
                 log::warn!(
                     "cannot replace {}, which others may have open: {}",
@@ -201,13 +201,14 @@ impl StateFile {
         Ok(())
     }
 
-    /// Puts a fresh file, locked and with the same record, in the place of the locked one.
+    /// Renames a new file over the locked one; the new file is locked and has the same record.
     ///
-    /// A process that waits for the lock of the old file finds the fresh one when it gets it.
+    /// A process that gets the lock of the old file afterwards finds that the path names the new
+    /// one.
     fn replace(&mut self) -> Result<(), Errno> {
         let name = with_suffix(&self.path, FRESH);
         let name = name.as_path();
-        // Only the holder of the lock makes one, so this was left by one that died.
+        // Only the holder of the lock creates one, so this one is of a process that died.
         let _ = fs::remove_file(name);
         let fresh = open(name, OFlags::CREATE | OFlags::EXCL)?;
         let renamed = self.copy_to(&fresh).and_then(|()| rustix::fs::rename(name, &self.path));
@@ -222,7 +223,7 @@ impl StateFile {
     fn copy_to(&self, fresh: &OwnedFd) -> Result<(), Errno> {
         let mut record = [0; RECORD_SIZE];
         let length = retry_on_intr(|| pread(&self.file, &mut record, 0))?;
-        // One that is cut off stays so, and is ignored.
+        // A truncated record stays truncated, and is ignored.
         let record = record.get(..length).unwrap_or_default();
         if retry_on_intr(|| pwrite(fresh, record, 0))? != length {
             return Err(Errno::NOSPC);
@@ -241,11 +242,11 @@ impl StateFile {
         }
     }
 
-    /// The file whose lock a predecessor handed over; `ours` is the one that this process opened.
+    /// The file whose lock the predecessor handed over; `ours` is the one that this process opened.
     ///
     /// # Errors
     ///
-    /// If it is not `ours`, no state file at all, or not locked by this descriptor.
+    /// If it is not `ours`, not a state file, or not locked by this descriptor.
     pub(crate) fn handed_over(ours: Option<&Self>, locked: OwnedFd) -> Result<Self, String> {
         let look = |file: &OwnedFd| {
             retry_on_intr(|| fstat(file))
@@ -265,7 +266,8 @@ impl StateFile {
         if !flags.contains(OFlags::RDWR) {
             return Err("its lock is on a file that is not open for reading and writing".to_owned());
         }
-        // Succeeds for the open file that has the lock, and for any if nobody has it.
+        // This succeeds for the open file description that holds the lock, and for any if none
+        // does.
         match try_flock(&locked) {
             Ok(true) => {}
             Ok(false) => return Err("its descriptor does not hold the lock".to_owned()),
@@ -289,7 +291,7 @@ impl StateFile {
         Ok(file)
     }
 
-    /// One on any file at all.
+    /// A state file on any open file.
     #[cfg(test)]
     pub(crate) fn on(file: OwnedFd) -> Self {
         let boot = boot_id().expect("Linux");
@@ -297,12 +299,12 @@ impl StateFile {
         Self { file, path, boot, sequence, failing, is_new: false, was_shared: false }
     }
 
-    /// Makes the file ours alone again, of which a successor had a copy of the descriptor: it may have
-    /// unlocked it, and set its flags.
+    /// Takes the file back from a successor, which had a copy of the descriptor and may have
+    /// unlocked it or changed its flags.
     ///
     /// # Errors
     ///
-    /// If another process has the lock now: then that one is the owner.
+    /// If another process holds the lock now: then that one is the owner.
     pub(crate) fn take_back(&self) -> Result<(), Error> {
         self.reset_flags();
         match try_flock(&self.file) {
@@ -312,17 +314,16 @@ impl StateFile {
         }
     }
 
-    /// Sets the flags that belong to all who hold a copy of the descriptor: with O_APPEND each record
+    /// Sets the flags, which are shared by all copies of the descriptor: with O_APPEND each record
     /// would be written behind the one before it.
     fn reset_flags(&self) {
-        // It fails for a descriptor that is none, which the next write says.
+        // If this fails, the next write fails too, and is logged.
         let _ = fcntl_setfl(&self.file, OFlags::NONBLOCK);
     }
 
-    /// Reads the record, or why it is ignored; also says whether another process wrote it after our
-    /// last one.
+    /// Reads the record, or returns why it is ignored.
     ///
-    /// An older one is that of our last write that succeeded.
+    /// Also returns whether another process wrote it after the last record of this one.
     pub(crate) fn load<S: State>(
         &mut self,
     ) -> Result<Result<(Record<S>, bool), DecodeError>, Error> {
@@ -344,7 +345,7 @@ impl StateFile {
         self.failing
     }
 
-    /// Writes a record; one that cannot be written is said in the log, and the ticks go on.
+    /// Writes a record. If that fails, the first failure is logged, and the ticks continue.
     pub(crate) fn store<S: State>(&mut self, snapshot: Snapshot<S>, unlogged: Unlogged) {
         let record = Record { sequence: self.sequence, unlogged, snapshot };
         self.sequence = self.sequence.saturating_add(1);
@@ -361,7 +362,7 @@ impl StateFile {
         self.failing = result.is_err();
     }
 
-    /// Withdraws the record: the state goes on in a program that knows nothing of the file.
+    /// Clears the record, because the state continues in a program that does not use the file.
     pub(crate) fn withdraw(&self) {
         if let Err(error) = write(&self.file, &[0; RECORD_SIZE]) {
             log::error!("cannot withdraw the state from {}: {error}", self.path.display());
@@ -380,11 +381,11 @@ fn boot_id() -> io::Result<BootId> {
     BootId::parse(text.trim_ascii_end()).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// Opens the file, whoever made it; one that we make first is not there for anybody before.
+/// Opens the file, and creates it if there is none; also returns whether it was created.
 fn open_or_make(path: &Path) -> Result<(OwnedFd, bool), Errno> {
     match open(path, OFlags::CREATE | OFlags::EXCL) {
         Err(Errno::EXIST) => match open(path, OFlags::empty()) {
-            // Removed between the two calls: there can be such a file.
+            // It was removed between the two calls, so the next attempt may succeed.
             Err(Errno::NOENT) => Err(Errno::AGAIN),
             opened => Ok((opened?, false)),
         },
@@ -393,12 +394,12 @@ fn open_or_make(path: &Path) -> Result<(OwnedFd, bool), Errno> {
 }
 
 fn open(path: &Path, create: OFlags) -> Result<OwnedFd, Errno> {
-    // NONBLOCK for what turns out to be no file at all, such as a pipe that nobody reads.
+    // NONBLOCK, because the path may name something else, such as a pipe that nobody reads.
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     retry_on_intr(|| openat(CWD, path, flags | create, MODE))
 }
 
-/// Has the file system keep room for the record; without it, each write may say that it is full.
+/// Has the file system reserve room for the record; otherwise a later write may find it full.
 fn make_room(file: &OwnedFd, status: &Stat) {
     let length = u64::try_from(RECORD_SIZE).unwrap_or_default();
     if u64::try_from(status.st_size).unwrap_or_default() < length {

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Users: from a name to its number.
+//! Users: the number that belongs to a name.
 //!
-//! Read from the files in which the account of a system service can be: passwd(5) in `/etc`, the one
-//! that an image brings in `/usr/lib` (nss-altfiles), and the records of userdb (nss-systemd(8)).
-//! Asking the name service switch instead would load libraries into a process that outlives the
-//! filesystem that they came from.
+//! Reads the files that can contain the account of a system service: `/etc/passwd` (passwd(5)),
+//! `/usr/lib/passwd` of an image (nss-altfiles), and user records (nss-systemd(8)).
+//!
+//! Never uses the name service switch: it would load libraries from the initrd into a process that
+//! outlives the initrd.
 
 use std::fs;
 
@@ -16,16 +17,16 @@ const PASSWD: [&str; 2] = ["/etc/passwd", "/usr/lib/passwd"];
 const USERDB: [&str; 5] =
     ["/etc/userdb", "/run/userdb", "/run/host/userdb", "/usr/local/lib/userdb", "/usr/lib/userdb"];
 
-/// A user who is given by name or by number.
+/// A user, given by name or by number.
 #[derive(Clone, Debug)]
 pub(crate) struct User {
     given: String,
-    /// The number that the name had at the start.
+    /// The number of the name when the process started.
     at_start: Option<Uid>,
 }
 
 impl User {
-    /// Looks the user up, and logs if there is none, or none that is trusted.
+    /// Looks the user up. Logs a warning if there is no such user, or if it can never be trusted.
     pub(crate) fn find(given: String) -> Self {
         let at_start = number(&given);
         match at_start.map(Uid::as_raw) {
@@ -41,21 +42,21 @@ impl User {
         Self { given, at_start }
     }
 
-    /// The number now, because the root filesystem may have another list of users than the initrd.
+    /// The number now: the root filesystem may have other users than the initrd.
     ///
-    /// The one of the start if there is none: around the switch of root no list can be read, and the
-    /// initrd's may have come from a name service that only the root filesystem's programs know.
+    /// If it cannot be found now, the number when the process started. During the switch of root no
+    /// file can be read, and the root filesystem may have the user in a name service only.
     pub(crate) fn number(&self) -> Option<Uid> {
         number(&self.given).or(self.at_start)
     }
 }
 
-/// The number of `user`, who is given by name or by number.
+/// The number of `user`, which is a name or a number.
 fn number(user: &str) -> Option<Uid> {
-    // `parse` would take a sign.
+    // `parse` would accept a sign.
     let by_number = || user.bytes().all(|byte| byte.is_ascii_digit()).then(|| user.parse().ok())?;
     let in_passwd = || {
-        // Whatever encoding the full names are in.
+        // The full names may have any encoding.
         let mut files = PASSWD.iter().filter_map(|path| fs::read(path).ok());
         files.find_map(|text| number_in(&String::from_utf8_lossy(&text), user))
     };
@@ -67,11 +68,11 @@ fn number(user: &str) -> Option<Uid> {
         })
     };
     let number = by_number().or_else(in_passwd).or_else(in_userdb)?;
-    // This one stands for no user in system calls.
+    // System calls use this number for "no user".
     (number != u32::MAX).then(|| Uid::from_raw(number))
 }
 
-/// Looks `name` up in a text of the form of passwd(5): `name:password:number:…`.
+/// Finds `name` in a text in the format of passwd(5): `name:password:number:…`.
 fn number_in(passwd: &str, name: &str) -> Option<u32> {
     passwd.lines().find_map(|line| {
         let mut fields = line.split(':');

@@ -31,8 +31,8 @@ pub(crate) const TICK: &str = "tick";
 /// The target of a record that a client causes.
 pub(crate) const CLIENT: &str = "client";
 
-/// The queue, as a static of its own: it consists of zeros, so it takes no room in the binary, which
-/// it would as a part of [`Log`].
+/// The queue, as a static of its own: it consists of zeros, so it takes no room in the binary,
+/// which it would as a part of [`Log`].
 pub(super) type Records = Queue<QUEUE>;
 
 /// The queue and the counters.

@@ -49,8 +49,8 @@ pub(crate) fn resolve(path: &Path) -> PathBuf {
     path.to_owned()
 }
 
-/// The target of a symbolic link, if root or this user owns the link: another user's link could lead
-/// anywhere.
+/// The target of a symbolic link, if root or this user owns the link: another user's link could
+/// lead anywhere.
 fn trusted_target(link: &Path) -> Option<PathBuf> {
     let target = fs::read_link(link).ok()?;
     let owner = fs::symlink_metadata(link).ok()?.uid();

@@ -66,9 +66,10 @@ pub(crate) fn send(stream: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
 ///
 /// accept(2) has no flag like MSG_DONTWAIT. PID 1 clears O_NONBLOCK when it starts the successor,
 /// unless that unit has `NonBlocking=yes`; a predecessor then blocked in accept(2) until its
-/// watchdog ended it (seen on systemd 252 and 257). So the flag is checked before each call.
-/// The flag can be cleared, and the client accepted by another holder, between check and call.
-/// Therefore accept(2) gets a time limit (SO_RCVTIMEO in socket(7)) once the flag was found cleared.
+/// watchdog ended it (seen on systemd 252 and 257). So the flag is checked before each call. The
+/// flag can be cleared, and the client accepted by another holder, between check and call.
+/// Therefore accept(2) gets a time limit (SO_RCVTIMEO in socket(7)) once the flag was found
+/// cleared.
 pub(crate) fn accept(listener: &UnixListener) -> io::Result<UnixStream> {
     if !fcntl_getfl(listener)?.contains(OFlags::NONBLOCK) {
         let _ = set_socket_timeout(listener, Timeout::Recv, Some(MAX_ACCEPT));

@@ -55,8 +55,8 @@ impl<S: Service> Server<S> {
         self.resume_accepting.set_after(ACCEPT_PAUSE);
     }
 
-    /// Closes the listeners whose names the predecessor has taken along, after accepting the clients
-    /// that wait there.
+    /// Closes the listeners whose names the predecessor has taken along, after accepting the
+    /// clients that wait there.
     pub(super) fn drain_inherited(&mut self) {
         for at in (0..self.listeners.len()).rev() {
             if self.listeners.get(at).is_some_and(Listener::is_inherited) {

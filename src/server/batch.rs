@@ -13,8 +13,8 @@ use crate::status;
 
 /// Commands in one batch.
 ///
-/// Fewer: a client that pipelines costs more messages. More: each session takes more memory, and one
-/// client's turn takes longer.
+/// Fewer: a client that pipelines costs more messages. More: each session takes more memory, and
+/// one client's turn takes longer.
 pub(crate) const BATCH: usize = 64;
 
 /// Bytes of replies that wait to be sent: those of a full batch of the counter.

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Floods: users whose clients occupy places and send nothing.
 //!
-//! A silent client keeps its place for [`FIRST_LINE`](crate::server::limits::FIRST_LINE). A user that
-//! fills all places with silent clients again and again would make every other client wait that long,
-//! and again for the silent clients that connected before it.
+//! A silent client keeps its place for [`FIRST_LINE`](crate::server::limits::FIRST_LINE). A user
+//! that fills all places with silent clients again and again would make every other client wait
+//! that long, and again for the silent clients that connected before it.
 //!
 //! A user floods if more of its clients than its share of the places were closed before they sent a
 //! line. From then on its silent clients beyond the share are evicted at once, the oldest first. A
@@ -15,8 +15,8 @@ use early_service_machine::schedule::Monotonic;
 
 /// How long a user counts as flooding after its last silent client was closed.
 ///
-/// Shorter: a flood that pauses begins again with all places. Longer: a user whose clients are silent
-/// by mistake has fewer places for that long.
+/// Shorter: a flood that pauses begins again with all places. Longer: a user whose clients are
+/// silent by mistake has fewer places for that long.
 const FLOOD: Duration = Duration::from_secs(10);
 
 /// How many users are tracked; one more replaces the one whose last closed client is longest ago.

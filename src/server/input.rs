@@ -9,7 +9,8 @@ use crate::handoff::request::HandoffRequest;
 use crate::server::batch::{Batch, max_own_line};
 use crate::service::Service;
 
-/// Bytes read at once: a little more than [`BATCH`](crate::server::batch::BATCH) of the shortest commands.
+/// Bytes read at once: a little more than [`BATCH`](crate::server::batch::BATCH) of the shortest
+/// commands.
 ///
 /// Less: a client that pipelines costs more reads. More: each session takes more memory.
 pub(crate) const INPUT: usize = 1024;

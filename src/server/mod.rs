@@ -57,7 +57,8 @@ pub(crate) const SWEEP: Duration = Duration::from_secs(1);
 
 /// How often it is checked that clients find the listeners by their names.
 ///
-/// Shorter: wakes an idle process more often. Longer: after a name is gone, clients fail for longer.
+/// Shorter: wakes an idle process more often. Longer: after a name is gone, clients fail for
+/// longer.
 const CHECK_NAMES: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -292,7 +293,8 @@ impl<S: Service> Server<S> {
         self.status.is_unreachable.set(self.listeners.iter().any(Listener::is_lost));
     }
 
-    /// Gives all sockets to the ticker, which freezes with them, if the server is to freeze and no batch is in flight.
+    /// Gives all sockets to the ticker, which freezes with them, if the server is to freeze and no
+    /// batch is in flight.
     fn freeze_when_quiet(&mut self) {
         if self.gate != Gate::Freezing || self.in_flight > 0 {
             return;
@@ -367,7 +369,8 @@ impl<S: Service> Server<S> {
         post(&self.ticker, ToTicker::CarryOut { slot, batch });
     }
 
-    /// Writes the part of the status line that is the same for every state; the ticker completes it.
+    /// Writes the part of the status line that is the same for every state; the ticker completes
+    /// it.
     fn write_status(&self, batch: &mut Batch<S>) {
         let provenance = self.status.provenance.get();
         let now = clock::now();

@@ -4,11 +4,11 @@
 //! Owns the connection and two buffers of fixed size. Closed when the client is done, breaks a rule
 //! or does not take its replies.
 //!
-//! **Invariant:** commands are carried out, and replies sent, in the order in which the client wrote
-//! the lines.
+//! **Invariant:** commands are carried out, and replies sent, in the order in which the client
+//! wrote the lines.
 //!
-//! **Invariant:** at most one batch is in flight, and nothing is read while replies are unsent. So a
-//! client that does not read stops only itself.
+//! **Invariant:** at most one batch is in flight, and nothing is read while replies are unsent. So
+//! a client that does not read stops only itself.
 
 use std::io;
 use std::net::Shutdown;
@@ -32,8 +32,8 @@ use crate::server::input::{Input, Parsed};
 use crate::server::limits::{MAX_DISCARD, SEND_BUFFER};
 use crate::service::Service;
 
-/// How long to busy-poll a recently active client for its next command before waiting for readiness,
-/// in nanoseconds.
+/// How long to busy-poll a recently active client for its next command before waiting for
+/// readiness, in nanoseconds.
 ///
 /// Waiting for readiness takes two switches of threads, which is most of what a command costs.
 /// Longer: each client that sends a single command costs the processor that much more. Shorter: a
@@ -66,7 +66,8 @@ pub(crate) struct Session<S: Service> {
     has_sent_line: bool,
     /// Whether to close the connection as soon as the replies are sent.
     closing: bool,
-    /// After a line that is too long: the number of bytes to discard before the connection is closed.
+    /// After a line that is too long: the number of bytes to discard before the connection is
+    /// closed.
     discard: Option<usize>,
     /// The user of the client, once it was looked up.
     user: Option<Option<u32>>,
@@ -127,8 +128,8 @@ impl<S: Service> Session<S> {
 
     /// Sets the waker, when the session gets a slot.
     ///
-    /// Also limits the kernel's memory for replies: the option belongs to the socket, and a successor
-    /// that did not adopt the session may have changed it.
+    /// Also limits the kernel's memory for replies: the option belongs to the socket, and a
+    /// successor that did not adopt the session may have changed it.
     pub(super) fn attach(&mut self, waker: Waker) {
         // The kernel doubles the value. If this fails, a client that does not read costs more.
         let _ = set_socket_send_buffer_size(&self.stream, SEND_BUFFER / 2);

@@ -11,9 +11,9 @@
 //! - Memory. A session is its connection and two buffers, and a command allocates nothing. A task
 //!   adds a future for each state that a session can wait in.
 //!
-//! The tests `freezing_waits_for_every_batch_then_nothing_moves`, `a_busy_client_lets_others_go_first`
-//! and `commands_allocate_nothing` show the three; `cargo bench` measures memory and processor time
-//! for up to 1,000 clients.
+//! The tests `freezing_waits_for_every_batch_then_nothing_moves`,
+//! `a_busy_client_lets_others_go_first` and `commands_allocate_nothing` show the three; `cargo
+//! bench` measures memory and processor time for up to 1,000 clients.
 //!
 //! **Invariant:** each slot is at most once in the queue of ready slots.
 

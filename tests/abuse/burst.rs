@@ -26,8 +26,8 @@ const HANDS: usize = 4;
 /// How long a client that connects anew during the burst may wait behind those that came before.
 const SERVED: Duration = Duration::from_secs(20);
 
-/// With ten times as many clients as there are places, one that has just asked may be the longest idle
-/// one all the same, and one that asks may have a thousand before it.
+/// With ten times as many clients as there are places, one that has just asked may be the longest
+/// idle one all the same, and one that asks may have a thousand before it.
 const CROWDED: Bounds =
     Bounds { reply: CROWD, reply_anew: SERVED, returns: 10, lines: 25, ..BOUNDS };
 const CROWD: Duration = Duration::from_millis(300);
@@ -107,8 +107,8 @@ const LATE: usize = 1500;
 /// The time from when the server sees them to their first question: less than they have for it.
 const LATENESS: Duration = Duration::from_millis(300);
 
-/// Clients that connect at the same moment and ask a moment later: none is closed before it has asked,
-/// and those that find no place meanwhile wait, and no longer than the others have time for.
+/// Clients that connect at the same moment and ask a moment later: none is closed before it has
+/// asked, and those that find no place meanwhile wait, and no longer than the others have time for.
 ///
 /// They connect while the daemon is stopped, so that it sees all of them at once, however slow the
 /// machine is.
@@ -154,8 +154,8 @@ pub(crate) fn that_say_nothing(claims: &mut Claims) {
     drop(clients);
 }
 
-/// How many clients of a flood connect by one hand: with all places taken, almost four times as many wait
-/// in the backlog, each of which would otherwise keep its place for a second.
+/// How many clients of a flood connect by one hand: with all places taken, almost four times as
+/// many wait in the backlog, each of which would otherwise keep its place for a second.
 const FLOOD: usize = 4800 / HANDS;
 
 /// Clients of another user that say nothing, and come again as soon as they are closed.
@@ -207,8 +207,8 @@ fn flood(claims: &mut Claims, user: Option<u32>) {
     scene.claim(claims, Bounds { reply: CROWD, reply_anew: anew, lines, ..BOUNDS });
 }
 
-/// The time after which a flooder looks again which of its clients are closed: shorter, and the looking
-/// takes the processors from the daemon.
+/// The time after which a flooder looks again which of its clients are closed: shorter, and the
+/// looking takes the processors from the daemon.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Replies to the client that stays during a flood: some seconds of it.

@@ -55,8 +55,8 @@ pub(crate) fn uninvited(claims: &mut Claims) {
     by_a_successor(claims);
 }
 
-/// One that may have the state sends instead of receiving, until it is turned away: it never ends its
-/// line. That the count stops for its handoff is what it may ask for.
+/// One that may have the state sends instead of receiving, until it is turned away: it never ends
+/// its line. That the count stops for its handoff is what it may ask for.
 fn by_a_successor(claims: &mut Claims) {
     let scene = Scene::open(SETUP);
     let most = descriptors_of(scene.daemon.pid()) + DESCRIPTORS as u64 + OTHERS;

@@ -27,8 +27,8 @@ exec "$@""#;
 /// The first tick by which the daemon is killed.
 const KILLED_AT: u64 = 5;
 
-/// It fills up while the daemon waits for the lock and has written nothing. Then that one serves and
-/// dies, and the next goes on where it was.
+/// It fills up while the daemon waits for the lock and has written nothing. Then that one serves
+/// and dies, and the next goes on where it was.
 pub(crate) fn file_system(claims: &mut Claims) {
     let scratch = Scratch::new();
     let mut journald = Journald::new(&scratch);

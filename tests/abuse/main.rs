@@ -19,10 +19,9 @@
 //! | [`mutants`] | every limit is taken out once, and its row must break |
 //! | [`scene`] | one daemon, and what watches it: [`witness`], [`log`], [`vitals`], [`metronome`] |
 //!
-//! The rows run one after another, for each needs the machine; a table of all bounds and of what was
-//! seen is printed at the end.
-//! `ABUSE_ROWS` in the environment chooses those whose name begins with it, and
-//! `EARLY_SERVICE_PROGRAM` another build of the program.
+//! The rows run one after another, for each needs the machine; a table of all bounds and of what
+//! was seen is printed at the end. `ABUSE_ROWS` in the environment chooses those whose name begins
+//! with it, and `EARLY_SERVICE_PROGRAM` another build of the program.
 //!
 //! They need util-linux, strace and the right to mount; what meets ETOOMANYREFS needs root.
 //! What is missing fails a row and is named.

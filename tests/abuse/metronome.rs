@@ -75,8 +75,8 @@ impl Waits {
     }
 }
 
-/// How long the threads of the process have waited for a processor since they began, in nanoseconds;
-/// 0 where the kernel does not count it.
+/// How long the threads of the process have waited for a processor since they began, in
+/// nanoseconds; 0 where the kernel does not count it.
 fn waited_by(pid: u32) -> u64 {
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
     let waited = threads.filter_map(|thread| {

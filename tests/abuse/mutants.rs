@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Mutants: builds with one limit removed, and the row that must fail for them.
 //!
-//! A row that holds proves little unless it is known to fail. Each patch `abuse-…` of `tests/patches`
-//! removes one limit in a copy of the sources.
+//! A row that holds proves little unless it is known to fail. Each patch `abuse-…` of
+//! `tests/patches` removes one limit in a copy of the sources.
 
 use std::env;
 use std::fmt::Write as _;
@@ -23,8 +23,8 @@ struct Mutant {
     claim: &'static str,
 }
 
-/// How often a row may hold before its mutant has survived: on a busy machine those who abuse the daemon
-/// may not get to it.
+/// How often a row may hold before its mutant has survived: on a busy machine those who abuse the
+/// daemon may not get to it.
 const TRIES: usize = 3;
 
 const MUTANTS: &[Mutant] = &[

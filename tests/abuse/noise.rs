@@ -27,8 +27,8 @@ const TOO_MANY: usize = 130;
 /// How many endless lines are begun.
 const LINES: usize = 200;
 
-/// What may be taken of one, to be thrown away, so that its client sees why it is closed; and what is
-/// in the socket at that time.
+/// What may be taken of one, to be thrown away, so that its client sees why it is closed; and what
+/// is in the socket at that time.
 const TAKEN: u64 = 1_500_000;
 
 const GARBAGE: u64 = 100_000_000;
@@ -84,11 +84,11 @@ fn go_on_without_end(socket: &Path) -> u64 {
     sent
 }
 
-/// A client that is far ahead of its replies does not delay the client behind it for longer than one
-/// read.
+/// A client that is far ahead of its replies does not delay the client behind it for longer than
+/// one read.
 ///
-/// The replies show the order of the turns, whatever the machine does: after a handoff that is given
-/// up, the server goes on with all clients at once, in the order in which they came.
+/// The replies show the order of the turns, whatever the machine does: after a handoff that is
+/// given up, the server goes on with all clients at once, in the order in which they came.
 pub(crate) fn far_ahead(claims: &mut Claims) {
     let scratch = Scratch::new();
     let daemon = Daemon::serve(scratch.join("sock"), &STILL);
@@ -111,8 +111,8 @@ pub(crate) fn far_ahead(claims: &mut Claims) {
     until("its lines are carried out", || exchange(&mut behind) == Ok(777));
 }
 
-/// Bytes of any value, in lines that are short enough for the connection to stay; each connection is
-/// written to and read from as fast as it goes, so that there is always more to do for it.
+/// Bytes of any value, in lines that are short enough for the connection to stay; each connection
+/// is written to and read from as fast as it goes, so that there is always more to do for it.
 pub(crate) fn garbage(claims: &mut Claims) {
     let scene = Scene::open(SETUP);
     let (bytes, replies) = (any_bytes(), AtomicU64::new(0));

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Scene: one daemon, and all that watches it from outside while somebody abuses it.
 //!
-//! Whatever the abuse is, these are claimed at its end: ticks on their time and none left out, every
-//! question of both witnesses answered rightly and in time, memory and log bounded.
-//! How late something is, is told without the time for which the machine let the daemon wait for a
+//! Whatever the abuse is, these are claimed at its end: ticks on their time and none left out,
+//! every question of both witnesses answered rightly and in time, memory and log bounded. How late
+//! something is, is told without the time for which the machine let the daemon wait for a
 //! processor.
 
 use std::time::Duration;
@@ -194,8 +194,8 @@ impl Scene {
     }
 }
 
-/// Waits until a witness has had so many replies; on a busy machine that takes as long as it takes, if
-/// only one more comes in time.
+/// Waits until a witness has had so many replies; on a busy machine that takes as long as it takes,
+/// if only one more comes in time.
 #[track_caller]
 fn wait_for_replies(replies: impl Fn() -> usize, count: usize) {
     let mut seen = replies();

@@ -80,8 +80,8 @@ fn waiting_of(clients: &[UnixStream]) -> u64 {
     clients.iter().filter(has_none).count() as u64
 }
 
-/// The kernel has no room for another file, or no memory: as the kernel says it, for nobody can take
-/// the machine's own files or memory away for a test.
+/// The kernel has no room for another file, or no memory: as the kernel says it, for nobody can
+/// take the machine's own files or memory away for a test.
 pub(crate) fn of_the_machine(claims: &mut Claims) {
     for error in ["ENFILE", "ENOMEM"] {
         refused_by_the_kernel(claims, error);

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Witnesses: legitimate clients that ask all the time, and what they were told.
 //!
-//! One keeps its connection, the other connects anew each time.
-//! Whoever is closed because there are more clients than places comes again at once with its question,
-//! as the server tells it to; how often that is, is bounded.
-//! A reply must come, and be the number that the clock implies at some moment between question and
-//! reply.
+//! One keeps its connection, the other connects anew each time. Whoever is closed because there are
+//! more clients than places comes again at once with its question, as the server tells it to; how
+//! often that is, is bounded. A reply must come, and be the number that the clock implies at some
+//! moment between question and reply.
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Write};

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Clock of a guest, read from outside while the guest runs.
 //!
-//! On a busy host a guest's second takes many seconds, so a boot is bounded by the guest's own time.
-//! A thread asks QEMU for the guest's real-time clock over QMP; with `-rtc clock=vm` that clock
-//! advances with the guest's instructions. Ends with QEMU.
+//! On a busy host a guest's second takes many seconds, so a boot is bounded by the guest's own
+//! time. A thread asks QEMU for the guest's real-time clock over QMP; with `-rtc clock=vm` that
+//! clock advances with the guest's instructions. Ends with QEMU.
 
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};

@@ -234,9 +234,9 @@ pub(crate) enum PolicyModule {
 
 /// Gives a tree the policy of another one, and every file in it its label.
 ///
-/// By the programs of that other one, so that the host needs none. The policy is built anew, without
-/// what it would deny and not tell (`-D`); files are labelled whatever the host's own mounts can
-/// (`-m`).
+/// By the programs of that other one, so that the host needs none. The policy is built anew,
+/// without what it would deny and not tell (`-D`); files are labelled whatever the host's own
+/// mounts can (`-m`).
 const LABEL: &str = r#"
     cp "$1/boot-test/user.cil" "$2/"
     chroot "$2" semodule -n -i /user.cil

@@ -13,7 +13,8 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// A field's text; journalctl writes what is not text as a list of bytes, which none of ours is.
+    /// A field's text; journalctl writes what is not text as a list of bytes, which none of ours
+    /// is.
     pub(crate) fn field(&self, name: &str) -> Option<&str> {
         self.fields.get(name)?.as_str()
     }

@@ -19,17 +19,17 @@ use std::time::{Duration, Instant};
 /// One id for both stages, so that one journal has both; see the README on why it would not.
 const MACHINE_ID: &str = "5ca1ab1e5ca1ab1e5ca1ab1e5ca1ab1e";
 
-/// Mitigations cost emulated time and change nothing that is tested; so do the tests of the kernel's own
-/// ciphers, which take half of its start.
+/// Mitigations cost emulated time and change nothing that is tested; so do the tests of the
+/// kernel's own ciphers, which take half of its start.
 const CMDLINE: &str = "root=/dev/vda rw console=ttyS0 quiet panic=-1 systemd.show_status=0 \
      mitigations=off cryptomgr.notests";
 
-/// How much of its own time a guest may take. The script on the root filesystem is ended after 90 s, so
-/// no boot needs half of this.
+/// How much of its own time a guest may take. The script on the root filesystem is ended after 90
+/// s, so no boot needs half of this.
 const GUEST_TIME: Duration = Duration::from_secs(300);
 
-/// How long the guest's clock may stand still by the host's. At a load of seven for each core a guest's
-/// second takes a minute.
+/// How long the guest's clock may stand still by the host's. At a load of seven for each core a
+/// guest's second takes a minute.
 const STALLED: Duration = Duration::from_secs(600);
 
 /// What differs from one boot to the next.
@@ -116,10 +116,11 @@ impl Qemu {
     ) -> Result<Self, String> {
         let mut qemu = Command::new("qemu-system-x86_64");
         qemu.args(["-accel", "tcg", "-smp", "1", "-m", "512", "-nodefaults", "-no-reboot"]);
-        // QEMU 7.2 computes the zero flag of cmpxchg16b wrongly now and then: kernel 6.12 dies of it.
+        // QEMU 7.2 computes the zero flag of cmpxchg16b wrongly now and then: kernel 6.12 dies of
+        // it.
         qemu.args(["-display", "none", "-cpu", "qemu64,-cx16"]);
-        // The guest's clock counts its instructions, two nanoseconds each: what else the host has to
-        // do makes a boot longer, but no tick late, unless the guest was idle just then.
+        // The guest's clock counts its instructions, two nanoseconds each: what else the host has
+        // to do makes a boot longer, but no tick late, unless the guest was idle just then.
         qemu.args(["-icount", "shift=1", "-rtc", "clock=vm", "-qmp", "stdio"]);
         for port in serial {
             qemu.arg("-serial").arg(format!("file:{}", port.display()));

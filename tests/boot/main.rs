@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Tests of a whole boot: a real dracut initrd, real systemd in both stages, real journald, in QEMU.
+//! Tests of a whole boot: a real dracut initrd, real systemd in both stages, real journald, in
+//! QEMU.
 //!
 //! The second test proves that the first one can fail.
 //!
@@ -80,8 +81,9 @@ fn assert_all_hold(verdicts: &[plan::Verdict]) {
     assert_eq!(broken, 0, "{broken} of {} verdicts are broken:\n{table}", verdicts.len());
 }
 
-/// For whoever works on a few rows: `BOOT_ONLY` holds words with commas between, and what has one of
-/// them in its name is booted, on all guests or on that of `BOOT_GUEST`. A run that leaves rows out fails all the same.
+/// For whoever works on a few rows: `BOOT_ONLY` holds words with commas between, and what has one
+/// of them in its name is booted, on all guests or on that of `BOOT_GUEST`. A run that leaves rows
+/// out fails all the same.
 fn is_meant(name: &str) -> bool {
     match std::env::var("BOOT_ONLY") {
         Ok(words) => words.split(',').any(|word| name.contains(word)),

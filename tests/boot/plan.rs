@@ -64,8 +64,8 @@ pub(crate) struct TreeRow {
     pub(crate) holds: fn(&Image, &mut Claims) -> Result<(), String>,
 }
 
-/// A line of the table that sets one package against the other, in trees that differ in nothing else:
-/// the Debian package's first.
+/// A line of the table that sets one package against the other, in trees that differ in nothing
+/// else: the Debian package's first.
 #[derive(Clone, Copy)]
 pub(crate) struct PairRow {
     pub(crate) name: &'static str,
@@ -313,8 +313,8 @@ pub(crate) fn boot_one(plan: &Plan, guest: Guest) -> Result<(Image, Boot), Strin
     Ok((image, boot))
 }
 
-/// Tries plans on a guest with SELinux's labels. What is denied is its policy's doing: another release
-/// would have a list of its own.
+/// Tries plans on a guest with SELinux's labels. What is denied is its policy's doing: another
+/// release would have a list of its own.
 pub(crate) fn run_labelled(plans: &[(PolicyModule, Plan)], guest: Guest) -> Vec<Verdict> {
     tools::require_all();
     let image = images(&[guest], Format::Deb).unwrap_or_else(|error| panic!("{error}")).remove(0);

@@ -26,8 +26,8 @@ struct Sabotage {
     breaks: &'static [Break],
 }
 
-/// A row that must break, and how the claim begins that must break it; another one would break it for
-/// another reason.
+/// A row that must break, and how the claim begins that must break it; another one would break it
+/// for another reason.
 struct Break {
     row: &'static str,
     claim: &'static str,

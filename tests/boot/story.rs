@@ -126,7 +126,8 @@ pub(crate) fn sitter_loses_nothing(boot: &Boot, claims: &mut Claims) {
     claims.that("it is answered", answered > 50, answered);
 }
 
-/// The longest that the whole machine stood still, as the client that connects in a loop measures it.
+/// The longest that the whole machine stood still, as the client that connects in a loop measures
+/// it.
 pub(crate) fn standstill(boot: &Boot) -> Duration {
     let millis = client_figure(boot, "storm", "standstill_ms").unwrap_or_default();
     Duration::from_millis(millis)

@@ -73,7 +73,8 @@ struct Story {
     switch: f64,
     /// When every process was stopped around the switch, and when all went on.
     stopped: (f64, f64),
-    /// When a client with the first stage's own priority could not run for long, for whatever reason.
+    /// When a client with the first stage's own priority could not run for long, for whatever
+    /// reason.
     standstills: Vec<(f64, f64)>,
     /// From the predecessor's freezing to the successor's serving.
     handoff: (f64, f64),
@@ -160,7 +161,8 @@ impl Story {
     }
 }
 
-/// The times for which the watching client was kept from running; it says so as soon as it runs again.
+/// The times for which the watching client was kept from running; it says so as soon as it runs
+/// again.
 fn standstills(boot: &Boot, since: impl Fn(Duration) -> f64) -> Vec<(f64, f64)> {
     let windows = of_stage(boot, "boot-watch", "stood still").into_iter().filter_map(|record| {
         let micros = record.message().strip_prefix("stood still for ")?.strip_suffix(" us")?;

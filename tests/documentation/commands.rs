@@ -17,8 +17,8 @@ use crate::{ROOT, pages, read};
 /// What runs commands of the documentation instead of this test.
 const CI: [&str; 2] = [".ci/run", "scripts/test"];
 
-/// The beginnings of commands that this test runs unless they are listed below, in a directory of its own: with a daemon on the
-/// public socket, and with `/run` and `/tmp` below it.
+/// The beginnings of commands that this test runs unless they are listed below, in a directory of
+/// its own: with a daemon on the public socket, and with `/run` and `/tmp` below it.
 const RUN: &[&str] = &[
     "cargo tree",
     "cat /run/early-service/state",

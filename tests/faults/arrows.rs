@@ -14,7 +14,8 @@ use testkit::random::Random;
 /// is another number.
 const TRIES: u64 = 20;
 
-/// The same for the camera, which shares all but its words; `FAULTS_TRIES_CAMERA` is another number.
+/// The same for the camera, which shares all but its words; `FAULTS_TRIES_CAMERA` is another
+/// number.
 const TRIES_CAMERA: u64 = 4;
 
 /// Longer than the predecessor's offer lasts: it withdraws it meanwhile.

@@ -16,9 +16,9 @@
 //! | [`service`] | the programs, and what differs between them |
 //!
 //! `FAULTS_TRIES` (20 for each arrow, side and fault, half of them before the arrow is delivered),
-//! `FAULTS_TRIES_CAMERA` (4, of the example's service), `FAULTS_INSTANTS` (1000) and `FAULTS_HANDOFFS`
-//! in the environment ask for more, `FAULTS_SEED` for the same tries again.
-//! A table says how many tries each fault had, and what was lost by right.
+//! `FAULTS_TRIES_CAMERA` (4, of the example's service), `FAULTS_INSTANTS` (1000) and
+//! `FAULTS_HANDOFFS` in the environment ask for more, `FAULTS_SEED` for the same tries again. A
+//! table says how many tries each fault had, and what was lost by right.
 #![allow(clippy::print_stderr, reason = "a test that fails shows what the daemon logged")]
 
 mod arrows;

@@ -4,8 +4,8 @@
 //! A process that comes later by a day is one in a time namespace whose clock is ahead by a day
 //! (time_namespaces(7)); the other processes of a test are in one too, so that all clocks agree.
 //!
-//! The counter makes any number of ticks at once; the camera of the example makes each by itself, as a
-//! state does that does not say otherwise.
+//! The counter makes any number of ticks at once; the camera of the example makes each by itself,
+//! as a state does that does not say otherwise.
 
 use std::ffi::OsStr;
 use std::os::unix::fs::FileExt;
@@ -224,7 +224,8 @@ fn catching_up_delays_neither_status_nor_manager_nor_stop() {
     let lives = |said: &[String]| said.iter().filter(|said| said.starts_with("WATCHDOG=1")).count();
     let already = lives(&manager.said);
     manager.wait_until("signs of life", |said| lives(said) > already + 2);
-    // More clients than may have commands under way; each waits, and keeps nobody else from anything.
+    // More clients than may have commands under way; each waits, and keeps nobody else from
+    // anything.
     let mut waiting: Vec<_> = (0..40).map(|_| Client::connect(&daemon.socket)).collect();
     waiting.iter_mut().for_each(|client| client.send("get_frame\n"));
     let ask = || {

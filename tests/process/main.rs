@@ -2,8 +2,8 @@
 //! Process: the daemon as a process, with real sockets, real signals and a real `nc`.
 //!
 //! A test waits for a condition, at most [`testkit::LIMIT`], and never for a time. Exact times are
-//! compared with the deadlines that the daemon logs. A bound on a duration excludes the delays of the
-//! machine ([`testkit::host`]).
+//! compared with the deadlines that the daemon logs. A bound on a duration excludes the delays of
+//! the machine ([`testkit::host`]).
 //!
 //! | file | shows |
 //! | --- | --- |

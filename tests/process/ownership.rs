@@ -80,8 +80,8 @@ fn of_two_successors_the_other_owns_when_the_first_is_killed() {
     first.signal(Signal::CONT);
     assert!(first.ended().0.success());
     let serves = |daemon: &Daemon| messages_with(daemon, "adopting => serving") > 0;
-    // Where the request of the second is still unread, it goes with the listener to the first, which
-    // hands over in turn.
+    // Where the request of the second is still unread, it goes with the listener to the first,
+    // which hands over in turn.
     let waits = |daemon: &Daemon| {
         messages_with(daemon, "another process holds the lock: waiting") > 0 && !serves(daemon)
     };

@@ -2,8 +2,9 @@
 //! Root: the first stage across a switch of root, by either way that a kernel has.
 //!
 //! A script that is PID 1 of its own namespace stands for systemd. Up to Linux 6, systemd moves the
-//! mounts and changes its own root directory; from 7.0 on, pivot_root(2) succeeds in an initramfs and
-//! moves every process along. Every kernel has both calls, so both ways are tried on any kernel.
+//! mounts and changes its own root directory; from 7.0 on, pivot_root(2) succeeds in an initramfs
+//! and moves every process along. Every kernel has both calls, so both ways are tried on any
+//! kernel.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -27,8 +28,8 @@ const WATCHDOG: &str = "WATCHDOG_USEC=3000000";
 /// CAP_SYS_CHROOT and CAP_SYS_PTRACE.
 const FOLLOWING: u64 = 1 << 18 | 1 << 19;
 
-/// PID 1's root alone is changed, or that of every process; or PID 1 becomes another user's, so that
-/// looking at it takes CAP_SYS_PTRACE.
+/// PID 1's root alone is changed, or that of every process; or PID 1 becomes another user's, so
+/// that looking at it takes CAP_SYS_PTRACE.
 #[derive(Clone, Copy, Debug)]
 enum Way {
     Chroot,
@@ -39,8 +40,8 @@ enum Way {
 /// A boot in which nobody has the capability to look at other users' processes.
 const WITHOUT_PTRACE: &[&str] = &["setpriv", "--bounding-set=-sys_ptrace"];
 
-/// Makes the roots, one in the other, and enters the first one. Each has the host's programs; all but
-/// the last are an initrd's.
+/// Makes the roots, one in the other, and enters the first one. Each has the host's programs; all
+/// but the last are an initrd's.
 const ROOTS: &str = r#"
     scratch=$1; shift
     make_root() {
@@ -152,8 +153,8 @@ impl Boot {
         assert_eq!(self.followed(), 1);
     }
 
-    /// Whether the first stage serves without a right to go elsewhere, and PID 1, which may have asked
-    /// for signs of life, has them.
+    /// Whether the first stage serves without a right to go elsewhere, and PID 1, which may have
+    /// asked for signs of life, has them.
     fn assert_serves_on(&mut self, process: &Path) {
         until("no thread has a capability", || able(process).iter().all(|rights| *rights == 0));
         let before = self.manager.said.len();

@@ -193,8 +193,8 @@ fn a_successor_that_loses_descriptors_adopts_when_it_has_room() {
     refuses_at_first("130", 60, "is missing");
 }
 
-/// A successor with this limit of descriptors, and so many taken, refuses a hundred clients, for this
-/// reason.
+/// A successor with this limit of descriptors, and so many taken, refuses a hundred clients, for
+/// this reason.
 #[track_caller]
 fn refuses_at_first(limit: &str, taken: u32, why: &str) {
     let scratch = Scratch::new();

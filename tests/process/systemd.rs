@@ -308,7 +308,8 @@ fn systemd_is_told_the_phase_and_that_the_process_lives() {
     let mut daemon = Daemon::spawn(&mut command);
 
     manager.wait_for("STATUS=adopting: asking the predecessor for the state");
-    // The watchdog watches the start too: the start timeout is as long as the slowest machine takes.
+    // The watchdog watches the start too: the start timeout is as long as the slowest machine
+    // takes.
     assert_eq!(manager.said[0], "WATCHDOG=1", "{:?}", manager.said);
     let first = manager.said.len();
     manager.wait_until("another sign of life", |said| {

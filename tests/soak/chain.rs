@@ -27,8 +27,8 @@ use testkit::scratch::Scratch;
 use testkit::until;
 use testkit::victim::Victim;
 
-/// Often enough that some client always waits for a reply, and seldom enough that the processes find
-/// a processor.
+/// Often enough that some client always waits for a reply, and seldom enough that the processes
+/// find a processor.
 const PAUSE: Duration = Duration::from_millis(12);
 
 /// How long a process owns the counter before its round brings something, in milliseconds, at the
@@ -332,8 +332,8 @@ impl Round<'_> {
         self.past.push(process);
     }
 
-    /// Starts a process after the owner has ended, or is about to, with or without the path at which
-    /// nobody is any more.
+    /// Starts a process after the owner has ended, or is about to, with or without the path at
+    /// which nobody is any more.
     fn restart(&mut self) {
         self.chain.owner.victim.wait_for_end();
         self.pause(RESTART);

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Soak: a long chain of handoffs with clients at work, kills and stops.
 //!
-//! `SOAK_MINUTES=10 cargo test --release --test soak -- --ignored --nocapture` needs neither root nor
-//! a virtual machine. Each process of the chain is the successor of the one before, on one public
-//! socket and one state file. In each round a random fault hits one or two of them, while ten
-//! clients work and others keep connections from round to round, most of them silent. The judge of
-//! the fault tests compares everything that was observed in a round with what one undisturbed
+//! `SOAK_MINUTES=10 cargo test --release --test soak -- --ignored --nocapture` needs neither root
+//! nor a virtual machine. Each process of the chain is the successor of the one before, on one
+//! public socket and one state file. In each round a random fault hits one or two of them, while
+//! ten clients work and others keep connections from round to round, most of them silent. The judge
+//! of the fault tests compares everything that was observed in a round with what one undisturbed
 //! counter would have done.
 //!
 //! The first broken promise ends the program with exit status 1 and keeps the logs of that round.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Events and effects: the vocabulary of the lifecycle.
 //!
-//! An event is a fact, named in the past tense. Events are grouped by their subject, so that a phase
-//! can ignore a whole subject by name. No event contains the state.
+//! An event is a fact, named in the past tense. Events are grouped by their subject, so that a
+//! phase can ignore a whole subject by name. No event contains the state.
 //!
 //! An effect is an order, named in the imperative.
 

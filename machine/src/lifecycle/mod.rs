@@ -4,8 +4,8 @@
 //! The same program runs twice in one boot. The *predecessor* hands over, the *successor* adopts.
 //! The *owner* is the process that may tick and answer clients.
 //!
-//! Responsible for every decision about ownership. [`Lifecycle::step`] is its only entry: it takes an
-//! event and returns the phase that follows and the effects to carry out, in this order. Never
+//! Responsible for every decision about ownership. [`Lifecycle::step`] is its only entry: it takes
+//! an event and returns the phase that follows and the effects to carry out, in this order. Never
 //! contains the state of the service. Ends in [`Ended`], which nothing follows.
 //!
 //! | module | contents |
@@ -22,8 +22,8 @@
 //! therefore held without a gap while one of the two processes or the message between them exists
 //! (flock(2)). A process that becomes the owner holds the lock first and then loads the state.
 //!
-//! No effect saves the state. The owner writes each change to the file before anybody can see it, and
-//! a process that is not the owner has nothing to save.
+//! No effect saves the state. The owner writes each change to the file before anybody can see it,
+//! and a process that is not the owner has nothing to save.
 //!
 //! **Invariant:** a process ticks only in Serving and Draining (freezing), and answers clients only
 //! in Serving. It enters Serving only with the lock, and with the orders to load the state and to

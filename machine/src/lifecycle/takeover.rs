@@ -2,8 +2,8 @@
 //! Take-over: with which state a new owner goes on, and when its first tick is due.
 //!
 //! Responsible for the choice between a new state, the one that a predecessor sent, and the one in
-//! the state file. The daemon, the model and the fuzz targets call these functions at the same point:
-//! when the process has the lock and no other process can write the file.
+//! the state file. The daemon, the model and the fuzz targets call these functions at the same
+//! point: when the process has the lock and no other process can write the file.
 //!
 //! | received | in the state file | goes on with | origin |
 //! | --- | --- | --- | --- |

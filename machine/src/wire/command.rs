@@ -6,8 +6,8 @@
 //!
 //! Never reads from a socket and never executes a command.
 //!
-//! **Invariant:** the result does not depend on how the bytes were split into reads. A line is too long
-//! as soon as its first excess byte arrives.
+//! **Invariant:** the result does not depend on how the bytes were split into reads. A line is too
+//! long as soon as its first excess byte arrives.
 
 use core::fmt;
 
@@ -58,8 +58,8 @@ impl<S: State> fmt::Display for Command<'_, S> {
 
 /// A line that is not a command.
 ///
-/// Its text form begins with `Invalid command`, by which a successor recognizes that its predecessor
-/// supports only a legacy protocol.
+/// Its text form begins with `Invalid command`, by which a successor recognizes that its
+/// predecessor supports only a legacy protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Invalid<'a> {
     line: &'a [u8],

@@ -2,8 +2,8 @@
 //! Fields: `key=value` pairs in a line of text, separated by single spaces.
 //!
 //! The state file and the messages of the handoff consist of fields, so that a person can read them
-//! and a newer release can add keys: unknown keys are ignored, and a required key that is missing is
-//! named in the error.
+//! and a newer release can add keys: unknown keys are ignored, and a required key that is missing
+//! is named in the error.
 
 use core::fmt;
 

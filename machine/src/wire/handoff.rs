@@ -22,8 +22,8 @@
 //! `logged` says that all of the predecessor's ticks are in the log; it is sent just before the
 //! predecessor exits. If it does not arrive, the successor logs which numbers may be missing.
 //!
-//! Either side may send `abort` with a reason: the predecessor before `commit`, the successor before
-//! `done`. A second successor receives `busy`, and one that may not have the state
+//! Either side may send `abort` with a reason: the predecessor before `commit`, the successor
+//! before `done`. A second successor receives `busy`, and one that may not have the state
 //! `Permission denied`.
 //!
 //! Keys that are not known are ignored, and a key that is needed and missing is named in the
@@ -47,17 +47,17 @@ pub const DENIED: &str = "Permission denied";
 /// The head of one client; its bytes follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Client {
-    /// How many bytes follow that were read and not yet answered.
+    /// How many bytes follow that were read from the client and not yet answered.
     pub input: u64,
-    /// How many bytes of replies follow after those.
+    /// How many bytes of unsent replies follow after them.
     pub replies: u64,
     /// Whether the client has ended its input.
     pub ended: bool,
-    /// Whether the connection is to be closed once the replies are sent.
+    /// Whether the connection is closed once the replies are sent.
     pub closing: bool,
 }
 
-/// A line of the exchange after the request.
+/// A line of a handoff after the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message<'a, S> {
     /// `state 1 …`: what the predecessor offers.
@@ -66,9 +66,9 @@ pub enum Message<'a, S> {
     Client(Client),
     /// `named …`: a descriptor with a name is beside the line.
     Named(Name<'a>),
-    /// `end`: all has been sent.
+    /// `end`: everything has been sent.
     End,
-    /// `prepared`: all is here.
+    /// `prepared`: the successor has everything.
     Prepared,
     /// `commit`: the successor is the owner.
     Commit,
@@ -76,7 +76,7 @@ pub enum Message<'a, S> {
     Done,
     /// `logged`: the predecessor's log is written.
     Logged,
-    /// `abort`, with a reason for the other side's log; it is cut where it does not fit the line.
+    /// `abort`, with a reason for the log of the other side; it is cut if it does not fit the line.
     Abort(&'a [u8]),
     /// `busy`: another process is adopting.
     Busy,
@@ -84,12 +84,12 @@ pub enum Message<'a, S> {
     Denied,
 }
 
-/// A line that is no message of the exchange.
+/// A line that is not a message of a handoff.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParseError {
-    /// It begins like none of them.
+    /// It does not begin like any of them.
     Unknown,
-    /// It is one, without something that it needs, or with a period that no owner can have.
+    /// A field is missing, or has a value that no owner can have written.
     Field(FieldError),
 }
 
@@ -119,7 +119,7 @@ impl<'a, S: State> Message<'a, S> {
     ///
     /// # Errors
     ///
-    /// Says what is wrong with it; nothing is half accepted.
+    /// Returns what is wrong with the line. Nothing of such a line is used.
     pub fn parse(line: &'a [u8]) -> Result<Self, ParseError> {
         match line {
             b"end" => return Ok(Self::End),

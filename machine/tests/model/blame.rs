@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Blame: when the client may see the end of its connection.
 //!
-//! All copies of its descriptor may be closed only after a failure: a process was killed, was told to
-//! stop, or received a state that is not consistent. In addition, both conditions must be true:
+//! All copies of its descriptor may be closed only after a failure: a process was killed, was told
+//! to stop, or received a state that is not consistent. In addition, both conditions must be true:
 //!
 //! - A process that is accountable for the client has failed since the client was last served. This
 //!   is the process that serves it, and a predecessor until its successor reports that it serves.
@@ -10,8 +10,8 @@
 //!   has the whole offer or will read it, without an abort after it.
 //!
 //! The death of a waiting process, an abort, a timeout or another successor therefore never costs a
-//! client its connection. The death of its owner during a handoff does only if the other process fails
-//! as well.
+//! client its connection. The death of its owner during a handoff does only if the other process
+//! fails as well.
 
 use early_service_machine::lifecycle::{self, Phase};
 
@@ -19,7 +19,8 @@ use crate::atlas::Atlas;
 use crate::world::{EVERYBODY, Exchange, Stage, ToPredecessor, ToSuccessor, Who, Wire, World};
 
 impl World {
-    /// Whether this process serves the client, or did until it handed it over and may have to again.
+    /// Whether this process serves the client, or did until it handed it over and may have to
+    /// again.
     pub(crate) fn is_accountable(&self, who: Who, atlas: &Atlas) -> bool {
         let process = self.process(who);
         let owns = match atlas.phase(process.place) {

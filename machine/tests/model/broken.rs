@@ -2,8 +2,8 @@
 //! Broken machines: faults that the model must detect.
 //!
 //! Each machine violates one rule of the design: it changes the events or the results of
-//! `Lifecycle::step`, or an actor does not follow an order. The property that needs the rule detects
-//! each of them.
+//! `Lifecycle::step`, or an actor does not follow an order. The property that needs the rule
+//! detects each of them.
 
 use std::collections::BTreeSet;
 

@@ -21,16 +21,16 @@
 //!
 //! The fuzz target `lifecycle` goes further through the same worlds, but not to all of them.
 //!
-//! The result depends on [`Bounds`], which each search prints, on actors that follow [`Rules`], and on
-//! the absence of collisions among some million hashes of 64 bits. Not modelled are the legacy
+//! The result depends on [`Bounds`], which each search prints, on actors that follow [`Rules`], and
+//! on the absence of collisions among some million hashes of 64 bits. Not modelled are the legacy
 //! protocol (`SentLegacyState`, `TookLegacyState`), records that cannot be read, and listeners: the
 //! client's listener belongs to PID 1.
 //!
 //! Of two worlds that differ only in the names of the successors, one is searched. The names in a
 //! trace may therefore be exchanged from one step to the next.
 //!
-//! A wider search takes longer and about 120 bytes of memory for each world. This one has 28 million
-//! worlds:
+//! A wider search takes longer and about 120 bytes of memory for each world. This one has 28
+//! million worlds:
 //!
 //! ```text
 //! MODEL='ticks=1 faults=3 successors=2 requests=0' \

@@ -65,8 +65,8 @@ pub(crate) enum Action {
 impl Action {
     /// Whether the system does this by itself, given time.
     ///
-    /// This excludes faults, restarts, what the world outside may or may not do, and the timeout of an
-    /// offer.
+    /// This excludes faults, restarts, what the world outside may or may not do, and the timeout of
+    /// an offer.
     pub(crate) fn is_progress(self) -> bool {
         match self {
             Self::Step(_)

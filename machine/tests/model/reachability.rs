@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Reachability: every world can reach one owner without another fault.
 //!
-//! stateright's `eventually` checks the ends of paths but no cycles, and asking again is a cycle. This
-//! search builds the whole graph and walks it backwards from the settled worlds. A world that is not
-//! visited is a dead end or part of a cycle without an exit.
+//! stateright's `eventually` checks the ends of paths but no cycles, and asking again is a cycle.
+//! This search builds the whole graph and walks it backwards from the settled worlds. A world that
+//! is not visited is a dead end or part of a cycle without an exit.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

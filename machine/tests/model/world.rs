@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! World: three processes, the kernel between them, and one client.
 //!
-//! **Process.** A supervisor takes one event at a time from its mailbox, calls `Lifecycle::step`, and
-//! has all orders executed in sequence before it takes the next event.
+//! **Process.** A supervisor takes one event at a time from its mailbox, calls `Lifecycle::step`,
+//! and has all orders executed in sequence before it takes the next event.
 //!
 //! **Lock.** It belongs to an open file description. It is held while anything refers to that: a
-//! process, a dead process that the kernel has not released yet, or a message whose receiver lives. All
-//! references are to the same description, so it is enough to know who has one.
+//! process, a dead process that the kernel has not released yet, or a message whose receiver lives.
+//! All references are to the same description, so it is enough to know who has one.
 //!
-//! **Connection.** A queue of messages in each direction. A process sees the end of a connection after
-//! it has read all messages and the other end is closed, with any delay.
+//! **Connection.** A queue of messages in each direction. A process sees the end of a connection
+//! after it has read all messages and the other end is closed, with any delay.
 //!
 //! **Client.** It connects once and sends a few `set_counter`. A request is unread, then read by a
 //! session, then executed, then answered. An offer contains a copy of the session.

@@ -70,8 +70,8 @@ impl Listener {
 
     /// Exchanges the passed socket for a fresh one, in one step: at every moment clients find one.
     ///
-    /// The two sockets exchange their names, so the passed one can be renamed back at the end. PID 1
-    /// listens on it, and clients wait there.
+    /// The two sockets exchange their names, so the passed one can be renamed back at the end. PID
+    /// 1 listens on it, and clients wait there.
     ///
     /// Does not take the guard, which this process would have to wait for. Other processes do not
     /// touch `PATH.passed` while this socket is live.
@@ -91,8 +91,8 @@ impl Listener {
         Ok(())
     }
 
-    /// Checks that clients find this listener by its name. If the name is gone, binds a fresh socket
-    /// to it, and keeps the old one until its backlog is empty.
+    /// Checks that clients find this listener by its name. If the name is gone, binds a fresh
+    /// socket to it, and keeps the old one until its backlog is empty.
     ///
     /// `is_alone` says that no predecessor has a copy. Then a passed socket is also connected to,
     /// because PID 1 does not notice if another socket has its name.

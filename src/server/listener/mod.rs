@@ -51,8 +51,8 @@ pub(crate) struct Listener {
     passed: Option<Async<UnixListener>>,
     /// The socket whose name disappeared, until its backlog is empty.
     nameless: Option<Async<UnixListener>>,
-    /// The path by which clients connect, without symbolic links; `@NAME` in the abstract namespace;
-    /// empty for a socket without an address.
+    /// The path by which clients connect, without symbolic links; `@NAME` in the abstract
+    /// namespace; empty for a socket without an address.
     path: PathBuf,
     origin: Origin,
     /// The path of its file: `path` or a name beside it; empty if it has no file.
@@ -103,7 +103,8 @@ impl Listener {
         Ok(listener)
     }
 
-    /// Binds a socket for `path`, which a predecessor may still serve; also returns whether it does.
+    /// Binds a socket for `path`, which a predecessor may still serve; also returns whether it
+    /// does.
     ///
     /// If so, the socket gets a name beside `path`. It is closed if the predecessor hands over its
     /// own socket. Otherwise rename(2) puts it in place, so that at every moment clients find one.
@@ -126,8 +127,8 @@ impl Listener {
         Ok((listener, true))
     }
 
-    /// Takes a socket that systemd passed, and that was checked to listen; `rebind` says that a fresh
-    /// one is to replace it when the server serves.
+    /// Takes a socket that systemd passed, and that was checked to listen; `rebind` says that a
+    /// fresh one is to replace it when the server serves.
     pub(crate) fn passed(socket: OwnedFd, rebind: bool) -> Result<Self, Error> {
         let mut listener = Self::of(socket)?;
         if rebind {
@@ -245,7 +246,8 @@ impl Listener {
         self.with_client().is_some()
     }
 
-    /// The socket on which a client is waiting: the older one first, because it gets no new clients.
+    /// The socket on which a client is waiting: the older one first, because it gets no new
+    /// clients.
     fn with_client(&self) -> Option<&Async<UnixListener>> {
         self.sockets().find(|socket| socket::has_client(socket))
     }

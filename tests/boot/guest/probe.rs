@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Probe: the clients that live inside a guest, from the first processes of the initrd to power-off.
+//! Probe: the clients that live inside a guest, from the first processes of the initrd to
+//! power-off.
 //!
 //! Nothing that a distribution ships can stand where these must: before a shell, through the switch
 //! of root, with the old root gone from under it. Compiled on its own, statically, and put into the
@@ -156,8 +157,8 @@ fn busy() {
     }
 }
 
-/// Says for how long it was kept from running, whenever that was long, in the kernel's log: its clock
-/// stamps what is written there, and the descriptor outlives the old root.
+/// Says for how long it was kept from running, whenever that was long, in the kernel's log: its
+/// clock stamps what is written there, and the descriptor outlives the old root.
 ///
 /// Around the switch of root that is the time for which PID 1 stops every process, to within a
 /// sleep.
@@ -178,8 +179,8 @@ fn watch() {
     }
 }
 
-/// Sets the counter so often, and no faster than a counter ticks that does so every 2 ms: of all that
-/// is set between two ticks only the last is worth a line in the log.
+/// Sets the counter so often, and no faster than a counter ticks that does so every 2 ms: of all
+/// that is set between two ticks only the last is worth a line in the log.
 fn flood(to: &mut File, times: &str) {
     const PERIOD: Duration = Duration::from_millis(2);
     let times: u64 = times.parse().expect("the number of commands follows the role");
@@ -211,8 +212,8 @@ const STOPPED: Duration = Duration::from_millis(1300);
 /// Successors, one after another, each killed a little later than the one before, from just before
 /// it asks to some time after; every sixteenth is stopped first.
 ///
-/// A handoff takes a fraction of a millisecond on a fast host: the steps are so small that dozens of
-/// them are in the middle of it there too.
+/// A handoff takes a fraction of a millisecond on a fast host: the steps are so small that dozens
+/// of them are in the middle of it there too.
 ///
 /// The words are the successor's command; `PREDECESSOR` among them stands for the socket to adopt
 /// from. It ends when a successor was left enough time to adopt, and the predecessor is gone.

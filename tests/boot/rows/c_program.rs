@@ -2,8 +2,8 @@
 //! The C programs' own unit files, with our program in the place of theirs.
 //!
 //! Both forms run the first stage as root, without an `@` and without a name for the successor, and
-//! give the socket away with chown(1): its new owner is the one who may adopt. In the first form each
-//! stage has a socket of its own, in the second the root stage takes over that of the first.
+//! give the socket away with chown(1): its new owner is the one who may adopt. In the first form
+//! each stage has a socket of its own, in the second the root stage takes over that of the first.
 
 use crate::claims::Claims;
 use crate::journal::Record;
@@ -161,8 +161,8 @@ fn goes_on(boot: &Boot, claims: &mut Claims) {
     claims.that("the root stage answers, and says that it has adopted", adopted, status);
 }
 
-/// What PID 1 says of a unit. Theirs start before journald: until then PID 1 says it in the kernel's
-/// log, without fields.
+/// What PID 1 says of a unit. Theirs start before journald: until then PID 1 says it in the
+/// kernel's log, without fields.
 fn said_of<'a>(unit: &str, boot: &'a Boot, words: &str) -> Vec<&'a str> {
     let of_systemd = boot.journal.iter().filter(|record| record.identifier() == "systemd");
     let messages = of_systemd.map(Record::message);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Confinement: what the root stage cannot do, tried from inside of its sandbox.
 //!
-//! The attempts are those of `tests/boot/guest/tries.pl`.
-//! systemd runs them as it runs the service itself, by `ExecStartPost=`: same user, same namespaces,
-//! same filters; that the service is held by the same walls is a claim of its own.
-//! Outside the same attempts must succeed: what nobody can do anywhere proves nothing.
+//! The attempts are those of `tests/boot/guest/tries.pl`. systemd runs them as it runs the service
+//! itself, by `ExecStartPost=`: same user, same namespaces, same filters; that the service is held
+//! by the same walls is a claim of its own. Outside the same attempts must succeed: what nobody can
+//! do anywhere proves nothing.
 
 use crate::claims::Claims;
 use crate::machine::Boot;

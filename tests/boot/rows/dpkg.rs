@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The maintainer scripts, by the table of Debian's policy (chapter 6), in a tree in which no systemd
-//! runs: what is enabled, what the initrd has, and in what state dpkg leaves the package.
+//! The maintainer scripts, by the table of Debian's policy (chapter 6), in a tree in which no
+//! systemd runs: what is enabled, what the initrd has, and in what state dpkg leaves the package.
 //!
 //! What a running systemd does is booted: `updates.rs`.
 
@@ -25,8 +25,8 @@ pub(super) const ROWS: &[TreeRow] = &[
 /// The release without a record of what it had enabled, for the rows that start from it.
 const RELEASE: &str = "530d698";
 
-/// Words for the scripts. dracut is replaced, for it is run by trigger after each of dozens of steps:
-/// that it runs, and what its module's condition says then, is what matters here.
+/// Words for the scripts. dracut is replaced, for it is run by trigger after each of dozens of
+/// steps: that it runs, and what its module's condition says then, is what matters here.
 const WORDS: &str = r#"#!/bin/bash
 exec 2>> /log
 # An installation that nobody has touched.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The dracut module, in the tree of a guest: what of the root filesystem gets into an initrd, and what
-//! does not.
+//! The dracut module, in the tree of a guest: what of the root filesystem gets into an initrd, and
+//! what does not.
 
 use crate::cache;
 use crate::claims::Claims;

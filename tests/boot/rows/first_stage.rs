@@ -216,7 +216,8 @@ fn no_rights(boot: &Boot, claims: &mut Claims) {
 }
 
 /// The bounding set cannot be made smaller by one who has not CAP_SETPCAP, and the two stay in it;
-/// but what is only there comes by running a program with rights, which `NoNewPrivileges=` rules out.
+/// but what is only there comes by running a program with rights, which `NoNewPrivileges=` rules
+/// out.
 fn cannot_gain(rights: &Rights, claims: &mut Claims) {
     claims.that(BOUNDED, rights.set("CapBnd") == FOLLOWING, format!("{rights:x?}"));
     let inherits = rights.set("CapInh") != 0 || rights.set("CapAmb") != 0;

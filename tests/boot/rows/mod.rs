@@ -38,8 +38,9 @@ impl Table {
     }
 }
 
-/// On the released Debians, all rows that depend on the kernel, PID 1 or dracut; what depends only on
-/// our programs and on dpkg is booted on one of them. On the newest Debian, what depends on its kernel.
+/// On the released Debians, all rows that depend on the kernel, PID 1 or dracut; what depends only
+/// on our programs and on dpkg is booted on one of them. On the newest Debian, what depends on its
+/// kernel.
 pub(crate) fn of(guest: Guest) -> Table {
     let plans = |of_one: &[&[Plan]]| [&of_any(), of_one.concat().as_slice()].concat();
     match guest {

@@ -2,8 +2,8 @@
 //! The newest Debian: what depends on its kernel and its PID 1.
 //!
 //! From Linux 7.0 on the kernel moves the first stage along when PID 1 switches root, so each of
-//! these boots tells whether it notices; the other rows would tell nothing that the released Debians
-//! do not.
+//! these boots tells whether it notices; the other rows would tell nothing that the released
+//! Debians do not.
 
 use crate::claims::Claims;
 use crate::guest::{Guest, Image};

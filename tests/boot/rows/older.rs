@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Old against new: an update changes the root filesystem first and the initrd later, and going back
-//! is the same the other way round.
+//! Old against new: an update changes the root filesystem first and the initrd later, and going
+//! back is the same the other way round.
 //!
 //! The older build speaks one line each way: the connections of its clients end with it, and where
 //! it is the successor it begins a rhythm of its own.

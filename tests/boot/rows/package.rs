@@ -156,8 +156,8 @@ pub(super) fn run_in(tree: &Path, script: &str) -> Result<String, String> {
     chroot(tree, &["/boot-test/script"])
 }
 
-/// The names in an initrd that is not compressed: one cpio archive after another, with zeros between
-/// (`initramfs/buffer-format` in the kernel's documentation).
+/// The names in an initrd that is not compressed: one cpio archive after another, with zeros
+/// between (`initramfs/buffer-format` in the kernel's documentation).
 pub(super) fn contents(initrd: &Path) -> Result<String, String> {
     let explain = |what: &dyn Display| format!("cannot list {}: {what}", initrd.display());
     let bytes = fs::read(initrd).map_err(|error| explain(&error))?;

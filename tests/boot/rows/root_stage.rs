@@ -208,7 +208,8 @@ fn ended_in_it(boot: &Boot, claims: &mut Claims) {
 }
 
 fn none_lost(boot: &Boot, claims: &mut Claims) {
-    // The last one may have been the owner when it was killed, and then its connections end with it.
+    // The last one may have been the owner when it was killed, and then its connections end with
+    // it.
     let owners_killed = recovery::count(boot);
     story::storm_is_never_refused(boot, owners_killed, claims);
     if owners_killed == 0 {

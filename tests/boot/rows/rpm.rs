@@ -162,7 +162,8 @@ fn masked([_, image]: [&Image; 2], claims: &mut Claims) -> Result<(), String> {
         run_in(&tree, &format!("#!/bin/sh\nexec systemctl -q mask {unit}\n"))?;
         rpm(&tree, &["--nodeps", "--install"], Some(&image.package))?;
         for link in LINKS {
-            // systemd 252 makes the link of a unit that another one names by `Also=`, masked or not.
+            // systemd 252 makes the link of a unit that another one names by `Also=`, masked or
+            // not.
             let holds = link == masked || there(link);
             claims.that("the others are enabled", holds, format!("{unit}: {link}"));
         }

@@ -89,7 +89,8 @@ const DOMAIN: (&str, &str) = (
 const LABELLED: Plan = Plan {
     clients: &["boot-storm", "boot-sit"],
     over_disk: &[BEFORE_START, DOMAIN],
-    // A policy in which every denial is told makes a boot twice as long, on a busy host much longer.
+    // A policy in which every denial is told makes a boot twice as long, on a busy host much
+    // longer.
     is_long: true,
     // The client that asks is a member of the group, and confined as an ordinary user is.
     in_root: r#"

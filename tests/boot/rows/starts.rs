@@ -24,8 +24,8 @@ pub(super) const PLANS: &[Plan] = &[
     },
     Plan {
         name: "slow-set-up",
-        // PID 1's child opens the file before it executes the program, and a FIFO has no end to open
-        // until somebody opens the other one.
+        // PID 1's child opens the file before it executes the program, and a FIFO has no end to
+        // open until somebody opens the other one.
         over_disk: &[
             (
                 "/etc/systemd/system/early-service.service.d/slow.conf",
@@ -84,7 +84,8 @@ fn slows(boot: &Boot, claims: &mut Claims) {
         let slower = gaps.last().is_some_and(|last| *last > Duration::from_secs(2));
         claims.that("then ever more slowly", slower, format!("{gaps:?}"));
     } else {
-        // The last one may be due to the root filesystem's unit, which is read at the switch of root.
+        // The last one may be due to the root filesystem's unit, which is read at the switch of
+        // root.
         let in_initrd = &gaps[..gaps.len().saturating_sub(1)];
         let apart = in_initrd.iter().all(|gap| *gap >= Duration::from_secs(5));
         claims.that("five seconds apart", apart, format!("{gaps:?}"));

@@ -63,7 +63,8 @@ fn restarts(boot: &Boot, claims: &mut Claims) {
 }
 
 fn does_not_fail(boot: &Boot, claims: &mut Claims) {
-    // PID 1 drops the settings of a unit that is masked while it runs, and its watchdog then ends it.
+    // PID 1 drops the settings of a unit that is masked while it runs, and its watchdog then ends
+    // it.
     let masked = boot.lines("masked").next().unwrap_or("nothing");
     claims.that("masked: dpkg succeeds", masked.starts_with("0 ii "), masked);
     let failing = boot.lines("failing").next().unwrap_or("nothing");

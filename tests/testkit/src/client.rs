@@ -51,8 +51,8 @@ fn require_nc() {
     assert!(*is_openbsd, "these tests need OpenBSD's nc: install the package netcat-openbsd");
 }
 
-/// Lets this process, and those that it starts, have as many descriptors as are allowed: for a thousand
-/// clients and more.
+/// Lets this process, and those that it starts, have as many descriptors as are allowed: for a
+/// thousand clients and more.
 pub fn allow_all_descriptors() {
     let limit = getrlimit(Resource::Nofile);
     let all = Rlimit { current: limit.maximum, ..limit };

@@ -14,8 +14,8 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 /// Duration of each sleep.
 const BEAT: Duration = Duration::from_millis(2);
 
-/// How often threads are woken, one after the other, for one event of a test: a client, the daemon's
-/// reactor and executor, and the client again, with room for what goes through a shell.
+/// How often threads are woken, one after the other, for one event of a test: a client, the
+/// daemon's reactor and executor, and the client again, with room for what goes through a shell.
 const WAKES: u32 = 8;
 
 /// Ends a thread when it is dropped, whether the test ended well or not.
@@ -43,7 +43,8 @@ impl Whether {
     }
 }
 
-/// Sleeping threads, one on each processor: a virtual machine may lose one processor and not another.
+/// Sleeping threads, one on each processor: a virtual machine may lose one processor and not
+/// another.
 pub struct Metronome {
     _over: Over,
     latest: Arc<AtomicU64>,

@@ -51,7 +51,8 @@ impl Journald {
         self.start_by(&[], socket, options)
     }
 
-    /// The same by the command `before`, which runs in the process's place first and sees its `/run`.
+    /// The same by the command `before`, which runs in the process's place first and sees its
+    /// `/run`.
     pub fn start_by(&self, before: &[&str], socket: PathBuf, options: &[&str]) -> Daemon {
         let mut daemon = self.spawn_by(before, &socket, options);
         until("a server (this test needs util-linux and the right to mount)", || {

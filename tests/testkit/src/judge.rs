@@ -78,7 +78,8 @@ pub struct Evidence {
     pub may_end: bool,
     /// Whether a process was killed, and with it the lines that it had not written yet.
     pub may_lose_lines: bool,
-    /// Whether lines may find no room, if the log says how many: the machine may have no time for it.
+    /// Whether lines may find no room, if the log says how many: the machine may have no time for
+    /// it.
     pub may_drop_lines: bool,
 }
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Planted faults: the patches of `tests/patches`, and copies of the sources that they are applied to.
+//! Planted faults: the patches of `tests/patches`, and copies of the sources that they are applied
+//! to.
 //!
-//! `tests/patches/README.md` describes the files. A patch is named without its suffix; its name begins
-//! with the ring of tests that must notice the fault.
+//! `tests/patches/README.md` describes the files. A patch is named without its suffix; its name
+//! begins with the ring of tests that must notice the fault.
 
 use std::fs;
 use std::path::{Path, PathBuf};
