@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Eviction: which client is closed when a limit is reached.
 
-use std::time::Duration;
-
 use early_service_machine::schedule::Monotonic;
 
 use crate::platform::clock;
@@ -50,7 +48,7 @@ impl<S: Service> Server<S> {
             return false;
         };
         let may_be_closed =
-            session.has_sent_line() || has_passed(FIRST_LINE, session.last_active(), now);
+            session.has_sent_line() || clock::between(session.last_active(), now) > FIRST_LINE;
         if may_be_closed {
             self.close_for_room(slot, now);
         }
@@ -97,16 +95,11 @@ impl<S: Service> Server<S> {
                 } else {
                     (Limit::Idle, IDLE_TIMEOUT)
                 };
-                has_passed(time, session.last_active(), now).then_some(limit)
+                (clock::between(session.last_active(), now) > time).then_some(limit)
             });
             if let Some(limit) = reached {
                 self.close_at(slot, limit);
             }
         }
     }
-}
-
-/// Whether more than `time` has passed between `since` and `now`.
-fn has_passed(time: Duration, since: Monotonic, now: Monotonic) -> bool {
-    u128::from(now.nanos_since(since)) > time.as_nanos()
 }

@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use early_service_machine::schedule::Monotonic;
 
+use crate::platform::clock;
+
 /// How long a user counts as flooding after its last silent client was closed.
 ///
 /// Shorter: a flood that pauses begins again with all places. Longer: a user whose clients are
@@ -39,7 +41,7 @@ struct Flood {
 
 impl Flood {
     fn is_over(&self, now: Monotonic) -> bool {
-        u128::from(now.nanos_since(self.last)) > FLOOD.as_nanos()
+        clock::between(self.last, now) > FLOOD
     }
 }
 

@@ -380,7 +380,7 @@ impl<S: Service> Server<S> {
             pid: process::id(),
             provenance,
             serving_s: provenance
-                .map_or(0, |provenance| now.nanos_since(provenance.since) / 1_000_000_000),
+                .map_or(0, |provenance| clock::between(provenance.since, now).as_secs()),
             clients: self.slots.len(),
             log_lines_dropped: LOG.dropped(),
         };

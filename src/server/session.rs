@@ -16,6 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::task::{Context, Poll, Waker};
 use std::thread;
+use std::time::Duration;
 
 use early_service_machine::schedule::Monotonic;
 use early_service_machine::wire::handoff::Client;
@@ -33,12 +34,12 @@ use crate::server::limits::{MAX_DISCARD, SEND_BUFFER};
 use crate::service::Service;
 
 /// How long to busy-poll a recently active client for its next command before waiting for
-/// readiness, in nanoseconds.
+/// readiness.
 ///
 /// Waiting for readiness takes two switches of threads, which is most of what a command costs.
 /// Longer: each client that sends a single command costs the processor that much more. Shorter: a
 /// client that sends its next command at once is served at half the speed.
-const BUSY_POLL: u64 = 50_000;
+const BUSY_POLL: Duration = Duration::from_micros(50);
 
 /// What a session needs next.
 pub(super) enum Next<S: Service> {
@@ -330,7 +331,7 @@ impl<S: Service> Session<S> {
 
     /// Waits for more to read: by busy-polling, if the client was active just now.
     fn wait_for_more(&self) {
-        if clock::now().nanos_since(self.last_active) < BUSY_POLL {
+        if clock::since(self.last_active) < BUSY_POLL {
             // On a machine with one processor, the client runs now.
             thread::yield_now();
             self.wake();
