@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Eviction: which client is closed when a limit is reached.
+//! Eviction: which client is closed when a limit is reached, and closing it.
 
 use early_service_machine::schedule::Monotonic;
 
@@ -101,5 +101,36 @@ impl<S: Service> Server<S> {
                 self.close_at(slot, limit);
             }
         }
+    }
+
+    /// Closes a session that is finished.
+    pub(super) fn close(&mut self, slot: usize) {
+        if let Some(session) = self.remove(slot) {
+            if session.has_overrun() {
+                self.close_log.closing(&*session, Limit::Line);
+            }
+            session.shut_down();
+        }
+    }
+
+    /// Closes the session of a client that has reached a limit.
+    fn close_at(&mut self, slot: usize, limit: Limit) {
+        if let Some(session) = self.remove(slot) {
+            self.close_log.closing(&*session, limit);
+            session.send_line(&format!("Closing: {limit}"));
+            session.shut_down();
+        }
+    }
+
+    /// Removes a session from its slot.
+    pub(super) fn remove(&mut self, slot: usize) -> Option<Box<Session<S>>> {
+        let session = self.slots.remove(slot)?;
+        self.status.clients.set(self.slots.len());
+        if self.slots.len() == 0 {
+            self.sweep.clear();
+        }
+        // The place, descriptor or memory that was missing may be free now.
+        self.resume_accepting.clear();
+        Some(session)
     }
 }

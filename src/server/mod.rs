@@ -8,8 +8,8 @@
 //!
 //! **Invariant:** at most [`IN_FLIGHT`] batches are in flight to the ticker; each comes back.
 //!
-//! **Invariant:** while the gate is closed, nothing is accepted, read or written: the handoff actor
-//! has the sockets.
+//! **Invariant:** while the gate is closed, nothing is accepted, read or written: the sockets are
+//! elsewhere.
 
 mod accept;
 pub(crate) mod batch;
@@ -20,10 +20,9 @@ pub(crate) mod limits;
 pub(crate) mod listener;
 pub(crate) mod session;
 mod slots;
+mod turn;
 
-use std::fmt::Write as _;
 use std::future::pending;
-use std::process;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -34,21 +33,18 @@ use smol::Timer;
 
 use crate::cli::Stage;
 use crate::handoff::bundle::Bundle;
-use crate::handoff::request::HandoffRequest;
-use crate::journal::LOG;
 use crate::journal::message_id::Id;
 use crate::journal::rate_limit::RateLimit;
-use crate::messages::{HANDOFF_REQUESTS, IN_FLIGHT, ToHandoff, ToServer, ToTicker, post};
+use crate::messages::{IN_FLIGHT, ToHandoff, ToServer, ToTicker, post};
 use crate::platform::clock;
-use crate::server::batch::Batch;
 use crate::server::floods::Floods;
-use crate::server::limits::{CloseLog, Limit};
+use crate::server::limits::CloseLog;
 use crate::server::listener::keep::NameCheck;
 use crate::server::listener::{Listener, next_connection};
-use crate::server::session::{Next, Session};
+use crate::server::session::Session;
 use crate::server::slots::Slots;
 use crate::service::Service;
-use crate::status::{Status, StatusHeader};
+use crate::status::Status;
 
 /// How often the time limits of clients are checked, while there are clients.
 ///
@@ -311,145 +307,20 @@ impl<S: Service> Server<S> {
         };
         post(&self.ticker, ToTicker::Freeze(bundle));
     }
-
-    /// Sends the replies of a batch that has come back, and lets its session continue.
-    fn batch_done(&mut self, slot: usize, batch: Box<Batch<S>>) {
-        let is_crowded = self.slots.has_ready();
-        let Some(session) = self.slots.get_mut(slot) else {
-            return;
-        };
-        let is_carried_out = session.batch_done(batch);
-        if self.gate != Gate::Freezing {
-            session.send_replies();
-        }
-        if !is_carried_out {
-            self.is_behind = true;
-            self.slots.wait_for_ticks(slot);
-        } else if is_crowded {
-            // Requeue behind the other ready sessions; reading again immediately would let one busy
-            // client starve them.
-            session.wake_when_ready();
-        } else {
-            session.wake();
-        }
-    }
-
-    /// Gives a session its turn, if the gate is open.
-    fn advance(&mut self, slot: usize) {
-        if self.gate != Gate::Open {
-            return;
-        }
-        let Some(session) = self.slots.get_mut(slot) else {
-            return;
-        };
-        match session.advance() {
-            Next::Wait => {}
-            Next::CarryOut(batch) => {
-                self.leave_reserve(slot);
-                if !self.is_behind {
-                    self.carry_out(slot, batch);
-                } else if let Some(session) = self.slots.get_mut(slot) {
-                    session.batch_done(batch);
-                    session.send_replies();
-                    self.slots.wait_for_ticks(slot);
-                }
-            }
-            Next::Status(mut batch) => {
-                self.leave_reserve(slot);
-                self.write_status(&mut batch);
-                self.carry_out(slot, batch);
-            }
-            Next::HandOver(request) => self.hand_over(slot, request),
-            Next::Close => self.close(slot),
-        }
-    }
-
-    fn carry_out(&mut self, slot: usize, batch: Box<Batch<S>>) {
-        self.in_flight += 1;
-        post(&self.ticker, ToTicker::CarryOut { slot, batch });
-    }
-
-    /// Writes the part of the status line that is the same for every state; the ticker completes
-    /// it.
-    fn write_status(&self, batch: &mut Batch<S>) {
-        let provenance = self.status.provenance.get();
-        let now = clock::now();
-        let head = StatusHeader {
-            stage: self.stage,
-            phase: LOG.phase(),
-            pid: process::id(),
-            provenance,
-            serving_s: provenance
-                .map_or(0, |provenance| clock::between(provenance.since, now).as_secs()),
-            clients: self.slots.len(),
-            log_lines_dropped: LOG.dropped(),
-        };
-        let written = write!(batch.replies, "{head} ");
-        debug_assert!(written.is_ok(), "the session made sure of room");
-        batch.status = true;
-    }
-
-    /// Gives the connection of a client that requests the state to the handoff actor, which checks
-    /// whether the client may have it.
-    fn hand_over(&mut self, slot: usize, request: HandoffRequest) {
-        let Some(session) = self.remove(slot) else {
-            return;
-        };
-        // Requests of clients leave room for the supervisor's orders.
-        if self.handoff.len() < HANDOFF_REQUESTS {
-            let stream = session.into_stream();
-            let mut listeners = self.listeners.iter();
-            let owner = listeners.find(|listener| listener.has_accepted(&stream));
-            let owner = owner.and_then(Listener::owner);
-            post(&self.handoff, ToHandoff::Requested(stream, request, owner));
-        } else {
-            // Without a reply, the client would take this process for a legacy program.
-            session.send_line(request.busy());
-            session.shut_down();
-        }
-    }
-
-    /// Closes a session that is finished.
-    fn close(&mut self, slot: usize) {
-        if let Some(session) = self.remove(slot) {
-            if session.has_overrun() {
-                self.close_log.closing(&*session, Limit::Line);
-            }
-            session.shut_down();
-        }
-    }
-
-    /// Closes the session of a client that has reached a limit.
-    fn close_at(&mut self, slot: usize, limit: Limit) {
-        if let Some(session) = self.remove(slot) {
-            self.close_log.closing(&*session, limit);
-            session.send_line(&format!("Closing: {limit}"));
-            session.shut_down();
-        }
-    }
-
-    /// Removes a session from its slot.
-    fn remove(&mut self, slot: usize) -> Option<Box<Session<S>>> {
-        let session = self.slots.remove(slot)?;
-        self.status.clients.set(self.slots.len());
-        if self.slots.len() == 0 {
-            self.sweep.clear();
-        }
-        // The place, descriptor or memory that was missing may be free now.
-        self.resume_accepting.clear();
-        Some(session)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::handoff::request::HandoffRequest;
+    use crate::server::batch::Batch;
     use crate::server::limits::IDLE_TIMEOUT;
     use early_service_machine::wire::legacy::Legacy;
     use early_service_machine::{Counter, counter};
-    use std::env;
+    use std::fmt::Write as _;
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
+    use std::{env, process};
 
     /// A server that listens, with the far ends of its mailboxes.
     struct Bench {

@@ -10,6 +10,8 @@
 //! **Invariant:** at most one batch is in flight, and nothing is read while replies are unsent. So
 //! a client that does not read stops only itself.
 
+mod travel;
+
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -19,7 +21,6 @@ use std::thread;
 use std::time::Duration;
 
 use early_service_machine::schedule::Monotonic;
-use early_service_machine::wire::handoff::Client;
 use rustix::io::Errno;
 use rustix::net::sockopt::{set_socket_send_buffer_size, socket_peercred};
 use rustix::net::{RecvFlags, recv};
@@ -92,39 +93,6 @@ impl<S: Service> Session<S> {
             is_in_reserve: false,
             waker: Waker::noop().clone(),
         })
-    }
-
-    /// Continues a session of the predecessor; `None` if its bytes do not fit.
-    pub(crate) fn adopt(
-        stream: Async<UnixStream>,
-        client: Client,
-        unread: &[u8],
-        unsent: &[u8],
-    ) -> Option<Box<Self>> {
-        let mut session = Self::new(stream);
-        let fits = session.input.bytes.replace(unread)
-            && session.batch.as_mut().is_some_and(|batch| batch.replies.replace(unsent));
-        session.input.ended = client.ended;
-        session.closing = client.closing;
-        // Its line may be too long, and the client may still be writing it.
-        session.discard = (client.closing && !client.ended).then_some(MAX_DISCARD);
-        fits.then_some(session)
-    }
-
-    /// What a successor needs to continue this session: the head of its message, the bytes not yet
-    /// parsed, and the replies not yet sent.
-    ///
-    /// Only to be called while no batch is in flight.
-    pub(crate) fn parts(&self) -> (Client, &[u8], &[u8]) {
-        let unread = self.input.bytes.pending();
-        let unsent = self.batch.as_ref().map_or(&[][..], |batch| batch.replies.pending());
-        let client = Client {
-            input: u64::try_from(unread.len()).unwrap_or_default(),
-            replies: u64::try_from(unsent.len()).unwrap_or_default(),
-            ended: self.input.ended,
-            closing: self.closing,
-        };
-        (client, unread, unsent)
     }
 
     /// Sets the waker, when the session gets a slot.
@@ -220,11 +188,6 @@ impl<S: Service> Session<S> {
             _ = self.send(&mut batch);
             self.batch = Some(batch);
         }
-    }
-
-    /// The connection, when it is used to hand over the state.
-    pub(super) fn into_stream(self) -> Async<UnixStream> {
-        self.stream
     }
 
     /// Sends, parses and reads as much as is possible without waiting, with at most one read.
@@ -388,6 +351,7 @@ mod tests {
     use crate::server::batch::{BATCH, REPLIES};
     use crate::server::input::INPUT;
     use early_service_machine::wire::command;
+    use early_service_machine::wire::handoff::Client;
     use early_service_machine::wire::legacy::Legacy;
     use early_service_machine::{Counter, State, counter};
     use std::fmt::Write as _;

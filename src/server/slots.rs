@@ -4,8 +4,8 @@
 //! One task serves all sessions, with a waker for each. One task for each session would be simpler,
 //! but could not do the following:
 //!
-//! - Freezing. All sessions are at rest and leave in one step. Tasks would have to be stopped one by
-//!   one, each at a point where its partial line and its unsent replies are complete.
+//! - Freezing. All sessions are at rest and leave in one step. Tasks would have to be stopped
+//!   one by one, each at a point where its partial line and its unsent replies are complete.
 //! - Fairness. A ready session queues behind the others, new clients alternate with connected ones,
 //!   and eviction compares all sessions. Tasks would share their sessions and a scheduler as well.
 //! - Memory. A session is its connection and two buffers, and a command allocates nothing. A task
