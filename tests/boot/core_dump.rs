@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Core dump of the packaged program, read with the packaged debug information.
 
+use crate::MACHINES;
 use crate::package;
 use crate::tools::{output, require};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
+use std::sync::PoisonError;
 use testkit::scratch::Scratch;
 
 #[test]
 #[ignore = "builds the package: a minute"]
 fn a_core_dump_has_a_stack_with_function_names() {
+    // The package is built once, and by one test.
+    let _alone = MACHINES.lock().unwrap_or_else(PoisonError::into_inner);
     require(&["cargo-deb", "dpkg-deb", "gdb", "objcopy", "readelf"]);
     let (package, _) = package::build().expect("the package");
     let scratch = Scratch::new();
