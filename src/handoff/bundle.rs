@@ -84,7 +84,7 @@ impl<S: Service> Bundle<S> {
         })
     }
 
-    /// Adds the sockets and descriptors of a predecessor.
+    /// Adds the sockets and descriptors of a predecessor, whose named descriptors replace ours.
     ///
     /// Keeps our listener if systemd passed the same one to both. Drops a fallback listener that
     /// was bound in case the predecessor did not hand one over. Any other listener is served until
@@ -101,6 +101,8 @@ impl<S: Service> Bundle<S> {
             }
         }
         self.sessions.extend(received.sessions);
+        let is_received = |ours: &Named| received.named.iter().any(|named| named.name == ours.name);
+        self.named.retain(|ours| !is_received(ours));
         self.named.extend(received.named);
     }
 

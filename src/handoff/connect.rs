@@ -21,12 +21,14 @@ pub(crate) enum Failure {
     Nobody(io::Error),
     /// Somebody serves it whose state we may not adopt.
     Stranger(String),
-    /// A process may be there that does not let us in: it is given up after some time, if it cannot
-    /// be the owner.
+    /// A process may be there but does not accept us; it is given up after a while if it cannot be
+    /// the owner.
     NotLetIn(String),
-    /// A shortage, or an error that is not understood, which says nothing about the other process:
-    /// to give that one up would make a second owner.
+    /// A shortage, or an error that is not understood, which says nothing about the other process.
+    /// Giving up that process could create a second owner.
     Unclear(String),
+    /// It accepted the connection, but the kernel did not return its user; it may be the owner.
+    UnknownUser(io::Error),
     /// We are connected, but lack what it takes to wait for an answer.
     CannotPoll(io::Error),
 }
@@ -45,10 +47,7 @@ pub(crate) fn connect(path: &Path) -> Result<Peer, Failure> {
     match vouch_for(&stream) {
         Ok(()) => {}
         Err(Distrust::Stranger(stranger)) => return Err(Failure::Stranger(stranger)),
-        // It may be the owner all the same.
-        Err(Distrust::Unknown(error)) => {
-            return Err(Failure::Unclear(format!("cannot read its user: {error}")));
-        }
+        Err(Distrust::Unknown(error)) => return Err(Failure::UnknownUser(error)),
     }
     Async::new(stream).map(Peer::new).map_err(Failure::CannotPoll)
 }
@@ -68,12 +67,47 @@ fn nobody_listens(error: Errno) -> bool {
     )
 }
 
+impl Failure {
+    /// Whether connect(2) succeeded, so that a process is there and accepts connections.
+    pub(crate) const fn is_connected(&self) -> bool {
+        match self {
+            Self::Stranger(_) | Self::UnknownUser(_) | Self::CannotPoll(_) => true,
+            Self::Nobody(_) | Self::NotLetIn(_) | Self::Unclear(_) => false,
+        }
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nobody(error) => write!(f, "cannot connect: {error}"),
             Self::Stranger(why) | Self::NotLetIn(why) | Self::Unclear(why) => f.write_str(why),
+            Self::UnknownUser(error) => write!(f, "cannot read its user: {error}"),
             Self::CannotPoll(error) => write!(f, "cannot wait for its answer: {error}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_accepts_connections_is_not_unreachable() {
+        let error = || io::Error::from(io::ErrorKind::OutOfMemory);
+        for failure in [
+            Failure::Stranger(String::new()),
+            Failure::UnknownUser(error()),
+            Failure::CannotPoll(error()),
+        ] {
+            assert!(failure.is_connected(), "{failure}");
+        }
+        for failure in [
+            Failure::Nobody(error()),
+            Failure::NotLetIn(String::new()),
+            Failure::Unclear(String::new()),
+        ] {
+            assert!(!failure.is_connected(), "{failure}");
         }
     }
 }

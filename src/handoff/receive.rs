@@ -244,9 +244,12 @@ impl<S: Service> Adoption<S> {
 
     /// Connects and asks; returns an event if that comes to nothing.
     fn connect(&mut self, protocol: Protocol, has_lock: bool) -> Option<Predecessor> {
-        match connect(self.report.path()) {
+        let connected = connect(self.report.path());
+        if connected.as_ref().err().is_none_or(Failure::is_connected) {
+            self.unreachable = None;
+        }
+        match connected {
             Ok(mut peer) => {
-                self.unreachable = None;
                 // If this fails, the end of the connection is read next.
                 let _ = peer.say(&self.request(protocol, &peer));
                 self.progress = Progress::Talking(Exchange::requested(peer, protocol));
@@ -256,7 +259,7 @@ impl<S: Service> Adoption<S> {
                 self.report.absent_as_replied(&failure, has_lock, &S::default());
             }
             Err(Failure::Stranger(why)) => {
-                self.report.absent(format_args!("{why}"), has_lock, &S::default())
+                self.report.absent(format_args!("{why}"), has_lock, &S::default());
             }
             Err(Failure::NotLetIn(why)) => {
                 let now = Instant::now();
@@ -268,6 +271,9 @@ impl<S: Service> Adoption<S> {
                 self.report.absent(format_args!("{why}, for {seconds} s"), has_lock, &S::default());
             }
             Err(Failure::Unclear(why)) => return self.connect_later(&why, protocol, true),
+            Err(failure @ Failure::UnknownUser(_)) => {
+                return self.connect_later(&failure.to_string(), protocol, true);
+            }
             Err(failure @ Failure::CannotPoll(_)) => {
                 self.report.failed(&failure);
                 return Some(self.idle_after(Predecessor::Refused));
@@ -300,6 +306,12 @@ impl<S: Service> Adoption<S> {
         let plain = path.to_str().filter(|path| !path.contains(['\n', '\r']));
         let request = match protocol.legacy() {
             None => {
+                const {
+                    assert!(
+                        Accepts(S::DESCRIPTORS).is_valid(),
+                        "DESCRIPTORS has too many names, a name that is too long, or no room in a line"
+                    );
+                }
                 let in_place = self.in_place.as_ref().map(|_| plain.unwrap_or_default());
                 Request::new(Accepts(S::DESCRIPTORS), in_place)
             }

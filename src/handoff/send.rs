@@ -18,11 +18,10 @@ use early_service_machine::wire::legacy::Legacy;
 use futures_lite::future;
 use rustix::io::Errno;
 use rustix::net::UCred;
-use rustix::net::sockopt::set_socket_send_buffer_size;
 use smol::{Async, Timer};
 
 use crate::handoff::bundle::{Bundle, Part};
-use crate::handoff::channel::{self, Line, Peer};
+use crate::handoff::channel::{Line, Peer};
 use crate::handoff::legacy;
 use crate::handoff::request::HandoffRequest;
 use crate::journal::message_id::Id;
@@ -87,8 +86,6 @@ impl Offering {
         successor: UCred,
         request: HandoffRequest,
     ) -> Self {
-        // A client's buffer has no room for the state. If this fails, sending takes longer.
-        let _ = set_socket_send_buffer_size(&stream, channel::BUFFER / 2);
         Self {
             peer: Peer::without_descriptors(stream),
             successor,

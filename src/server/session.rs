@@ -348,6 +348,7 @@ impl<S: Service> AsFd for Session<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::handoff::channel;
     use crate::server::batch::{BATCH, REPLIES};
     use crate::server::input::INPUT;
     use early_service_machine::wire::command;
@@ -526,5 +527,14 @@ mod tests {
         session.batch_done(box_of_it);
         assert!(matches!(session.advance(), Next::HandOver(HandoffRequest::Legacy(Legacy::Value))));
         assert!(read_available(&mut client).ends_with("\n137\n"));
+    }
+
+    #[test]
+    fn a_refusal_reaches_a_client_that_reads_nothing() {
+        let (mut session, mut client) = connected();
+        session.attach(Waker::noop().clone());
+        while socket::send(&session.stream, &[b'x'; 512]).is_ok() {}
+        channel::refuse(&session.into_stream(), "busy");
+        assert!(read_available(&mut client).ends_with("xbusy\n"));
     }
 }

@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::process;
 
+use crate::handoff::channel;
 use crate::handoff::request::HandoffRequest;
 use crate::journal::LOG;
 use crate::messages::{HANDOFF_REQUESTS, ToHandoff, ToTicker, post};
@@ -99,17 +100,16 @@ impl<S: Service> Server<S> {
         let Some(session) = self.remove(slot) else {
             return;
         };
+        let stream = session.into_stream();
         // Requests of clients leave room for the supervisor's orders.
         if self.handoff.len() < HANDOFF_REQUESTS {
-            let stream = session.into_stream();
             let mut listeners = self.listeners.iter();
             let owner = listeners.find(|listener| listener.has_accepted(&stream));
             let owner = owner.and_then(Listener::owner);
             post(&self.handoff, ToHandoff::Requested(stream, request, owner));
         } else {
             // Without a reply, the client would take this process for a legacy program.
-            session.send_line(request.busy());
-            session.shut_down();
+            channel::refuse(&stream, request.busy());
         }
     }
 }

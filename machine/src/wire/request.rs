@@ -16,7 +16,7 @@
 use core::fmt;
 use core::str;
 
-use crate::bounds::MAX_COMMAND_LINE;
+use crate::bounds::{MAX_COMMAND_LINE, MAX_NAME, MAX_NAMED};
 use crate::state::State;
 use crate::wire::fields::number;
 use crate::wire::legacy::{BUSY, Legacy};
@@ -48,6 +48,27 @@ pub enum Request<'a> {
 pub struct Accepts<'a>(pub &'a str);
 
 impl Accepts<'_> {
+    /// Whether there are at most [`MAX_NAMED`] names of at most [`MAX_NAME`] bytes, and room for them
+    /// in a request.
+    #[must_use]
+    pub const fn is_valid(self) -> bool {
+        let mut names = self.0.as_bytes();
+        let fits = names.len() <= ROOM;
+        let (mut count, mut length) = (1_u64, 0_usize);
+        while let Some((first, rest)) = names.split_first() {
+            if *first == b',' {
+                (count, length) = (count.saturating_add(1), 0);
+            } else {
+                length = length.saturating_add(1);
+            }
+            if length > MAX_NAME || count > MAX_NAMED {
+                return false;
+            }
+            names = rest;
+        }
+        fits
+    }
+
     /// Whether a descriptor of this name may be sent.
     #[must_use]
     pub fn has(self, name: &str) -> bool {
@@ -61,12 +82,14 @@ const ACCEPTS: &str = "accepts=";
 /// A path may hold spaces, so it is the last field and ends with the line.
 const LISTENER: &str = " listener=";
 
+/// The room for names and the path in a request, in bytes.
+const ROOM: usize = MAX_COMMAND_LINE - "handoff 1 ".len() - ACCEPTS.len() - LISTENER.len();
+
 impl<'a> Request<'a> {
     /// The request of this release: `path` is left empty if the line would be too long.
     #[must_use]
     pub fn new(accepts: Accepts<'a>, path: Option<&'a str>) -> Self {
-        const USED: usize = "handoff 1 ".len() + ACCEPTS.len() + LISTENER.len();
-        let room = MAX_COMMAND_LINE.saturating_sub(USED).saturating_sub(accepts.0.len());
+        let room = ROOM.saturating_sub(accepts.0.len());
         let fits = |path: &str| accepts.0.is_empty() || path.len() <= room;
         let listener = path.map(|path| if fits(path) { path } else { "" });
         Self::Handoff { version: VERSION, accepts, listener }
@@ -186,6 +209,22 @@ mod tests {
             let request = Request::new(Accepts(accepts), Some(&path));
             assert_eq!(Some(request), handoff(VERSION, accepts, listener));
             assert!(request.line::<Counter>().to_string().len() <= MAX_COMMAND_LINE);
+        }
+    }
+
+    #[test]
+    fn names_that_do_not_fit_a_request_are_not_valid() {
+        let (name, many) = ("x".repeat(MAX_NAME), ["x"; 17].join(","));
+        for (names, is_valid) in [
+            ("", true),
+            ("watchdog,can0", true),
+            (&name, true),
+            (&many, false),
+            (&many[2..], true),
+            (&(name.clone() + "x"), false),
+            (&[&*name, &name].join(","), false),
+        ] {
+            assert_eq!(Accepts(names).is_valid(), is_valid, "{names}");
         }
     }
 

@@ -4,8 +4,10 @@
 use std::os::unix::net::UnixStream;
 
 use early_service_machine::wire::handoff::Client;
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use smol::Async;
 
+use crate::handoff::channel;
 use crate::server::limits::MAX_DISCARD;
 use crate::server::session::Session;
 use crate::service::Service;
@@ -45,7 +47,11 @@ impl<S: Service> Session<S> {
     }
 
     /// The connection, when it is used to hand over the state.
+    ///
+    /// A client's buffer has no room for the state, and may be full of replies. If it cannot be
+    /// enlarged, sending takes longer.
     pub(in crate::server) fn into_stream(self) -> Async<UnixStream> {
+        let _ = set_socket_send_buffer_size(&self.stream, channel::BUFFER / 2);
         self.stream
     }
 }
