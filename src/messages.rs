@@ -4,13 +4,12 @@
 //! Each mailbox has room for all messages that can be in flight to its owner at once. So sending
 //! never waits, and actors cannot wait for each other in a circle.
 //!
-//! ```text
-//!                  lifecycle::Event                    lifecycle::Effect
-//! ticker, handoff, signals ────────► supervisor ────────► handoff, server
-//!
-//!            ToTicker             ToServer              ToHandoff
-//! server ◄──────────────► ticker ◄────────── handoff ◄──────────── server, ticker
-//! ```
+//! | to | message | from |
+//! | --- | --- | --- |
+//! | supervisor | `lifecycle::Event` | ticker, handoff, signals |
+//! | ticker | [`ToTicker`] | server, handoff |
+//! | server | [`ToServer`] | supervisor, ticker, handoff |
+//! | handoff | [`ToHandoff`] | supervisor, ticker, server |
 //!
 //! Two queues are not mailboxes of actors, and have their place with their owners:
 //!
@@ -23,7 +22,7 @@
 //!
 //! | shared | written by | read by | why a message would not do |
 //! | --- | --- | --- | --- |
-//! | [`Status`](crate::status::Status), an `Rc` from [`startup`](crate::startup) | handoff, server | server, supervisor | it changes with each client, and is read once a second or less |
+//! | [`Status`](crate::status::Status), an `Rc` from [`startup`](crate::startup) | handoff, server | server, supervisor | it changes with each client, and is read much less often |
 //! | [`LOG`](crate::journal::LOG), a static | every thread that logs; the log's writer; the supervisor | the log's writer, ticker, server | the crate `log` takes one logger for the process, and a thread that logs must not wait |
 
 use std::os::unix::net::UnixStream;
@@ -59,8 +58,8 @@ pub(crate) const ACCEPTS: usize = 16;
 /// Fewer: unauthorized requests could displace the one of the successor.
 pub(crate) const HANDOFF_REQUESTS: usize = ACCEPTS;
 
-/// Orders that may be in flight besides the batches: load or listen, freeze, catch up first, what
-/// the predecessor has logged, and leave.
+/// Orders that may be in flight besides the batches: load or listen, freeze, catch up first, one of
+/// `Logged` and `Unlogged`, and leave; and one to spare.
 const ORDERS: usize = 6;
 
 /// A message to the ticker.
@@ -165,7 +164,8 @@ pub(crate) fn log_flushed() -> (Sender<Peer>, Receiver<Peer>) {
 ///
 /// # Panics
 ///
-/// If the mailbox is full. That is a mistake in this file, whatever the state of the machine.
+/// If the mailbox is full. A full mailbox means that a capacity in this file is wrong; load cannot
+/// cause it.
 pub(crate) fn post<M>(to: &Sender<M>, message: M) {
     let is_full = matches!(to.try_send(message), Err(TrySendError::Full(_)));
     assert!(!is_full, "a mailbox has room for all messages in flight to its owner");

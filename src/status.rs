@@ -19,7 +19,7 @@ use crate::handoff::state_file::StateFile;
 
 /// What the actors know about the process, shared by all of them on their one thread.
 ///
-/// Not a message, because it changes with each client and is read once a second at most.
+/// Not a message, because it changes with each client and is read much less often.
 #[derive(Debug, Default)]
 pub(crate) struct Status {
     /// How the process came to own the state; set once, by the handoff actor.

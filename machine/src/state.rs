@@ -123,7 +123,7 @@ pub trait State: Copy + Debug + Default + Display + Eq + Hash + Send + 'static {
     /// Writes the state as fields, separated by single spaces: `counter=137`.
     ///
     /// The keys must differ from `deadline_ns`, `period_ns`, `lock`, `listeners`, `clients`,
-    /// `boot`, `sequence`, `unlogged`, `unbroken`, `crc`.
+    /// `named`, `boot`, `sequence`, `unlogged`, `unbroken`, `crc`.
     ///
     /// # Errors
     ///

@@ -5,8 +5,9 @@
 //! [`Manifest`] says what there is, and its [`Part`]s are sent one after the other; the receiver
 //! checks each descriptor as it accepts it.
 //!
-//! A new kind of content is a field here, with what it lends and how it is accepted. It must be
-//! named in the successor's request, because an older release does not know it.
+//! A descriptor with a name needs no change here: its name stands in `Service::DESCRIPTORS`, and so
+//! in the request of a successor that knows it. Another kind of content is a field here, with what
+//! it lends and how it is accepted.
 //!
 //! Owns the sockets, the state file and its lock: dropping a bundle closes all of them.
 //! Never reads from or writes to any of them.
@@ -201,7 +202,7 @@ pub(crate) fn client_lengths(client: Client) -> Result<(usize, usize), String> {
 pub(crate) enum Part {
     /// The manifest, with the listeners.
     Manifest,
-    /// The clients from the first number up to and without the second one.
+    /// The clients from the first number to the second, the second excluded.
     Clients(usize, usize),
     /// The named descriptor of this number.
     Named(usize),

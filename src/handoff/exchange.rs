@@ -68,13 +68,13 @@ enum Awaiting<S> {
 pub(crate) enum Outcome {
     Continue,
     Event(Predecessor),
-    /// The predecessor lives, and says that it does not hand over, to us or now.
+    /// The predecessor refuses: it does not hand over to this process, or not now.
     Refused(String),
-    /// The same, after it had stopped serving for it.
+    /// The same, but the predecessor had already stopped serving for this handoff.
     Withdrawn(String),
     /// The predecessor does not know this protocol, as this reply shows.
     Unknown(LegacyReply),
-    /// What it sends is not right; `kind` is what stays the same from one attempt to the next.
+    /// It sent something invalid; `kind` is the part of the reason that repeats between attempts.
     Violation {
         why: String,
         kind: String,
@@ -86,7 +86,7 @@ impl Outcome {
         Self::Violation { kind: why.clone(), why }
     }
 
-    /// Of a check that is passed: go on.
+    /// The result of a check: continue if it passed.
     fn of(checked: Result<(), String>) -> Self {
         checked.map_or_else(Self::violation, |()| Self::Continue)
     }
@@ -118,7 +118,8 @@ impl<S: Service> Exchange<S> {
 
     /// Whether the predecessor may be a legacy program.
     ///
-    /// One that has begun to answer is none, so it owns until it commits, and its end is seen.
+    /// A predecessor that has begun to answer is none: it owns until it commits, and its death is
+    /// noticed.
     pub(crate) fn is_unanswered(&self) -> bool {
         matches!(self.awaiting, Awaiting::Reply | Awaiting::Nul)
     }
@@ -141,7 +142,7 @@ impl<S: Service> Exchange<S> {
     }
 
     async fn step_nul(&mut self, incoming: &mut Incoming<S>, in_place: Option<&Path>) -> Outcome {
-        // Without the byte comes a line that says why.
+        // If the byte is missing, a line with the reason follows.
         if self.peer.wait_for(1).await.is_none() {
             return Outcome::Unknown(LegacyReply::Closed);
         }

@@ -28,7 +28,7 @@ use crate::service::Service;
 pub(crate) enum Protocol {
     Handoff,
     Legacy(Legacy),
-    /// The other line of the C programs, after the first one was not known either.
+    /// The second line of the C programs, tried after the first one was not known.
     LegacyFallback(Legacy),
 }
 
@@ -41,7 +41,7 @@ impl Protocol {
         }
     }
 
-    /// What to try if this one is not known; the listener first, if we take its place.
+    /// The protocol to try next. The one that passes the listener comes first if we take its place.
     pub(crate) const fn next(self, in_place: bool) -> Option<Self> {
         match (self, in_place) {
             (Self::Handoff, true) => Some(Self::Legacy(Legacy::ListenerAndValue)),
@@ -77,7 +77,7 @@ impl fmt::Display for LegacyReply {
 /// What the answer of a legacy predecessor means.
 pub(crate) enum LegacyAnswer {
     Event(Predecessor),
-    /// It does not hand over, to us or now.
+    /// It refuses: it does not hand over to this process, or not now.
     Refused(String),
     /// It does not know the line.
     Unknown(LegacyReply),

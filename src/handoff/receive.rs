@@ -66,7 +66,7 @@ pub(crate) struct Adoption<S: Service> {
 enum Progress<S> {
     /// Idle until an order; the connection stays open, if there is one.
     Idle(Option<Peer>),
-    /// To connect at that time, and to ask by this protocol.
+    /// Waiting to connect at that time, and to ask by this protocol.
     Pausing(Instant, Protocol),
     Talking(Exchange<S>),
 }

@@ -166,7 +166,7 @@ impl RoomWait {
 
     /// Waits until the queue of `log` has room for `records`, as long as the writer makes progress.
     ///
-    /// Returns without room if the writer is blocked: then records are dropped.
+    /// If the writer is blocked, returns although there is no room; records are then dropped.
     pub(crate) async fn wait(&mut self, log: &Log, records: usize) {
         let waiting = || log.records.len();
         while waiting() + records > QUEUE && !self.left.is_zero() {

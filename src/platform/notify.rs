@@ -39,7 +39,7 @@ const SURVIVOR_WATCHDOG: Duration = Duration::from_secs(3);
 /// `TimeoutStartSec=` of its unit.
 ///
 /// Too long: a successor without a watchdog that hangs as the owner stops the whole service. Too
-/// short: a busy machine kills a healthy one that waits for its predecessor.
+/// short: on a busy machine, PID 1 kills a healthy process that waits for its predecessor.
 const START: Duration = Duration::from_secs(5);
 
 /// The number of signs of life within the limit of a watchdog; sd_watchdog_enabled(3) advises two.

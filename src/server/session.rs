@@ -100,7 +100,8 @@ impl<S: Service> Session<S> {
     /// Also limits the kernel's memory for replies: the option belongs to the socket, and a
     /// successor that did not adopt the session may have changed it.
     pub(super) fn attach(&mut self, waker: Waker) {
-        // The kernel doubles the value. If this fails, a client that does not read costs more.
+        // The kernel doubles the value. If this fails, a client that does not read can occupy
+        // more kernel memory.
         let _ = set_socket_send_buffer_size(&self.stream, SEND_BUFFER / 2);
         self.waker = waker;
     }

@@ -36,7 +36,7 @@ pub struct Prepared<Holder>(Holder);
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Ours;
 
-/// Holder of the lock: another process. Unless there is a third one, it is the predecessor, which
+/// Holder of the lock: another process. Normally that is the predecessor, which
 /// passes a copy of the lock with the state.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Theirs;

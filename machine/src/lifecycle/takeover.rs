@@ -18,8 +18,12 @@
 //! ticked on and written the file, so the later of the two counts. A predecessor that committed has
 //! written nothing since its offer, and its file may lack the last changes (a full disk).
 //!
-//! An owner that takes its offer back goes on with what it froze, unless the successor has written
-//! the file since: then the successor was the owner, and died.
+//! An owner that takes its offer back, before or after the commit:
+//!
+//! | in the state file | goes on with |
+//! | --- | --- |
+//! | nothing, or its own last record | the state that it froze |
+//! | a record that the successor wrote after it | the record: the successor was the owner, and died |
 //!
 //! Never reads a clock or a file.
 

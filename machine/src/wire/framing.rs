@@ -51,7 +51,7 @@ impl<'a> Printable<'a> {
         Self(bytes.get(..end).unwrap_or_default())
     }
 
-    /// How many bytes this one takes once it is escaped.
+    /// The length of `byte` after escaping.
     fn width(byte: u8) -> usize {
         match byte {
             b' '..=b'~' => 1,

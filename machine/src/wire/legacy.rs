@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The lines by which the two C programs hand over, which this program replaces.
+//! The lines by which the two C programs that this program replaces hand over.
 //!
 //! Both answer with the state as text and the end of the connection, and say nothing after it: a
 //! state that was sent to a successor which dies before it has read it is lost.

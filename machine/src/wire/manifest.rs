@@ -10,7 +10,7 @@
 //! state 1 counter=137 deadline_ns=… period_ns=… lock=1 listeners=2 clients=3 named=1
 //! ```
 //!
-//! `named` is left out if there are none: releases before 0.2.0 do not know it, and do not accept
+//! `named` is left out if there are none: release 0.1.0 does not know it, and do not accept
 //! any (see [`Accepts`](crate::wire::request::Accepts)).
 
 use core::fmt;
@@ -26,7 +26,7 @@ use crate::wire::fields::Fields;
 /// The kernel allows 253 (`SCM_MAX_FD` in unix(7)); the buffer for them is on the stack.
 pub const MAX_DESCRIPTORS: usize = 64;
 
-/// What an offer has.
+/// The contents of an offer: the state, and how many descriptors of each kind follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Manifest<S> {
     /// The state and its deadline.
