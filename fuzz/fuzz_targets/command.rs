@@ -12,7 +12,8 @@ use early_service_machine::Counter;
 use early_service_machine::bounds::{MAX_COMMAND_LINE, MAX_INVALID_REPLY};
 use early_service_machine::schedule::{Monotonic, Period};
 use early_service_machine::timeline::Ticking;
-use early_service_machine::wire::command::{Command, Framed, TOO_LONG, split_line};
+use early_service_machine::wire::command::{Command, TOO_LONG, split_line};
+use early_service_machine::wire::framing::Framed;
 use early_service_machine::wire::request::Request;
 use libfuzzer_sys::fuzz_target;
 

@@ -2,7 +2,8 @@
 //! Input: a client's bytes that are not parsed yet, and their division into commands.
 
 use early_service_machine::bounds::MAX_COMMAND_LINE;
-use early_service_machine::wire::command::{self, Command, Framed, split_line};
+use early_service_machine::wire::command::{self, Command, split_line};
+use early_service_machine::wire::framing::Framed;
 
 use crate::fixed_buf::FixedBuf;
 use crate::handoff::request::HandoffRequest;

@@ -13,6 +13,7 @@ use core::fmt;
 
 use crate::bounds::{INVALID_SHOWN, MAX_COMMAND_LINE};
 use crate::state::State;
+use crate::wire::framing::Framed;
 use crate::wire::request::Request;
 
 /// A command of a client.
@@ -84,17 +85,6 @@ impl fmt::Display for Invalid<'_> {
 
 /// The reply to a line longer than [`MAX_COMMAND_LINE`]; the connection then closes.
 pub const TOO_LONG: &str = "Line too long: at most 128 bytes";
-
-/// The beginning of the bytes that were read so far.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Framed<'a> {
-    /// A complete line without its end, and its length in bytes with its end.
-    Line(&'a [u8], usize),
-    /// An incomplete line: more bytes are needed.
-    Partial,
-    /// More than [`MAX_COMMAND_LINE`] bytes without an end.
-    TooLong,
-}
 
 /// Finds the first line in `bytes`.
 ///

@@ -12,7 +12,7 @@ pub enum Framed<'a> {
     Line(&'a [u8], usize),
     /// Not yet a whole line.
     Partial,
-    /// More than [`MAX_HANDOFF_LINE`] bytes without an end: the other side speaks another protocol.
+    /// More bytes without an end than a line of the protocol may have.
     TooLong,
 }
 
