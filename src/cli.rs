@@ -77,7 +77,7 @@ pub(crate) struct Options {
     /// The file that stores the state and whose lock makes a process the owner.
     pub(crate) state_file: Option<PathBuf>,
     pub(crate) period: Period,
-    /// The user who may request the state, besides root and the user of this process.
+    /// A user that may request the state, in addition to root and the user of this process.
     pub(crate) successor: Option<String>,
 }
 

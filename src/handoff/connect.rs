@@ -29,7 +29,7 @@ pub(crate) enum Failure {
     Unclear(String),
     /// It accepted the connection, but the kernel did not return its user; it may be the owner.
     UnknownUser(io::Error),
-    /// We are connected, but lack what it takes to wait for an answer.
+    /// The connection is established, but the reactor cannot poll it.
     CannotPoll(io::Error),
 }
 

@@ -139,7 +139,7 @@ impl Report {
         self.last_logged = Some(GONE.to_owned());
     }
 
-    /// We lack what it takes to wait for an answer.
+    /// The reactor cannot poll the connection.
     pub(crate) fn failed(&mut self, why: &dyn fmt::Display) {
         let line = format!("{}: {why}", self.path.display());
         self.log_once(Id::PredecessorRefuses, line);

@@ -9,7 +9,7 @@
 //! | module | contents |
 //! | --- | --- |
 //! | [`world`] | the processes, the kernel and the client at one moment |
-//! | [`possible`] | what can happen next, and what is left out because it shows nothing new |
+//! | [`possible`] | the actions that can follow; those that show nothing new are left out |
 //! | [`steps`] | the effect of each action, by the kernel and by the actors order by order |
 //! | [`blame`] | when a client may see the end of its connection |
 //! | [`properties`] | what is true in every world |

@@ -6,7 +6,7 @@
 //!
 //! **Lock.** It belongs to an open file description. It is held while anything refers to that: a
 //! process, a dead process that the kernel has not released yet, or a message whose receiver lives.
-//! All references are to the same description, so it is enough to know who has one.
+//! They all refer to one open file description, so the model records which processes have one.
 //!
 //! **Connection.** A queue of messages in each direction. A process sees the end of a connection
 //! after it has read all messages and the other end is closed, with any delay.
