@@ -12,17 +12,22 @@ use early_service_machine::schedule::Period;
 use lexopt::{Arg, Parser, ValueExt};
 
 use crate::platform::files::are_same_path;
+use crate::service::Service;
 
-/// The text of `--help`, after [`ABOUT`](crate::Service::ABOUT).
-pub(crate) const HELP: &str = "
+/// The text of `--help`.
+pub(crate) fn help<S: Service>() -> String {
+    let (about, name) = (S::ABOUT, S::NAME);
+    format!(
+        "{about}
 
-Usage: early-service [OPTION]...
+Usage: {name} [OPTION]...
 
 Options:
   -s, --server-socket-path PATH
           UNIX socket to serve, in addition to those passed by a .socket unit;
-          if none is passed, by default early-service.sock in the first
-          directory of $RUNTIME_DIRECTORY
+          if none is passed, by default
+          {name}.sock in the first directory of
+          $RUNTIME_DIRECTORY
   -c, --client-socket-path PATH
           UNIX socket of the process to adopt the state from; by default none
       --takeover-existing-socket
@@ -51,11 +56,13 @@ Options:
           print the version
 
 Example:
-  early-service --server-socket-path /tmp/early-service.sock
-  echo status | nc -N -U /tmp/early-service.sock
+  {name} --server-socket-path /tmp/{name}.sock
+  echo status | nc -N -U /tmp/{name}.sock
 
-See early-service(8) for details.
-";
+See {name}(8) for details.
+"
+    )
+}
 
 /// What the command line asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -100,10 +107,10 @@ impl Stage {
     }
 
     /// The identifier of this stage's lines in the journal.
-    pub(crate) const fn identifier(self) -> &'static str {
+    pub(crate) fn identifier(self, service: &str) -> String {
         match self {
-            Self::Initrd => "early-service-initrd",
-            Self::Root => "early-service",
+            Self::Initrd => format!("{service}-initrd"),
+            Self::Root => service.to_owned(),
         }
     }
 }
@@ -130,8 +137,9 @@ pub(crate) struct Environment {
     pub(crate) passes_socket: bool,
 }
 
-/// Reads the command line.
+/// Reads the command line of the service of this name.
 pub(crate) fn parse(
+    service: &str,
     arguments: impl IntoIterator<Item = OsString>,
     environment: &Environment,
 ) -> Result<Command, Error> {
@@ -174,7 +182,7 @@ pub(crate) fn parse(
     let server = if environment.passes_socket {
         server
     } else {
-        let default = || default_socket(environment.runtime_directory.as_ref()?);
+        let default = || default_socket(service, environment.runtime_directory.as_ref()?);
         Some(
             server
                 .or_else(default)
@@ -250,9 +258,9 @@ fn check_rebind(
 
 /// The socket in the first of the directories that systemd has created for the unit, separated by
 /// colons (`RuntimeDirectory=` in systemd.exec(5)).
-fn default_socket(runtime_directory: &OsString) -> Option<PathBuf> {
+fn default_socket(service: &str, runtime_directory: &OsString) -> Option<PathBuf> {
     let first = env::split_paths(runtime_directory).next()?;
-    (!first.as_os_str().is_empty()).then(|| first.join("early-service.sock"))
+    (!first.as_os_str().is_empty()).then(|| first.join(format!("{service}.sock")))
 }
 
 #[cfg(test)]
@@ -263,7 +271,7 @@ mod tests {
     fn parse_line(line: &str, runtime_directory: Option<&str>) -> Result<Command, Error> {
         let runtime_directory = runtime_directory.map(OsString::from);
         let environment = Environment { runtime_directory, passes_socket: false };
-        parse(line.split_whitespace().map(OsString::from), &environment)
+        parse("door", line.split_whitespace().map(OsString::from), &environment)
     }
 
     fn options(line: &str, runtime_directory: Option<&str>) -> Options {
@@ -301,8 +309,8 @@ mod tests {
     #[test]
     fn the_default_socket_is_in_the_first_runtime_directory() {
         for (directories, socket) in [
-            ("/run/early-service", "/run/early-service/early-service.sock"),
-            ("/run/one:/run/two", "/run/one/early-service.sock"),
+            ("/run/early-service", "/run/early-service/door.sock"),
+            ("/run/one:/run/two", "/run/one/door.sock"),
         ] {
             assert_eq!(options("", Some(directories)).server, Some(socket.into()));
         }
@@ -315,23 +323,23 @@ mod tests {
         let environment = Environment { runtime_directory, passes_socket: true };
         for (line, server) in [("", None), ("-s /a", Some("/a".into()))] {
             let arguments = line.split_whitespace().map(OsString::from);
-            match parse(arguments, &environment) {
+            match parse("door", arguments, &environment) {
                 Ok(Command::Run(options)) => assert_eq!(options.server, server, "{line:?}"),
                 other => panic!("{line:?} is {other:?}"),
             }
         }
-        let takeover = parse(["--takeover-existing-socket".into()], &environment);
+        let takeover = parse("door", ["--takeover-existing-socket".into()], &environment);
         let error = takeover.expect_err("it has no path").to_string();
         assert_eq!(error, "--takeover-existing-socket requires --server-socket-path");
         for (line, why_not) in [
             ("--rebind --survive-systemd-kill-signal", "--rebind cannot be used with --survive"),
             ("--rebind --takeover-existing-socket -s /a", "--rebind cannot be used with --take"),
         ] {
-            let error = parse(line.split_whitespace().map(OsString::from), &environment);
+            let error = parse("door", line.split_whitespace().map(OsString::from), &environment);
             let error = error.expect_err(line).to_string();
             assert!(error.contains(why_not), "{line:?} says {error:?}");
         }
-        let rebind = parse(["--rebind".into()], &environment);
+        let rebind = parse("door", ["--rebind".into()], &environment);
         assert!(matches!(rebind, Ok(Command::Run(Options { rebind: true, .. }))));
     }
 

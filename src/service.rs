@@ -7,6 +7,11 @@
 use std::fmt::{self, Formatter};
 
 use early_service_machine::State;
+use early_service_machine::bounds;
+use early_service_machine::wire::request::Accepts;
+
+use crate::server::batch::{REPLIES, max_own_line};
+use crate::status::MAX_VERSION;
 
 /// A state and its texts: what [`main`](crate::main) carries through the boot.
 ///
@@ -27,6 +32,7 @@ use early_service_machine::State;
 ///     // See the documentation of `machine`.
 /// #    type Command = u64;
 /// #    type Reply = u64;
+/// #    const NAME: &'static str = "doors";
 /// #    const HAND_OVER: &'static str = "get_doors_and_terminate";
 /// #    const EXPECTED: &'static str = "a number";
 /// #    const MAX_EXPECTED: usize = 8;
@@ -93,6 +99,10 @@ use early_service_machine::State;
 /// }
 /// ```
 pub trait Service: State {
+    /// The version that `--version` and `status` show, at most 32 bytes: that of this library, if a
+    /// service does not have its own.
+    const VERSION: &'static str = env!("CARGO_PKG_VERSION");
+
     /// The first lines of `--help`: one or two sentences, without a newline at the end.
     const ABOUT: &'static str;
 
@@ -149,4 +159,28 @@ pub trait Service: State {
         since: u64,
         f: &mut Formatter<'_>,
     ) -> fmt::Result;
+}
+
+/// Fails to compile if the service does not keep to its bounds.
+#[track_caller]
+pub(crate) const fn check<S: Service>() {
+    bounds::check::<S>();
+    let mut version = S::VERSION.as_bytes();
+    assert!(
+        !version.is_empty() && version.len() <= MAX_VERSION,
+        "VERSION is not 1 to 32 bytes long"
+    );
+    while let [byte, rest @ ..] = version {
+        assert!(byte.is_ascii_graphic(), "VERSION has a character that is not graphic ASCII");
+        version = rest;
+    }
+    assert!(
+        REPLIES > S::MAX_REPLY && REPLIES > max_own_line::<S>(),
+        "the state is too large: a reply (MAX_REPLY) or a status line with its fields \
+         (MAX_FIELDS) does not fit a session's buffer"
+    );
+    assert!(
+        Accepts(S::DESCRIPTORS).is_valid(),
+        "DESCRIPTORS has too many names, a name that is too long, or no room in a line"
+    );
 }

@@ -27,7 +27,7 @@ use early_service_machine::wire::handoff::Message;
 use futures_lite::future;
 use smol::{LocalExecutor, Timer};
 
-use crate::cli::{self, Command, Environment, HELP, Options, Predecessor, Stage};
+use crate::cli::{self, Command, Environment, Options, Predecessor, Stage};
 use crate::handoff::Handoff;
 use crate::handoff::bundle::Bundle;
 use crate::handoff::channel::Peer;
@@ -45,7 +45,7 @@ use crate::server::limits;
 use crate::server::listener::Listener;
 use crate::server::listener::bind::{self, check_length};
 use crate::server::{self, Server};
-use crate::service::Service;
+use crate::service::{self, Service};
 use crate::status::Status;
 use crate::supervisor::Supervisor;
 use crate::ticker::Ticker;
@@ -76,16 +76,17 @@ type Error = Box<dyn std::error::Error>;
 /// ```
 #[must_use]
 pub fn main<S: Service>() -> ExitCode {
+    const { service::check::<S>() }
     let passed = Passed::take();
     let runtime_directory = env::var_os("RUNTIME_DIRECTORY");
     let passes_socket = !passed.as_ref().is_ok_and(|passed| passed.sockets.is_empty());
     let environment = Environment { runtime_directory, passes_socket };
-    match cli::parse(env::args_os().skip(1), &environment) {
+    match cli::parse(S::NAME, env::args_os().skip(1), &environment) {
         Ok(Command::Run(options)) => run::<S>(options, passed),
-        Ok(Command::Help) => print(&[S::ABOUT, HELP].concat()),
-        Ok(Command::Version) => print(concat!("early-service ", env!("CARGO_PKG_VERSION"), "\n")),
+        Ok(Command::Help) => print(&cli::help::<S>()),
+        Ok(Command::Version) => print(&format!("{} {}\n", S::NAME, S::VERSION)),
         Err(error) => {
-            let _ = writeln!(io::stderr(), "early-service: {error}");
+            let _ = writeln!(io::stderr(), "{}: {error}", S::NAME);
             ExitCode::from(USAGE)
         }
     }
@@ -99,7 +100,7 @@ fn print(text: &str) -> ExitCode {
 }
 
 fn run<S: Service>(options: Options, passed: Result<Passed, String>) -> ExitCode {
-    let mut journal = Journal::install(options.stage);
+    let mut journal = Journal::install(options.stage, S::NAME);
     let passed = passed.map_err(Error::from);
     let result = passed.and_then(|passed| serve::<S>(options, passed, &mut journal));
     if let Err(error) = &result {
@@ -133,7 +134,7 @@ fn serve<S: Service>(
     // 3. Grow the table of descriptors, while there is one thread.
     descriptors::reserve(limits::DESCRIPTORS);
     // 4. Start the reactor and its thread; listening needs them.
-    let _reactor = start_reactor(options.stage);
+    let _reactor = start_reactor(options.stage, S::NAME);
     passed.log_left_alone();
     // 5. Listen: from here on, clients wait in the backlog instead of being refused.
     let (listeners, adoption) =
@@ -260,14 +261,14 @@ fn listen<S: Service>(
 ///
 /// async-io panics if it cannot have a thread or descriptors. The hook logs that as any other error
 /// of the start; there is nothing to clean up yet.
-fn start_reactor(stage: Stage) -> Timer {
+fn start_reactor(stage: Stage, service: &'static str) -> Timer {
     panic::set_hook(Box::new(move |panic: &PanicHookInfo<'_>| {
         match panic.payload().downcast_ref::<String>() {
             Some(cause) => log::error!("cannot start: {cause} (see {LIMITS})"),
             None => log::error!("cannot start: {panic} (see {LIMITS})"),
         }
         // Needs neither a thread nor the reactor.
-        journal::write_here(stage);
+        journal::write_here(stage, service);
         process::exit(1);
     }));
     let timer = match stage {

@@ -86,6 +86,9 @@ const fn name(origin: Origin) -> &'static str {
     }
 }
 
+/// The maximum length of [`Service::VERSION`](crate::Service::VERSION), in bytes.
+pub(crate) const MAX_VERSION: usize = 32;
+
 /// The maximum length of a status line before the fields of the state, in bytes: [`StatusHeader`],
 /// a space and [`Persistence`].
 pub(crate) const MAX_HEADER: usize = 256;
@@ -94,6 +97,8 @@ pub(crate) const MAX_HEADER: usize = 256;
 pub(crate) struct StatusHeader {
     pub(crate) stage: Stage,
     pub(crate) phase: Phase,
+    /// The version of the service.
+    pub(crate) version: &'static str,
     pub(crate) pid: u32,
     pub(crate) provenance: Option<Provenance>,
     /// How long this process has owned the state, in seconds.
@@ -104,8 +109,9 @@ pub(crate) struct StatusHeader {
 
 impl fmt::Display for StatusHeader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { stage, phase, pid, provenance, serving_s, clients, log_lines_dropped } = self;
-        let (stage, version) = (stage.name(), env!("CARGO_PKG_VERSION"));
+        let Self { phase, version, pid, provenance, serving_s, clients, log_lines_dropped, .. } =
+            self;
+        let stage = self.stage.name();
         write!(f, "stage={stage} phase={phase} pid={pid} version={version} origin=")?;
         f.write_str(provenance.map_or("none", |provenance| name(provenance.origin)))?;
         match provenance.and_then(|provenance| provenance.predecessor) {
@@ -169,6 +175,7 @@ mod tests {
         let header = StatusHeader {
             stage: Stage::Initrd,
             phase: Phase::Adopting,
+            version: "x".repeat(MAX_VERSION).leak(),
             pid: u32::MAX,
             provenance: Some(provenance),
             serving_s: u64::MAX / 1_000_000_000,

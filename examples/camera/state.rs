@@ -63,6 +63,7 @@ impl State for Camera {
     type Command = Command;
     type Reply = Reply;
 
+    const NAME: &'static str = "camera";
     const HAND_OVER: &'static str = "get_camera_and_terminate";
     const EXPECTED: &'static str = "get_frame, set_frame N, set_gear, set_overlay";
     const MAX_EXPECTED: usize = FRAME_EXPECTED.len();

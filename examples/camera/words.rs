@@ -8,6 +8,7 @@ use early_service::Service;
 use crate::state::Camera;
 
 impl Service for Camera {
+    const VERSION: &'static str = "7.1";
     const ABOUT: &'static str =
         "Counts frames from the initrd on, and hands the camera to the root filesystem.";
     const WHAT: &'static str = "camera";

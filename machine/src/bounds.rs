@@ -33,6 +33,9 @@ pub const STATUS_OVERHEAD: usize = " ticks_late=".len() + NUMBER;
 /// Most of it is for the fields of the state.
 pub const MAX_HANDOFF_LINE: usize = 512;
 
+/// The longest name of a service ([`State::NAME`]).
+pub const MAX_SERVICE: usize = 32;
+
 /// The most descriptors with a name in one bundle.
 pub const MAX_NAMED: u64 = 16;
 
@@ -62,28 +65,69 @@ pub(crate) const BOOT_ID: usize = 36;
 pub(crate) struct Bounds<S>(core::marker::PhantomData<S>);
 
 impl<S: State> Bounds<S> {
-    /// Fails to compile if the state does not fit.
-    pub(crate) const HOLD: () = {
-        assert!(
-            RECORD_OVERHEAD + S::MAX_FIELDS <= RECORD_SIZE,
-            "the state is too large: its fields (MAX_FIELDS) do not fit the record of the state file"
-        );
-        assert!(
-            MANIFEST_OVERHEAD + S::MAX_FIELDS <= MAX_HANDOFF_LINE,
-            "the state is too large: its fields (MAX_FIELDS) do not fit a line of the handoff"
-        );
-        assert!(
-            INVALID_OVERHEAD + S::MAX_EXPECTED + S::HAND_OVER.len() <= MAX_INVALID_REPLY,
-            "what the state expects (MAX_EXPECTED, HAND_OVER) does not fit the reply to an invalid \
+    pub(crate) const HOLD: () = check::<S>();
+}
+
+/// Fails to compile if the state does not keep to its bounds.
+///
+/// # Panics
+///
+/// If it is called by a program that runs.
+#[track_caller]
+pub const fn check<S: State>() {
+    assert!(
+        is_service(S::NAME.as_bytes()),
+        "NAME is not 1 to 32 of the characters a-z, 0-9 and '-', the first one a letter"
+    );
+    assert!(
+        S::MAX_FIELDS <= RECORD_SIZE - RECORD_OVERHEAD,
+        "the state is too large: its fields (MAX_FIELDS) do not fit the record of the state file"
+    );
+    assert!(
+        S::MAX_FIELDS <= MAX_HANDOFF_LINE - MANIFEST_OVERHEAD,
+        "the state is too large: its fields (MAX_FIELDS) do not fit a line of the handoff"
+    );
+    assert!(
+        S::MAX_EXPECTED.saturating_add(S::HAND_OVER.len()) <= MAX_INVALID_REPLY - INVALID_OVERHEAD,
+        "what the state expects (MAX_EXPECTED, HAND_OVER) does not fit the reply to an invalid \
              line"
-        );
-        assert!(
-            S::EXPECTED.len() <= S::MAX_EXPECTED,
-            "MAX_EXPECTED is less than the length of EXPECTED"
-        );
-        assert!(
-            S::HAND_OVER.len() <= MAX_COMMAND_LINE,
-            "HAND_OVER is longer than a line of a client"
-        );
+    );
+    assert!(
+        S::EXPECTED.len() <= S::MAX_EXPECTED,
+        "MAX_EXPECTED is less than the length of EXPECTED"
+    );
+    assert!(S::HAND_OVER.len() <= MAX_COMMAND_LINE, "HAND_OVER is longer than a line of a client");
+}
+
+/// Whether this is the name of a service.
+pub(crate) const fn is_service(name: &[u8]) -> bool {
+    let (mut rest, begins_with_letter) = match name {
+        [first, ..] => (name, first.is_ascii_lowercase()),
+        [] => (name, false),
     };
+    while let [byte, others @ ..] = rest {
+        if !matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-') {
+            return false;
+        }
+        rest = others;
+    }
+    begins_with_letter && name.len() <= MAX_SERVICE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_of_a_service_is_short_plain_and_begins_with_a_letter() {
+        let longest = [b'x'; MAX_SERVICE];
+        for name in [&b"early-service"[..], b"d", b"can0-2", &longest] {
+            assert!(is_service(name), "{}", name.escape_ascii());
+        }
+        let too_long = [b'x'; MAX_SERVICE + 1];
+        for name in [&b""[..], b"0can", b"-x", b"Door", b"a b", b"a_b", b"a=b", b"\xff", &too_long]
+        {
+            assert!(!is_service(name), "{}", name.escape_ascii());
+        }
+    }
 }

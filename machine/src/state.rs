@@ -38,6 +38,7 @@ use crate::wire::fields::{Fields, MissingField};
 ///     /// Whether it was open before.
 ///     type Reply = bool;
 ///
+///     const NAME: &'static str = "door";
 ///     const HAND_OVER: &'static str = "get_door_and_terminate";
 ///     const EXPECTED: &'static str = "open true, open false";
 ///     const MAX_EXPECTED: usize = Self::EXPECTED.len();
@@ -94,6 +95,13 @@ pub trait State: Copy + Debug + Default + Display + Eq + Hash + Send + 'static {
 
     /// The answer to a command. Its text form is the line that the client receives.
     type Reply: Copy + Debug + Display + Eq;
+
+    /// The name of the service: 1 to 32 of the characters `a-z`, `0-9` and `-`, the first one a
+    /// letter.
+    ///
+    /// All names that a user sees derive from it: the identifier in the journal, the default
+    /// socket, the usage line. Two services with different names do not meet.
+    const NAME: &'static str = "early-service";
 
     /// The line with which a legacy successor requests the state.
     const HAND_OVER: &'static str;

@@ -306,12 +306,6 @@ impl<S: Service> Adoption<S> {
         let plain = path.to_str().filter(|path| !path.contains(['\n', '\r']));
         let request = match protocol.legacy() {
             None => {
-                const {
-                    assert!(
-                        Accepts(S::DESCRIPTORS).is_valid(),
-                        "DESCRIPTORS has too many names, a name that is too long, or no room in a line"
-                    );
-                }
                 let in_place = self.in_place.as_ref().map(|_| plain.unwrap_or_default());
                 Request::new(Accepts(S::DESCRIPTORS), in_place)
             }

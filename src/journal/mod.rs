@@ -64,22 +64,23 @@ static RECORDS: Records = Records::new();
 /// The writer thread: started once the socket is bound, and flushed at the end.
 pub(crate) struct Journal {
     stage: Stage,
+    service: &'static str,
     /// Set by the thread when it has written everything.
     done: Option<Arc<AtomicBool>>,
 }
 
 impl Journal {
     /// Directs every record of this process to the queue.
-    pub(crate) fn install(stage: Stage) -> Self {
+    pub(crate) fn install(stage: Stage, service: &'static str) -> Self {
         if log::set_logger(&LOG).is_ok() {
             log::set_max_level(LevelFilter::Info);
         }
-        Self { stage, done: None }
+        Self { stage, service, done: None }
     }
 
     /// Starts the writer thread.
     pub(crate) fn start(&mut self) -> io::Result<()> {
-        let (stage, flushing) = (self.stage, thread::current());
+        let (stage, service, flushing) = (self.stage, self.service, thread::current());
         let done = Arc::new(AtomicBool::new(false));
         let set_done = Arc::clone(&done);
         let thread = thread::Builder::new().name("journal".to_owned()).stack_size(STACK);
@@ -88,7 +89,7 @@ impl Journal {
                 // A thread that has them can drop them, and one that has none need not.
                 let _ = drop_capabilities();
             }
-            Writer::open(&LOG, stage).write_until_closed();
+            Writer::open(&LOG, stage, service).write_until_closed();
             set_done.store(true, Ordering::Release);
             flushing.unpark();
         })?;
@@ -101,7 +102,7 @@ impl Journal {
     pub(crate) fn flush(mut self) -> bool {
         if self.done.is_none() && self.start().is_err() {
             // No thread can be started, and the reason is in the queue.
-            write_here(self.stage);
+            write_here(self.stage, self.service);
         }
         LOG.close();
         // Without a timer of the reactor: it may be what the process could not start.
@@ -119,7 +120,7 @@ impl Journal {
 
 /// Writes out the queue from this thread, if no thread can be started: tries each record once,
 /// which may block.
-pub(crate) fn write_here(stage: Stage) {
+pub(crate) fn write_here(stage: Stage, service: &str) {
     LOG.close();
-    Writer::open(&LOG, stage).without_retries().write_until_closed();
+    Writer::open(&LOG, stage, service).without_retries().write_until_closed();
 }

@@ -16,6 +16,7 @@ use std::process;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use early_service_machine::bounds::MAX_SERVICE;
 use log::{Level, Record};
 use rustix::fs::{FileType, fstat, major, minor};
 use systemd_journal_logger::{JournalLog, connected_to_journal};
@@ -50,7 +51,7 @@ enum Destination {
 }
 
 impl Destination {
-    fn of(stage: Stage) -> Self {
+    fn of(stage: Stage, identifier: &str) -> Self {
         // `$SYSTEMD_EXEC_PID` names the process that systemd itself has started.
         let by_systemd =
             || std::env::var("SYSTEMD_EXEC_PID").is_ok_and(|pid| pid == process::id().to_string());
@@ -58,7 +59,7 @@ impl Destination {
             Self::Journal
         } else if stage == Stage::Initrd && by_systemd() && is_null(io::stderr()) {
             // If there were a journal, systemd would have connected standard error to it.
-            open_journal(stage).map_or(Self::NoJournal, |_| Self::StandardError)
+            open_journal(stage, identifier).map_or(Self::NoJournal, |_| Self::StandardError)
         } else {
             Self::StandardError
         }
@@ -73,6 +74,10 @@ fn is_null(file: impl AsFd) -> bool {
     })
 }
 
+/// Room for what precedes the text of a line on standard error: time, identifier, process id and
+/// severity.
+const HEADER: usize = 64 + MAX_SERVICE;
+
 /// Where records are written.
 enum Sink {
     Journal(JournalLog),
@@ -85,6 +90,10 @@ enum Sink {
 pub(super) struct Writer {
     log: &'static Log,
     stage: Stage,
+    /// The identifier of each line.
+    identifier: String,
+    /// The `TARGET=` of each line in the journal.
+    target: String,
     sink: Sink,
     /// When the attempts to write began to fail, if the last one failed.
     failing_since: Option<Instant>,
@@ -97,17 +106,19 @@ pub(super) struct Writer {
 impl Writer {
     /// To be called by the thread itself: connecting to the journal sends a datagram, which may
     /// block.
-    pub(super) fn open(log: &'static Log, stage: Stage) -> Self {
-        let journal = || open_journal(stage).map(Sink::Journal);
+    pub(super) fn open(log: &'static Log, stage: Stage, service: &str) -> Self {
+        let (identifier, target) = (stage.identifier(service), service.replace('-', "_"));
+        let journal = || open_journal(stage, &identifier).map(Sink::Journal);
         let kernel_log = || OpenOptions::new().write(true).open("/dev/kmsg").map(Sink::KernelLog);
-        let sink = match Destination::of(stage) {
+        let sink = match Destination::of(stage, &identifier) {
             Destination::Journal if stage == Stage::Initrd => journal().or_else(|_| kernel_log()),
             Destination::Journal => journal(),
             Destination::NoJournal => kernel_log(),
             Destination::StandardError => Ok(Sink::StandardError),
         };
         let sink = sink.unwrap_or(Sink::StandardError);
-        Self { log, stage, sink, failing_since: None, retry_limit: RETRY_LIMIT, reported: 0 }
+        let (failing_since, retry_limit, reported) = (None, RETRY_LIMIT, 0);
+        Self { log, stage, identifier, target, sink, failing_since, retry_limit, reported }
     }
 
     /// Drops a record at the first failure.
@@ -133,7 +144,7 @@ impl Writer {
     fn write_with_retries(&mut self, entry: &Entry) -> bool {
         if matches!(self.sink, Sink::KernelLog(_)) {
             // A journal may have started since.
-            if let Ok(journal) = open_journal(self.stage) {
+            if let Ok(journal) = open_journal(self.stage, &self.identifier) {
                 self.sink = Sink::Journal(journal);
             }
         }
@@ -152,7 +163,7 @@ impl Writer {
             Sink::Journal(journal) => journal.journal_send(
                 &Record::builder()
                     .level(entry.level())
-                    .target("early_service")
+                    .target(&self.target)
                     .args(format_args!("{}", entry.message()))
                     .key_values(entry)
                     .build(),
@@ -160,12 +171,12 @@ impl Writer {
             Sink::KernelLog(_) if entry.tick().is_some() => Ok(()),
             Sink::KernelLog(kernel_log) => {
                 let mut kernel_log = kernel_log;
-                kernel_log.write_all(entry.kernel_line(self.stage.identifier()).as_bytes())
+                kernel_log.write_all(entry.kernel_line(&self.identifier).as_bytes())
             }
             Sink::StandardError => {
-                let mut line = [0; MAX_TEXT + 64];
+                let mut line = [0; MAX_TEXT + HEADER];
                 let mut room = &mut line[..];
-                entry.write_line(self.stage.identifier(), &mut room)?;
+                entry.write_line(&self.identifier, &mut room)?;
                 let left = room.len();
                 io::stderr().write_all(&line[..line.len() - left])
             }
@@ -192,7 +203,7 @@ impl Writer {
 }
 
 /// Connects to the journal; fails if there is none.
-fn open_journal(stage: Stage) -> io::Result<JournalLog> {
-    let journal = JournalLog::empty()?.with_syslog_identifier(stage.identifier().to_owned());
+fn open_journal(stage: Stage, identifier: &str) -> io::Result<JournalLog> {
+    let journal = JournalLog::empty()?.with_syslog_identifier(identifier.to_owned());
     Ok(journal.add_extra_field("STAGE", stage.name()))
 }

@@ -24,7 +24,7 @@ pub(crate) const REPLIES: usize = BATCH * 36;
 
 /// Bytes of the longest line that is not a reply of the state: the reply to an invalid line, or a
 /// status line, which the ticker completes.
-pub(super) const fn max_own_line<S: Service>() -> usize {
+pub(crate) const fn max_own_line<S: Service>() -> usize {
     let status = status::MAX_HEADER + 1 + S::MAX_FIELDS + STATUS_OVERHEAD;
     1 + if status > MAX_INVALID_REPLY { status } else { MAX_INVALID_REPLY }
 }
@@ -39,13 +39,6 @@ pub(crate) struct Batch<S: Service> {
 
 impl<S: Service> Batch<S> {
     pub(crate) fn new() -> Box<Self> {
-        const {
-            assert!(
-                REPLIES > S::MAX_REPLY && REPLIES > max_own_line::<S>(),
-                "the state is too large: a reply (MAX_REPLY) or a status line with its fields \
-                 (MAX_FIELDS) does not fit a session's buffer"
-            );
-        }
         Box::new(Self {
             commands: [S::Command::default(); BATCH],
             count: 0,

@@ -82,6 +82,7 @@ impl<S: Service> Server<S> {
         let head = StatusHeader {
             stage: self.stage,
             phase: LOG.phase(),
+            version: S::VERSION,
             pid: process::id(),
             provenance,
             serving_s: provenance

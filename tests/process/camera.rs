@@ -3,7 +3,7 @@
 //!
 //! What it shares with the counter is tried there; here is what is its own.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -18,12 +18,15 @@ use testkit::scratch::Scratch;
 /// The longest overlay.
 const OVERLAY: &str = "caution/trailer/coupled/reverse-with-assistance!";
 
+/// The program.
+pub(crate) fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| build::example("camera").unwrap_or_else(|error| panic!("{error}")))
+}
+
 /// Starts the camera with the state file of the test.
-fn camera(scratch: &Scratch, socket: &str, options: &[&str]) -> Daemon {
-    static PROGRAM: OnceLock<std::path::PathBuf> = OnceLock::new();
-    let program =
-        PROGRAM.get_or_init(|| build::example("camera").unwrap_or_else(|error| panic!("{error}")));
-    let mut command = Command::new(program);
+pub(crate) fn camera(scratch: &Scratch, socket: &str, options: &[&str]) -> Daemon {
+    let mut command = Command::new(program());
     detach(&mut command);
     command.arg("--server-socket-path").arg(scratch.join(socket)).args(options);
     command.arg("--state-file").arg(state_file(scratch));

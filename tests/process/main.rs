@@ -20,6 +20,7 @@
 //! | [`meddling`] | changes that another process makes to a shared socket or file |
 //! | [`members`] | the permissions of a member of the clients' group |
 //! | [`memory`] | no memory is left allocated |
+//! | [`names`] | two services with different names |
 //! | [`nameless`] | a socket whose name disappears |
 //! | [`older`] | the C programs on the other side, and who may ask |
 //! | [`options`] | the command line |
@@ -57,6 +58,7 @@ mod meddling;
 mod members;
 mod memory;
 mod nameless;
+mod names;
 mod older;
 mod options;
 mod ownership;

@@ -99,7 +99,7 @@ fn bind_new(path: &Path) -> io::Result<UnixListener> {
     };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = open(directory, flags, Mode::empty())?;
-    let short = format!(".early-service.{}", process::id());
+    let short = format!(".new-socket.{}", process::id());
     let reachable = Path::new(DESCRIPTORS).join(directory.as_raw_fd().to_string());
     // A process with the same number may have died before it renamed its socket.
     let _ = unlinkat(&directory, &short, AtFlags::empty());
