@@ -1,36 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Bounds: the length of everything that is read or written, in bytes.
 //!
-//! **Invariant:** a program whose state does not fit a line, the record or a reply does not
-//! compile.
+//! **Invariant:** a program compiles only if its state fits a line, the record and a reply.
 
 use crate::state::State;
 
 /// The longest decimal form of a `u64`.
 const NUMBER: usize = "18446744073709551615".len();
 
-/// The longest line of a client, without its end (`\n` or `\r\n`).
+/// The longest line of a client, without its end (`\n` or `\r\n`). A session buffers one such line.
 ///
-/// The longest command contains the path of a socket, which has at most 107 bytes (`sun_path` in
-/// unix(7)). A session buffers one line of this length.
+/// The longest command contains the path of a socket: at most 107 bytes (`sun_path` in unix(7)).
 pub const MAX_COMMAND_LINE: usize = 128;
 
-/// How many bytes of an invalid line are repeated to the client: enough to recognize the line.
+/// The number of bytes of an invalid line that its reply repeats: enough to recognize the line.
 pub(crate) const INVALID_SHOWN: usize = 32;
 
 /// The longest reply to an invalid line. Each repeated byte may be escaped to four.
 pub const MAX_INVALID_REPLY: usize = INVALID_SHOWN * 4 + 128;
 
-/// The reply to an invalid line, except for what the state says was expected.
+/// The reply to an invalid line, without the commands that the state lists.
 const INVALID_OVERHEAD: usize =
     "Invalid command: ...; expected ,  or status".len() + INVALID_SHOWN * 4;
 
-/// The state's part of a status line, except for the fields of the state.
+/// The state's part of a status line, without the fields of the state.
 pub const STATUS_OVERHEAD: usize = " ticks_late=".len() + NUMBER;
 
-/// The longest line of a handoff, without its end (`\n`).
-///
-/// Most of it is for the fields of the state.
+/// The longest line of a handoff, without its end (`\n`). Most of it is for the state's fields.
 pub const MAX_HANDOFF_LINE: usize = 512;
 
 /// The longest name of a service ([`State::NAME`]).
@@ -42,23 +38,21 @@ pub const MAX_NAMED: u64 = 16;
 /// The longest name of a descriptor.
 pub const MAX_NAME: usize = 64;
 
-/// The line of a manifest, except for the fields of the state.
+/// The line of a manifest, without the fields of the state.
 const MANIFEST_OVERHEAD: usize =
     "state 1  deadline_ns= period_ns= lock=1 listeners= clients= named=16".len() + 4 * NUMBER;
 
-/// The record in the state file.
-///
-/// A power of two within a page, so that no write of a record is split between two pages.
+/// The size of the record in the state file: a power of two, so that no page boundary splits it.
 pub const RECORD_SIZE: usize = 512;
 
-/// The record, except for the fields of the state.
+/// The record, without the fields of the state.
 pub(crate) const RECORD_OVERHEAD: usize = "early-service-state 1 boot= sequence= unlogged= \
      unbroken=  deadline_ns= period_ns= crc=01234567\n"
     .len()
     + BOOT_ID
     + 5 * NUMBER;
 
-/// The kernel's id of a boot (`/proc/sys/kernel/random/boot_id` in random(4)).
+/// The length of the kernel's id of a boot (`/proc/sys/kernel/random/boot_id` in random(4)).
 pub(crate) const BOOT_ID: usize = 36;
 
 /// The check of a state. Each function that writes one of its forms evaluates it.
@@ -72,7 +66,7 @@ impl<S: State> Bounds<S> {
 ///
 /// # Panics
 ///
-/// If it is called by a program that runs.
+/// If it is called at run time for such a state.
 #[track_caller]
 pub const fn check<S: State>() {
     assert!(
@@ -99,7 +93,7 @@ pub const fn check<S: State>() {
     assert!(S::HAND_OVER.len() <= MAX_COMMAND_LINE, "HAND_OVER is longer than a line of a client");
 }
 
-/// Whether this is the name of a service.
+/// Whether `name` is valid for a service.
 pub(crate) const fn is_service(name: &[u8]) -> bool {
     let (mut rest, begins_with_letter) = match name {
         [first, ..] => (name, first.is_ascii_lowercase()),

@@ -1,17 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Counter: the state of the program `early-service`, its commands and its replies.
 //!
-//! An example of a state. A program with another state has a module like this one in its place; no
-//! other module of this crate knows that the state is a number.
+//! An example of a state. A program with another state replaces this module; no other module of
+//! this crate knows that the state is a number.
 
 use core::fmt;
 
 use crate::state::State;
 use crate::wire::fields::{Fields, MissingField, number};
 
-/// A counter that is logged and incremented at each tick.
-///
-/// Its text form is the number in decimal digits.
+/// A counter that is logged and incremented at each tick. Its text form is the number in decimal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Counter {
     /// The next number to be logged.

@@ -2,8 +2,8 @@
 //! The decisions of `early-service`, without input or output.
 //!
 //! Nothing here reads a clock, opens a file or allocates. Times, bytes and events are arguments;
-//! deadlines, replies and orders to the actors are results. Every rule can therefore be tested by a
-//! table, by two machines that drive each other, or by a fuzzer, with the same result each time.
+//! deadlines, replies and orders to the actors are results. A table, two machines that drive each
+//! other, or a fuzzer can therefore test every rule, with the same result each time.
 //!
 //! | module | decides |
 //! | --- | --- |
@@ -19,10 +19,9 @@
 //! | [`wire::fields`] | how records and messages encode their values |
 //! | [`trust`] | which users may receive the state, and whose state is adopted |
 //!
-//! Only [`counter`] knows that the state is a counter. To carry another state, write another such
-//! module.
+//! Only [`counter`] knows that the state is a counter. Another state needs another such module.
 //!
-//! **Invariant:** no input makes this crate panic. The lints of its manifest forbid indexing,
+//! **Invariant:** no input makes this crate panic. The lints in its manifest forbid indexing,
 //! unchecked arithmetic and `unwrap`; the fuzz targets look for other causes.
 #![no_std]
 #![cfg_attr(

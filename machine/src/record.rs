@@ -13,9 +13,9 @@
 //!
 //! Responsible for the format and its checks. Never reads or writes a file.
 //!
-//! **Invariant:** [`Record::decode`] accepts only what [`Record::encode`] made, complete and in
-//! this boot, from a record that an owner can have had: its period is valid, its deadline is at
-//! most one period ahead, and it counts no more ticks than there were.
+//! **Invariant:** [`Record::decode`] accepts only complete output of [`Record::encode`] of this
+//! boot with values that an owner can have had: a valid period, a deadline at most one period
+//! ahead, and no more ticks than there were.
 
 use core::fmt::{self, Write as _};
 
@@ -51,7 +51,7 @@ impl fmt::Display for BootId {
     }
 }
 
-/// The state at one instant, with what its next owner must know about the log.
+/// The state at one instant, and the ticks before it that the log may lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record<S> {
     /// How many records were written before this one, in this boot.
@@ -64,8 +64,8 @@ pub struct Record<S> {
 
 /// The last ticks before a snapshot that may be missing in the log.
 ///
-/// The log names the missing numbers, as far as they can be derived from the state: a command in
-/// between, such as `set_counter`, changes what the ticks before it were.
+/// The log names the missing numbers that can be derived from the state. Those before a command
+/// that changes the state, such as `set_counter`, cannot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unlogged {
     /// The number of these ticks, at most one for each shortest period since the clock's zero.
@@ -87,7 +87,7 @@ pub enum DecodeError {
     Stale,
     /// A field is missing or invalid.
     Field(FieldError),
-    /// The counts of unlogged ticks are higher than is possible.
+    /// The counts of unlogged ticks are impossibly high.
     Unlogged(Unlogged),
 }
 
@@ -126,7 +126,7 @@ impl<S: State> Record<S> {
         let () = Bounds::<S>::HOLD;
         let mut text = Text::EMPTY;
         let Self { sequence, unlogged: Unlogged { ticks, unbroken }, snapshot } = self;
-        // This cannot fail: the bounds of the state leave room for the longest record.
+        // Cannot fail, because the bounds of the state leave room for the longest record.
         let _ = write!(text, "{MAGIC}boot={boot} sequence={sequence}");
         let _ = write!(text, " unlogged={ticks} unbroken={unbroken} {snapshot}");
         text.sealed()
@@ -224,10 +224,8 @@ impl fmt::Write for Text {
     }
 }
 
-/// The CRC-32 of IEEE 802.3.
-///
-/// Half a byte at a time is six times as fast as bit by bit. A table for whole bytes would take one
-/// kilobyte.
+/// The CRC-32 of IEEE 802.3, by half bytes: six times as fast as by bits, with a table of 64 bytes
+/// instead of 1024.
 fn crc32(bytes: &[u8]) -> u32 {
     let with_half = |crc: u32| {
         let low = REMAINDERS.get((crc & 15) as usize).copied().unwrap_or_default();

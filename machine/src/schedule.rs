@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Schedule of the ticks: absolute deadlines, one period apart.
 //!
-//! A timer that is set again after each tick drifts, and loses ticks while the process is stopped,
-//! which PID 1 does to every process around the switch of root. A schedule knows when each tick
-//! should happen. The caller asks at any time which ticks are due. Never reads a clock.
+//! A timer that is set again after each tick drifts, and loses ticks while the process is stopped.
+//! PID 1 stops every process around the switch of root. A schedule knows the deadline of each tick;
+//! the caller asks at any time which ticks are due. Never reads a clock.
 //!
-//! **Invariant:** [`Schedule::due`] returns the deadlines in order, each once and none missing,
-//! whatever the times of the calls are.
+//! **Invariant:** [`Schedule::due`] returns the deadlines in order, each once and none missing, at
+//! whatever times it is called.
 //!
 //! **Invariant:** once all due ticks are taken, the next deadline is at most one period ahead.
 
@@ -93,7 +93,7 @@ impl fmt::Display for Period {
     }
 }
 
-/// When ticks are due.
+/// The deadlines of the ticks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Schedule {
     deadline: Monotonic,
@@ -151,7 +151,7 @@ impl Schedule {
     pub fn count_due(&self, now: Monotonic) -> u64 {
         let mut schedule = *self;
         let missed = schedule.skip(now, u64::MAX);
-        // If some were missed, the ticks since then have another period.
+        // The first call stops after the missed ticks, where the period changes.
         missed.saturating_add(schedule.skip(now, u64::MAX))
     }
 
@@ -167,10 +167,8 @@ impl Schedule {
         (self.skip(now, 1) > 0).then_some(deadline)
     }
 
-    /// Takes up to `at_most` ticks that are due at `now` and have the same period, in constant
-    /// time. Returns their number.
-    ///
-    /// Missed ticks come first. Every due tick is taken once this returns 0.
+    /// Takes up to `at_most` ticks that are due at `now` and have the same period, missed ticks
+    /// first. Returns their number, 0 once no tick is due. Takes constant time.
     pub fn skip(&mut self, now: Monotonic, at_most: u64) -> u64 {
         let last = self.missed.map_or(now, |missed| missed.until.min(now));
         if last < self.deadline {
@@ -178,12 +176,12 @@ impl Schedule {
         }
         let period = self.period().0;
         let due = (last.nanos_since(self.deadline) / period).saturating_add(1);
-        // The last point of the clock ends the ticks.
+        // No tick is due at or after the clock's last point.
         let left = Monotonic(u64::MAX).nanos_since(self.deadline) / period;
         let count = due.min(left).min(at_most);
         let passed = count.saturating_mul(period.get());
         self.deadline = Monotonic(self.deadline.0.saturating_add(passed));
-        // The last missed tick ends the old period.
+        // The new period applies after the last missed tick.
         if let Some(until) = self.missed.map(|missed| missed.until) {
             if until < self.deadline {
                 self.missed = None;

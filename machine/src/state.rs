@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The trait of a state that is carried through the boot.
 //!
-//! Lifecycle, handoff, state file and sessions know a state only by this trait.
-//! [`Counter`](crate::counter::Counter) implements it; another state takes a module of that length.
+//! Lifecycle, handoff, state file and sessions know a state only by this trait. A state takes a
+//! module as long as that of [`Counter`](crate::counter::Counter).
 
 use core::fmt::{Debug, Display, Formatter, Result as Written};
 use core::hash::Hash;
@@ -14,9 +14,9 @@ use crate::wire::fields::{Fields, MissingField};
 /// Its text form is one line: the reply to [`HAND_OVER`](Self::HAND_OVER), and what the log shows.
 /// [`Default`] is the state without a predecessor.
 ///
-/// The `MAX_` constants are lengths in bytes. The state must keep to them, and its own tests show
-/// that it does. A program whose state does not fit the lines and buffers of the other modules does
-/// not compile ([`bounds`](crate::bounds)).
+/// The `MAX_` constants are lengths in bytes. The state must keep to them, and should test that it
+/// does. A program whose state does not fit the lines and buffers of the other modules does not
+/// compile ([`bounds`](crate::bounds)).
 ///
 /// ```
 /// use core::fmt;
@@ -90,7 +90,8 @@ pub trait State: Copy + Debug + Default + Display + Eq + Hash + Send + 'static {
     /// A command of a client. Its text form is a line that [`command`](Self::command) reads as
     /// this.
     ///
-    /// Should be small, because a session queues many. The default fills unused places.
+    /// Should be small, because a session queues many. Unused entries of a queue contain the
+    /// default.
     type Command: Copy + Debug + Default + Display + Eq + Send;
 
     /// The answer to a command. Its text form is the line that the client receives.
@@ -159,8 +160,8 @@ pub trait State: Copy + Debug + Default + Display + Eq + Hash + Send + 'static {
     /// Changes the state as `ticks` ticks do, in constant time.
     ///
     /// After a long stop many ticks are due, up to one for each millisecond. Return false and
-    /// change nothing if this is not possible. [`tick`](Self::tick) is then called for each of
-    /// them, and commands wait until all are done.
+    /// change nothing to decline. [`tick`](Self::tick) is then called for each tick, and commands
+    /// wait until all are done.
     fn tick_many(&mut self, ticks: u64) -> bool {
         let _ = ticks;
         false

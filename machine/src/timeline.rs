@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Timeline of a state that ticks, and what the next owner needs to continue it.
+//! Timeline: a state that ticks, and its snapshot for the next owner.
 //!
 //! Responsible for the snapshot, its text form and its checks, and for the count of late ticks.
 //! Never reads a clock.
@@ -26,7 +26,7 @@ pub struct Snapshot<S> {
     pub period: Period,
 }
 
-/// A field that is missing, malformed or not what an owner can have written.
+/// A field that is missing, malformed, or has a value that no owner can have written.
 ///
 /// Its text form names the field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,8 +66,8 @@ impl fmt::Display for FieldError {
 }
 
 impl<S: State> Snapshot<S> {
-    /// Reads a snapshot from its fields. [`check`](Self::check) checks the deadline, which depends
-    /// on the time.
+    /// Reads a snapshot from its fields. The deadline has to be checked with
+    /// [`check`](Self::check).
     ///
     /// # Errors
     ///
@@ -82,11 +82,11 @@ impl<S: State> Snapshot<S> {
         })
     }
 
-    /// Checks that an owner can have written this until `now`.
+    /// Checks that an owner can have written this by `now`.
     ///
-    /// The deadline may have passed long ago, because the owner may have died then. A deadline that
-    /// is more than one period ahead was not written by an owner, or with the clock of another time
-    /// namespace (time_namespaces(7)). Waiting for it could take forever.
+    /// The deadline may have passed long ago, because the owner may have died then. A deadline more
+    /// than one period ahead was written by no owner, or in another time namespace
+    /// (time_namespaces(7)). Waiting for it could take forever.
     ///
     /// # Errors
     ///
@@ -113,7 +113,7 @@ impl<S: State> fmt::Display for Snapshot<S> {
 pub struct Tick<S> {
     /// The state to log, as it was before the tick.
     pub state: S,
-    /// When it was due.
+    /// When the tick was due.
     pub deadline: Monotonic,
 }
 
@@ -152,9 +152,7 @@ impl<S: State> Ticking<S> {
     }
 
     /// Takes up to `at_most` ticks that are due at `now` and have the same period. Returns their
-    /// number, 0 if none is due.
-    ///
-    /// The time is constant if the state supports [`State::tick_many`].
+    /// number, 0 if none is due. Takes constant time if the state supports [`State::tick_many`].
     pub fn skip(&mut self, now: Monotonic, at_most: u64) -> u64 {
         let count = self.schedule.skip(now, at_most);
         self.count_late(count, now);
@@ -166,8 +164,8 @@ impl<S: State> Ticking<S> {
         count
     }
 
-    /// Counts the late ones of the ticks that were just taken. A tick is late if the next one is
-    /// due as well.
+    /// Counts the late ones of the last `count` ticks. A tick is late if the next one is due as
+    /// well.
     fn count_late(&mut self, count: u64, now: Monotonic) {
         let in_time = u64::from(now < self.schedule.deadline());
         self.late = self.late.saturating_add(count.saturating_sub(in_time));
@@ -184,7 +182,7 @@ impl<S: State> Ticking<S> {
         self.state
     }
 
-    /// What the next owner needs to continue from here.
+    /// The snapshot for the next owner.
     #[must_use]
     pub const fn snapshot(&self) -> Snapshot<S> {
         let (deadline, period) = (self.schedule.deadline(), self.schedule.period());

@@ -2,18 +2,17 @@
 //! Trust: which users may receive the state, and whose state is adopted.
 //!
 //! Users are numbers as the kernel reports them for the other end of a connection (`SO_PEERCRED` in
-//! unix(7)).
-//! In a user namespace the kernel reports one number, the *overflow* user, for every user that the
+//! unix(7)). In a user namespace it reports one number, the *overflow* user, for all users that the
 //! namespace does not map (user_namespaces(7)). This number identifies nobody and is never trusted.
 //!
 //! Never looks a user up, and never reads `/proc`.
 
-/// The overflow user unless `/proc/sys/kernel/overflowuid` says otherwise.
+/// The default overflow user; `/proc/sys/kernel/overflowuid` contains the current one.
 pub const OVERFLOW: u32 = 65534;
 
 const ROOT: u32 = 0;
 
-/// The users that decide whom this process trusts.
+/// The users on which the decisions depend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trust {
     /// The user that this process runs as.
@@ -25,32 +24,30 @@ pub struct Trust {
 impl Trust {
     /// Whether `peer` may receive the state: root, the user of this process, the user that
     /// `--successor` names, and the owner of the socket file that the peer connected to.
-    ///
-    /// The C program is configured by the owner of the socket: its units change the owner to the
-    /// user of the successor. Only root can do that, so root vouches for the owner.
+    /// The units of the C program make the successor's user the owner of the socket. Only root can
+    /// change an owner, so root vouches for it.
     #[must_use]
     pub fn may_receive(self, peer: u32, named: Option<u32>, owner: Option<u32>) -> bool {
         self.may_offer(peer)
             || (!self.is_nobody(peer) && (named == Some(peer) || owner == Some(peer)))
     }
 
-    /// Whether the state of `peer` is adopted: only that of root and of the user of this process.
+    /// Whether the state of `peer` is adopted: `peer` is root or the user of this process.
     #[must_use]
     pub fn may_offer(self, peer: u32) -> bool {
         peer == ROOT || (peer == self.ours && !self.is_nobody(peer))
     }
 
-    /// Whether a state file that belongs to `owner` was written by a trusted process: one of root,
-    /// of the user of this process, or of the user that `--successor` names.
+    /// Whether a state file of `owner` is trusted: `owner` is root, the user of this process, or
+    /// the user that `--successor` names.
     ///
-    /// If this process runs as the overflow user, it trusts its own file; without the file there
-    /// would be no lock, which is worse.
+    /// A process of the overflow user trusts its own file, because without a file there is no lock.
     #[must_use]
     pub fn may_own_the_file(self, owner: u32, named: Option<u32>) -> bool {
         owner == ROOT || owner == self.ours || (!self.is_nobody(owner) && named == Some(owner))
     }
 
-    /// Whether this number stands for every user that the namespace does not map.
+    /// Whether `user` is the number for all users that the namespace does not map.
     #[must_use]
     pub fn is_nobody(self, user: u32) -> bool {
         user == self.overflow || user == OVERFLOW

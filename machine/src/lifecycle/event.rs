@@ -2,26 +2,25 @@
 //! Events and effects: the vocabulary of the lifecycle.
 //!
 //! An event is a fact, named in the past tense. Events are grouped by their subject, so that a
-//! phase can ignore a whole subject by name. No event contains the state.
-//!
-//! An effect is an order, named in the imperative.
+//! phase can ignore a whole subject by name. No event contains the state. An effect is an order,
+//! named in the imperative.
 
 /// A fact that an actor reports to the supervisor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
-    /// About this process itself.
+    /// An event of this process.
     Local(Local),
     /// The result of an attempt to lock the state file.
     Lock(Lock),
-    /// The predecessor, as the successor sees it.
+    /// A message or a failure of the predecessor, as the successor sees it.
     Predecessor(Predecessor),
-    /// The successor, as the predecessor sees it.
+    /// A message or a failure of the successor, as the predecessor sees it.
     Successor(Successor),
     /// A signal asked the process to stop.
     StopRequested,
 }
 
-/// What happened to this process.
+/// An event of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Local {
     /// It started, and no predecessor is configured.
@@ -39,9 +38,9 @@ pub enum Local {
 pub enum Lock {
     /// This process; the file contains a state of this boot, so its owner died or stopped.
     AcquiredWithState,
-    /// This process, or nobody because there is no file to lock; there is no state of this boot.
+    /// This process, or no process because no file can be locked; there is no state of this boot.
     AcquiredWithoutState,
-    /// Another process. Further attempts follow without an order.
+    /// Another process. The actor tries again without an order.
     HeldElsewhere,
 }
 
@@ -50,7 +49,7 @@ pub enum Lock {
 pub enum Predecessor {
     /// No process listens where the predecessor was expected.
     Absent,
-    /// It runs, and does not hand over to this process now: it refused, was busy or aborted.
+    /// It runs but does not hand over to this process now: it refused, was busy or aborted.
     Refused,
     /// It closed the connection without a message.
     Gone,
@@ -58,7 +57,7 @@ pub enum Predecessor {
     SentState,
     /// It supports only a legacy protocol, sent its state and terminates.
     SentLegacyState,
-    /// It is no longer the owner; this process is.
+    /// It made this process the owner.
     Committed,
 }
 
@@ -131,7 +130,7 @@ pub enum Effect {
     Abort,
     /// Load the state from its file or as it was received, and tick. This process holds the lock.
     Load,
-    /// Tell the predecessor that this process serves. It does not matter whether that succeeds.
+    /// Tell the predecessor that this process serves. A failure to send this is ignored.
     ReportServing,
     /// Accept and answer clients, including those that were handed over.
     Listen,

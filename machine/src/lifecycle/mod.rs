@@ -5,8 +5,8 @@
 //! The *owner* is the process that may tick and answer clients.
 //!
 //! Responsible for every decision about ownership. [`Lifecycle::step`] is its only entry: it takes
-//! an event and returns the phase that follows and the effects to carry out, in this order. Never
-//! contains the state of the service. Ends in [`Ended`], which nothing follows.
+//! an event and returns the next phase and the effects to carry out, in this order. Never contains
+//! the state of the service. The last phase is [`Ended`].
 //!
 //! | module | contents |
 //! | --- | --- |
@@ -17,24 +17,25 @@
 //!
 //! # Ownership
 //!
-//! Ownership is the lock on the state file, which contains the state at every instant. The lock
-//! belongs to the open file description, and a descriptor of it travels with the state. It is
-//! therefore held without a gap while one of the two processes or the message between them exists
-//! (flock(2)). A process that becomes the owner holds the lock first and then loads the state.
+//! Ownership is the lock on the state file, which always contains the current state. The lock
+//! belongs to the open file description (flock(2)), and the predecessor sends a descriptor of it
+//! with the state. The lock is therefore held without a gap while one of the two processes or the
+//! message between them exists. A process that becomes the owner holds the lock first and then
+//! loads the state.
 //!
-//! No effect saves the state. The owner writes each change to the file before anybody can see it,
-//! and a process that is not the owner has nothing to save.
+//! No effect saves the state. The owner writes each change to the file before any process can see
+//! it, and a process that is not the owner has nothing to save.
 //!
 //! **Invariant:** a process ticks only in Serving and Draining (freezing), and answers clients only
 //! in Serving. It enters Serving only with the lock, and with the orders to load the state and to
 //! listen.
 //!
-//! **Invariant:** between the order to commit and the end of the successor, nothing makes the
-//! predecessor the owner again, in particular no timeout.
+//! **Invariant:** after the order to commit, only the end of the successor makes the predecessor
+//! the owner again. No timeout does.
 //!
-//! The legacy protocol cannot keep these promises. If a successor dies before it has read the state
+//! The legacy protocol cannot keep these promises. If a successor dies before it reads the state
 //! that was sent to it, the state and its clients are lost. If a successor gives up on a legacy
-//! predecessor that was merely stopped, both are owners.
+//! predecessor that is only stopped, both are owners.
 //!
 //! # Transitions
 //!

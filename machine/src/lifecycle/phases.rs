@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Phases: one type for each state of a process, and the transitions that each allows.
 //!
-//! A transition consumes its phase and returns the phase that follows, so that a forbidden one does
+//! A transition consumes its phase and returns the next one, so that a forbidden transition does
 //! not compile. A phase can be neither copied nor constructed elsewhere.
 //!
-//! **Invariant:** every way to [`Serving`] leads through a phase that holds the lock, as its own or
-//! as a copy, or has just acquired it ([`Booting::serve`]).
+//! **Invariant:** every way to [`Serving`] leads through a phase that holds the lock or a copy of
+//! it, or that has just acquired the lock ([`Booting::serve`]).
 
 use core::fmt;
 
@@ -36,8 +36,8 @@ pub struct Prepared<Holder>(Holder);
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Ours;
 
-/// Holder of the lock: another process. Normally that is the predecessor, which
-/// passes a copy of the lock with the state.
+/// Holder of the lock: another process, normally the predecessor, which passes a copy of the lock
+/// with the state.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Theirs;
 
@@ -59,12 +59,11 @@ pub struct Freezing;
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Offered;
 
-/// Stage of [`Draining`]: no longer the owner. Keeps the lock and the clients in case the successor
-/// dies.
+/// Stage of [`Draining`]: no longer the owner. Keeps lock and clients in case the successor dies.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Committed;
 
-/// The process has nothing left to do but exit.
+/// The process only has to exit.
 #[derive(Debug, PartialEq, Eq, Hash)]
 #[must_use]
 pub struct Ended(());
@@ -111,7 +110,7 @@ impl Adopting<Asking<Theirs>> {
 }
 
 impl Adopting<Asking<Ours>> {
-    /// Becomes the owner without a commit: no other process is, or can become it.
+    /// Becomes the owner without a commit, because no other process is the owner or can become it.
     pub fn serve(self) -> Serving {
         Serving(())
     }
@@ -168,7 +167,7 @@ impl Draining<Offered> {
         Draining(Committed)
     }
 
-    /// Serves again: the successor does not take the state.
+    /// Serves again, because the successor does not take the state.
     pub fn serve(self) -> Serving {
         Serving(())
     }

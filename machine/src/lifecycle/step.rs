@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Steps: which event leads from which phase to which, with which effects.
+//! Steps: the next phase and the effects for each phase and event.
 //!
-//! Each phase answers every event by name: an event that it ignores has arrived too late to matter,
-//! such as the end of a connection that was given up already. A new event, and a new one about a
-//! subject that a phase deals with, does not compile until the phase answers it.
+//! Each phase answers every event by name. An event that it ignores has arrived too late to matter,
+//! such as the end of a connection that was already given up. A new subject, or a new event of a
+//! subject that a phase deals with, does not compile until that phase answers it.
 
 use super::event::Effect::{
     self, Abort, Ask, Commit, Discard, Freeze, Leave, Listen, Load, Offer, ReportPrepared,
@@ -33,11 +33,11 @@ pub enum Lifecycle {
     Ended(Ended),
 }
 
-/// What follows from an event: the phase, and the effects in the order of their execution.
+/// The result of an event: the next phase, and the effects in the order of their execution.
 pub type Outcome = (Lifecycle, &'static [Effect]);
 
 impl Lifecycle {
-    /// A process that begins.
+    /// A process that starts.
     pub const fn new() -> Self {
         Self::Booting(Booting::new())
     }
@@ -150,7 +150,7 @@ impl Adopting<Asking<Theirs>> {
                 to(self.lock().serve(), &[Discard, Load, Listen])
             }
             Event::Lock(Lock::AcquiredWithoutState) => to(self.lock(), &[]),
-            // The predecessor stops or starts at this moment; the lock tells which.
+            // The predecessor is stopping or starting at this moment; the lock shows which.
             Event::Predecessor(Predecessor::Absent) => to(self, &[Ask]),
             Event::Predecessor(Predecessor::Refused | Predecessor::Gone) => {
                 to(self, &[Discard, Ask])
@@ -192,10 +192,10 @@ where
             Event::Predecessor(Predecessor::Committed) => {
                 to(self.serve(), &[Load, ReportServing, Listen])
             }
-            // It closes without a message only if it died, and all that it had is here.
+            // It closes without a message only if it died, and this process has its whole state.
             Event::Predecessor(Predecessor::Gone) => to(self.serve(), &[Load, Listen]),
             Event::Predecessor(Predecessor::Refused) => to(self.ask_again(), &[Discard, Ask]),
-            // All of it is dropped before the predecessor can know.
+            // Discards before it aborts: everything is dropped before the predecessor serves again.
             Event::StopRequested => to(self.end(), &[Discard, Abort, Leave]),
             Event::Predecessor(
                 Predecessor::Absent | Predecessor::SentState | Predecessor::SentLegacyState,
@@ -231,7 +231,7 @@ impl Draining<Freezing> {
         match event {
             Event::Local(Local::Frozen) => to(self.offer(), &[Offer]),
             Event::StopRequested => to(self.end(), &[Leave]),
-            // A successor that is gone by now is noticed when the state is offered.
+            // If the successor is gone by now, the offer of the state notices that.
             Event::Local(Local::StartedAlone | Local::StartedAsSuccessor | Local::RootSwitched)
             | Event::Lock(_)
             | Event::Predecessor(_)

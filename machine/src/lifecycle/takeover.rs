@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Take-over: with which state a new owner goes on, and when its first tick is due.
+//! Take-over: with which state a new owner continues, and when its first tick is due.
 //!
-//! Responsible for the choice between a new state, the one that a predecessor sent, and the one in
-//! the state file. The daemon, the model and the fuzz targets call these functions at the same
-//! point: when the process has the lock and no other process can write the file.
+//! Responsible for the choice between a new state, the predecessor's state, and the state file's.
+//! The daemon, the model and the fuzz targets call these functions at the same point: when the
+//! process has the lock and no other process can write the file.
 //!
-//! | received | in the state file | goes on with | origin |
+//! | received | in the state file | continues with | origin |
 //! | --- | --- | --- | --- |
 //! | nothing | nothing | a new state | new |
 //! | nothing | a record | the record | recovered |
@@ -14,16 +14,17 @@
 //! | a snapshot, not committed | nothing, or an older record | the snapshot | adopted |
 //! | a snapshot, not committed | a record that is as late or later | the record | recovered |
 //!
-//! A predecessor that did not commit was the owner until it died. It may have taken its offer back,
-//! ticked on and written the file, so the later of the two counts. A predecessor that committed has
-//! written nothing since its offer, and its file may lack the last changes (a full disk).
+//! A predecessor that did not commit was the owner until it died. It may have withdrawn its offer,
+//! ticked again and written the file, so the later of the two states is valid. A predecessor that
+//! committed has written nothing since its offer, and its file may lack the last changes (a full
+//! disk).
 //!
-//! An owner that takes its offer back, before or after the commit:
+//! An owner that withdraws its offer, before or after the commit:
 //!
-//! | in the state file | goes on with |
+//! | in the state file | continues with |
 //! | --- | --- |
 //! | nothing, or its own last record | the state that it froze |
-//! | a record that the successor wrote after it | the record: the successor was the owner, and died |
+//! | a record that the successor wrote later | the record: the successor was the owner, and died |
 //!
 //! Never reads a clock or a file.
 
@@ -31,10 +32,10 @@ use crate::record::{Record, Unlogged};
 use crate::state::State;
 use crate::timeline::Snapshot;
 
-/// A state as it was received from another process.
+/// A state received from another process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Received<S> {
-    /// The value alone, as a legacy program sends it.
+    /// The value alone, from a legacy program.
     Value(S),
     /// The state with its deadline.
     Snapshot(Snapshot<S>),
@@ -49,51 +50,51 @@ impl<S: Copy> Received<S> {
     }
 }
 
-/// Where the ticks begin.
+/// How the ticks begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start<S> {
     /// With a state that has no deadline: the first tick is due one period from now.
     Anew(S),
-    /// Where a living owner stopped, which may still have to log its last ticks.
+    /// Where a living owner stopped. That owner may still log its last ticks.
     After {
         /// The state and its deadline.
         snapshot: Snapshot<S>,
-        /// The owner's last ticks, which are not known to be in the log.
+        /// The owner's last ticks that are not known to be in the log.
         unlogged: Unlogged,
     },
     /// Where an owner died.
     AfterDeath {
         /// The state and its deadline.
         snapshot: Snapshot<S>,
-        /// The owner's last ticks, which are not known to be in the log.
+        /// The owner's last ticks that are not known to be in the log.
         unlogged: Unlogged,
     },
 }
 
-/// Where the state of an owner came from.
+/// The source of an owner's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// Nowhere: it is a new state.
+    /// None: it is a new state.
     New,
-    /// From a predecessor that handed it over.
+    /// A predecessor that handed it over.
     Adopted,
-    /// From the state file of an owner that died or stopped.
+    /// The state file of an owner that died or stopped.
     Recovered,
 }
 
-/// What a new owner goes on with.
+/// The state with which a new owner continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Takeover<S> {
-    /// Where its ticks begin.
+    /// How its ticks begin.
     pub start: Start<S>,
-    /// Where its state came from.
+    /// The source of its state.
     pub origin: Origin,
 }
 
 /// Chooses for a process that becomes the owner for the first time.
 ///
-/// `recorded` is what the state file holds, if it is a record of this boot. `is_committed` says
-/// whether the predecessor has given the ownership away.
+/// `recorded` is the record of this boot in the state file. `is_committed` is whether the
+/// predecessor has given up ownership.
 #[must_use]
 pub fn take_over<S: State>(
     recorded: Option<Record<S>>,
@@ -116,7 +117,7 @@ pub fn take_over<S: State>(
             died(record)
         }
         (recorded, Some(Received::Snapshot(snapshot))) => {
-            // The record tells of the log only if it was written with this state.
+            // The record describes the log only if it was written with this state.
             let same = recorded.filter(|record| record.snapshot == snapshot);
             let unlogged = same.map_or(Unlogged::default(), |record| record.unlogged);
             Takeover { start: Start::After { snapshot, unlogged }, origin: Origin::Adopted }
@@ -126,7 +127,8 @@ pub fn take_over<S: State>(
 
 /// Chooses for an owner whose successor did not adopt `frozen`.
 ///
-/// `written` is what the state file holds, if another process wrote it after the owner did.
+/// `written` is the record in the state file if another process wrote it after this owner's last
+/// one.
 #[must_use]
 pub fn take_back<S: State>(written: Option<Record<S>>, frozen: Snapshot<S>) -> Start<S> {
     match written {

@@ -83,15 +83,15 @@ impl fmt::Display for Invalid<'_> {
     }
 }
 
-/// The reply to a line longer than [`MAX_COMMAND_LINE`]; the connection then closes.
+/// The reply to a line longer than [`MAX_COMMAND_LINE`]; the connection is then closed.
 pub const TOO_LONG: &str = "Line too long: at most 128 bytes";
 
 /// Finds the first line in `bytes`.
 ///
-/// `ended` means that no more bytes follow; it completes a last line without `\n`.
+/// `ended` means that no more bytes follow: a last line without `\n` is then complete.
 #[must_use]
 pub fn split_line(bytes: &[u8], ended: bool) -> Framed<'_> {
-    // The longest line with `\r` and `\n`. Bytes behind it do not belong to a valid first line.
+    // The longest line with `\r` and `\n`. Later bytes do not belong to a valid first line.
     let window = bytes.get(..MAX_COMMAND_LINE.saturating_add(2)).unwrap_or(bytes);
     match window.iter().position(|byte| *byte == b'\n').and_then(|at| window.split_at_checked(at)) {
         Some((before, _)) => {

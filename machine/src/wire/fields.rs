@@ -2,8 +2,7 @@
 //! Fields: `key=value` pairs in a line of text, separated by single spaces.
 //!
 //! The state file and the messages of the handoff consist of fields, so that a person can read them
-//! and a newer release can add keys: unknown keys are ignored, and a required key that is missing
-//! is named in the error.
+//! and a newer release can add keys. Unknown keys are ignored; an error names the missing key.
 
 use core::fmt;
 
@@ -48,13 +47,13 @@ impl<'a> Fields<'a> {
     ///
     /// # Errors
     ///
-    /// If there is no such field, or anything but decimal digits of such a number.
+    /// Returns the key if there is no such field or its value is not such a number.
     pub fn number_up_to(self, key: &'static str, most: u64) -> Result<u64, MissingField> {
         let number = self.number(key)?;
         if number <= most { Ok(number) } else { Err(MissingField(key)) }
     }
 
-    /// Whether the value of the field with this key is 1 rather than 0.
+    /// The flag in the field with this key: 1 is true, 0 is false.
     ///
     /// # Errors
     ///

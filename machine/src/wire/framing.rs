@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Framing: where a line of a handoff ends, and how bytes of the other side are quoted.
+//! Framing: the end of a line of a handoff, and the quoting of bytes from the other side.
 
 use core::fmt::{self, Write as _};
 
 use crate::bounds::MAX_HANDOFF_LINE;
 
-/// What the bytes that were read so far begin with.
+/// The beginning of the bytes that were read so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framed<'a> {
     /// A whole line without its end, and how many bytes it takes with its end.
     Line(&'a [u8], usize),
     /// Not yet a whole line.
     Partial,
-    /// More bytes without an end than a line of the protocol may have.
+    /// More bytes than a line may have, without an end.
     TooLong,
 }
 
@@ -32,12 +32,12 @@ pub fn split_line(bytes: &[u8]) -> Framed<'_> {
     }
 }
 
-/// Bytes of the other side, quoted for one line of a log: what is not printable ASCII is escaped.
+/// Bytes of the other side, quoted for one line of a log: all but printable ASCII is escaped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Printable<'a>(pub &'a [u8]);
 
 impl<'a> Printable<'a> {
-    /// The beginning of `bytes` that takes at most `room` bytes once it is escaped.
+    /// The longest beginning of `bytes` that takes at most `room` bytes after escaping.
     #[must_use]
     pub fn fitting(bytes: &'a [u8], mut room: usize) -> Self {
         let is_beyond = |byte: &u8| match room.checked_sub(Self::width(*byte)) {

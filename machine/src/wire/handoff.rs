@@ -19,18 +19,16 @@
 //! Descriptors travel beside the lines (`SCM_RIGHTS` in unix(7)), in this order: the listeners with
 //! `state`, each client and each named descriptor with its line, and the lock with `end`.
 //!
-//! `logged` says that all of the predecessor's ticks are in the log; it is sent just before the
+//! `logged` means that all of the predecessor's ticks are in the log; it is sent just before the
 //! predecessor exits. If it does not arrive, the successor logs which numbers may be missing.
 //!
 //! Either side may send `abort` with a reason: the predecessor before `commit`, the successor
-//! before `done`. A second successor receives `busy`, and one that may not have the state
-//! `Permission denied`.
+//! before `done`. A second successor receives `busy`; one without permission receives [`DENIED`].
 //!
-//! Keys that are not known are ignored, and a key that is needed and missing is named in the
-//! `abort`. Different releases on the two sides are the normal case, because an update changes the
-//! root filesystem first and the initrd later.
+//! Unknown keys are ignored, and the `abort` names a missing key. Different releases on the two
+//! sides are normal, because an update changes the root filesystem first and the initrd later.
 //!
-//! **Invariant:** every message formats to a line that reads the same.
+//! **Invariant:** every message is formatted as a line that is parsed to the same message.
 
 use core::fmt;
 
@@ -41,13 +39,13 @@ use crate::wire::fields::{Fields, MissingField};
 use crate::wire::framing::Printable;
 use crate::wire::manifest::{Manifest, Name};
 
-/// The reply to a process that may not have the state.
+/// The reply to a process that may not receive the state.
 pub const DENIED: &str = "Permission denied";
 
-/// The head of one client; its bytes follow.
+/// The description of one client; its bytes follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Client {
-    /// How many bytes follow that were read from the client and not yet answered.
+    /// How many bytes of unanswered input follow.
     pub input: u64,
     /// How many bytes of unsent replies follow after them.
     pub replies: u64,
@@ -74,9 +72,9 @@ pub enum Message<'a, S> {
     Commit,
     /// `done`: the successor serves.
     Done,
-    /// `logged`: the predecessor's log is written.
+    /// `logged`: all of the predecessor's ticks are in the log.
     Logged,
-    /// `abort`, with a reason for the log of the other side; it is cut if it does not fit the line.
+    /// `abort`, with a reason for the other side's log, which is cut if the line would be too long.
     Abort(&'a [u8]),
     /// `busy`: another process is adopting.
     Busy,
@@ -87,7 +85,7 @@ pub enum Message<'a, S> {
 /// A line that is not a message of a handoff.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParseError {
-    /// It does not begin like any of them.
+    /// It begins like no message.
     Unknown,
     /// A field is missing, or has a value that no owner can have written.
     Field(FieldError),
@@ -119,7 +117,7 @@ impl<'a, S: State> Message<'a, S> {
     ///
     /// # Errors
     ///
-    /// Returns what is wrong with the line. Nothing of such a line is used.
+    /// Returns what is wrong with the line. No part of such a line is used.
     pub fn parse(line: &'a [u8]) -> Result<Self, ParseError> {
         match line {
             b"end" => return Ok(Self::End),

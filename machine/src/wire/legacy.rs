@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The lines by which the two C programs that this program replaces hand over.
+//! Legacy lines, by which the two C programs that this program replaces hand over.
 //!
-//! Both answer with the state as text and the end of the connection, and say nothing after it: a
-//! state that was sent to a successor which dies before it has read it is lost.
-//! This file and `src/handoff/legacy.rs` are all that there is of them.
+//! Both send the state as text and close the connection. Nothing is confirmed: if the successor
+//! dies before it has read the state, the state is lost. Only this file and `src/handoff/legacy.rs`
+//! know these programs.
 
 use crate::state::State;
 
@@ -13,7 +13,7 @@ const PASS_STATE: &str = "pass_state_and_terminate";
 /// The reply to a legacy successor while another process adopts the state.
 pub const BUSY: &str = "Busy: another process is adopting";
 
-/// What a legacy program asks for.
+/// The content of a legacy handoff.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Legacy {
     /// The value alone, by the state's own line ([`State::HAND_OVER`]).
@@ -23,7 +23,7 @@ pub enum Legacy {
 }
 
 impl Legacy {
-    /// Reads one line without its end; `None` if it asks for something else.
+    /// Reads one line without its end; `None` for any other line.
     #[must_use]
     pub fn parse<S: State>(line: &[u8]) -> Option<Self> {
         [Self::Value, Self::ListenerAndValue]
@@ -31,7 +31,7 @@ impl Legacy {
             .find(|legacy| legacy.line::<S>().as_bytes() == line)
     }
 
-    /// The line that asks for it, without its end.
+    /// The line that requests it, without its end.
     #[must_use]
     pub const fn line<S: State>(self) -> &'static str {
         match self {

@@ -2,16 +2,15 @@
 //! Manifest: the description of a bundle on the wire.
 //!
 //! A bundle is everything that an owner owns: the state, the state file with its lock, listeners,
-//! clients, and descriptors that have a name. The manifest says in the first line of an offer how
-//! much of each there is, because the kernel drops descriptors without an error if the receiver's
-//! table is full.
+//! clients, and named descriptors. The manifest is the first line of an offer and counts them,
+//! because the kernel drops descriptors without an error if the receiver's table is full.
 //!
 //! ```text
 //! state 1 counter=137 deadline_ns=… period_ns=… lock=1 listeners=2 clients=3 named=1
 //! ```
 //!
-//! `named` is left out if there are none: release 0.1.0 does not know it, and do not accept
-//! any (see [`Accepts`](crate::wire::request::Accepts)).
+//! `named` is left out if there are none: release 0.1.0 does not know it and accepts none
+//! ([`Accepts`](crate::wire::request::Accepts)).
 
 use core::fmt;
 use core::str;
@@ -35,14 +34,13 @@ pub struct Manifest<S> {
     pub lock: bool,
     /// How many listeners are beside the first line.
     pub listeners: u64,
-    /// How many clients follow, each after a line of its own.
+    /// How many clients follow, each after its own line.
     pub clients: u64,
-    /// How many descriptors with a name follow, each beside a line of its own; at most
-    /// [`MAX_NAMED`].
+    /// How many named descriptors follow, each beside its own line; at most [`MAX_NAMED`].
     pub named: u64,
 }
 
-/// What precedes a manifest.
+/// Precedes the fields of a manifest.
 const STATE: &str = "state 1 ";
 
 impl<S: State> Manifest<S> {
@@ -50,7 +48,7 @@ impl<S: State> Manifest<S> {
     ///
     /// # Errors
     ///
-    /// If a field is missing, or no owner can have written it.
+    /// If a field is missing, or has a value that no owner can have written.
     pub fn parse(line: &[u8]) -> Option<Result<Self, FieldError>> {
         line.starts_with(STATE.as_bytes()).then(|| Self::read(Fields::new(line)))
     }
@@ -83,7 +81,7 @@ impl<S: State> fmt::Display for Manifest<S> {
 pub struct Name<'a>(&'a str);
 
 impl<'a> Name<'a> {
-    /// `None` if that is no name.
+    /// `None` if `name` is not valid.
     #[must_use]
     pub fn parse(name: &'a [u8]) -> Option<Self> {
         let is_allowed =

@@ -6,12 +6,12 @@
 //! handoff 1 accepts=watchdog,can0 listener=
 //! ```
 //!
-//! `listener` is the path of the socket that the successor goes on serving, so that the predecessor
-//! leaves its file in place. It is empty if the path cannot be written in a line, or not within
-//! [`MAX_COMMAND_LINE`]: then it is the socket by which the successor came.
+//! `listener` is the path of the socket that the successor continues to serve, so that the
+//! predecessor leaves its file in place. It is empty if the path does not fit [`MAX_COMMAND_LINE`]
+//! or cannot be written in a line. It then means the socket to which the successor has connected.
 //!
-//! Every release accepts the lock, listeners and clients. Whatever else the successor accepts is
-//! named in `accepts`, and nothing that is not named is ever sent to it.
+//! Every release accepts the lock, listeners and clients. `accepts` names whatever else the
+//! successor accepts; nothing else is ever sent to it.
 
 use core::fmt;
 use core::str;
@@ -31,12 +31,12 @@ pub enum Request<'a> {
     Handoff {
         /// The version that the successor speaks, at least 1.
         ///
-        /// A newer one is welcome: the answer says which one the predecessor speaks.
+        /// A newer version is accepted, because the answer contains the predecessor's version.
         version: u64,
-        /// What the successor accepts beside the lock, listeners and clients.
+        /// What the successor accepts besides the lock, listeners and clients.
         accepts: Accepts<'a>,
-        /// The path of the socket that the successor goes on serving, if it is the predecessor's;
-        /// empty if it is only known to be the one by which the successor came.
+        /// The path of the socket that the successor continues to serve, if it is the
+        /// predecessor's; empty for the socket to which the successor has connected.
         listener: Option<&'a str>,
     },
     /// By a line of the C programs.
@@ -48,8 +48,8 @@ pub enum Request<'a> {
 pub struct Accepts<'a>(pub &'a str);
 
 impl Accepts<'_> {
-    /// Whether there are at most [`MAX_NAMED`] names of at most [`MAX_NAME`] bytes, and room for them
-    /// in a request.
+    /// Whether there are at most [`MAX_NAMED`] names of at most [`MAX_NAME`] bytes that fit a
+    /// request.
     #[must_use]
     pub const fn is_valid(self) -> bool {
         let mut names = self.0.as_bytes();
@@ -76,17 +76,17 @@ impl Accepts<'_> {
     }
 }
 
-/// Precedes what the successor accepts.
+/// Precedes the names that the successor accepts.
 const ACCEPTS: &str = "accepts=";
 
-/// A path may hold spaces, so it is the last field and ends with the line.
+/// A path may contain spaces, so it is the last field and ends with the line.
 const LISTENER: &str = " listener=";
 
 /// The room for names and the path in a request, in bytes.
 const ROOM: usize = MAX_COMMAND_LINE - "handoff 1 ".len() - ACCEPTS.len() - LISTENER.len();
 
 impl<'a> Request<'a> {
-    /// The request of this release: `path` is left empty if the line would be too long.
+    /// The request of this release, with an empty `path` if the line would be too long.
     #[must_use]
     pub fn new(accepts: Accepts<'a>, path: Option<&'a str>) -> Self {
         let room = ROOM.saturating_sub(accepts.0.len());
@@ -95,7 +95,7 @@ impl<'a> Request<'a> {
         Self::Handoff { version: VERSION, accepts, listener }
     }
 
-    /// Reads one line without its end; `None` if it asks for something else.
+    /// Reads one line without its end; `None` if it is no request.
     #[must_use]
     pub fn parse<S: State>(line: &'a [u8]) -> Option<Self> {
         if let Some(legacy) = Legacy::parse::<S>(line) {
@@ -114,7 +114,7 @@ impl<'a> Request<'a> {
         Some(Self::Handoff { version, accepts: Accepts(accepts.unwrap_or_default()), listener })
     }
 
-    /// The line that turns the successor away, because another process is adopting the state.
+    /// The line that refuses the successor, because another process is adopting the state.
     #[must_use]
     pub const fn busy(self) -> &'static str {
         match self {
