@@ -49,8 +49,9 @@ fuzz_target!(|bytes: &[u8]| {
         lockable: choice >> 6 & 1 == 0,
         takeover: choice >> 7 & 1 == 1,
         journal: rest >> 3 & 1 == 1,
+        device: rest >> 4 & 1 == 1,
     };
-    let daemon = Daemon { atlas: Atlas::default(), rules: Rules::KEPT, bounds };
+    let daemon = Daemon { atlas: Atlas::default(), device: world::true_device, rules: Rules::KEPT, bounds };
     let (mut world, mut actions) = (World::new(bounds), Vec::new());
     for byte in bytes {
         world.actions(&daemon, &mut actions);
@@ -59,7 +60,7 @@ fuzz_target!(|bytes: &[u8]| {
         actions.clear();
     }
     for turn in 0..PATIENCE {
-        if properties::is_settled(&world) && !is_asked(&world, &daemon) {
+        if properties::is_settled(&daemon, &world) && !is_asked(&world, &daemon) {
             return;
         }
         actions.clear();

@@ -8,6 +8,7 @@
 //! | module | decides |
 //! | --- | --- |
 //! | [`lifecycle`] | who owns the state, and when a process serves, hands over or leaves |
+//! | [`device`] | when the hardware of a service is opened, used and closed |
 //! | [`schedule`] | when the next tick is due, and which ones were missed |
 //! | [`timeline`] | how a state ticks, and from where the next owner continues |
 //! | [`state`] | what a state must implement |
@@ -39,6 +40,7 @@ extern crate std;
 
 pub mod bounds;
 pub mod counter;
+pub mod device;
 pub mod lifecycle;
 pub mod record;
 pub mod schedule;

@@ -72,7 +72,7 @@ pub enum Start<S> {
 }
 
 /// The source of an owner's state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Origin {
     /// None: it is a new state.
     New,

@@ -7,13 +7,14 @@
 
 use std::collections::BTreeSet;
 
+use early_service_machine::device::{self, Device, Need};
 use early_service_machine::lifecycle::{Event, Lifecycle, Phase, Predecessor, Successor};
 use stateright::{Checker, HasDiscoveries, Model};
 
 use crate::atlas::{Atlas, Step, true_step};
 use crate::order::Order;
 use crate::reachability;
-use crate::world::{Bounds, Daemon, Rules};
+use crate::world::{Bounds, Daemon, DeviceStep, Rules, true_device};
 
 /// Small bounds: the shortest path to each violation is short.
 const BOUNDS: Bounds = Bounds {
@@ -24,14 +25,25 @@ const BOUNDS: Bounds = Bounds {
     lockable: true,
     takeover: false,
     journal: false,
+    device: false,
 };
 
 const TWO_SUCCESSORS: Bounds = Bounds { successors: 2, ..BOUNDS };
+const WITH_A_DEVICE: Bounds = Bounds { device: true, requests: 0, ..BOUNDS };
 const WITHOUT_A_FILE: Bounds = Bounds { lockable: false, ..TWO_SUCCESSORS };
 
-/// Searches until the property is violated, and prints how.
 fn assert_caught(step: Step, rules: Rules, bounds: Bounds, property: &'static str) {
-    let daemon = Daemon { atlas: Atlas::of(step), rules, bounds };
+    let daemon = Daemon { atlas: Atlas::of(step), device: true_device, rules, bounds };
+    assert_violated(daemon, property);
+}
+
+fn assert_device_caught(device: DeviceStep, property: &'static str) {
+    let (atlas, rules, bounds) = (Atlas::of(true_step), Rules::KEPT, WITH_A_DEVICE);
+    assert_violated(Daemon { atlas, device, rules, bounds }, property);
+}
+
+/// Searches until the property is violated, and prints how.
+fn assert_violated(daemon: Daemon, property: &'static str) {
     let caught = HasDiscoveries::AnyOf(BTreeSet::from([property]));
     let checker = daemon.checker().finish_when(caught).spawn_bfs().join();
     let states = checker.unique_state_count();
@@ -41,9 +53,14 @@ fn assert_caught(step: Step, rules: Rules, bounds: Bounds, property: &'static st
     println!("'{property}' fails after {states} states: {actions:?}");
 }
 
-/// Searches all worlds, and prints one that cannot reach an owner.
 fn assert_stuck(step: Step, rules: Rules, bounds: Bounds) {
-    let reach = reachability::search(&Daemon { atlas: Atlas::of(step), rules, bounds });
+    let daemon = Daemon { atlas: Atlas::of(step), device: true_device, rules, bounds };
+    assert_never_settles(&daemon);
+}
+
+/// Searches all worlds, and prints one that cannot reach an owner that uses its device.
+fn assert_never_settles(daemon: &Daemon) {
+    let reach = reachability::search(daemon);
     let worlds = reach.worlds;
     let (actions, _) = reach.stuck.unwrap_or_else(|| panic!("not detected in {worlds} states"));
     println!("no owner can be reached, after {worlds} states: {actions:?}");
@@ -275,4 +292,110 @@ fn waiting_forever_with_the_lock_leaves_no_owner() {
 fn serving_while_leaving_makes_two_owners() {
     let rules = Rules { leaves_at_once: false, ..Rules::KEPT };
     assert_caught(true_step, rules, BOUNDS, "at most one process may tick or answer");
+}
+
+#[test]
+fn using_the_device_after_freezing_makes_two_users() {
+    let device: DeviceStep = |device, event| match (device, event) {
+        (Device::Running, device::Event::Frozen) => (device, vec![]),
+        _ => true_device(device, event),
+    };
+    assert_device_caught(device, "at most one process uses the device");
+}
+
+#[test]
+fn using_the_device_before_the_commit_makes_two_users() {
+    let device: DeviceStep = |device, event| match (device, event) {
+        (Device::Unowned, device::Event::Received) => (Device::Running, vec![]),
+        _ => true_device(device, event),
+    };
+    assert_device_caught(device, "only the owner uses or opens the device");
+}
+
+#[test]
+fn opening_the_device_while_another_process_has_it_is_noticed() {
+    let device: DeviceStep = |device, event| {
+        let is_failure = matches!(event, device::Event::Failed { .. });
+        let alone = device::Event::Failed { predecessor_leaves: false };
+        true_device(device, if is_failure { alone } else { event })
+    };
+    assert_device_caught(device, "no process opens the device while another one has it");
+}
+
+#[test]
+fn opening_the_device_while_frozen_is_noticed() {
+    let device: DeviceStep = |device, event| match (device, event) {
+        (Device::Opening(_), device::Event::Frozen) => (device, vec![]),
+        _ => true_device(device, event),
+    };
+    assert_device_caught(device, "only the owner uses or opens the device");
+}
+
+#[test]
+fn closing_the_device_at_the_commit_is_noticed() {
+    let device: DeviceStep = |device, event| match (device, event) {
+        (Device::Lent, device::Event::Committed) => (Device::Unowned, vec![device::Effect::Close]),
+        _ => true_device(device, event),
+    };
+    assert_device_caught(device, "a predecessor keeps its copy of the device until it leaves");
+}
+
+#[test]
+fn dropping_a_device_in_use_is_noticed() {
+    let device: DeviceStep = |device, event| match (device, event) {
+        (Device::Running, device::Event::Frozen) => (
+            Device::Unowned,
+            vec![device::Effect::Freeze, device::Effect::Close, device::Effect::Unstore],
+        ),
+        _ => true_device(device, event),
+    };
+    assert_device_caught(device, "the device is closed only after a failure");
+}
+
+#[test]
+fn releasing_a_device_that_the_successor_has_is_noticed() {
+    let device: DeviceStep = |device, event| match (device, event) {
+        (Device::Given, device::Event::Ended { .. }) => {
+            (Device::Closed, vec![device::Effect::Release, device::Effect::Unstore])
+        }
+        _ => true_device(device, event),
+    };
+    assert_device_caught(device, "a released device is not used");
+}
+
+#[test]
+fn releasing_a_device_that_the_predecessor_keeps_is_noticed() {
+    let device: DeviceStep = |device, event| {
+        let is_end = matches!(event, device::Event::Ended { .. });
+        let alone = device::Event::Ended { predecessor_leaves: false };
+        true_device(device, if is_end { alone } else { event })
+    };
+    assert_device_caught(device, "a released device is not used");
+}
+
+#[test]
+fn storing_nothing_is_noticed() {
+    let device: DeviceStep = |device, event| {
+        let (next, mut effects) = true_device(device, event);
+        effects.retain(|effect| *effect != device::Effect::Store);
+        (next, effects)
+    };
+    assert_device_caught(device, "PID 1's store has copies of a device in use");
+}
+
+#[test]
+fn opening_before_the_store_is_emptied_never_succeeds() {
+    let device: DeviceStep = |device, event| match (device, event) {
+        (Device::Running, device::Event::Failed { predecessor_leaves: false }) => {
+            (Device::Opening(Need::Failed(1)), vec![device::Effect::Close, device::Effect::Open])
+        }
+        _ => true_device(device, event),
+    };
+    let (atlas, rules, bounds) = (Atlas::of(true_step), Rules::KEPT, WITH_A_DEVICE);
+    assert_never_settles(&Daemon { atlas, device, rules, bounds });
+}
+
+#[test]
+fn keeping_the_stored_device_of_another_owner_leaves_no_user() {
+    assert_stuck(true_step, Rules { drops_stored: false, ..Rules::KEPT }, WITH_A_DEVICE);
 }

@@ -64,7 +64,7 @@ use early_service_machine::lifecycle::{Event, Predecessor, Successor};
 use stateright::{Checker, Model};
 
 use atlas::{Atlas, true_step};
-use world::{Bounds, Daemon, Rules};
+use world::{Bounds, Daemon, Rules, true_device};
 
 /// One predecessor, one successor, one tick, one command, one fault.
 const NARROW: Bounds = Bounds {
@@ -75,13 +75,15 @@ const NARROW: Bounds = Bounds {
     lockable: true,
     takeover: false,
     journal: false,
+    device: false,
 };
 
 /// Searches all worlds twice, for the properties and for dead ends.
 ///
 /// Returns the transitions of the lifecycle that no world took.
 fn search(name: &str, bounds: Bounds) -> Vec<String> {
-    let daemon = || Daemon { atlas: Atlas::of(true_step), rules: Rules::KEPT, bounds };
+    let daemon =
+        || Daemon { atlas: Atlas::of(true_step), device: true_device, rules: Rules::KEPT, bounds };
     let start = Instant::now();
     let checker = daemon().checker().spawn_bfs().join();
     let (states, depth) = (checker.unique_state_count(), checker.max_depth());
@@ -143,6 +145,15 @@ fn late_log_lines_come_once_unless_a_process_dies() {
 }
 
 #[test]
+fn a_device_is_used_by_the_owner_alone_and_never_lost() {
+    let device = Bounds { device: true, requests: 0, ..NARROW };
+    search("device", device);
+    search("device, two faults", Bounds { ticks: 0, faults: 2, ..device });
+    search("device, two successors", Bounds { ticks: 0, successors: 2, ..device });
+    search("device, one socket", Bounds { ticks: 0, takeover: true, ..device });
+}
+
+#[test]
 #[ignore = "takes as long as $MODEL requires"]
 fn a_search_with_the_bounds_in_model_breaks_no_promise() {
     let asked = std::env::var("MODEL").expect("MODEL is set, for example to 'faults=3 takeover=1'");
@@ -158,6 +169,7 @@ fn a_search_with_the_bounds_in_model_breaks_no_promise() {
             "lockable" => bounds.lockable = number != 0,
             "takeover" => bounds.takeover = number != 0,
             "journal" => bounds.journal = number != 0,
+            "device" => bounds.device = number != 0,
             _ => panic!("there is no bound {name}"),
         }
     }

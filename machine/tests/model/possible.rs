@@ -14,6 +14,7 @@
 //!   first part.
 //! - A process that leaves and has released the lock is like one that was killed.
 
+use early_service_machine::device::Device;
 use early_service_machine::lifecycle;
 
 use crate::order::Order;
@@ -52,6 +53,12 @@ pub(crate) enum Action {
     Answer(Who),
     /// The second part of a death.
     Finish(Who),
+    /// The device is opened.
+    Open(Who),
+    /// The predecessor's connection has ended.
+    SeeLeft(Who),
+    /// PID 1 gives up a unit that is not started again, and closes what its store has.
+    Forget(Who),
     SwitchRoot,
     /// Killed; the kernel frees the lock first, and closes the rest later.
     KillLockFirst(Who),
@@ -60,6 +67,8 @@ pub(crate) enum Action {
     Stop(Who),
     /// The received state is not consistent.
     Mismatch(Who),
+    /// The device fails.
+    Fail(Who),
 }
 
 impl Action {
@@ -82,14 +91,18 @@ impl Action {
             | Self::ReadClient(_)
             | Self::CarryOut(_)
             | Self::Answer(_)
-            | Self::Finish(_) => true,
+            | Self::Finish(_)
+            | Self::Open(_)
+            | Self::SeeLeft(_)
+            | Self::Forget(_) => true,
             Self::Start(_)
             | Self::Expire(_)
             | Self::SwitchRoot
             | Self::KillLockFirst(_)
             | Self::KillLockLast(_)
             | Self::Stop(_)
-            | Self::Mismatch(_) => false,
+            | Self::Mismatch(_)
+            | Self::Fail(_) => false,
         }
     }
 }
@@ -110,7 +123,10 @@ impl World {
         for who in EVERYBODY.into_iter().take(1 + successors) {
             let process = self.process(who);
             match process.life {
-                Life::Down => may(self.may_start(who, lockable), Action::Start(who)),
+                Life::Down => {
+                    may(self.may_start(who, lockable), Action::Start(who));
+                    may(self.stored[who as usize], Action::Forget(who));
+                }
                 Life::Dying => may(true, Action::Finish(who)),
                 Life::Up => {
                     let busy = !process.orders.is_empty() || !process.mailbox.is_empty();
@@ -122,6 +138,7 @@ impl World {
                     may(process.may_tick() && due, Action::Tick(who));
                     may(process.unsaved, Action::Save(who));
                     may(process.queued != 0, Action::Log(who));
+                    self.device_actions(who, &mut may);
                     self.client_actions(who, &mut may);
                     self.predecessor_actions(who, &mut may);
                     let gives_up = lockable && daemon.rules.gives_up;
@@ -151,6 +168,15 @@ impl World {
             // Without a lock, only the socket shows that an owner exists.
             First | Second => lockable || self.begun,
         }
+    }
+
+    fn device_actions(&self, who: Who, may: &mut impl FnMut(bool, Action)) {
+        let process = self.process(who);
+        // A driver that allows one open file refuses another one until then.
+        let opens = matches!(process.device, Device::Opening(_));
+        may(opens && !self.device_is_open(), Action::Open(who));
+        let leaves = |process: &Process| process.frozen && process.is_up();
+        may(process.follows && !self.processes.iter().any(leaves), Action::SeeLeft(who));
     }
 
     fn client_actions(&self, who: Who, may: &mut impl FnMut(bool, Action)) {
@@ -200,6 +226,7 @@ impl World {
         may(process.holds_lock(), Action::KillLockFirst(who));
         may(true, Action::KillLockLast(who));
         may(!process.stopping, Action::Stop(who));
+        may(process.device == Device::Running, Action::Fail(who));
         let last = self.wire(who).and_then(|wire| wire.down.first());
         let whole = matches!(last, Some(ToSuccessor::End { .. }));
         may(whole && process.exchange == Exchange::Asking, Action::Mismatch(who));

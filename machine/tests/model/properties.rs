@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Properties: what is true in every world that can be reached.
 
+use early_service_machine::device::Device;
+
 use crate::world::{Daemon, Process, Session, Stage, World, Wrong};
 
 /// A condition on a world of a daemon.
 pub(crate) type Condition = fn(&Daemon, &World) -> bool;
 
 /// The conditions that are true in every world.
-pub(crate) const ALWAYS: [(&str, Condition); 9] = [
+pub(crate) const ALWAYS: [(&str, Condition); 16] = [
     ("at most one process may tick or answer", one_owner),
     ("a process that may tick or answer holds the lock", owner_holds_lock),
     ("no tick comes twice", |_, world| {
@@ -23,6 +25,20 @@ pub(crate) const ALWAYS: [(&str, Condition); 9] = [
     ("a client is disconnected only if its owner failed", |_, world| {
         world.wrong != Some(Wrong::ClientDropped)
     }),
+    ("at most one process uses the device", |_, world| users(world).count() <= 1),
+    ("only the owner uses or opens the device", owner_has_device),
+    ("no process opens the device while another one has it", opens_alone),
+    ("a predecessor keeps its copy of the device until it leaves", |_, world| {
+        world.processes.iter().all(|process| !process.lent || process.luggage)
+    }),
+    ("the device is closed only after a failure", |_, world| {
+        world.wrong != Some(Wrong::DeviceClosed)
+    }),
+    ("PID 1's store has copies of a device in use", |_, world| {
+        let stored = world.processes.iter().zip(world.stored);
+        stored.into_iter().all(|(process, stored)| process.device != Device::Running || stored)
+    }),
+    ("a released device is not used", |_, world| world.wrong != Some(Wrong::UsedAfterRelease)),
 ];
 
 /// The processes that may tick or answer.
@@ -68,8 +84,28 @@ fn read_is_answered(daemon: &Daemon, world: &World) -> bool {
     client.stage != Stage::Accepted || owners(world).all(of_all)
 }
 
-/// Whether nothing is left to do: one owner has answered everything, or no process exists.
-pub(crate) fn is_settled(world: &World) -> bool {
+/// The processes that use the device.
+fn users(world: &World) -> impl Iterator<Item = &Process> {
+    world.processes.iter().filter(|process| process.device == Device::Running)
+}
+
+fn owner_has_device(_: &Daemon, world: &World) -> bool {
+    let is_owners = |process: &&Process| {
+        matches!(process.device, Device::Running | Device::Opening(_) | Device::Postponed(_))
+    };
+    world.processes.iter().filter(is_owners).all(Process::may_tick)
+}
+
+/// A process that has the device uses it, keeps it for a successor, or can go on with it. Copies
+/// that were declared void do not count: their process closes them as soon as it runs.
+fn opens_alone(_: &Daemon, world: &World) -> bool {
+    let opens = |process: &Process| matches!(process.device, Device::Opening(_));
+    !world.processes.iter().any(opens) || !world.processes.iter().any(Process::uses_or_keeps_device)
+}
+
+/// Whether nothing is left to do: one owner has answered everything and uses the device, or no
+/// process exists.
+pub(crate) fn is_settled(daemon: &Daemon, world: &World) -> bool {
     let nobody = world.processes.iter().all(|process| !process.is_up());
     let client = world.client;
     let has_all = |process: &Process| process.session == Some(Session::IDLE);
@@ -80,5 +116,6 @@ pub(crate) fn is_settled(world: &World) -> bool {
     };
     let one = owners(world).count() == 1
         && owners(world).all(|owner| owner.may_tick() && owner.may_answer());
-    nobody || (one && answered)
+    let in_use = !daemon.bounds.device || users(world).count() == 1;
+    nobody || (one && answered && in_use)
 }

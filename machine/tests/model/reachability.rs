@@ -69,7 +69,7 @@ pub(crate) fn search(daemon: &Daemon) -> Reach {
     while !level.is_empty() {
         for world in level.drain(..) {
             let number = (first_edge.len() - 1) as Number;
-            settled.push(is_settled(&world));
+            settled.push(is_settled(daemon, &world));
             let waiting = world.processes.iter().map(|process| process.mailbox.len());
             mailbox = waiting.fold(mailbox, usize::max);
             daemon.actions(&world, &mut actions);

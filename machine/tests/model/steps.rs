@@ -3,7 +3,8 @@
 
 use std::cmp::Ordering;
 
-use early_service_machine::lifecycle::takeover::{self, Received, Start};
+use early_service_machine::device::{self, Device};
+use early_service_machine::lifecycle::takeover::{self, Origin, Received, Start};
 use early_service_machine::lifecycle::{self, Event};
 
 use crate::atlas::Atlas;
@@ -19,6 +20,7 @@ use crate::world::{
 impl World {
     /// Takes one possible action.
     pub(crate) fn take(&mut self, action: Action, daemon: &Daemon) {
+        let was_open = self.device_is_open();
         match action {
             Action::Start(who) => {
                 let started = match who {
@@ -26,13 +28,18 @@ impl World {
                     First | Second => lifecycle::Local::StartedAsSuccessor,
                 };
                 *self.process_mut(who) = Process { life: Life::Up, ..Process::DOWN };
+                if self.stored[who as usize] {
+                    let process = self.process_mut(who);
+                    (process.luggage, process.restored) = (true, true);
+                    self.device(who, device::Event::Received, daemon);
+                }
                 self.post(who, started);
             }
             Action::Step(who) => self.step(who, daemon),
-            Action::Try(who) => self.try_lock(who),
+            Action::Try(who) => self.try_lock(who, daemon),
             Action::ReadRequest(who, number) => self.read_request(who, number),
             Action::ReadSuccessor(who) => self.read_successor(who, daemon.rules),
-            Action::ReadPredecessor(who) => self.read_predecessor(who, daemon.rules),
+            Action::ReadPredecessor(who) => self.read_predecessor(who, daemon),
             Action::Expire(who) => {
                 self.process_mut(who).timer = false;
                 self.post(who, lifecycle::Successor::TimedOut);
@@ -93,8 +100,73 @@ impl World {
                 self.refuse(who);
                 self.record_failure(false, &daemon.atlas);
             }
+            Action::Open(who) => {
+                let process = self.process_mut(who);
+                (process.luggage, process.restored) = (true, false);
+                self.released = false;
+                self.device(who, device::Event::Opened, daemon);
+            }
+            Action::SeeLeft(who) => {
+                self.process_mut(who).follows = false;
+                self.device(who, device::Event::PredecessorLeft, daemon);
+            }
+            Action::Forget(who) => self.stored[who as usize] = false,
+            Action::Fail(who) => {
+                self.faults += 1;
+                let predecessor_leaves = self.process(who).follows;
+                self.device(who, device::Event::Failed { predecessor_leaves }, daemon);
+            }
         }
         self.settle();
+        if was_open && !self.device_is_open() && !self.may_close_device(action) {
+            self.wrong = Some(Wrong::DeviceClosed);
+        }
+    }
+
+    /// Whether the last copy of the device may be closed by this action: its holders died, it
+    /// failed or was released, or its process was told to stop while a successor might have gone
+    /// on.
+    fn may_close_device(&self, action: Action) -> bool {
+        let failed =
+            |process: &Process| matches!(process.device, Device::Opening(_) | Device::Postponed(_));
+        let stops = |process: &Process| process.stopping || process.is_leaving();
+        !matches!(action, Action::Step(_) | Action::Try(_) | Action::ReadPredecessor(_))
+            || self.released
+            || self.processes.iter().any(failed)
+            || (self.faults > 0 && self.processes.iter().all(|process| !process.may_tick()))
+            || (self.faults > 0 && self.processes.iter().any(stops))
+    }
+
+    fn device(&mut self, who: Who, event: device::Event, daemon: &Daemon) {
+        if !daemon.bounds.device {
+            return;
+        }
+        let (device, effects) = (daemon.device)(self.process(who).device, event);
+        self.process_mut(who).device = device;
+        for effect in effects {
+            match effect {
+                // The attempts follow as actions.
+                device::Effect::Open | device::Effect::Freeze => {}
+                // The store may return copies after another process has released the device, if
+                // their unit crashed just before.
+                device::Effect::Thaw => {
+                    if self.released && !self.process(who).restored {
+                        self.wrong = Some(Wrong::UsedAfterRelease);
+                    }
+                    self.released = false;
+                }
+                device::Effect::Store => self.stored[who as usize] = true,
+                device::Effect::Unstore => self.stored[who as usize] = false,
+                device::Effect::Close => self.process_mut(who).luggage = false,
+                device::Effect::Release => {
+                    self.process_mut(who).luggage = false;
+                    self.released = true;
+                    if self.processes.iter().any(Process::uses_or_keeps_device) {
+                        self.wrong = Some(Wrong::UsedAfterRelease);
+                    }
+                }
+            }
+        }
     }
 
     fn post(&mut self, who: Who, event: impl Into<Event>) {
@@ -129,6 +201,7 @@ impl World {
                 let process = self.process_mut(who);
                 (process.copy, process.session, process.received) = (false, None, None);
                 process.exchange = Exchange::Idle;
+                self.device(who, device::Event::Discarded, daemon);
             }
             Order::Abort | Order::CloseSilently => {
                 let aborts = order == Order::Abort;
@@ -166,24 +239,28 @@ impl World {
                 let process = self.process_mut(who);
                 process.listening = false;
                 process.frozen = order == Order::Freeze;
+                self.device(who, device::Event::Frozen, daemon);
                 self.post(who, lifecycle::Local::Frozen);
             }
             Order::Offer => self.offer(who),
             Order::End => {
+                self.device(who, device::Event::Offered, daemon);
+                let Process { luggage, .. } = *self.process(who);
                 let lock = self.process(who).holds_lock() && daemon.rules.passes_lock;
                 if let Some(wire) = self.asker_mut(who) {
-                    wire.write_down(ToSuccessor::End { lock });
+                    wire.write_down(ToSuccessor::End { lock, luggage });
                 }
                 let process = self.process_mut(who);
-                (process.offered, process.timer) = (true, true);
+                (process.offered, process.timer, process.lent) = (true, true, luggage);
             }
             Order::Commit => {
+                self.device(who, device::Event::Committed, daemon);
                 if let Some(wire) = self.asker_mut(who) {
                     wire.write_down(ToSuccessor::Commit);
                 }
                 self.process_mut(who).timer = false;
             }
-            Order::Leave => self.leave(who, daemon.rules),
+            Order::Leave => self.leave(who, daemon),
             Order::Exit => {
                 self.close(who);
                 *self.process_mut(who) = Process::DOWN;
@@ -204,15 +281,17 @@ impl World {
     }
 
     /// Stops the process and releases its lock. Everything else is closed in the next step.
-    fn leave(&mut self, who: Who, rules: Rules) {
+    fn leave(&mut self, who: Who, daemon: &Daemon) {
+        let predecessor_leaves = self.process(who).follows;
+        self.device(who, device::Event::Ended { predecessor_leaves }, daemon);
         while self.process(who).queued != 0 {
             self.log(who);
         }
         let orders = [Order::Exit].into_iter().collect();
         let process = self.process_mut(who);
-        let Process { life, place, session, listening, counter, .. } = *process;
-        *process = Process { life, place, session, orders, ..Process::DOWN };
-        if !rules.leaves_at_once {
+        let Process { life, place, session, listening, counter, device, luggage, .. } = *process;
+        *process = Process { life, place, session, orders, device, luggage, ..Process::DOWN };
+        if !daemon.rules.leaves_at_once {
             (process.listening, process.counter) = (listening, counter);
         }
     }
@@ -221,10 +300,11 @@ impl World {
     fn kill(&mut self, who: Who, lock_first: bool, atlas: &Atlas) {
         self.faults += 1;
         let accountable = self.is_accountable(who, atlas);
-        let Process { lock, copy, session, queued, .. } = *self.process(who);
+        let Process { lock, copy, session, queued, luggage, .. } = *self.process(who);
         self.lost |= queued;
         if lock_first {
-            *self.process_mut(who) = Process { life: Life::Dying, session, ..Process::DOWN };
+            *self.process_mut(who) =
+                Process { life: Life::Dying, session, luggage, ..Process::DOWN };
         } else {
             *self.process_mut(who) = Process { life: Life::Dying, lock, copy, ..Process::DOWN };
             self.close(who);
@@ -241,12 +321,16 @@ impl World {
         let connected = |wire: &Wire| {
             (wire.server == Some(who) && wire.to) || (wire.successor == who && wire.from)
         };
-        process.holds_lock() || process.session.is_some() || self.wires.iter().any(connected)
+        process.holds_lock()
+            || process.session.is_some()
+            || process.luggage
+            || self.wires.iter().any(connected)
     }
 
     /// The kernel closes the process's end of every connection.
     fn close(&mut self, who: Who) {
-        self.process_mut(who).session = None;
+        let process = self.process_mut(who);
+        (process.session, process.luggage) = (None, false);
         for wire in self.wires.iter_mut() {
             if wire.server == Some(who) {
                 wire.close_to();
@@ -271,11 +355,14 @@ impl World {
         }
     }
 
-    fn try_lock(&mut self, who: Who) {
+    fn try_lock(&mut self, who: Who, daemon: &Daemon) {
         let (free, file) = (self.lock_is_free(), self.file);
         let process = self.process_mut(who);
         if !free {
-            process.told = true;
+            let is_first = !std::mem::replace(&mut process.told, true);
+            if is_first && daemon.rules.drops_stored {
+                self.device(who, device::Event::Discarded, daemon);
+            }
             return self.post(who, lifecycle::Lock::HeldElsewhere);
         }
         (process.lock, process.trying) = (true, false);
@@ -354,7 +441,8 @@ impl World {
         self.post(who, event);
     }
 
-    fn read_predecessor(&mut self, who: Who, rules: Rules) {
+    fn read_predecessor(&mut self, who: Who, daemon: &Daemon) {
+        let rules = daemon.rules;
         let exchange = self.process(who).exchange;
         let Some(wire) = self.wire_mut(who) else { return };
         if !rules.reads_out && !wire.to {
@@ -374,11 +462,15 @@ impl World {
                 let process = self.process_mut(who);
                 (process.session, process.received) = (session, record);
             }
-            (Exchange::Asking, Some(ToSuccessor::End { lock }))
+            (Exchange::Asking, Some(ToSuccessor::End { lock, luggage }))
                 if lock || self.process(who).lock || !rules.needs_lock =>
             {
                 let process = self.process_mut(who);
                 (process.copy, process.exchange) = (lock, Exchange::Whole);
+                if luggage {
+                    (process.luggage, process.restored) = (true, false);
+                    self.device(who, device::Event::Received, daemon);
+                }
                 self.post(who, lifecycle::Predecessor::SentState);
             }
             // An unexpected message.
@@ -404,18 +496,20 @@ impl World {
         let Process { received, counter, exchange, .. } = *self.process(who);
         let recorded = self.file.filter(|_| has_file);
         let reads_again = daemon.rules.reads_again;
-        let start = match (counter, received) {
+        let (start, origin) = match (counter, received) {
             // It froze this, and its offer came to nothing.
             (Some(frozen), _) => {
                 // In the file is what it wrote last, unless another process has written since.
                 let written = recorded.filter(|record| reads_again && *record != frozen);
                 let written = written.map(Record::recorded);
-                takeover::take_back(written, frozen.snapshot())
+                (takeover::take_back(written, frozen.snapshot()), Origin::Recovered)
             }
             (None, received) => {
                 let received = received.map(|record| Received::Snapshot(record.snapshot()));
                 let is_committed = exchange == Exchange::Committed;
-                takeover::take_over(recorded.map(Record::recorded), received, is_committed).start
+                let recorded = recorded.map(Record::recorded);
+                let chosen = takeover::take_over(recorded, received, is_committed);
+                (chosen.start, chosen.origin)
             }
         };
         let record = Record::at(start);
@@ -427,6 +521,9 @@ impl World {
         }
         let process = self.process_mut(who);
         (process.counter, process.frozen, process.received) = (Some(record), false, None);
+        let predecessor_leaves = exchange == Exchange::Committed;
+        (process.lent, process.follows) = (false, predecessor_leaves && daemon.bounds.device);
+        self.device(who, device::Event::Owned { origin, predecessor_leaves }, daemon);
     }
 
     /// Takes one due tick: first in the file, then visible.

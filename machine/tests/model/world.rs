@@ -11,12 +11,16 @@
 //! **Connection.** A queue of messages in each direction. A process sees the end of a connection
 //! after it has read all messages and the other end is closed, with any delay.
 //!
+//! **Device.** It has one open file, as most drivers allow. Copies are in processes, in offers, and
+//! in PID 1's store, which keeps those of a unit that was killed until PID 1 gives the unit up.
+//!
 //! **Client.** It connects once and sends a few `set_counter`. A request is unread, then read by a
 //! session, then executed, then answered. An offer contains a copy of the session.
 
 use std::hash::{Hash, Hasher};
 
 use early_service_machine::Counter;
+use early_service_machine::device::{self, Device};
 use early_service_machine::lifecycle::Event;
 use early_service_machine::lifecycle::takeover::Start;
 use early_service_machine::record::{self, Unlogged};
@@ -45,6 +49,8 @@ pub(crate) struct Bounds {
     pub(crate) takeover: bool,
     /// Whether log lines are queued in the process before they are written.
     pub(crate) journal: bool,
+    /// Whether the service has a device.
+    pub(crate) device: bool,
 }
 
 /// The rules that the actors follow. A broken daemon violates one of them.
@@ -66,6 +72,8 @@ pub(crate) struct Rules {
     pub(crate) gives_up: bool,
     /// A process that leaves does nothing else.
     pub(crate) leaves_at_once: bool,
+    /// A process that finds another owner drops what PID 1's store returned.
+    pub(crate) drops_stored: bool,
 }
 
 impl Rules {
@@ -79,12 +87,23 @@ impl Rules {
         reads_out: true,
         gives_up: true,
         leaves_at_once: true,
+        drops_stored: true,
     };
 }
 
-/// A lifecycle and the rules of its actors.
+/// The step function of a device: the real one, or one that is broken on purpose.
+pub(crate) type DeviceStep = fn(Device, device::Event) -> (Device, Vec<device::Effect>);
+
+/// The step function that the daemon calls.
+pub(crate) fn true_device(device: Device, event: device::Event) -> (Device, Vec<device::Effect>) {
+    let (next, effects) = device.step(event);
+    (next, effects.to_vec())
+}
+
+/// A lifecycle, a device and the rules of the actors.
 pub(crate) struct Daemon {
     pub(crate) atlas: Atlas,
+    pub(crate) device: DeviceStep,
     pub(crate) rules: Rules,
     pub(crate) bounds: Bounds,
 }
@@ -212,6 +231,15 @@ pub(crate) struct Process {
     pub(crate) stopping: bool,
     /// Ticks whose log lines are queued, one bit each.
     pub(crate) queued: u8,
+    pub(crate) device: Device,
+    /// Has copies of the device's descriptors.
+    pub(crate) luggage: bool,
+    /// They came from PID 1's store.
+    pub(crate) restored: bool,
+    /// Has sent a successor copies of them.
+    pub(crate) lent: bool,
+    /// The predecessor committed, and the end of its connection was not seen yet.
+    pub(crate) follows: bool,
 }
 
 impl Process {
@@ -236,6 +264,11 @@ impl Process {
         timer: false,
         stopping: false,
         queued: 0,
+        device: Device::Unowned,
+        luggage: false,
+        restored: false,
+        lent: false,
+        follows: false,
     };
 
     pub(crate) fn is_up(&self) -> bool {
@@ -252,6 +285,11 @@ impl Process {
 
     pub(crate) fn holds_lock(&self) -> bool {
         self.lock || self.copy
+    }
+
+    /// Whether it uses the device, or keeps it alive for a successor.
+    pub(crate) fn uses_or_keeps_device(&self) -> bool {
+        matches!(self.device, Device::Running | Device::Frozen | Device::Lent | Device::Given)
     }
 
     /// Whether only the exit is left.
@@ -276,9 +314,10 @@ pub(crate) enum ToPredecessor {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum ToSuccessor {
     State,
-    /// The last part of the offer, and whether a descriptor of the lock comes with it.
+    /// The last part of the offer, and which descriptors come with it.
     End {
         lock: bool,
+        luggage: bool,
     },
     Busy,
     Commit,
@@ -362,6 +401,10 @@ pub(crate) enum Wrong {
     StartedAnew,
     /// The client was disconnected although its owner did not fail.
     ClientDropped,
+    /// The last copy of the device was closed although nothing failed.
+    DeviceClosed,
+    /// The device was used after it had been released.
+    UsedAfterRelease,
 }
 
 /// The whole model at one moment.
@@ -382,6 +425,10 @@ pub(crate) struct World {
     pub(crate) client: Client,
     pub(crate) processes: [Process; 3],
     pub(crate) wires: List<Wire, 5>,
+    /// Whether PID 1's store has copies of the device, by the process that stored them.
+    pub(crate) stored: [bool; 3],
+    /// Whether the device was released since it was opened last.
+    pub(crate) released: bool,
     pub(crate) wrong: Option<Wrong>,
 }
 
@@ -392,6 +439,7 @@ impl Hash for World {
         let mut pieces = Pieces { bytes: [0; 512], length: 0 };
         (faults, root_switched, begun, file, ticked, logged, lost).hash(&mut pieces);
         (self.client, self.processes, self.wires, self.wrong).hash(&mut pieces);
+        (self.stored, self.released).hash(&mut pieces);
         state.write(&pieces.bytes[..pieces.length]);
     }
 }
@@ -447,6 +495,8 @@ impl World {
             client,
             processes: [Process::DOWN; 3],
             wires: List::EMPTY,
+            stored: [false; 3],
+            released: false,
             wrong: None,
         }
     }
@@ -461,9 +511,21 @@ impl World {
 
     pub(crate) fn lock_is_free(&self) -> bool {
         let in_flight = |wire: &Wire| {
-            wire.down.iter().any(|message| *message == ToSuccessor::End { lock: true })
+            wire.down.iter().any(|message| matches!(message, ToSuccessor::End { lock: true, .. }))
         };
         !self.processes.iter().any(Process::holds_lock) && !self.wires.iter().any(in_flight)
+    }
+
+    /// Whether any copy of the device is open.
+    pub(crate) fn device_is_open(&self) -> bool {
+        let in_flight = |wire: &Wire| {
+            wire.down
+                .iter()
+                .any(|message| matches!(message, ToSuccessor::End { luggage: true, .. }))
+        };
+        self.processes.iter().any(|process| process.luggage)
+            || self.stored.contains(&true)
+            || self.wires.iter().any(in_flight)
     }
 
     /// The open connection of a successor.
@@ -503,6 +565,7 @@ impl World {
             wire.server = wire.server.map(swap);
         }
         other.wires.sort();
+        other.stored.swap(First as usize, Second as usize);
         self.min(other)
     }
 }
