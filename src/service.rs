@@ -180,7 +180,7 @@ pub(crate) const fn check<S: Service>() {
          (MAX_FIELDS) does not fit a session's buffer"
     );
     assert!(
-        Accepts(S::DESCRIPTORS).is_valid(),
+        Accepts(S::DESCRIPTORS).is_valid::<S>(),
         "DESCRIPTORS has too many names, a name that is too long, or no room in a line"
     );
 }

@@ -85,7 +85,7 @@ fn hear(line: &[u8]) {
                 _ => assert_eq!(written.as_bytes(), line),
             }
         }
-        Err(unreadable) => assert!(unreadable.to_string().starts_with("it "), "{unreadable}"),
+        Err(unreadable) => assert!(unreadable.to_string().starts_with("it"), "{unreadable}"),
     }
 }
 

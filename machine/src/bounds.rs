@@ -4,6 +4,7 @@
 //! **Invariant:** a program compiles only if its state fits a line, the record and a reply.
 
 use crate::state::State;
+use crate::wire::service::ServiceField;
 
 /// The longest decimal form of a `u64`.
 const NUMBER: usize = "18446744073709551615".len();
@@ -69,16 +70,17 @@ impl<S: State> Bounds<S> {
 /// If it is called at run time for such a state.
 #[track_caller]
 pub const fn check<S: State>() {
+    let fields = S::MAX_FIELDS.saturating_add(ServiceField(S::NAME).length());
     assert!(
         is_service(S::NAME.as_bytes()),
         "NAME is not 1 to 32 of the characters a-z, 0-9 and '-', the first one a letter"
     );
     assert!(
-        S::MAX_FIELDS <= RECORD_SIZE - RECORD_OVERHEAD,
+        fields <= RECORD_SIZE - RECORD_OVERHEAD,
         "the state is too large: its fields (MAX_FIELDS) do not fit the record of the state file"
     );
     assert!(
-        S::MAX_FIELDS <= MAX_HANDOFF_LINE - MANIFEST_OVERHEAD,
+        fields <= MAX_HANDOFF_LINE - MANIFEST_OVERHEAD,
         "the state is too large: its fields (MAX_FIELDS) do not fit a line of the handoff"
     );
     assert!(

@@ -109,6 +109,7 @@ impl fmt::Display for DecodeError {
             Self::Foreign => f.write_str("it is not a state file of this program"),
             Self::Torn => f.write_str("its record is torn"),
             Self::Stale => f.write_str("it is of another boot"),
+            Self::Field(error @ FieldError::Service(_)) => error.fmt(f),
             Self::Field(error) => write!(f, "its record has {error}"),
             Self::Unlogged(Unlogged { ticks, unbroken }) => write!(
                 f,
@@ -351,6 +352,10 @@ mod tests {
             (
                 "sequence=1 unlogged=0 unbroken=0 counter=5 deadline_ns=1",
                 "its record has no valid period_ns",
+            ),
+            (
+                &["sequence=1 unlogged=0 unbroken=0 service=door ", VALID].concat(),
+                "its state is of service 'door', not 'early-service'",
             ),
             (&["sequence=1 unlogged=2 unbroken=0 ", VALID].concat(), "unlogged=2"),
             (&["sequence=1 unlogged=0 unbroken=1 ", VALID].concat(), "unbroken=1"),

@@ -12,10 +12,12 @@ use core::fmt;
 use crate::schedule::{Monotonic, Period, Schedule};
 use crate::state::State;
 use crate::wire::fields::{Fields, MissingField};
+use crate::wire::service::{OtherService, ServiceField};
 
 /// A state at one instant with its deadline, as the state file and a handoff contain it.
 ///
-/// Its text form consists of fields: `counter=137 deadline_ns=… period_ns=…`.
+/// Its text form consists of fields: `counter=137 deadline_ns=… period_ns=…`, and the name of the
+/// service if it is not [`DEFAULT`](crate::wire::service::DEFAULT).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Snapshot<S> {
     /// The state.
@@ -33,6 +35,8 @@ pub struct Snapshot<S> {
 pub enum FieldError {
     /// A field is missing or malformed.
     MissingField(MissingField),
+    /// The state is of another service.
+    Service(OtherService),
     /// `period_ns`, in nanoseconds, is not within [`Period::SHORTEST`] to [`Period::LONGEST`].
     Period(u64),
     /// `deadline_ns` is this many nanoseconds ahead, more than the period.
@@ -49,6 +53,7 @@ impl fmt::Display for FieldError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::MissingField(missing) => missing.fmt(f),
+            Self::Service(other) => write!(f, "its state is of {other}"),
             Self::Period(nanoseconds) => write!(
                 f,
                 "a period_ns of {nanoseconds}, which is not within {} to {}",
@@ -71,8 +76,11 @@ impl<S: State> Snapshot<S> {
     ///
     /// # Errors
     ///
-    /// Returns which field is missing or invalid.
+    /// Returns which field is missing or invalid, or that the state is of another service.
     pub fn read(fields: Fields<'_>) -> Result<Self, FieldError> {
+        if let Some(other) = OtherService::find_in::<S>(fields) {
+            return Err(FieldError::Service(other));
+        }
         let (state, deadline) = (S::read(fields)?, fields.number("deadline_ns")?);
         let period = fields.number("period_ns")?;
         Ok(Self {
@@ -104,7 +112,7 @@ impl<S: State> fmt::Display for Snapshot<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.state.write_fields(f)?;
         let (deadline, period) = (self.deadline.as_nanos(), self.period.as_nanos());
-        write!(f, " deadline_ns={deadline} period_ns={period}")
+        write!(f, " deadline_ns={deadline} period_ns={period}{}", ServiceField(S::NAME))
     }
 }
 

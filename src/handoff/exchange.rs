@@ -13,8 +13,9 @@ use std::time::Instant;
 
 use early_service_machine::lifecycle::Predecessor;
 use early_service_machine::lifecycle::takeover::Received;
+use early_service_machine::timeline::FieldError;
 use early_service_machine::wire::framing::Printable;
-use early_service_machine::wire::handoff::{Client, Message};
+use early_service_machine::wire::handoff::{Client, Message, ParseError};
 use early_service_machine::wire::legacy::Legacy;
 use early_service_machine::wire::manifest::Manifest;
 use early_service_machine::wire::request::Accepts;
@@ -208,6 +209,9 @@ impl<S: Service> Exchange<S> {
                 Outcome::Refused(Printable(line).to_string())
             }
             (_, Err(_)) if may_be_legacy(line) => Outcome::Unknown(LegacyReply::line(line)),
+            (_, Err(error @ ParseError::Field(FieldError::Service(_)))) => {
+                Outcome::violation(error.to_string())
+            }
             (_, Err(error)) => Outcome::Violation {
                 why: format!("cannot understand '{}': {error}", Printable(line)),
                 kind: format!("cannot understand: {error}"),

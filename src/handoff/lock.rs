@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use early_service_machine::lifecycle::Lock;
+use early_service_machine::record::DecodeError;
+use early_service_machine::timeline::FieldError;
 use futures_lite::future;
 use smol::Timer;
 
@@ -164,6 +166,16 @@ impl Locking {
         };
         match file.load::<S>()? {
             Ok(_) => Ok(Lock::AcquiredWithState),
+            // Its owner may have died, and start again: the record must stay.
+            Err(other @ DecodeError::Field(FieldError::Service(_))) => {
+                log::error!(
+                    MESSAGE_ID = Id::StateFileUnusable;
+                    "cannot use state file {}: {other}; the state will not outlive us",
+                    file.path().display()
+                );
+                (self.file, self.path) = (None, None);
+                Ok(Lock::AcquiredWithoutState)
+            }
             Err(ignored) => {
                 if !file.is_new() {
                     let path = file.path().display();

@@ -47,7 +47,7 @@ use std::rc::Rc;
 
 use async_channel::{Receiver, Sender};
 use early_service_machine::lifecycle::{self, Effect, Lock, Predecessor, Successor};
-use early_service_machine::wire::handoff::DENIED;
+use early_service_machine::wire::handoff::{DENIED, Message};
 use early_service_machine::wire::request::VERSION;
 use futures_lite::future;
 use smol::{Async, Timer};
@@ -290,6 +290,11 @@ impl<S: Service> Handoff<S> {
             }
         };
         let (pid, uid) = (peer.pid.as_raw_nonzero(), peer.uid.as_raw());
+        if let Some(other) = request.other_service::<S>() {
+            let why = format!("process {pid} asks for the state of {other}");
+            self.refusals.warn(format_args!("Refusing to hand over: {why}"));
+            return channel::refuse(&stream, &Message::<S>::Abort(why.as_bytes()).to_string());
+        }
         if self.offering.is_some() {
             self.refusals.warn(format_args!(
                 "Refusing to hand over: process {pid} came while another one is adopting"

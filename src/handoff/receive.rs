@@ -307,7 +307,7 @@ impl<S: Service> Adoption<S> {
         let request = match protocol.legacy() {
             None => {
                 let in_place = self.in_place.as_ref().map(|_| plain.unwrap_or_default());
-                Request::new(Accepts(S::DESCRIPTORS), in_place)
+                Request::new::<S>(Accepts(S::DESCRIPTORS), in_place)
             }
             Some(legacy) => Request::Legacy(legacy),
         };

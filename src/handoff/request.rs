@@ -3,8 +3,10 @@
 
 use std::path::PathBuf;
 
-use early_service_machine::wire::legacy::Legacy;
+use early_service_machine::State;
+use early_service_machine::wire::legacy::{BUSY, Legacy};
 use early_service_machine::wire::request::{Accepts, Request};
+use early_service_machine::wire::service::OtherService;
 
 /// How a peer asked for the state.
 #[derive(Debug, PartialEq, Eq)]
@@ -13,6 +15,8 @@ pub(crate) enum HandoffRequest {
     Handoff {
         /// The version that the successor speaks.
         version: u64,
+        /// The name of the successor's service.
+        service: String,
         /// The names of descriptors that the successor accepts.
         accepts: String,
         /// The path of the listener that the successor goes on serving.
@@ -31,11 +35,21 @@ impl HandoffRequest {
         }
     }
 
+    /// The service that the peer asked for, if it is not `S`. A legacy line has no name.
+    pub(crate) fn other_service<S: State>(&self) -> Option<OtherService> {
+        match self {
+            Self::Handoff { service, .. } => {
+                OtherService::find(service.as_bytes(), S::NAME.as_bytes())
+            }
+            Self::Legacy(_) => None,
+        }
+    }
+
     /// The line for a peer that must wait, because another process is adopting the state.
     pub(crate) fn busy(&self) -> &'static str {
         match self {
-            Self::Handoff { .. } => Request::new(self.accepts(), None).busy(),
-            Self::Legacy(legacy) => Request::Legacy(*legacy).busy(),
+            Self::Handoff { .. } => "busy",
+            Self::Legacy(_) => BUSY,
         }
     }
 }
@@ -43,8 +57,9 @@ impl HandoffRequest {
 impl From<Request<'_>> for HandoffRequest {
     fn from(request: Request<'_>) -> Self {
         match request {
-            Request::Handoff { version, accepts, listener } => Self::Handoff {
+            Request::Handoff { version, service, accepts, listener } => Self::Handoff {
                 version,
+                service: service.to_owned(),
                 accepts: accepts.0.to_owned(),
                 listener: listener.map(PathBuf::from),
             },

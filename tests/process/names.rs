@@ -4,8 +4,13 @@
 //! All that a user sees of a service has its name, and nothing that the two leave in one directory
 //! or in one journal is shared.
 
-use std::process::Output;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixListener;
+use std::process::{Command, Output};
 
+use rustix::process::Signal;
 use testkit::client::{get_counter, status};
 use testkit::daemon::{self, Daemon, STILL, detach};
 use testkit::journald::{Entry, Journald};
@@ -15,7 +20,7 @@ use crate::camera;
 
 /// Runs the camera to its end.
 fn run(arguments: &[&str]) -> Output {
-    let mut program = std::process::Command::new(camera::program());
+    let mut program = Command::new(camera::program());
     detach(&mut program);
     program.args(arguments).output().expect("the program runs")
 }
@@ -64,11 +69,105 @@ fn two_services_in_one_directory_and_journal_do_not_meet() {
     assert_eq!(journald.complaint(), "");
 }
 
+/// Starts a successor of whoever serves `predecessor`, with a state file of its own.
+fn successor(scratch: &Scratch, service: &str, predecessor: &Daemon) -> Daemon {
+    let predecessor = predecessor.socket.to_str().expect("text");
+    let options = [&STILL[..], &["--client-socket-path", predecessor]].concat();
+    start(scratch, service, &format!("{service}2"), &options)
+}
+
+/// Starts one of the services on a socket of that name, with the state file `name.state`.
+fn start(scratch: &Scratch, service: &str, name: &str, options: &[&str]) -> Daemon {
+    let program = match service {
+        "camera" => camera::program().into(),
+        _ => daemon::binary(),
+    };
+    let mut command = Command::new(program);
+    detach(&mut command);
+    command.arg("--server-socket-path").arg(scratch.join(name)).args(options);
+    command.arg("--state-file").arg(scratch.join(format!("{name}.state")));
+    let mut daemon = Daemon::spawn(&mut command);
+    daemon.socket = scratch.join(name);
+    daemon
+}
+
+#[test]
+fn another_service_is_refused_by_name_on_both_sides() {
+    for (owner, asks) in [("early-service", "camera"), ("camera", "early-service")] {
+        let scratch = Scratch::new();
+        let first = start(&scratch, owner, "first", &STILL);
+        first.wait_for("Listening on UNIX socket");
+        let second = successor(&scratch, asks, &first);
+        let pid = second.pid();
+        let why = format!("process {pid} asks for the state of service '{asks}', not '{owner}'");
+        let answer = format!("answers 'abort {why}': asking again");
+        second.wait_for(&answer);
+        first.wait_for(&format!("Refusing to hand over: {why}"));
+        // It asks again, and each time for nothing.
+        assert_eq!(status(&first.socket, "phase"), "serving");
+        assert!(second.messages().iter().all(|line| !line.contains("=> serving")));
+    }
+}
+
+#[test]
+fn a_process_that_asks_names_its_service() {
+    let scratch = Scratch::new();
+    let predecessor = UnixListener::bind(scratch.join("first")).expect("a socket");
+    let path = scratch.join("first");
+    let options = ["--client-socket-path", path.to_str().expect("text")];
+    let second = start(&scratch, "camera", "second", &options);
+    let (mut stream, _) = predecessor.accept().expect("a successor");
+    let mut request = String::new();
+    BufReader::new(&stream).read_line(&mut request).expect("a request");
+    assert_eq!(request, "handoff 1 service=camera\n");
+    // An older release does not look at the name, and sends the state of another service.
+    let state = "state 1 frame=5 gear=drive overlay=x deadline_ns=1 period_ns=100000000";
+    stream
+        .write_all(format!("{state} lock=0 listeners=0 clients=0\nend\n").as_bytes())
+        .expect("room");
+    let why = "its state is of service 'early-service', not 'camera'";
+    second.wait_for(&format!("cannot adopt from {}: {why}", path.display()));
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    assert_eq!(answer, format!("abort {why}\n"));
+}
+
+#[test]
+fn a_state_file_of_another_service_is_left_alone() {
+    for (dead, other) in [("early-service", "camera"), ("camera", "early-service")] {
+        let scratch = Scratch::new();
+        let mut first = start(&scratch, dead, "x", &STILL);
+        first.wait_for("Listening on UNIX socket");
+        let state = scratch.join("x.state");
+        first.signal(Signal::KILL);
+        first.ended();
+        let record = fs::read(&state).expect("a state file");
+        let is_named = String::from_utf8_lossy(&record).contains(" service=camera");
+        assert_eq!(is_named, dead == "camera");
+
+        let mut second = start(&scratch, other, "x", &STILL);
+        second.wait_for("Listening on UNIX socket");
+        second.wait_for(&format!(
+            "cannot use state file {}: its state is of service '{dead}', not '{other}'; the state \
+             will not outlive us",
+            state.display()
+        ));
+        assert_eq!(status(&second.socket, "state_file"), "none");
+        assert_eq!(status(&second.socket, "origin"), "new");
+        second.signal(Signal::TERM);
+        second.ended();
+        assert_eq!(fs::read(&state).expect("a state file"), record);
+
+        let third = start(&scratch, dead, "x", &STILL);
+        third.wait_for("Recovering at ");
+    }
+}
+
 #[test]
 fn each_service_has_its_own_socket_in_the_runtime_directory() {
     let scratch = Scratch::new();
-    let serve = |program: &std::ffi::OsStr, name: &str| {
-        let mut command = std::process::Command::new(program);
+    let serve = |program: &OsStr, name: &str| {
+        let mut command = Command::new(program);
         detach(&mut command);
         let mut daemon =
             Daemon::spawn(command.env("RUNTIME_DIRECTORY", scratch.join("")).args(STILL));

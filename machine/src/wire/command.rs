@@ -180,6 +180,7 @@ mod tests {
             Command::HandOver(Request::Legacy(Legacy::Value)),
             Command::HandOver(Request::Handoff {
                 version: 1,
+                service: "door",
                 accepts: Accepts(""),
                 listener: Some("/run/a"),
             }),

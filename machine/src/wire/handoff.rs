@@ -22,6 +22,9 @@
 //! `logged` means that all of the predecessor's ticks are in the log; it is sent just before the
 //! predecessor exits. If it does not arrive, the successor logs which numbers may be missing.
 //!
+//! A service that is not [`DEFAULT`](crate::wire::service::DEFAULT) names itself in the first two
+//! lines, and refuses another one.
+//!
 //! Either side may send `abort` with a reason: the predecessor before `commit`, the successor
 //! before `done`. A second successor receives `busy`; one without permission receives [`DENIED`].
 //!
@@ -95,6 +98,7 @@ impl fmt::Display for ParseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown => f.write_str("it is no message of the handoff"),
+            Self::Field(error @ FieldError::Service(_)) => error.fmt(f),
             Self::Field(error) => write!(f, "it has {error}"),
         }
     }

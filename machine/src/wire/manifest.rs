@@ -140,6 +140,10 @@ mod tests {
             let error = Manifest::<Counter>::parse(line.as_bytes());
             assert_eq!(error, Some(Err(FieldError::MissingField(MissingField(key)))));
         }
+        let other = [LINE, " service=door"].concat();
+        let error = Manifest::<Counter>::parse(other.as_bytes()).and_then(Result::err);
+        let error = error.expect("a state of another service").to_string();
+        assert_eq!(error, "its state is of service 'door', not 'early-service'");
         let many = [LINE, " named=17"].concat();
         let error = Manifest::<Counter>::parse(many.as_bytes());
         assert_eq!(error, Some(Err(FieldError::MissingField(MissingField("named")))));

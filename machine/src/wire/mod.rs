@@ -8,3 +8,4 @@ pub mod handoff;
 pub mod legacy;
 pub mod manifest;
 pub mod request;
+pub mod service;

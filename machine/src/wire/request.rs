@@ -4,6 +4,7 @@
 //! ```text
 //! handoff 1 listener=/run/early-service/early-service.sock
 //! handoff 1 accepts=watchdog,can0 listener=
+//! handoff 1 service=door listener=
 //! ```
 //!
 //! `listener` is the path of the socket that the successor continues to serve, so that the
@@ -19,7 +20,8 @@ use core::str;
 use crate::bounds::{MAX_COMMAND_LINE, MAX_NAME, MAX_NAMED};
 use crate::state::State;
 use crate::wire::fields::number;
-use crate::wire::legacy::{BUSY, Legacy};
+use crate::wire::legacy::Legacy;
+use crate::wire::service::{DEFAULT, ServiceField};
 
 /// The version of the handoff that this release speaks.
 pub const VERSION: u64 = 1;
@@ -33,6 +35,8 @@ pub enum Request<'a> {
         ///
         /// A newer version is accepted, because the answer contains the predecessor's version.
         version: u64,
+        /// The name of the successor's service.
+        service: &'a str,
         /// What the successor accepts besides the lock, listeners and clients.
         accepts: Accepts<'a>,
         /// The path of the socket that the successor continues to serve, if it is the
@@ -49,11 +53,11 @@ pub struct Accepts<'a>(pub &'a str);
 
 impl Accepts<'_> {
     /// Whether there are at most [`MAX_NAMED`] names of at most [`MAX_NAME`] bytes that fit a
-    /// request.
+    /// request of the service.
     #[must_use]
-    pub const fn is_valid(self) -> bool {
+    pub const fn is_valid<S: State>(self) -> bool {
         let mut names = self.0.as_bytes();
-        let fits = names.len() <= ROOM;
+        let fits = self.length() <= room::<S>();
         let (mut count, mut length) = (1_u64, 0_usize);
         while let Some((first, rest)) = names.split_first() {
             if *first == b',' {
@@ -69,6 +73,14 @@ impl Accepts<'_> {
         fits
     }
 
+    /// The length of the field, with a space before it.
+    const fn length(self) -> usize {
+        match self.0.len() {
+            0 => 0,
+            length => length.saturating_add(ACCEPTS.len()).saturating_add(1),
+        }
+    }
+
     /// Whether a descriptor of this name may be sent.
     #[must_use]
     pub fn has(self, name: &str) -> bool {
@@ -82,17 +94,23 @@ const ACCEPTS: &str = "accepts=";
 /// A path may contain spaces, so it is the last field and ends with the line.
 const LISTENER: &str = " listener=";
 
-/// The room for names and the path in a request, in bytes.
-const ROOM: usize = MAX_COMMAND_LINE - "handoff 1 ".len() - ACCEPTS.len() - LISTENER.len();
+/// Precedes the name of the service.
+const SERVICE: &str = "service=";
+
+/// The room for names, with what precedes them, and the path in a request of the service, in bytes.
+const fn room<S: State>() -> usize {
+    const ROOM: usize = MAX_COMMAND_LINE - "handoff 1".len() - LISTENER.len();
+    ROOM.saturating_sub(ServiceField(S::NAME).length())
+}
 
 impl<'a> Request<'a> {
     /// The request of this release, with an empty `path` if the line would be too long.
     #[must_use]
-    pub fn new(accepts: Accepts<'a>, path: Option<&'a str>) -> Self {
-        let room = ROOM.saturating_sub(accepts.0.len());
-        let fits = |path: &str| accepts.0.is_empty() || path.len() <= room;
+    pub fn new<S: State>(accepts: Accepts<'a>, path: Option<&'a str>) -> Self {
+        let room = room::<S>().saturating_sub(accepts.length());
+        let fits = |path: &str| path.len() <= room;
         let listener = path.map(|path| if fits(path) { path } else { "" });
-        Self::Handoff { version: VERSION, accepts, listener }
+        Self::Handoff { version: VERSION, service: S::NAME, accepts, listener }
     }
 
     /// Reads one line without its end; `None` if it is no request.
@@ -110,17 +128,14 @@ impl<'a> Request<'a> {
             Some((fields, path)) => (fields, Some(path)),
             None => (rest, None),
         };
-        let accepts = fields.split(' ').find_map(|field| field.strip_prefix(ACCEPTS));
-        Some(Self::Handoff { version, accepts: Accepts(accepts.unwrap_or_default()), listener })
-    }
-
-    /// The line that refuses the successor, because another process is adopting the state.
-    #[must_use]
-    pub const fn busy(self) -> &'static str {
-        match self {
-            Self::Handoff { .. } => "busy",
-            Self::Legacy(_) => BUSY,
-        }
+        let find = |key: &str| fields.split(' ').find_map(|field| field.strip_prefix(key));
+        let accepts = Accepts(find(ACCEPTS).unwrap_or_default());
+        Some(Self::Handoff {
+            version,
+            service: find(SERVICE).unwrap_or(DEFAULT),
+            accepts,
+            listener,
+        })
     }
 
     /// The line of the request, without its end.
@@ -138,8 +153,8 @@ impl<S: State> fmt::Display for Line<'_, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Request::Legacy(legacy) => f.write_str(legacy.line::<S>()),
-            Request::Handoff { version, accepts, listener } => {
-                write!(f, "handoff {version}")?;
+            Request::Handoff { version, service, accepts, listener } => {
+                write!(f, "handoff {version}{}", ServiceField(service))?;
                 if !accepts.0.is_empty() {
                     write!(f, " {ACCEPTS}{}", accepts.0)?;
                 }
@@ -160,7 +175,8 @@ mod tests {
         accepts: &'a str,
         listener: Option<&'a str>,
     ) -> Option<Request<'a>> {
-        Some(Request::Handoff { version, accepts: Accepts(accepts), listener })
+        let (service, accepts) = (DEFAULT, Accepts(accepts));
+        Some(Request::Handoff { version, service, accepts, listener })
     }
 
     #[test]
@@ -193,6 +209,8 @@ mod tests {
             "handoff 1",
             "handoff 7 listener=",
             "handoff 1 accepts=watchdog,can0",
+            "handoff 1 service=door",
+            "handoff 1 service=door accepts=watchdog listener=/run/a b.sock",
             "handoff 1 accepts=watchdog listener=/run/a b.sock",
             "pass_state_and_terminate",
             Counter::HAND_OVER,
@@ -206,7 +224,7 @@ mod tests {
     fn a_path_without_room_beside_the_names_is_left_out() {
         let path = "/".repeat(107);
         for (accepts, listener) in [("", Some(&*path)), ("watchdog", Some(""))] {
-            let request = Request::new(Accepts(accepts), Some(&path));
+            let request = Request::new::<Counter>(Accepts(accepts), Some(&path));
             assert_eq!(Some(request), handoff(VERSION, accepts, listener));
             assert!(request.line::<Counter>().to_string().len() <= MAX_COMMAND_LINE);
         }
@@ -224,7 +242,7 @@ mod tests {
             (&(name.clone() + "x"), false),
             (&[&*name, &name].join(","), false),
         ] {
-            assert_eq!(Accepts(names).is_valid(), is_valid, "{names}");
+            assert_eq!(Accepts(names).is_valid::<Counter>(), is_valid, "{names}");
         }
     }
 

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Service: whose state a line or a record contains.
+//!
+//! The field `service=NAME` is left out for the name [`DEFAULT`], so that the counter writes the
+//! same bytes as release 0.1.0, which does not know the field.
+
+use core::fmt;
+
+use crate::bounds::MAX_SERVICE;
+use crate::state::State;
+use crate::wire::fields::Fields;
+
+/// The name that a missing field stands for.
+pub const DEFAULT: &str = "early-service";
+
+/// The key of the field.
+pub(crate) const KEY: &str = "service";
+
+/// The field with a space before it; nothing for the name [`DEFAULT`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ServiceField<'a>(pub(crate) &'a str);
+
+impl ServiceField<'_> {
+    /// The length of its text.
+    pub(crate) const fn length(self) -> usize {
+        if self.is_default() {
+            return 0;
+        }
+        " =".len().saturating_add(KEY.len()).saturating_add(self.0.len())
+    }
+
+    /// As `==`, which is not const.
+    const fn is_default(self) -> bool {
+        let (mut name, mut default) = (self.0.as_bytes(), DEFAULT.as_bytes());
+        while let ([first, others @ ..], [expected, rest @ ..]) = (name, default) {
+            if *first != *expected {
+                return false;
+            }
+            (name, default) = (others, rest);
+        }
+        name.is_empty() && default.is_empty()
+    }
+}
+
+impl fmt::Display for ServiceField<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_default() { Ok(()) } else { write!(f, " {KEY}={}", self.0) }
+    }
+}
+
+/// A state of another service than the one that is expected.
+///
+/// Its text form names both: `service 'door', not 'early-service'`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OtherService {
+    theirs: Name,
+    expected: Name,
+}
+
+impl OtherService {
+    /// `None` if a state of the service `theirs` is the expected one.
+    #[must_use]
+    pub fn find(theirs: &[u8], expected: &[u8]) -> Option<Self> {
+        let names = Self { theirs: Name::cut(theirs), expected: Name::cut(expected) };
+        (theirs != expected).then_some(names)
+    }
+
+    /// `None` if the fields are of a state of the service `S`.
+    pub(crate) fn find_in<S: State>(fields: Fields<'_>) -> Option<Self> {
+        let theirs = fields.get(KEY).unwrap_or(DEFAULT.as_bytes());
+        Self::find(theirs, S::NAME.as_bytes())
+    }
+}
+
+impl fmt::Display for OtherService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "service '{}', not '{}'", self.theirs, self.expected)
+    }
+}
+
+/// The beginning of a name, filled up with zeros.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Name([u8; MAX_SERVICE]);
+
+impl Name {
+    fn cut(name: &[u8]) -> Self {
+        let mut bytes = [0; MAX_SERVICE];
+        bytes.iter_mut().zip(name).for_each(|(place, byte)| *place = *byte);
+        Self(bytes)
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = self.0.iter().position(|byte| *byte == 0).unwrap_or(self.0.len());
+        self.0.get(..end).unwrap_or_default().escape_ascii().fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::ToString;
+
+    #[test]
+    fn the_field_has_its_length_and_the_default_has_none() {
+        for (name, field) in [
+            ("early-service", ""),
+            ("early-service2", " service=early-service2"),
+            ("early", " service=early"),
+            ("door", " service=door"),
+        ] {
+            assert_eq!(ServiceField(name).to_string(), field);
+            assert_eq!(ServiceField(name).length(), field.len());
+        }
+    }
+
+    #[test]
+    fn only_another_name_is_another_service() {
+        let long = [b'x'; MAX_SERVICE + 1];
+        for (theirs, expected, shown) in [
+            (&b"door"[..], &b"door"[..], None),
+            (b"door", b"doors", Some("'door', not 'doors'")),
+            (b"", b"door", Some("'', not 'door'")),
+            (b"\xff\n", b"door", Some("'\\xff\\n', not 'door'")),
+            (&long, &long[1..], Some("'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx', not 'xxxxxxxxxxxxxxxx")),
+        ] {
+            let found = OtherService::find(theirs, expected).map(|other| other.to_string());
+            let is_shown = |shown| found.as_ref().is_some_and(|found| found.contains(shown));
+            assert_eq!(found.is_some(), shown.is_some(), "{found:?}");
+            assert!(shown.is_none_or(is_shown), "{found:?}");
+        }
+    }
+}
