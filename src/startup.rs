@@ -164,7 +164,7 @@ fn serve<S: Service>(
     let (done_guard, done) = messages::done();
     let (log_flushed_to, successor) = messages::log_flushed();
     let status = Rc::<Status>::default();
-    let named = options.successor.map(User::find);
+    let trusted = options.successor.map(User::find);
     let started = if adoption.is_some() { Local::StartedAsSuccessor } else { Local::StartedAlone };
     let signals = signals.run(to_supervisor.clone(), to_supervisor_continued);
     let ticker = Ticker::<S>::new(
@@ -190,8 +190,8 @@ fn serve<S: Service>(
         log_flushed_to,
         done_guard,
         Rc::clone(&status),
-        named.clone(),
-        Locking::new(options.state_file, named),
+        trusted.clone(),
+        Locking::new(options.state_file, trusted),
         adoption,
         Bundle { listeners, ..Bundle::default() },
     );

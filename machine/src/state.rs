@@ -125,9 +125,12 @@ pub trait State: Copy + Debug + Default + Display + Eq + Hash + Send + 'static {
 
     /// Reads the state from its fields. The line contains other fields as well.
     ///
+    /// A field that is new in a release needs a default (`fields.number("new").unwrap_or(0)`): what
+    /// an older release sends or stores has no such field.
+    ///
     /// # Errors
     ///
-    /// Returns which field is missing or malformed.
+    /// Returns which field is missing or malformed. Such a state is not adopted.
     fn read(fields: Fields<'_>) -> Result<Self, MissingField>;
 
     /// Writes the state as fields, separated by single spaces: `counter=137`.
