@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Authorization: which process may receive the state, and from which one it is adopted.
+//! Authorization: which process may receive the state, and whose state is adopted.
 //!
-//! Collects the numbers from which [`Trust`] decides. Never caches one: a user may be created, and
-//! the owner of a socket changed, at any time.
+//! Collects the user numbers from which [`Trust`] decides. Never caches one, because a user may be
+//! created, and the owner of a socket changed, at any time.
 
 use std::fs;
 use std::io;
@@ -22,9 +22,9 @@ pub(crate) fn trust() -> Trust {
     Trust { ours: geteuid().as_raw(), overflow }
 }
 
-/// The process that asked for the state on `stream`, or why it may not have it.
+/// The process that requested the state on `stream`, or why it may not receive it.
 ///
-/// `owner` is the owner of the socket file that it connected to. `successor` is looked up now.
+/// `owner` is the owner of the socket file to which it connected. `successor` is looked up now.
 pub(crate) fn check(
     stream: impl AsFd,
     successor: Option<&User>,
@@ -41,7 +41,7 @@ pub(crate) fn check(
     }
 }
 
-/// Whether a state file that belongs to `owner` was written by this program.
+/// Whether a state file of `owner` is trusted.
 pub(crate) fn may_own_the_file(owner: u32, successor: Option<&User>) -> bool {
     let named = successor.and_then(User::number).map(|user| user.as_raw());
     trust().may_own_the_file(owner, named)

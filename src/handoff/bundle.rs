@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Bundle: everything that travels in a handoff.
+//! Bundle: everything that a handoff transfers.
 //!
-//! Freezing produces a bundle, the wire carries one, and taking over consumes one. On the wire its
-//! [`Manifest`] says what there is, and its [`Part`]s are sent one after the other; the receiver
-//! checks each descriptor as it accepts it.
+//! A freeze produces a bundle, the wire carries it, and the new owner consumes it. On the wire its
+//! [`Manifest`] lists the contents, and its [`Part`]s follow one by one; the receiver checks each
+//! descriptor when it accepts it.
 //!
-//! A descriptor with a name needs no change here: its name stands in `Service::DESCRIPTORS`, and so
-//! in the request of a successor that knows it. Another kind of content is a field here, with what
-//! it lends and how it is accepted.
+//! A named descriptor needs no change here: `Service::DESCRIPTORS` contains the name, so the
+//! successor's request does too. Another kind of content needs a field, a part and a function that
+//! accepts it.
 //!
-//! Owns the sockets, the state file and its lock: dropping a bundle closes all of them.
-//! Never reads from or writes to any of them.
+//! Owns the sockets, the state file and its lock: dropping a bundle closes all of them. Never reads
+//! from or writes to any of them.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -32,22 +32,22 @@ use crate::server::listener::Listener;
 use crate::server::session::Session;
 use crate::service::Service;
 
-/// A message that has this many bytes takes no further client.
+/// No client is added to a message that has this many bytes.
 ///
-/// With the last client and a quarter of the socket's buffer, that is less than half of the buffer
-/// (see [`Peer::send`](crate::handoff::channel::Peer::send)).
+/// Such a message, a last client and a quarter of the socket's buffer are less than half of the
+/// buffer (see [`Peer::send`](crate::handoff::channel::Peer::send)).
 const FULL_MESSAGE: usize = 16 * 1024;
 
 /// Everything that an owner owns.
 pub(crate) struct Bundle<S: Service> {
-    /// The state; none before it was frozen or received.
+    /// The state; `None` until it is frozen or received.
     pub(crate) state: Option<Received<S>>,
     /// The state file, whose descriptor holds the lock.
     pub(crate) file: Option<StateFile>,
     pub(crate) listeners: Vec<Listener>,
     #[allow(clippy::vec_box, reason = "they move on into slots, a kilobyte each without the box")]
     pub(crate) sessions: Vec<Box<Session<S>>>,
-    /// Descriptors with a name; at most [`MAX_NAMED`](early_service_machine::bounds::MAX_NAMED).
+    /// At most [`MAX_NAMED`](early_service_machine::bounds::MAX_NAMED).
     pub(crate) named: Vec<Named>,
 }
 
@@ -65,7 +65,7 @@ impl<S: Service> Default for Bundle<S> {
 }
 
 impl<S: Service> Bundle<S> {
-    /// The state with its deadline: none before it was frozen.
+    /// The state with its deadline; `None` until it is frozen.
     pub(crate) fn snapshot(&self) -> Option<Snapshot<S>> {
         match self.state {
             Some(Received::Snapshot(snapshot)) => Some(snapshot),
@@ -85,11 +85,11 @@ impl<S: Service> Bundle<S> {
         })
     }
 
-    /// Adds the sockets and descriptors of a predecessor, whose named descriptors replace ours.
+    /// Adds the sockets and descriptors of a predecessor. Its named descriptors replace our own.
     ///
-    /// Keeps our listener if systemd passed the same one to both. Drops a fallback listener that
-    /// was bound in case the predecessor did not hand one over. Any other listener is served until
-    /// the predecessor has left, because clients may wait in its backlog.
+    /// Keeps our listener if systemd passed the same one to both processes. Drops a fallback
+    /// listener that was bound in case the predecessor did not hand one over. Serves any other
+    /// listener until the predecessor has left, because clients may wait in its backlog.
     pub(crate) fn join(&mut self, received: Self) {
         for listener in received.listeners {
             if listener.is_inherited() {
@@ -107,8 +107,8 @@ impl<S: Service> Bundle<S> {
         self.named.extend(received.named);
     }
 
-    /// Accepts a listener; `in_place` is the path of the one that we go on serving, and
-    /// `connection` the connection to the predecessor.
+    /// Accepts a listener. `in_place` is the path of the listener that this process continues to
+    /// serve, and `connection` the connection to the predecessor.
     pub(crate) fn accept_listener(
         &mut self,
         socket: Option<OwnedFd>,
@@ -121,8 +121,7 @@ impl<S: Service> Bundle<S> {
         Ok(())
     }
 
-    /// Accepts a client, with the bytes that were read from it and not answered, and the replies
-    /// that were not sent.
+    /// Accepts a client, with its unanswered input and unsent replies.
     pub(crate) fn accept_client(
         &mut self,
         socket: Option<OwnedFd>,
@@ -143,7 +142,7 @@ impl<S: Service> Bundle<S> {
         Ok(())
     }
 
-    /// Accepts a descriptor of a name that the request had in `accepts`.
+    /// Accepts a descriptor whose name the request had in `accepts`.
     pub(crate) fn accept_named(
         &mut self,
         accepts: Accepts<'_>,
@@ -166,7 +165,7 @@ impl<S: Service> Bundle<S> {
         number(self.sessions.len()) == manifest.clients
     }
 
-    /// Checks that there is room for what the manifest announces.
+    /// Checks that there is room for everything that the manifest announces.
     pub(crate) fn check_room(manifest: &Manifest<S>) -> Result<(), String> {
         let (clients, most) = (manifest.clients, limits::clients() + limits::RESERVE);
         if usize::try_from(clients).map_or(true, |clients| clients > most) {
@@ -188,7 +187,7 @@ impl<S: Service> Bundle<S> {
     }
 }
 
-/// The lengths of what was read from a client and of its replies, if they fit a session.
+/// The lengths of a client's input and replies, if they fit a session.
 pub(crate) fn client_lengths(client: Client) -> Result<(usize, usize), String> {
     let lengths = usize::try_from(client.input).ok().zip(usize::try_from(client.replies).ok());
     lengths.filter(|(input, replies)| *input <= INPUT && *replies <= REPLIES).ok_or_else(|| {
@@ -197,12 +196,12 @@ pub(crate) fn client_lengths(client: Client) -> Result<(usize, usize), String> {
     })
 }
 
-/// What one message carries; a bundle is sent in the order of these variants.
+/// The content of one message; a bundle is sent in the order of these variants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
     /// The manifest, with the listeners.
     Manifest,
-    /// The clients from the first number to the second, the second excluded.
+    /// The clients of this half-open range of numbers.
     Clients(usize, usize),
     /// The named descriptor of this number.
     Named(usize),

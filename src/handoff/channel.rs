@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Channel: the connection to the other process, which carries lines and descriptors.
 //!
-//! Responsible for receiving descriptors in the order in which they were sent. A plain read would
-//! drop them, and one read may return several messages (unix(7)), so every read here receives both
-//! bytes and descriptors, and queues the descriptors. The text of the messages says how many there
-//! must be.
+//! Receives descriptors in the order in which they were sent. A plain read would drop them, and one
+//! read may return several messages (unix(7)), so every read here receives both bytes and
+//! descriptors, and queues the descriptors. The text of the messages contains their number.
 //!
 //! Owns the connection, the bytes that were read and not yet parsed, and the queued descriptors.
-//! Every `async` function may be dropped at any point without losing a byte. Ends by being dropped,
-//! which closes the descriptors that were not taken.
+//! Every `async` function may be dropped at any point without losing a byte. Dropping the channel
+//! closes the descriptors that were not taken.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -33,25 +32,25 @@ use crate::platform::socket;
 
 /// The most descriptors that the kernel allows in one message (`SCM_MAX_FD`).
 ///
-/// A predecessor of another release may send more at once than this release does, and the kernel
-/// drops descriptors that do not fit the buffer.
+/// The kernel drops descriptors that do not fit the buffer, and a predecessor of another release
+/// may send more in one message than this release does.
 const SCM_MAX_FD: usize = 253;
 
-/// Bytes that were read and not yet parsed: several of the largest clients, and their lines.
+/// The buffer for bytes that were not yet parsed: several of the largest clients, with their lines.
 pub(crate) const INPUT: usize = 16 * 1024;
 
 /// The send buffer of the connection that carries the state, in bytes: the kernel's default
 /// (`net.core.wmem_default`). The connection of a client has less.
 ///
-/// Smaller: what is sent before the other side reads does not fit (see [`Peer::send`]).
+/// Too small: messages do not fit before the other side reads (see [`Peer::send`]).
 pub(crate) const BUFFER: usize = 208 * 1024;
 
 /// The pause after an error that may be temporary.
 ///
-/// Longer: the handoff takes that much longer. Shorter: a shortage keeps the processor busy.
+/// Longer: the handoff takes longer. Shorter: a shortage keeps the processor busy.
 const TRY_AGAIN: Duration = Duration::from_millis(10);
 
-/// How often the last line is tried: nothing is read after it.
+/// How often the last line is tried. There is no later read that could send it.
 const LAST_TRIES: usize = 3;
 
 /// How many bytes of a line that is too long are logged: enough to recognize it.
@@ -98,7 +97,7 @@ impl Peer {
         }
     }
 
-    /// A peer that has no reason to send descriptors: those that it sends are closed at once.
+    /// A peer that has no reason to send descriptors: any that it sends are closed at once.
     pub(crate) fn without_descriptors(stream: Async<UnixStream>) -> Self {
         Self { takes_none: true, ..Self::new(stream) }
     }
@@ -133,9 +132,8 @@ impl Peer {
         Line::Whole(self.input.get(from..to).unwrap_or_default())
     }
 
-    /// Waits until `count` bytes have arrived.
-    ///
-    /// Returns `None` if the connection ends before, or if the buffer is smaller than that.
+    /// Waits for `count` bytes. Returns `None` if the connection ends first or the buffer is
+    /// smaller.
     pub(crate) async fn wait_for(&mut self, count: usize) -> Option<()> {
         while self.unread().len() < count {
             if self.ended || count > INPUT {
@@ -164,7 +162,7 @@ impl Peer {
         self.input.get(self.start..self.end).unwrap_or_default()
     }
 
-    /// Takes the next descriptor in the order in which they were sent.
+    /// Takes the next descriptor in the order of sending.
     pub(crate) fn descriptor(&mut self) -> Option<OwnedFd> {
         self.descriptors.pop_front()
     }
@@ -181,13 +179,13 @@ impl Peer {
 
     /// Reads once, and meanwhile sends lines that could not be sent before.
     ///
-    /// Only an error that says so is taken for the end of the connection. After any other error the
-    /// peer may still run, and be the owner.
+    /// Only an error that means the end of the connection is treated as the end. After any other
+    /// error the peer may still run and be the owner.
     async fn read(&mut self) {
         self.input.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);
         loop {
-            // If this fails, the end of the connection is read next.
+            // If this fails, the next read finds the end of the connection.
             let _ = self.send_on();
             let Self { stream, input, end, descriptors, has_lost_descriptors, unsent, .. } = self;
             let room = input.get_mut(*end..).unwrap_or_default();
@@ -226,8 +224,8 @@ impl Peer {
         poll(&mut socket, Some(&Timespec::default())) != Ok(0)
     }
 
-    /// Sends a short line at once. If the kernel has no memory for it now, it is sent while the
-    /// next line of the peer is awaited.
+    /// Sends a short line at once, or, if the kernel has no memory for it now, while the peer's
+    /// next line is awaited.
     ///
     /// The buffer has room for it: at most a quarter of it and one message are in use (see
     /// [`Peer::send`]).
@@ -241,7 +239,7 @@ impl Peer {
         self.send_on()
     }
 
-    /// Sends a short line at once or not at all, because nothing is read after it.
+    /// Sends a short line at once or not at all, because no later read could send it.
     pub(crate) fn say_last(&self, line: &str) -> io::Result<()> {
         let line = format!("{line}\n");
         for _ in 0..LAST_TRIES {
@@ -273,7 +271,8 @@ impl Peer {
     /// Waits for room, and sends as much of `bytes` as fits, with all of `descriptors`.
     ///
     /// A UNIX socket is writable while at most a quarter of its buffer is in use (`unix_writable`
-    /// in the kernel's net/unix/af_unix.c). Each message is smaller than another quarter. So there
+    /// in the kernel's net/unix/af_unix.c). Each message is smaller than another quarter. So even
+    /// if the other side reads nothing, there is room for the line that withdraws an offer.
     /// is always room for the line that withdraws an offer, however little the other side reads.
     pub(crate) async fn send(
         &self,
@@ -287,9 +286,8 @@ impl Peer {
     }
 }
 
-/// Whether this error says that the peer has closed the connection.
-///
-/// The kernel returns ECONNRESET if the peer left bytes unread.
+/// Whether this error means that the peer has closed the connection. ECONNRESET: it left bytes
+/// unread.
 fn is_end(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};
     matches!(error.kind(), ConnectionReset | BrokenPipe | NotConnected)
@@ -333,11 +331,11 @@ pub(crate) fn send(
     Ok(sendmsg(stream, &[IoSlice::new(bytes)], &mut control, flags)?)
 }
 
-/// Sends a last line to a peer that does not get the state, and ends the connection.
+/// Sends a last line to a peer that does not receive the state, and ends the connection.
 ///
-/// The connection is shut down, because a predecessor that has not left yet may hold a copy of it.
+/// Shuts it down, because a predecessor that has not left yet may hold a copy of the connection.
 pub(crate) fn refuse(stream: &Async<UnixStream>, answer: &str) {
-    // If the peer does not read it, the end of the connection is answer enough.
+    // If the peer does not read it, the end of the connection also shows the refusal.
     let _ = send(stream, format!("{answer}\n").as_bytes(), &[]);
     let _ = stream.get_ref().shutdown(Shutdown::Both);
 }

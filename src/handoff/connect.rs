@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Connect: one attempt to reach the predecessor, and what its failure means.
 //!
-//! Never waits and never repeats. Fails closed: only an error that says that nobody serves the path
-//! is taken for the absence of a predecessor.
+//! Never waits and never repeats. Only an error that proves that no process serves the path is
+//! taken for the absence of a predecessor.
 
 use std::fmt;
 use std::io;
@@ -17,28 +17,28 @@ use crate::platform::socket;
 
 /// Why there is no connection.
 pub(crate) enum Failure {
-    /// Nobody serves the path.
+    /// No process serves the path.
     Nobody(io::Error),
-    /// Somebody serves it whose state we may not adopt.
+    /// A process serves it whose state may not be adopted.
     Stranger(String),
-    /// A process may be there but does not accept us; it is given up after a while if it cannot be
-    /// the owner.
+    /// A process may serve it but does not accept this one. It is given up after a while if it
+    /// cannot be the owner.
     NotLetIn(String),
-    /// A shortage, or an error that is not understood, which says nothing about the other process.
-    /// Giving up that process could create a second owner.
+    /// A shortage, or an unknown error, which proves nothing about the other process. To give that
+    /// process up could create a second owner.
     Unclear(String),
-    /// It accepted the connection, but the kernel did not return its user; it may be the owner.
+    /// It accepted the connection, but the kernel did not return its user. It may be the owner.
     UnknownUser(io::Error),
     /// The connection is established, but the reactor cannot poll it.
     CannotPoll(io::Error),
 }
 
-/// Connects to the process that serves `path`, and checks who it is.
+/// Connects to the process that serves `path`, and checks its user.
 pub(crate) fn connect(path: &Path) -> Result<Peer, Failure> {
     let failed = |error: Errno| format!("cannot connect: {}", io::Error::from(error));
     let stream = match socket::connect(path) {
         Ok(stream) => stream,
-        // The backlog is full, so somebody is there (EAGAIN in unix(7)).
+        // The backlog is full, so a process owns it (EAGAIN in unix(7)).
         Err(Errno::AGAIN) => return Err(Failure::NotLetIn("no room in its backlog".to_owned())),
         Err(error @ (Errno::ACCESS | Errno::PERM)) => return Err(Failure::NotLetIn(failed(error))),
         Err(error) if nobody_listens(error) => return Err(Failure::Nobody(error.into())),
@@ -52,9 +52,9 @@ pub(crate) fn connect(path: &Path) -> Result<Peer, Failure> {
     Async::new(stream).map(Peer::new).map_err(Failure::CannotPoll)
 }
 
-/// Whether this error of connect(2) says that no process serves the path.
+/// Whether this error of connect(2) proves that no process serves the path.
 fn nobody_listens(error: Errno) -> bool {
-    // The last three: there is a socket of another kind, or no socket at all.
+    // The last three: a socket of another kind, or no socket at all.
     matches!(
         error,
         Errno::CONNREFUSED
@@ -68,7 +68,7 @@ fn nobody_listens(error: Errno) -> bool {
 }
 
 impl Failure {
-    /// Whether connect(2) succeeded, so that a process is there and accepts connections.
+    /// Whether connect(2) succeeded, so a process is there and accepts connections.
     pub(crate) const fn is_connected(&self) -> bool {
         match self {
             Self::Stranger(_) | Self::UnknownUser(_) | Self::CannotPoll(_) => true,

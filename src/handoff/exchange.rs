@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Exchange: one conversation with a predecessor, from the request to its last message.
 //!
-//! Responsible for reading what the predecessor sends into an [`Incoming`] bundle, and for checking
-//! that it is whole: every descriptor that the manifest announces, and none besides.
+//! Responsible for reading the predecessor's messages into an [`Incoming`] bundle, and for checking
+//! that it is complete: exactly the descriptors that the manifest announces.
 //!
 //! Owns the connection. Never decides what a failure means for the process; reports the [`Outcome`]
-//! of each step. A step may be dropped at any point without losing a byte. Ends by being dropped.
+//! of each step. A step may be dropped at any point without losing a byte.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -26,10 +26,10 @@ use crate::handoff::legacy::{self, LegacyAnswer, LegacyReply, Protocol};
 use crate::platform::clock;
 use crate::service::Service;
 
-/// What a predecessor has sent so far.
+/// The part of a bundle that has arrived.
 pub(crate) struct Incoming<S: Service> {
     pub(crate) bundle: Bundle<S>,
-    /// The descriptor that holds the lock, as it came; not yet checked.
+    /// The descriptor that should hold the lock; not yet checked.
     pub(crate) lock: Option<OwnedFd>,
 }
 
@@ -50,32 +50,33 @@ pub(crate) struct Exchange<S> {
     awaiting: Awaiting<S>,
 }
 
-/// What the next bytes from the predecessor are.
+/// The meaning of the next bytes from the predecessor.
 #[derive(Clone, Copy)]
 enum Awaiting<S> {
     /// The answer to the request.
     Reply,
-    /// The head of the next client or named descriptor, or the end.
+    /// The line of the next client or named descriptor, or the end.
     Part(Manifest<S>),
     /// The bytes of a client.
     ClientBytes(Manifest<S>, Client),
-    /// The message that we are the owner.
+    /// The message that makes this process the owner.
     Commit,
     /// The NUL byte beside the listener of a legacy program.
     Nul,
 }
 
-/// What became of one step.
+/// The result of one step.
 pub(crate) enum Outcome {
     Continue,
     Event(Predecessor),
     /// The predecessor refuses: it does not hand over to this process, or not now.
     Refused(String),
-    /// The same, but the predecessor had already stopped serving for this handoff.
+    /// The predecessor refuses after it had stopped serving for this handoff.
     Withdrawn(String),
-    /// The predecessor does not know this protocol, as this reply shows.
+    /// This reply shows that the predecessor does not know the protocol.
     Unknown(LegacyReply),
-    /// It sent something invalid; `kind` is the part of the reason that repeats between attempts.
+    /// It sent something invalid. `kind` is the part of the reason that is the same at each
+    /// attempt.
     Violation {
         why: String,
         kind: String,
@@ -94,7 +95,7 @@ impl Outcome {
 }
 
 impl<S: Service> Exchange<S> {
-    /// After the request was sent by this protocol.
+    /// An exchange whose request was sent by this protocol.
     pub(crate) fn requested(peer: Peer, protocol: Protocol) -> Self {
         let awaiting = match protocol.legacy() {
             Some(Legacy::ListenerAndValue) => Awaiting::Nul,
@@ -103,9 +104,9 @@ impl<S: Service> Exchange<S> {
         Self { peer, protocol, since: Instant::now(), is_silence_logged: false, awaiting }
     }
 
-    /// Sends that the whole bundle is here, and awaits the commit.
+    /// Reports that the whole bundle is here, and awaits the commit.
     pub(crate) fn prepared(mut peer: Peer) -> Self {
-        // If this fails, the end of the connection is read next.
+        // If this fails, the next read finds the end of the connection.
         let _ = peer.say(&Message::<S>::Prepared.to_string());
         let (since, is_silence_logged) = (Instant::now(), false);
         Self {
@@ -117,15 +118,13 @@ impl<S: Service> Exchange<S> {
         }
     }
 
-    /// Whether the predecessor may be a legacy program.
-    ///
-    /// A predecessor that has begun to answer is none: it owns until it commits, and its death is
-    /// noticed.
+    /// Whether the predecessor may be a legacy program. Once it has begun to answer it is not: it
+    /// is the owner until it commits, and the end of the connection shows its death.
     pub(crate) fn is_unanswered(&self) -> bool {
         matches!(self.awaiting, Awaiting::Reply | Awaiting::Nul)
     }
 
-    /// Waits for the next message, and takes it in.
+    /// Waits for the next message, and stores its contents in `incoming`.
     pub(crate) async fn step(
         &mut self,
         incoming: &mut Incoming<S>,
@@ -193,7 +192,8 @@ impl<S: Service> Exchange<S> {
                 Outcome::Continue
             }
             (Awaiting::Part(_), Ok(Message::Named(name))) => {
-                // The line borrows the connection, and the descriptor is taken from it.
+                // Copied, because the line borrows the connection from which the descriptor is
+                // taken.
                 let name = name.as_str().to_owned();
                 let descriptor = self.peer.descriptor();
                 Outcome::of(incoming.bundle.accept_named(
@@ -259,7 +259,7 @@ impl<S: Service> Exchange<S> {
             Ok(lengths) => lengths,
             Err(why) => return Outcome::violation(why),
         };
-        // Taken at once or not at all, so that nothing is lost if this is dropped in between.
+        // Takes all bytes at once, so that none is lost if this function is dropped while it waits.
         if self.peer.wait_for(input + replies).await.is_none() {
             return Outcome::Event(Predecessor::Gone);
         }

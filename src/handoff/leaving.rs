@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Leaving: a predecessor that has handed over and writes out its log.
+//! Leaving: a predecessor that has handed over and still writes its log.
 //!
-//! The predecessor sends `logged` when all its ticks are in the log. If the connection ends without
-//! it, the ticks that may be missing are logged here, because nobody else knows them.
+//! The predecessor sends `logged` when all its ticks are in the log. If the connection ends before,
+//! the ticks that may be missing are logged here, because no other process knows them.
 //!
-//! Owns the connection to the predecessor. Ends with it.
+//! Owns the connection to the predecessor, and ends with it.
 
 use early_service_machine::record::Unlogged;
 use early_service_machine::wire::handoff::Message;
@@ -16,12 +16,12 @@ use crate::messages::ToTicker;
 use crate::service::Service;
 use crate::ticker;
 
-/// The predecessor, and what would be missing if it died now.
+/// The predecessor, and the ticks that would be missing if it died now.
 pub(crate) struct Leaving<S> {
     peer: Peer,
     /// The state that it handed over.
     state: S,
-    /// Its last ticks, which are not known to be in the log.
+    /// Its last ticks that are not known to be in the log.
     unlogged: Unlogged,
 }
 
@@ -30,12 +30,12 @@ impl<S: Service> Leaving<S> {
         Self { peer, state, unlogged }
     }
 
-    /// Tells the predecessor that it may leave; whether that succeeds does not matter.
+    /// Tells the predecessor that it may leave. A failure is ignored.
     pub(crate) fn report_serving(&mut self) {
         let _ = self.peer.say(&Message::<S>::Done.to_string());
     }
 
-    /// Waits for the end of the connection; returns whether the log was written before.
+    /// Waits for the end of the connection; returns whether `logged` came first.
     pub(crate) async fn has_logged(&mut self) -> bool {
         loop {
             match self.peer.line().await {
@@ -48,13 +48,13 @@ impl<S: Service> Leaving<S> {
         }
     }
 
-    /// What the ticker is told when the predecessor has left.
+    /// The message to the ticker when the predecessor has left.
     pub(crate) fn into_message(self, has_logged: bool) -> ToTicker<S> {
         if has_logged { ToTicker::Logged } else { ToTicker::Unlogged(self.state, self.unlogged) }
     }
 
-    /// Waits for the predecessor as long as the end of this process may take, and logs what may be
-    /// missing.
+    /// Waits for the predecessor as long as this process may take to end, and logs the ticks that
+    /// may be missing.
     pub(crate) async fn wait_or_log(&mut self) {
         let timeout = async {
             Timer::after(ticker::LAST_LINES).await;

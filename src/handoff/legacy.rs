@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The protocols of the two C programs that this program replaces, in both directions.
 //!
-//! The successor writes one line, and receives the value and the end of the connection; with
-//! `pass_state_and_terminate` one NUL byte with the listener's descriptor comes first. There is no
-//! `prepared` and no `commit`: the predecessor has given the state away as soon as it is sent.
+//! The successor writes one line. It receives the value and the end of the connection; for
+//! `pass_state_and_terminate`, one NUL byte with the listener's descriptor precedes the value.
+//! There is no `prepared` and no `commit`: the predecessor gives up the state when it sends it.
 //!
-//! A successor tries the handoff first, and the lines of the C programs only if the answer shows
-//! that the predecessor does not know it. Never decides more than which protocol comes next.
+//! A successor tries the handoff first. It sends a line of the C programs only if the reply shows
+//! that the predecessor does not know the handoff.
 
 use std::fmt;
 use std::io;
@@ -23,17 +23,18 @@ use crate::handoff::bundle::Bundle;
 use crate::handoff::channel::{self, Peer};
 use crate::service::Service;
 
-/// How a predecessor is asked, from what loses nothing to what any program knows.
+/// The protocols, in the order of the attempts: the first loses nothing, the last is the most
+/// common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {
     Handoff,
     Legacy(Legacy),
-    /// The second line of the C programs, tried after the first one was not known.
+    /// The other line of the C programs, after the predecessor did not know the first.
     LegacyFallback(Legacy),
 }
 
 impl Protocol {
-    /// The line of the C programs, if it is one.
+    /// The line of the C programs, if the protocol is one.
     pub(crate) const fn legacy(self) -> Option<Legacy> {
         match self {
             Self::Handoff => None,
@@ -41,7 +42,8 @@ impl Protocol {
         }
     }
 
-    /// The protocol to try next. The one that passes the listener comes first if we take its place.
+    /// The protocol to try next. The line that also requests the listener is first if its path is
+    /// ours.
     pub(crate) const fn next(self, in_place: bool) -> Option<Self> {
         match (self, in_place) {
             (Self::Handoff, true) => Some(Self::Legacy(Legacy::ListenerAndValue)),
@@ -53,7 +55,7 @@ impl Protocol {
     }
 }
 
-/// What a legacy program said to a line that it does not know.
+/// The reply of a legacy program to a line that it does not know.
 pub(crate) enum LegacyReply {
     Line(String),
     Closed,
@@ -74,7 +76,7 @@ impl fmt::Display for LegacyReply {
     }
 }
 
-/// What the answer of a legacy predecessor means.
+/// The meaning of a legacy predecessor's answer.
 pub(crate) enum LegacyAnswer {
     Event(Predecessor),
     /// It refuses: it does not hand over to this process, or not now.
@@ -83,7 +85,7 @@ pub(crate) enum LegacyAnswer {
     Unknown(LegacyReply),
 }
 
-/// Reads the line of a legacy predecessor: the value, or that it does not hand over.
+/// Reads the line of a legacy predecessor: the value, or a refusal.
 pub(crate) fn receive<S: Service>(bundle: &mut Bundle<S>, line: &[u8]) -> LegacyAnswer {
     if let Some(state) = S::parse(line) {
         bundle.state = Some(Received::Value(state));
@@ -95,18 +97,18 @@ pub(crate) fn receive<S: Service>(bundle: &mut Bundle<S>, line: &[u8]) -> Legacy
     }
 }
 
-/// Sends a legacy successor what it asked for, all of it at once.
+/// Sends a legacy successor its whole reply at once.
 pub(crate) fn send<S: Service>(peer: &Peer, legacy: Legacy, bundle: &Bundle<S>) -> io::Result<()> {
     let state = bundle.state.ok_or(io::ErrorKind::NotFound)?.state();
     if legacy == Legacy::ListenerAndValue {
         let mut listeners = bundle.listeners.iter();
         let listener = listeners.find(|listener| listener.has_accepted(peer.stream()));
         let listener = listener.ok_or(io::ErrorKind::NotFound)?;
-        // Exactly one byte beside the descriptor: that is what the C program reads first.
+        // Exactly one byte beside the descriptor, because the C program reads one byte first.
         channel::send(peer.stream(), b"\0", &[listener.as_fd()])?;
     }
     peer.say_last(&state.to_string())?;
-    // A predecessor of ours that has not left yet may hold a copy of the connection.
+    // Shuts it down, because our own predecessor may not have left yet and hold a copy.
     let _ = peer.stream().get_ref().shutdown(Shutdown::Write);
     Ok(())
 }

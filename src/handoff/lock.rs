@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Locking: opens the state file, and tries to lock it until this process holds the lock.
 //!
-//! Owns the file until the handoff actor takes it. Never blocks on the lock, because flock(2) would
-//! stop every actor: retries instead. Never takes an error for a free lock: an error that may be
-//! temporary is logged, and the attempt is repeated. Ends when this process holds the lock, or when
-//! there can be no file to lock.
+//! Owns the file until the handoff actor takes it. Retries instead of blocking, because a blocking
+//! flock(2) would stop every actor. Never treats an error as a free lock: logs an error that may be
+//! temporary, and tries again. Ends when this process holds the lock, or when no file can exist.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,8 +22,8 @@ use crate::service::Service;
 
 /// The pause between two attempts.
 ///
-/// Longer: after the death of an owner, the next one serves that much later. Shorter: the processor
-/// is busy while others start.
+/// Longer: after the death of an owner, the next one serves later. Shorter: the processor is busy
+/// while other services start.
 pub(crate) const RETRY: Duration = Duration::from_millis(50);
 
 /// The file, and the state of its lock.
@@ -42,9 +41,9 @@ pub(crate) struct Locking {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
-    /// Not tried: not started yet, or the predecessor has sent its lock.
+    /// Not trying: not started, or the predecessor has sent its lock.
     Paused,
-    /// Not tried yet, but started.
+    /// Started, without an attempt yet.
     First,
     /// Another process holds it.
     Held,
@@ -58,7 +57,6 @@ impl Locking {
         Self { path, successor, file: None, progress, retry, logged: None }
     }
 
-    /// Starts trying.
     pub(crate) fn start(&mut self) {
         self.progress = Progress::First;
     }
@@ -70,14 +68,14 @@ impl Locking {
         }
     }
 
-    /// Continues to try, after what the predecessor sent was dropped.
+    /// Continues to try after the predecessor's bundle was dropped.
     pub(crate) fn resume(&mut self) {
         if self.progress == Progress::Paused {
             self.progress = Progress::Held;
         }
     }
 
-    /// Whether no other process can be the owner: this one holds the lock, or there is no file.
+    /// Whether no other process can be the owner: this one holds the lock, or no file can exist.
     pub(crate) fn is_ours(&self) -> bool {
         self.progress == Progress::Ours
     }
@@ -94,7 +92,7 @@ impl Locking {
         }
     }
 
-    /// Waits until there is something to report; may be dropped at any point.
+    /// Waits for a result to report; may be dropped at any point.
     pub(crate) async fn next<S: Service>(&mut self) -> Lock {
         loop {
             match self.progress {
@@ -119,14 +117,14 @@ impl Locking {
                 Ok(None) => {}
                 Err(error) => {
                     self.say_again(&error);
-                    // Whether another process holds the lock is still unknown.
+                    // It is still unknown whether another process holds the lock.
                     self.retry.set_after(RETRY);
                 }
             }
         }
     }
 
-    /// Tries once; returns true if this process holds the lock, or if there can be no file.
+    /// Tries once; returns true if this process holds the lock, or if no file can exist.
     fn try_lock(&mut self) -> Result<bool, Error> {
         let Some(path) = &self.path else {
             return Ok(true);
@@ -149,7 +147,7 @@ impl Locking {
         }
     }
 
-    /// Logs an error, unless it is the one that was logged last.
+    /// Logs an error, unless it is the same as the last one.
     pub(crate) fn say_again(&mut self, error: &Error) {
         let line = format!("{error}: trying again");
         if self.logged.as_ref() != Some(&line) {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Handoff: the actor that holds everything that an owner owns while nobody ticks or answers.
+//! Handoff: the actor that holds everything that an owner owns while no process ticks or answers.
 //!
-//! That is from the start until the lock is ours, and from freezing until the successor serves. So
-//! taking over from a living predecessor, from one that died, and from a successor that died are
-//! the same: the state is loaded, and the sockets are given to the server.
+//! It does so from the start until this process has the lock, and from freezing until the successor
+//! serves. Taking over from a living predecessor, from a dead one, and from a dead successor are
+//! therefore the same: the state is loaded, and the sockets are given to the server.
 //!
-//! The lifecycle decides when ownership changes hands; [`ownership`] carries that out.
+//! The lifecycle decides when the owner changes; [`ownership`] executes that.
 //!
 //! | file | has |
 //! | --- | --- |
@@ -19,10 +19,8 @@
 //! | [`lock`], [`state_file`] | who is the owner, and the state for the next one |
 //! | [`authorize`], [`users`] | who may have the state, and whom to believe |
 //!
-//! Owns the bundle, the state file and the connection to the other process in that time. Never
+//! Owns the bundle, the state file and the connection to the other process during that time. Never
 //! decides: reports events to the supervisor, and executes its orders. Ends with the process.
-//!
-//! **Invariant:** one handoff at a time; a second requester receives `busy`.
 //!
 //! **Invariant:** every offer is resolved exactly once: resumed here, or released to the successor.
 
@@ -73,12 +71,12 @@ pub(crate) struct Handoff<S: Service> {
     supervisor: Sender<lifecycle::Event>,
     ticker: Sender<ToTicker<S>>,
     server: Sender<ToServer<S>>,
-    /// Takes the connection to the successor, which is told when the log is written.
+    /// Receives the connection to the successor, for the report that the log is written.
     log_flushed_to: Sender<Peer>,
-    /// Dropped when the actor has left, so that the channel closes.
+    /// Dropped when the actor has ended, so that the channel closes.
     done_guard: Sender<()>,
     status: Rc<Status>,
-    /// A user that may have the state, besides root and the user of this process.
+    /// A user that may receive the state, besides root and the user of this process.
     successor: Option<User>,
     /// The state file until it is locked and loaded.
     locking: Locking,
@@ -88,11 +86,10 @@ pub(crate) struct Handoff<S: Service> {
     leaving: Option<Leaving<S>>,
     /// The listeners at the start; everything while frozen.
     bundle: Bundle<S>,
-    /// The offer to a successor, until that one serves or has given up.
+    /// The offer to a successor, until that successor serves or has given up.
     offering: Option<Offering>,
     refusals: RateLimit,
-    /// Orders that wait until the state file can be read: `Load` and what follows it, at most
-    /// three.
+    /// `Load` and the orders after it, at most three in all, until the state file can be read.
     deferred: Vec<Effect>,
     /// The time of the next attempt to load.
     retry: Timer,
@@ -105,7 +102,7 @@ enum Event<S: Service> {
     Offering(Successor),
     /// The predecessor has left; contains whether its log is written.
     Left(bool),
-    /// The deferred orders are tried again.
+    /// Time to try the deferred orders again.
     Retry,
 }
 
@@ -175,9 +172,8 @@ impl<S: Service> Handoff<S> {
         }
     }
 
-    /// Waits for the next event; `None` if no sender is left.
-    ///
-    /// Orders come first, then the lock, deferred orders, and the other processes.
+    /// Waits for the next event; `None` if no sender is left. Orders are first, then the lock,
+    /// deferred orders, and the other processes.
     async fn next_event(&mut self) -> Option<Event<S>> {
         let message = async { self.mailbox.recv().await.ok().map(Event::Message) };
         let has_lock = self.locking.is_ours();
@@ -210,7 +206,7 @@ impl<S: Service> Handoff<S> {
 
     fn carry_out(&mut self, order: Effect) {
         if !self.deferred.is_empty() {
-            // In this order, because the server must not listen before the state is loaded.
+            // Keeps the order, because the server must not listen before the state is loaded.
             return self.deferred.push(order);
         }
         match order {
@@ -240,7 +236,7 @@ impl<S: Service> Handoff<S> {
             }
             Effect::Listen => {
                 let Bundle { listeners, sessions, named, .. } = std::mem::take(&mut self.bundle);
-                // No actor uses them: they are kept for the next successor.
+                // No actor uses the named descriptors; they are kept for the next successor.
                 self.bundle.named = named;
                 post(&self.server, ToServer::Listen(listeners, sessions));
                 if self.leaving.is_none() {
@@ -328,8 +324,7 @@ impl<S: Service> Handoff<S> {
         drop(self.locking);
         let adopted = self.adoption.and_then(Adoption::into_place);
         if let Some(offering) = self.offering {
-            // The file of a listener that the successor serves stays, unless the successor has
-            // died.
+            // The successor needs the file of its listener, unless it has died.
             let mut taken = Vec::new();
             for listener in &mut self.bundle.listeners {
                 if offering.takes(listener) {
@@ -342,7 +337,7 @@ impl<S: Service> Handoff<S> {
             if offering.is_done() {
                 let pid = offering.pid();
                 log::info!(MESSAGE_ID = Id::HandedOver; "Process {pid} has adopted the state");
-                // This fails only if the process ends because of its limit of processor time.
+                // Fails only if the process ends because of its limit of processor time.
                 let _ = self.log_flushed_to.try_send(offering.into_peer());
             }
         }

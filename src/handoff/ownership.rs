@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Ownership: where this process becomes the owner, offers the state, and takes an offer back.
+//! Ownership: becoming the owner, offering the state, and withdrawing an offer.
 //!
 //! [`Handoff::load`] makes this process the owner, with the state that [`takeover`] chooses.
-//! [`Handoff::offer`] sends everything to a successor, and [`Handoff::commit`] gives the ownership
-//! away. If the successor dies after that, [`Handoff::load`] takes everything back.
+//! [`Handoff::offer`] sends everything to a successor, and [`Handoff::commit`] gives up ownership.
+//! If the successor dies after that, [`Handoff::load`] takes everything back.
 //!
-//! The lifecycle calls each of them at the right time: `load` only with the lock, `commit` only
+//! The lifecycle calls each at the right time: `load` only with the lock, `commit` only after the
+//! successor has everything. Never decides anything itself.
 //! after the successor has everything. Never decides anything itself.
 
 use early_service_machine::lifecycle::Successor;
@@ -25,9 +26,8 @@ use crate::service::Service;
 use crate::status::Provenance;
 
 impl<S: Service> Handoff<S> {
-    /// Becomes the owner: gives the ticker the state from which it ticks on.
-    ///
-    /// Returns false if the file cannot be read now.
+    /// Becomes the owner, and gives the ticker its state. Returns false if the file cannot be read
+    /// now.
     pub(super) fn load(&mut self) -> bool {
         let is_taken_back = self.offering.is_some();
         let read = self.file().map(|file| {
@@ -37,7 +37,7 @@ impl<S: Service> Handoff<S> {
             file.load()
         });
         let recorded = match read.transpose() {
-            // If the lock was received, this is the first time that the file is read.
+            // If the lock was received, this is the first read of the file.
             Ok(Some(Err(ignored)))
                 if (is_taken_back || !self.locking.is_ours()) && ignored.is_impossible() =>
             {
@@ -61,8 +61,7 @@ impl<S: Service> Handoff<S> {
         true
     }
 
-    /// The file that contains the state: the one that this process locked, or the one that the
-    /// predecessor sent.
+    /// The file that contains the state: locked by this process, or received from the predecessor.
     fn file(&mut self) -> Option<&mut StateFile> {
         if self.offering.is_some() {
             return self.bundle.file.as_mut();
@@ -73,7 +72,7 @@ impl<S: Service> Handoff<S> {
 
     /// Takes back an offer that a successor did not adopt, also after the commit.
     ///
-    /// `recorded` also contains whether another process wrote it after the last record of this one.
+    /// `recorded` is a record, and whether another process wrote it after this one's last record.
     fn take_back(&self, offering: &Offering, recorded: Option<(Record<S>, bool)>) -> Start<S> {
         let (pid, cause) = (offering.pid(), offering.cause());
         log::warn!(
@@ -87,7 +86,7 @@ impl<S: Service> Handoff<S> {
         }
     }
 
-    /// Becomes the owner for the first time, with what the predecessor sent or the file contains.
+    /// Becomes the owner for the first time, with the predecessor's state or the file's.
     fn take_over(&mut self, recorded: Option<(Record<S>, bool)>) -> Start<S> {
         let adoption = self.adoption.take();
         let is_committed = adoption.as_ref().is_some_and(Adoption::is_committed);
@@ -100,7 +99,7 @@ impl<S: Service> Handoff<S> {
         // A process that sent no state may not have been the owner.
         let predecessor = peer.as_ref().filter(|_| state.is_some()).and_then(Peer::pid);
         if let Start::After { snapshot, unlogged } = start {
-            // Before the predecessor leaves: it may have had no file.
+            // Stores it before the predecessor leaves, which may have had no file.
             if let Some(file) = &mut self.bundle.file {
                 file.store(snapshot, unlogged);
             }
@@ -122,8 +121,8 @@ impl<S: Service> Handoff<S> {
         log::info!("Returning {} to client and terminating the process", S::WHAT);
         let event = match offering.answer(&self.bundle) {
             Ok(()) => {
-                // A legacy successor does not use the state file. Clear it, or the next start would
-                // report a crash recovery.
+                // A legacy successor does not use the state file. Clears it, because the next start
+                // would otherwise report a crash.
                 if let Some(file) = &self.bundle.file {
                     file.withdraw();
                 }
@@ -137,7 +136,7 @@ impl<S: Service> Handoff<S> {
         self.report(event);
     }
 
-    /// Gives the ownership away. Keeps everything in case the successor dies.
+    /// Gives up ownership. Keeps everything in case the successor dies.
     pub(super) fn commit(&mut self) {
         if let Some(offering) = &mut self.offering {
             offering.commit::<S>();

@@ -32,41 +32,41 @@ use crate::service::Service;
 
 /// The pause before a predecessor is asked again.
 ///
-/// Too long: a handoff that another successor gave up comes that much later. Too short: a successor
-/// that may not have the state keeps both processes busy.
+/// Too long: the next attempt is late after another successor gave up. Too short: a successor that
+/// may not receive the state keeps both processes busy.
 ///
-/// It doubles, up to 3.2 s, if what the predecessor sends is refused or withdrawn for the same
-/// reason each time, because each attempt stops the predecessor's ticks and answers for a moment. A
-/// reason that goes away, such as a lack of descriptors, is noticed that late.
+/// Doubles up to 3.2 s while the bundle is refused or withdrawn for the same reason, because each
+/// attempt stops the predecessor's ticks and replies for a moment. The end of such a reason, for
+/// example a lack of descriptors, is noticed late.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long a predecessor may be silent before that is logged; the successor goes on waiting.
+/// How long a predecessor may be silent before that is logged; the successor continues to wait.
 const SILENCE_LOGGED: Duration = Duration::from_secs(1);
 
-/// How long a predecessor that does not hold the lock may be silent before it is given up: it is a
+/// How long a predecessor that does not hold the lock may be silent before it is given up. It is a
 /// legacy program, and no event reports its death.
 ///
-/// It is longer than the watchdog of its unit (3 s) takes to end one that hangs. Too short: a
-/// predecessor that was stopped for a moment would be taken for dead. Too long: nobody serves
+/// Longer than its unit's watchdog (3 s) needs to end a process that hangs. Too short: a
+/// predecessor that was stopped for a moment is taken for dead. Too long: no process serves
 /// meanwhile.
 const GIVE_UP: Duration = Duration::from_secs(5);
 
 /// A handoff in progress, on the successor's side.
 pub(crate) struct Adoption<S: Service> {
     report: Report,
-    /// The socket whose place we take, if it is the predecessor's.
+    /// The path of the predecessor's listener, if this process continues to serve it.
     in_place: Option<PathBuf>,
     progress: Progress<S>,
     incoming: Incoming<S>,
     is_committed: bool,
-    /// Since when the predecessor could not be connected to, though it may be there.
+    /// Since when connecting has failed although the predecessor may exist.
     unreachable: Option<Instant>,
 }
 
 enum Progress<S> {
-    /// Idle until an order; the connection stays open, if there is one.
+    /// Idle until an order; the connection, if any, stays open.
     Idle(Option<Peer>),
-    /// Waiting to connect at that time, and to ask by this protocol.
+    /// Waiting until this time to connect and to ask by this protocol.
     Pausing(Instant, Protocol),
     Talking(Exchange<S>),
 }
@@ -95,7 +95,7 @@ impl<S: Service> Adoption<S> {
 
     // Orders of the handoff actor.
 
-    /// Asks; after a pause, if it has asked before.
+    /// Asks at once the first time, and after a pause each further time.
     pub(crate) fn ask(&mut self) {
         let now = Instant::now();
         let is_first = self.report.asking();
@@ -110,8 +110,8 @@ impl<S: Service> Adoption<S> {
         }
     }
 
-    /// Drops everything that was received; the connection stays open, so that the predecessor
-    /// cannot know before it is so.
+    /// Drops everything that was received; keeps the connection open, so that the predecessor
+    /// learns of it only afterwards.
     pub(crate) fn discard(&mut self) {
         self.incoming = Incoming::default();
         match &mut self.progress {
@@ -121,14 +121,15 @@ impl<S: Service> Adoption<S> {
         }
     }
 
-    /// Tells the predecessor that the handoff is off, and reads nothing more.
+    /// Tells the predecessor that the handoff is cancelled, and reads nothing more.
     pub(crate) fn abort(&mut self) {
         self.say_last("the successor was told to stop");
     }
 
-    /// Checks that the lock that came with the state, or our own, keeps everybody else out.
+    /// Checks that a lock excludes all other owners: the one that came with the state, or our own.
     ///
-    /// `has_lock` says that nobody else holds the lock of `ours`, or that there is no such file.
+    /// `has_lock` means that no other process holds the lock of `ours`, or that there is no such
+    /// file.
     pub(crate) fn check_lock(
         &mut self,
         ours: Option<&StateFile>,
@@ -145,12 +146,12 @@ impl<S: Service> Adoption<S> {
         }
     }
 
-    /// The state file whose lock came along.
+    /// The state file whose lock the predecessor sent.
     pub(crate) fn file(&mut self) -> Option<&mut StateFile> {
         self.incoming.bundle.file.as_mut()
     }
 
-    /// Drops everything that was received, and then tells the predecessor and the log why.
+    /// Drops everything that was received, then tells the predecessor and the log the reason.
     pub(crate) fn refuse(&mut self, why: &str) {
         self.refuse_as(why, why);
     }
@@ -161,7 +162,7 @@ impl<S: Service> Adoption<S> {
         self.say_last(why);
     }
 
-    /// Whether the predecessor has given the ownership away.
+    /// Whether the predecessor has given up ownership.
     pub(crate) fn is_committed(&self) -> bool {
         self.is_committed
     }
@@ -177,7 +178,7 @@ impl<S: Service> Adoption<S> {
         (bundle, self.progress.into_peer())
     }
 
-    /// Drops everything that was received; returns the path whose place was to be taken.
+    /// Drops everything that was received; returns the path that this process was to take over.
     pub(crate) fn into_place(self) -> Option<PathBuf> {
         self.in_place
     }
@@ -188,16 +189,16 @@ impl<S: Service> Adoption<S> {
 
     fn say_last(&mut self, why: &str) {
         if let Some(peer) = self.take_peer() {
-            // If this fails, the end of the connection says it.
+            // If this fails, the end of the connection means the same.
             let _ = peer.say_last(&Message::<S>::Abort(why.as_bytes()).to_string());
         }
     }
 
     // What happens meanwhile.
 
-    /// Waits until there is something to report; may be dropped at any point.
+    /// Waits for an event to report; may be dropped at any point.
     ///
-    /// A message of the predecessor comes before its silence. `has_lock` says that the predecessor
+    /// A message of the predecessor precedes its silence. `has_lock` means that the predecessor
     /// does not hold the lock.
     pub(crate) async fn next(&mut self, has_lock: bool) -> Predecessor {
         loop {
@@ -242,7 +243,7 @@ impl<S: Service> Adoption<S> {
         }
     }
 
-    /// Connects and asks; returns an event if that comes to nothing.
+    /// Connects and asks, or tries again later; returns an event if it does neither.
     fn connect(&mut self, protocol: Protocol, has_lock: bool) -> Option<Predecessor> {
         let connected = connect(self.report.path());
         if connected.as_ref().err().is_none_or(Failure::is_connected) {
@@ -250,7 +251,7 @@ impl<S: Service> Adoption<S> {
         }
         match connected {
             Ok(mut peer) => {
-                // If this fails, the end of the connection is read next.
+                // If this fails, the next read finds the end of the connection.
                 let _ = peer.say(&self.request(protocol, &peer));
                 self.progress = Progress::Talking(Exchange::requested(peer, protocol));
                 return None;
@@ -296,11 +297,11 @@ impl<S: Service> Adoption<S> {
         None
     }
 
-    /// The line that asks for the state.
+    /// The line that requests the state.
     ///
-    /// The listener that we go on serving is named as the predecessor names it, because release
-    /// 0.1.0 compares the text. A path that cannot be written in a line is left empty: the
-    /// predecessor then takes the listener by which we came.
+    /// Spells the listener's path as the predecessor does, because release 0.1.0 compares the text.
+    /// A path that cannot be written in a line is left empty: the predecessor then takes the
+    /// listener to which this process has connected.
     fn request(&self, protocol: Protocol, peer: &Peer) -> String {
         let path = path_of_peer(peer.stream());
         let plain = path.to_str().filter(|path| !path.contains(['\n', '\r']));
@@ -314,7 +315,7 @@ impl<S: Service> Adoption<S> {
         request.line::<S>().to_string()
     }
 
-    /// Logs the outcome of a step, and turns it into an event.
+    /// Logs the outcome of a step, and converts it to an event.
     fn conclude(&mut self, outcome: Outcome, has_lock: bool) -> Option<Predecessor> {
         let Progress::Talking(exchange) = &self.progress else {
             return None;
@@ -353,19 +354,18 @@ impl<S: Service> Adoption<S> {
         has_lock: bool,
     ) -> Option<Predecessor> {
         match reply {
-            // It dies at this moment, or has died.
+            // The predecessor is dying or dead.
             LegacyReply::Closed if !has_lock => {
                 return Some(self.idle_after(Predecessor::Gone));
             }
             LegacyReply::Line(_) if !has_lock => {
-                // A legacy program holds no lock: another process does, and owns.
+                // A legacy program holds no lock, so the holder is another process, the owner.
                 self.report.unknown_while_locked();
                 return Some(self.idle_after(Predecessor::Refused));
             }
             LegacyReply::Closed | LegacyReply::Line(_) => {}
         }
-        // No legacy program knows the handoff. What it says to its own lines counts, and the first
-        // time most.
+        // No legacy program knows the handoff, so only its replies to its own lines are kept.
         if protocol.legacy().is_some() {
             self.report.keep_reply(reply);
         }
@@ -395,11 +395,11 @@ impl<S: Service> Adoption<S> {
 enum Silence {
     /// Long enough to be logged.
     ToLog,
-    /// Longer than a legacy program that lives would take.
+    /// Longer than a running legacy program needs.
     GiveUp,
 }
 
-/// Waits until a silence that began at `since` has a consequence.
+/// Waits for the next time limit of a silence since `since`.
 async fn silence(since: Instant, is_logged: bool, may_be_dead: bool) -> Silence {
     if !is_logged {
         Timer::at(since + SILENCE_LOGGED).await;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Report: what the log and `systemctl status` say about a predecessor that does not hand over.
+//! Report: the log and `systemctl status` about a predecessor that does not hand over.
 //!
-//! A successor asks again and again, so each kind of failure is logged once, until there is another
-//! kind. Never decides anything but that.
+//! A successor asks repeatedly, so a failure is logged only if its kind differs from the last one.
+//! Decides nothing else.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -11,17 +11,16 @@ use crate::handoff::legacy::LegacyReply;
 use crate::journal::message_id::Id;
 use crate::platform::notify;
 
-/// The most times that the same failure is counted in a row.
+/// The highest value of [`Report::repeated`].
 const MAX_REPEATED: u32 = 5;
 
 /// The lines about one predecessor.
 pub(crate) struct Report {
     path: PathBuf,
-    /// What a legacy program replied to a line that it does not know.
+    /// The reply of a legacy program to a line that it does not know.
     reply: Option<LegacyReply>,
     /// The kind of the last line, without its numbers.
     last_logged: Option<String>,
-    /// How often in a row the handoff failed for the same reason.
     repeated: u32,
 }
 
@@ -56,14 +55,14 @@ impl Report {
         notify::status(format_args!("adopting: {path} does not answer"));
     }
 
-    /// The predecessor cannot be connected to, though it may be there.
+    /// Connecting failed, but the predecessor may exist.
     pub(crate) fn unreachable(&mut self, why: &str) {
         let line = format!("{}: {why}: waiting for it", self.path.display());
         self.log_once(Id::PredecessorSilent, line);
     }
 
-    /// There is no predecessor; `has_lock` says that nobody else can be the owner, so that this
-    /// process starts with `initial`.
+    /// There is no predecessor. `has_lock` means that no other process can be the owner, so this
+    /// one starts with `initial`.
     pub(crate) fn absent(
         &mut self,
         cause: fmt::Arguments<'_>,
@@ -84,14 +83,14 @@ impl Report {
         }
     }
 
-    /// Keeps what a legacy program replied to its own line; the first line that it replied counts.
+    /// Keeps a legacy program's reply to its own line; the first reply that is a line stays.
     pub(crate) fn keep_reply(&mut self, reply: LegacyReply) {
         if !matches!(self.reply, Some(LegacyReply::Line(_))) {
             self.reply = Some(reply);
         }
     }
 
-    /// As [`absent`](Self::absent); what a legacy program replied before says more than `cause`.
+    /// Like [`absent`](Self::absent), but an earlier reply of a legacy program replaces `cause`.
     pub(crate) fn absent_as_replied(
         &mut self,
         cause: &dyn fmt::Display,
@@ -104,9 +103,9 @@ impl Report {
         }
     }
 
-    /// The predecessor owns and does not hand over; an owner beside it would be worse than to wait.
+    /// The owner does not hand over, and waiting is better than a second owner.
     ///
-    /// `has_stopped` says that it had stopped serving before it said so.
+    /// `has_stopped` means that the predecessor had stopped serving before it refused.
     pub(crate) fn refused(&mut self, answer: &str, has_stopped: bool) {
         let path = self.path.display();
         let line = format!("{path} answers '{answer}': asking again until it hands over or ends");
@@ -116,7 +115,7 @@ impl Report {
         self.log_once(Id::PredecessorRefuses, line);
     }
 
-    /// A legacy program is there, which cannot be the owner.
+    /// A legacy program answers, which cannot be the owner.
     pub(crate) fn unknown_while_locked(&mut self) {
         let line = format!(
             "{} does not know the handoff, and another process holds the lock: waiting",
@@ -125,14 +124,14 @@ impl Report {
         self.log_once(Id::LockHeld, line);
     }
 
-    /// What the predecessor sent cannot be adopted; `kind` is what stays the same each time.
+    /// The bundle cannot be adopted; `kind` is the part of `why` that is the same each time.
     pub(crate) fn violation(&mut self, why: &str, kind: &str) {
         self.count(kind);
         let line = format!("cannot adopt from {}: {why}", self.path.display());
         self.log_once_as(Id::PredecessorRefuses, line, kind);
     }
 
-    /// The predecessor ended the connection while it sent; the lock tells whether it died.
+    /// The predecessor ended the connection while it sent; the lock shows whether it died.
     pub(crate) fn gone(&mut self) {
         const GONE: &str = "gone";
         self.count(GONE);
@@ -145,7 +144,7 @@ impl Report {
         self.log_once(Id::PredecessorRefuses, line);
     }
 
-    /// Counts how often in a row the handoff failed for the same reason.
+    /// Counts equal failures in a row.
     fn count(&mut self, kind: &str) {
         let is_repeated = self.last_logged == Some(without_numbers(kind));
         self.repeated = if is_repeated { MAX_REPEATED.min(self.repeated + 1) } else { 0 };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Handoff request: a [`Request`] that has left the line in which it was read.
+//! Handoff request: an owned [`Request`].
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use early_service_machine::wire::legacy::{BUSY, Legacy};
 use early_service_machine::wire::request::{Accepts, Request};
 use early_service_machine::wire::service::OtherService;
 
-/// How a peer asked for the state.
+/// How a peer requested the state.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum HandoffRequest {
     /// By the messages of a handoff.
@@ -19,7 +19,7 @@ pub(crate) enum HandoffRequest {
         service: String,
         /// The names of descriptors that the successor accepts.
         accepts: String,
-        /// The path of the listener that the successor goes on serving.
+        /// The path of the listener that the successor continues to serve.
         listener: Option<PathBuf>,
     },
     /// By a line of the C programs.

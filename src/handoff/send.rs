@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Sending side of a handoff.
 //!
-//! Sends the successor the bundle, part by part, and reports what it replies.
+//! Sends the successor the bundle, part by part, and reports its replies.
 //!
-//! Owns the connection to the successor. The bundle stays with the handoff actor, because the
-//! successor's death must cost nothing. Reports events and executes orders; after reporting an
-//! event it is idle until the next order. Dropped by the handoff actor.
+//! Owns the connection to the successor. The bundle stays with the handoff actor, so that nothing
+//! is lost if the successor dies. Reports events and executes orders; after reporting an event it
+//! is idle until the next order. Dropped by the handoff actor.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -31,22 +31,23 @@ use crate::service::Service;
 
 /// How long the successor may take to prepare.
 ///
-/// Too long: clients wait that long for one that hangs. Too short: one on a busy machine has to ask
-/// again.
+/// Too long: clients wait longer if the successor hangs. Too short: a successor on a busy machine
+/// has to ask again.
 const OFFER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long the successor may take to serve before that is logged; it is waited for all the same,
-/// because it is the owner.
+/// How long the successor may take to serve before that is logged. The wait continues, because the
+/// successor is the owner.
 const SILENCE_LOGGED: Duration = Duration::from_secs(1);
 
-/// The pause if too many descriptors are in flight (ETOOMANYREFS in unix(7)): the successor
-/// receives them in far less.
+/// The pause if too many descriptors are in flight (ETOOMANYREFS in unix(7)). The successor
+/// receives them much faster.
 const IN_FLIGHT_PAUSE: Duration = Duration::from_millis(1);
 
-/// How long to wait for that in all; after it, the descriptors are not the successor's to receive.
+/// How long to wait for the successor to receive them. If too many are in flight even then, other
+/// processes hold them.
 ///
-/// Too long: ticks and replies are late each time that a successor asks. Too short: a successor on
-/// a busy machine has no time to receive its own.
+/// Too long: each request of a successor delays ticks and replies. Too short: a successor on a busy
+/// machine cannot receive its descriptors in time.
 const IN_FLIGHT_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// An offer to one successor.
@@ -59,7 +60,7 @@ pub(crate) struct Offering {
     /// Whether the log says that the successor does not serve.
     is_silence_logged: bool,
     message: Vec<u8>,
-    /// How much of the message is sent.
+    /// How much of the message was sent.
     sent: usize,
     /// Since when too many descriptors have been in flight.
     stuck: Option<Instant>,
@@ -73,9 +74,9 @@ pub(crate) struct Offering {
 enum Progress {
     /// Idle until an order.
     Idle,
-    /// The message is of this part.
+    /// Sending this part.
     Sending(Part),
-    /// Everything is sent, as far as that was possible.
+    /// Everything was sent, or sending failed.
     Offered,
     Committed,
 }
@@ -127,10 +128,10 @@ impl Offering {
         self.cause.as_deref().unwrap_or("its connection ended")
     }
 
-    /// Whether the successor goes on serving this listener, so that its file is no longer ours.
+    /// Whether the successor continues to serve this listener and therefore owns its file.
     ///
-    /// That is the one through which it connected, whatever its path is called, or one that it
-    /// names.
+    /// True for the listener through which it connected, whatever its path, and for one that it
+    /// named.
     pub(crate) fn takes(&self, listener: &Listener) -> bool {
         match &self.request {
             HandoffRequest::Handoff { listener: Some(taken), .. } => {
@@ -150,7 +151,7 @@ impl Offering {
         self.compose(Part::Manifest, bundle);
     }
 
-    /// Sends a legacy successor what it asked for, all of it at once: it says nothing more.
+    /// Sends a legacy successor its whole reply at once. The successor sends no further message.
     pub(crate) fn answer<S: Service>(&self, bundle: &Bundle<S>) -> io::Result<()> {
         match self.request {
             HandoffRequest::Legacy(legacy) => legacy::send(&self.peer, legacy, bundle),
@@ -185,7 +186,7 @@ impl Offering {
         self.peer
     }
 
-    /// Waits until there is something to report; may be dropped at any point.
+    /// Waits for an event to report; may be dropped at any point.
     pub(crate) async fn next<S: Service>(&mut self, bundle: &Bundle<S>) -> Successor {
         let event = loop {
             match self.progress {
@@ -220,8 +221,8 @@ impl Offering {
                             if self.withdraw::<S>() {
                                 break event;
                             }
-                            // It has the whole offer. If the connection ended without a line, it
-                            // would take this process for dead.
+                            // The successor has the whole offer. Without a line, the end of the
+                            // connection would mean that this process died.
                             self.since = Instant::now();
                         }
                     }
@@ -264,10 +265,10 @@ impl Offering {
         Successor::TimedOut
     }
 
-    /// Continues to send, and composes the next message after this one.
+    /// Continues to send, and composes the next message after the last byte.
     async fn send<S: Service>(&mut self, part: Part, bundle: &Bundle<S>) {
         let unsent = self.message.get(self.sent..).unwrap_or_default();
-        // They travel with the first byte.
+        // The descriptors travel with the first byte.
         let descriptors = if self.sent == 0 { part.lend(bundle) } else { Vec::new() };
         match self.peer.send(unsent, &descriptors).await {
             Ok(count) => {
@@ -279,7 +280,7 @@ impl Offering {
                 self.stuck.get_or_insert_with(Instant::now);
                 _ = Timer::after(IN_FLIGHT_PAUSE).await;
             }
-            // This is not the end of the connection: that has to be read.
+            // Only a read can show the end of the connection.
             Err(error) => {
                 self.cause = Some(format!("it cannot be sent: {error}"));
                 self.progress = Progress::Offered;
@@ -305,7 +306,7 @@ impl Offering {
 enum PeerMessage {
     Prepared,
     Done,
-    /// It aborted, for this reason, or its connection ended.
+    /// It aborted for this reason, or its connection ended.
     Gone(Option<String>),
     Other,
 }
@@ -325,7 +326,7 @@ async fn hear<S: Service>(peer: &mut Peer) -> PeerMessage {
 }
 
 async fn readable(peer: &mut Peer) {
-    // An error is found by the next read.
+    // The next read reports an error.
     let _ = peer.stream().readable().await;
 }
 

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! State file: the lock that makes a process the owner, and the state for the next owner.
 //!
-//! There is one file for both stages, in a directory that outlives the switch of root. The process
-//! that holds its lock (flock(2)) is the owner. The lock belongs to the open file description, so
-//! it travels with a copy of the descriptor. The file contains one [`Record`], which the owner
-//! writes at each change, before the change is visible.
+//! Both stages use one file, in a directory that survives the switch of root. The process that
+//! holds its lock (flock(2)) is the owner. The lock belongs to the open file description, so a copy
+//! of the descriptor carries it. The file contains one [`Record`], which the owner writes at each
+//! change, before the change is visible.
 //!
 //! Only the user of the service can open the file: anyone who can lock it can block start-up, and
-//! anyone who can write it can change the state. Release 0.1.0 made a file that others could open;
-//! such a file is replaced once it is locked.
+//! anyone who can write it can change the state. Release 0.1.0 created files that other users could
+//! open; such a file is replaced once it is locked.
 //!
 //! Owns the descriptor; the lock is released when its last copy is closed. Never blocks on the
 //! lock, and never unlocks.
@@ -52,7 +52,7 @@ pub(crate) enum Error {
 }
 
 impl Error {
-    /// Whether there can be no such file, so that no other process can be the owner by it either.
+    /// Whether no such file can exist, so that no other process can lock it and be the owner.
     ///
     /// Any other error may be temporary, and the file may belong to an owner that runs.
     pub(crate) fn is_final(&self) -> bool {
@@ -65,7 +65,7 @@ impl Error {
     }
 }
 
-/// Whether this error of open(2) says that there can be no regular file of that name.
+/// Whether this error of open(2) proves that no regular file can have this name.
 fn names_no_file(error: Errno) -> bool {
     // NXIO is the error of a socket, or of a device without a driver.
     matches!(
@@ -124,8 +124,7 @@ pub(crate) struct StateFile {
 }
 
 impl StateFile {
-    /// Opens `path` without locking it. A missing file is created, with room for the record, so
-    /// that a file system that becomes full later does no harm.
+    /// Opens `path` without locking it. Creates a missing file, with room for the record.
     ///
     /// A file of another user is trusted only if that user is root or `successor`.
     pub(crate) fn open(path: &Path, successor: Option<&User>) -> Result<Self, Error> {
@@ -154,14 +153,14 @@ impl StateFile {
         &self.path
     }
 
-    /// Whether this process created the file, so that it need not log that it is empty.
+    /// Whether this process created the file, so that an empty record needs no log line.
     pub(crate) fn is_new(&self) -> bool {
         self.is_new
     }
 
     /// Tries to lock the file; returns false while another process holds the lock.
     ///
-    /// The path must still name this file: a lock on a file that was replaced excludes nobody.
+    /// The path must still name this file, because a lock on a replaced file excludes no process.
     pub(crate) fn try_lock(&mut self, successor: Option<&User>) -> Result<bool, Error> {
         if !self.is_the_file_of_its_path()? {
             *self = Self::open(&self.path, successor)?;
@@ -176,18 +175,18 @@ impl StateFile {
         Ok(true)
     }
 
-    /// Replaces a file that other users may have open. This process must hold the lock, alone.
+    /// Replaces a file that other users may have open. Only this process may hold the lock.
     ///
     /// # Errors
     ///
-    /// If it may succeed later.
+    /// If a later attempt may succeed.
     pub(crate) fn make_private(&mut self) -> Result<(), Error> {
         if !self.was_shared {
             return Ok(());
         }
         match self.replace() {
             Ok(()) => {}
-            // No space, or no permission to create a file beside it: the file stays as it is.
+            // No space, or no permission to create a file beside it: keeps the old file.
             Err(error) if error == Errno::NOSPC || error == Errno::PERM || names_no_file(error) => {
                 log::warn!(
                     "cannot replace {}, which others may have open: {}",
@@ -203,12 +202,11 @@ impl StateFile {
 
     /// Renames a new file over the locked one; the new file is locked and has the same record.
     ///
-    /// A process that gets the lock of the old file afterwards finds that the path names the new
-    /// one.
+    /// A process that locks the old file later finds that the path names the new one.
     fn replace(&mut self) -> Result<(), Errno> {
         let name = with_suffix(&self.path, FRESH);
         let name = name.as_path();
-        // Only the holder of the lock creates one, so this one is of a process that died.
+        // Only the holder of the lock creates this file, so an old one is of a process that died.
         let _ = fs::remove_file(name);
         let fresh = open(name, OFlags::CREATE | OFlags::EXCL)?;
         let renamed = self.copy_to(&fresh).and_then(|()| rustix::fs::rename(name, &self.path));
@@ -266,8 +264,7 @@ impl StateFile {
         if !flags.contains(OFlags::RDWR) {
             return Err("its lock is on a file that is not open for reading and writing".to_owned());
         }
-        // This succeeds for the open file description that holds the lock, and for any if none
-        // does.
+        // Succeeds for the open file description that holds the lock, and for any if none does.
         match try_flock(&locked) {
             Ok(true) => {}
             Ok(false) => return Err("its descriptor does not hold the lock".to_owned()),
@@ -304,7 +301,7 @@ impl StateFile {
     ///
     /// # Errors
     ///
-    /// If another process holds the lock now: then that one is the owner.
+    /// If another process holds the lock now and is therefore the owner.
     pub(crate) fn take_back(&self) -> Result<(), Error> {
         self.reset_flags();
         match try_flock(&self.file) {
@@ -314,8 +311,8 @@ impl StateFile {
         }
     }
 
-    /// Sets the flags, which are shared by all copies of the descriptor: with O_APPEND each record
-    /// would be written behind the one before it.
+    /// Resets the flags, which all copies of the descriptor share: with O_APPEND each record would
+    /// be written behind the previous one.
     fn reset_flags(&self) {
         // If this fails, the next write fails too, and is logged.
         let _ = fcntl_setfl(&self.file, OFlags::NONBLOCK);
@@ -323,7 +320,7 @@ impl StateFile {
 
     /// Reads the record, or returns why it is ignored.
     ///
-    /// Also returns whether another process wrote it after the last record of this one.
+    /// Also returns whether another process wrote it after this one's last record.
     pub(crate) fn load<S: State>(
         &mut self,
     ) -> Result<Result<(Record<S>, bool), DecodeError>, Error> {
@@ -345,7 +342,7 @@ impl StateFile {
         self.failing
     }
 
-    /// Writes a record. If that fails, the first failure is logged, and the ticks continue.
+    /// Writes a record. Only the first failure is logged, and the ticks continue.
     pub(crate) fn store<S: State>(&mut self, snapshot: Snapshot<S>, unlogged: Unlogged) {
         let record = Record { sequence: self.sequence, unlogged, snapshot };
         self.sequence = self.sequence.saturating_add(1);
@@ -394,12 +391,12 @@ fn open_or_make(path: &Path) -> Result<(OwnedFd, bool), Errno> {
 }
 
 fn open(path: &Path, create: OFlags) -> Result<OwnedFd, Errno> {
-    // NONBLOCK, because the path may name something else, such as a pipe that nobody reads.
+    // NONBLOCK, because the path may name something else, such as a pipe without a reader.
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     retry_on_intr(|| openat(CWD, path, flags | create, MODE))
 }
 
-/// Has the file system reserve room for the record; otherwise a later write may find it full.
+/// Reserves room for the record, because the file system may be full at a later write.
 fn make_room(file: &OwnedFd, status: &Stat) {
     let length = u64::try_from(RECORD_SIZE).unwrap_or_default();
     if u64::try_from(status.st_size).unwrap_or_default() < length {

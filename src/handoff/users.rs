@@ -21,7 +21,7 @@ const USERDB: [&str; 5] =
 #[derive(Clone, Debug)]
 pub(crate) struct User {
     given: String,
-    /// The number of the name when the process started.
+    /// The number when the process started.
     at_start: Option<Uid>,
 }
 
@@ -42,10 +42,10 @@ impl User {
         Self { given, at_start }
     }
 
-    /// The number now: the root filesystem may have other users than the initrd.
+    /// The current number, because the root filesystem may have other users than the initrd.
     ///
-    /// If it cannot be found now, the number when the process started. During the switch of root no
-    /// file can be read, and the root filesystem may have the user in a name service only.
+    /// If it cannot be found, the number when the process started: no file can be read during the
+    /// switch of root, and the root filesystem may have the user only in a name service.
     pub(crate) fn number(&self) -> Option<Uid> {
         number(&self.given).or(self.at_start)
     }
