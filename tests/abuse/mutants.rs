@@ -138,18 +138,14 @@ const MUTANTS: &[Mutant] = &[
     },
 ];
 
-/// The row that must hold for the program as it is, and for each limit taken out the row of it must
-/// not.
+/// For each limit that is removed, its row must fail. All rows hold for the program as it is: the
+/// other test of this crate shows that.
 #[test]
 #[ignore = "takes minutes: builds the program again for each limit"]
 fn every_limit_taken_out_breaks_its_row() {
     let _alone = crate::alone();
     let workshop = Workshop::new().unwrap_or_else(|error| panic!("{error}"));
-    let program = workshop.build().expect("it builds as it is");
     let chosen = env::var("ABUSE_ROWS").unwrap_or_default();
-    let rows = row(&program, &chosen);
-    let text = String::from_utf8_lossy(&rows.stdout);
-    assert!(rows.status.success(), "the rows do not hold for the program as it is: {text}");
 
     let mut table = format!("{:34} {:36} {:>7}  broken\n", "patch", "row", "took");
     let mut survived = Vec::new();
