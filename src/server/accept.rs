@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Accepting clients, and leaving them in the backlog when there is no place for them.
+//! Accepting clients, or leaving them in the backlog if there is no slot for them.
 
 use std::fmt;
 use std::io;
@@ -14,13 +14,14 @@ use crate::server::session::Session;
 use crate::server::{SWEEP, Server};
 use crate::service::Service;
 
-/// How long accepting pauses when there is no place, descriptor or memory for another client.
+/// How long accepting pauses if no slot, descriptor or memory is left for another client.
 ///
 /// Shorter: a shortage takes more of the processor. Longer: clients wait longer after it.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 impl<S: Service> Server<S> {
-    /// Accepts clients of this listener: one if sessions are ready, which then have their turn.
+    /// Accepts clients of this listener: only one if sessions are ready, so that these have their
+    /// turn.
     pub(super) fn accept(&mut self, listener: usize) {
         let most = if self.slots.has_ready() { 1 } else { ACCEPTS };
         for _ in 0..most {
@@ -55,13 +56,12 @@ impl<S: Service> Server<S> {
         self.resume_accepting.set_after(ACCEPT_PAUSE);
     }
 
-    /// Closes the listeners whose names the predecessor has taken along, after accepting the
-    /// clients that wait there.
+    /// Closes the listeners whose files the predecessor has removed, after accepting their clients.
     pub(super) fn drain_inherited(&mut self) {
         for at in (0..self.listeners.len()).rev() {
             if self.listeners.get(at).is_some_and(Listener::is_inherited) {
                 let listener = self.listeners.remove(at);
-                // A client without a place is disconnected when the listener is closed.
+                // A client without a slot is disconnected when the listener is closed.
                 while listener.has_client() && self.has_place() {
                     match listener.accept() {
                         Ok(stream) => self.open(stream),
@@ -103,7 +103,7 @@ impl<S: Service> Server<S> {
     }
 }
 
-/// Whether this error concerns one client only.
+/// Whether this error concerns only one client.
 fn is_transient(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
     matches!(error.kind(), WouldBlock | Interrupted | ConnectionAborted)

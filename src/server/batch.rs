@@ -11,19 +11,19 @@ use crate::fixed_buf::FixedBuf;
 use crate::service::Service;
 use crate::status;
 
-/// Commands in one batch.
+/// The most commands in one batch.
 ///
 /// Fewer: a client that pipelines costs more messages. More: each session takes more memory, and
 /// one client's turn takes longer.
 pub(crate) const BATCH: usize = 64;
 
-/// Bytes of replies that wait to be sent: those of a full batch of the counter.
+/// The buffer for replies that wait to be sent, in bytes: a full batch of the counter's.
 ///
 /// If the replies of a state are longer, its batches have fewer commands.
 pub(crate) const REPLIES: usize = BATCH * 36;
 
-/// Bytes of the longest line that is not a reply of the state: the reply to an invalid line, or a
-/// status line, which the ticker completes.
+/// The length of the longest line that is not a reply of the state: the reply to an invalid line,
+/// or a status line, which the ticker completes.
 pub(crate) const fn max_own_line<S: Service>() -> usize {
     let status = status::MAX_HEADER + 1 + S::MAX_FIELDS + STATUS_OVERHEAD;
     1 + if status > MAX_INVALID_REPLY { status } else { MAX_INVALID_REPLY }
@@ -32,7 +32,7 @@ pub(crate) const fn max_own_line<S: Service>() -> usize {
 pub(crate) struct Batch<S: Service> {
     commands: [S::Command; BATCH],
     count: usize,
-    /// After the commands, the ticker completes the status line that `replies` ends with.
+    /// Whether the ticker, after the commands, completes the status line at the end of `replies`.
     pub(crate) status: bool,
     pub(crate) replies: FixedBuf<REPLIES>,
 }
@@ -75,7 +75,7 @@ impl<S: Service> Batch<S> {
         }
     }
 
-    /// Adds a line that is not a reply of the state, for which there is room.
+    /// Adds a line that is not a reply of the state. There is room for it.
     pub(super) fn push_line(&mut self, line: impl fmt::Display) {
         let written = writeln!(self.replies, "{line}");
         debug_assert!(written.is_ok(), "the caller checked for room");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Eviction: which client is closed when a limit is reached, and closing it.
+//! Eviction: choosing the client to close when a limit is reached, and closing it.
 
 use early_service_machine::schedule::Monotonic;
 
@@ -10,13 +10,12 @@ use crate::server::session::Session;
 use crate::service::Service;
 
 impl<S: Service> Server<S> {
-    /// Whether there is a place for another client; closes the longest idle one if there is none.
+    /// Whether there is a slot for another client; if not, closes the longest idle one.
     pub(super) fn has_place(&mut self) -> bool {
         self.slots.len() < self.places + RESERVE || self.close_longest_idle()
     }
 
-    /// Gives a session of the reserve, which has now sent a command, the place of the longest idle
-    /// client.
+    /// Gives a reserve session that has sent its first command the slot of the longest idle client.
     pub(super) fn leave_reserve(&mut self, slot: usize) {
         // If no client may be closed yet, the next command tries again.
         if self.slots.get_mut(slot).is_some_and(|session| session.is_in_reserve)
@@ -55,7 +54,7 @@ impl<S: Service> Server<S> {
         may_be_closed
     }
 
-    /// The oldest silent client of a user that floods, if the user has more of them than its share.
+    /// The oldest silent client of a user that floods and has more of them than its share.
     fn find_flooding(&mut self, now: Monotonic) -> Option<usize> {
         let share = self.places / SHARE;
         self.floods.users(share, now).find_map(|user| {
@@ -74,7 +73,7 @@ impl<S: Service> Server<S> {
         })
     }
 
-    /// Closes a client to make room; if it was silent, notes its user.
+    /// Closes a client to make room; if it was silent, records its user.
     fn close_for_room(&mut self, slot: usize, now: Monotonic) {
         let silent = self.slots.get_mut(slot).filter(|session| !session.has_sent_line());
         if let Some(user) = silent.and_then(Session::user) {
@@ -129,7 +128,7 @@ impl<S: Service> Server<S> {
         if self.slots.len() == 0 {
             self.sweep.clear();
         }
-        // The place, descriptor or memory that was missing may be free now.
+        // The slot, descriptor or memory that was missing may be free now.
         self.resume_accepting.clear();
         Some(session)
     }

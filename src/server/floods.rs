@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Floods: users whose clients occupy places and send nothing.
+//! Floods: users whose clients occupy slots and send nothing.
 //!
-//! A silent client keeps its place for [`FIRST_LINE`](crate::server::limits::FIRST_LINE). A user
-//! that fills all places with silent clients again and again would make every other client wait
-//! that long, and again for the silent clients that connected before it.
+//! A silent client keeps its slot for [`FIRST_LINE`](crate::server::limits::FIRST_LINE). A user
+//! that repeatedly fills all slots with silent clients would make every other client wait that
+//! long, once for each round of silent clients that connected before it.
 //!
-//! A user floods if more of its clients than its share of the places were closed before they sent a
-//! line. From then on its silent clients beyond the share are evicted at once, the oldest first. A
-//! client that sends its first line when it connects is not silent, whoever its user is.
+//! A user floods if more of its clients than its share of the slots were closed before they sent a
+//! line. Its silent clients beyond the share are then evicted at once, the oldest first. A client
+//! that sends its first line when it connects is not silent, whatever its user.
 
 use std::time::Duration;
 
@@ -17,13 +17,13 @@ use crate::platform::clock;
 
 /// How long a user counts as flooding after its last silent client was closed.
 ///
-/// Shorter: a flood that pauses begins again with all places. Longer: a user whose clients are
-/// silent by mistake has fewer places for that long.
+/// Shorter: after a pause, a flood takes all slots again. Longer: a user whose clients are silent
+/// by mistake has fewer slots for longer.
 const FLOOD: Duration = Duration::from_secs(10);
 
-/// How many users are tracked; one more replaces the one whose last closed client is longest ago.
+/// How many users are tracked. A further user replaces the one whose last closed client is oldest.
 ///
-/// Fewer: as many users that flood in turn hide each other. More: takes more memory.
+/// Fewer: users that flood in turn are forgotten. More: takes more memory.
 const MAX_USERS: usize = 8;
 
 #[derive(Default)]
@@ -46,7 +46,7 @@ impl Flood {
 }
 
 impl Floods {
-    /// Notes that a silent client of this user was closed.
+    /// Records that a silent client of this user was closed.
     pub(super) fn note(&mut self, user: u32, now: Monotonic) {
         let known = self.users.iter().flatten().position(|flood| flood.user == user);
         let oldest = || {

@@ -11,9 +11,7 @@ use crate::server::batch::{Batch, max_own_line};
 use crate::service::Service;
 
 /// Bytes read at once: a little more than [`BATCH`](crate::server::batch::BATCH) of the shortest
-/// commands.
-///
-/// Less: a client that pipelines costs more reads. More: each session takes more memory.
+/// commands. Less: a client that pipelines costs more reads. More: each session takes more memory.
 pub(crate) const INPUT: usize = 1024;
 const _: () = assert!(INPUT > MAX_COMMAND_LINE + 2, "a partial line leaves room to read on");
 
@@ -25,7 +23,7 @@ pub(super) struct Input {
     pub(super) ended: bool,
 }
 
-/// What to do with the lines that were parsed.
+/// The action that follows a parse.
 pub(super) enum Parsed {
     /// Have the ticker carry out the commands in the batch.
     CarryOut,
@@ -48,7 +46,7 @@ impl Input {
         Self { bytes: FixedBuf::new(), first_command: 0, ended: false }
     }
 
-    /// Makes the commands of the last batch unread again, with all that follows them.
+    /// Makes the commands of the last batch unread again, with all bytes after them.
     pub(super) fn take_back_commands(&mut self) {
         self.bytes.rewind(self.first_command);
     }
@@ -74,7 +72,8 @@ impl Input {
             match Command::<S>::parse(line) {
                 Ok(Command::State(command)) => {
                     if !batch.push(command) {
-                        // It is full of commands, or of the lines before the first command.
+                        // It is full of commands, or of replies to the lines before the first
+                        // command.
                         let has_commands = !batch.is_empty();
                         return if has_commands { Parsed::CarryOut } else { Parsed::SendFirst };
                     }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Limits: what a client may use, and what happens beyond.
+//! Limits: how much a client may use, and what happens at the limit.
 //!
 //! | what | limit | beyond it |
 //! | --- | --- | --- |
 //! | connections | [`CLIENTS`], fewer if `RLIMIT_NOFILE` is low | the longest idle client is closed |
 //! | clients that connect at once | the same, each with [`FIRST_LINE`] to send a line | they wait in the backlog |
-//! | silent clients of a user that floods | one place in [`SHARE`] | the oldest of them is closed at once |
+//! | silent clients of a user that floods | one slot in [`SHARE`] | the oldest of them is closed at once |
 //! | a line | [`MAX_COMMAND_LINE`](early_service_machine::bounds::MAX_COMMAND_LINE) bytes | it is answered, and the client is closed |
 //! | time from line to line | [`IDLE_TIMEOUT`] | the client is closed |
 //! | time until replies are taken | [`WRITE_TIMEOUT`] | the client is closed |
@@ -29,24 +29,24 @@ use crate::journal::rate_limit::RateLimit;
 
 /// Clients at once, 4.5 kB each.
 ///
-/// Fewer: a busy machine has clients that are closed while idle. More: takes more memory.
+/// Fewer: idle clients are closed earlier. More: takes more memory.
 pub(crate) const CLIENTS: usize = 1000;
 
-/// Places beyond those, for clients that have not sent a line: a successor that asks for the state
-/// must not cost a client its place.
+/// Slots beyond those, for clients that have not sent a line, so that a successor can ask for the
+/// state although all other slots are in use.
 ///
-/// Fewer: as many silent clients keep a successor waiting. More: takes more descriptors.
+/// Fewer: a few silent clients keep a successor waiting. More: takes more descriptors.
 pub(crate) const RESERVE: usize = 4;
 
 /// Descriptors besides those of clients: 17 in the initrd stage, and those open for a moment.
 ///
-/// Fewer: accepting fails, and pauses, if `RLIMIT_NOFILE` is low. More: fewer clients then.
+/// Fewer: accepting fails and pauses if `RLIMIT_NOFILE` is low. More: that allows fewer clients.
 const INTERNAL_FDS: usize = 20;
 
 /// Descriptors of the process.
 pub(crate) const DESCRIPTORS: usize = CLIENTS + RESERVE + INTERNAL_FDS;
 
-/// How many clients have a place: [`CLIENTS`], or what `RLIMIT_NOFILE` allows.
+/// The number of slots, without the reserve: [`CLIENTS`], or fewer if `RLIMIT_NOFILE` is low.
 pub(crate) fn clients() -> usize {
     let limit = getrlimit(Resource::Nofile).current.map(usize::try_from);
     let limit = limit.and_then(Result::ok).unwrap_or(DESCRIPTORS);
@@ -59,15 +59,16 @@ pub(crate) fn clients() -> usize {
 /// others waiting for longer.
 pub(super) const FIRST_LINE: Duration = Duration::from_secs(1);
 
-/// The silent clients of a user that floods may occupy one place in so many.
+/// The share of a user that floods: its silent clients may occupy one slot in this many.
 ///
-/// More: a client of that user has less time for its first line. Fewer: less is left for others.
+/// More: a client of that user has less time for its first line. Fewer: other users have fewer
+/// slots.
 pub(super) const SHARE: usize = 4;
 
 /// How long a client may take from one complete line to the next.
 ///
-/// Shorter: a person at `nc` is disconnected during lunch. Longer: the places of clients whose
-/// machine hangs stay occupied for longer.
+/// Shorter: a person at `nc` is disconnected during lunch. Longer: clients whose machine hangs
+/// occupy their slots for longer.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// How long replies may stay unsent because the client does not read.
@@ -88,15 +89,15 @@ pub(super) const MAX_DISCARD: usize = 1024 * 1024;
 /// thousand such clients cost 200 MB.
 pub(super) const SEND_BUFFER: usize = 32 * 1024;
 
-/// Whether a call failed only until descriptors or memory are free again.
+/// Whether a call may succeed again when descriptors or memory are free.
 pub(crate) fn is_shortage(error: Errno) -> bool {
     matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS)
 }
 
-/// The limit for which a client is closed.
+/// The limit that a closed client has reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Limit {
-    /// Contains the number of places.
+    /// Contains the number of slots.
     Clients(usize),
     Idle,
     Unread,

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Server: accepts clients and carries lines between them and the ticker.
 //!
-//! Responsible for connections and their limits, for fairness between clients, and for the rest at
-//! which the sockets are handed over. Owns the listeners and every session while it serves. Never
-//! knows what a command means: batches go to the ticker and come back as text. Ends when it is told
-//! to leave and every batch has come back.
+//! Responsible for connections and their limits, for fairness between clients, and for stopping all
+//! sessions before the sockets are handed over. Owns the listeners and every session while it
+//! serves. Never knows what a command means: batches go to the ticker and return as text. Ends when
+//! it is told to leave and every batch has returned.
 //!
-//! **Invariant:** at most [`IN_FLIGHT`] batches are in flight to the ticker; each comes back.
+//! **Invariant:** at most [`IN_FLIGHT`] batches are in flight to the ticker; each returns.
 //!
-//! **Invariant:** while the gate is closed, nothing is accepted, read or written: the sockets are
-//! elsewhere.
+//! **Invariant:** while the gate is closed, nothing is accepted, read or written, because another
+//! actor or process has the sockets.
 
 mod accept;
 pub(crate) mod batch;
@@ -51,15 +51,14 @@ use crate::status::Status;
 /// Shorter: wakes an idle process more often. Longer: clients are closed later than their limit.
 pub(crate) const SWEEP: Duration = Duration::from_secs(1);
 
-/// How often it is checked that clients find the listeners by their names.
+/// How often the names of the listeners are checked.
 ///
-/// Shorter: wakes an idle process more often. Longer: after a name is gone, clients fail for
-/// longer.
+/// Shorter: wakes an idle process more often. Longer: clients fail for longer after a name is gone.
 const CHECK_NAMES: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Gate {
-    /// The sockets are elsewhere.
+    /// Another actor or process has the sockets.
     Closed,
     Open,
     /// To be closed when no batch is in flight.
@@ -78,7 +77,7 @@ pub(crate) struct Server<S: Service> {
     listeners: Vec<Listener>,
     gate: Gate,
     slots: Slots<S>,
-    /// How many clients have a place, the reserve excluded.
+    /// The number of slots, without the reserve.
     places: usize,
     /// How many batches are with the ticker.
     in_flight: usize,
@@ -94,9 +93,9 @@ pub(crate) struct Server<S: Service> {
     resume_accepting: Timer,
     close_log: CloseLog,
     floods: Floods,
-    /// Limits what is logged of the listeners' names.
+    /// Limits the log lines about the listeners' names.
     names: RateLimit,
-    /// Limits what is logged of clients that cannot be accepted.
+    /// Limits the log lines about clients that cannot be accepted.
     shortage: RateLimit,
 }
 
@@ -161,10 +160,10 @@ impl<S: Service> Server<S> {
     ///
     /// 1. messages, so that a freeze and replies do not wait for clients,
     /// 2. timers,
-    /// 3. new clients and ready sessions, which alternate, so that neither starve the others. Ready
+    /// 3. new clients and ready sessions, which alternate, so that neither starves the other. Ready
     ///    sessions wait while [`IN_FLIGHT`] batches are with the ticker.
     ///
-    /// Otherwise only messages are received.
+    /// While it is not open, only messages are received.
     async fn next_event(&mut self) -> Option<Event<S>> {
         let message = async { self.mailbox.recv().await.ok().map(Event::Message) };
         if self.gate != Gate::Open {
@@ -265,14 +264,14 @@ impl<S: Service> Server<S> {
         }
         for session in sessions {
             let slot = self.place(session);
-            // No waker was called for what the client has sent or read meanwhile.
+            // The client may have sent or read meanwhile, which did not call the waker.
             if let Some(session) = self.slots.get_mut(slot) {
                 session.wake();
             }
         }
     }
 
-    /// Has every listener check its name, and logs the results.
+    /// Checks the name of every listener, and logs the results.
     fn keep_names(&mut self, is_alone: bool) {
         for listener in &mut self.listeners {
             match listener.keep_name(is_alone) {
@@ -289,8 +288,8 @@ impl<S: Service> Server<S> {
         self.status.is_unreachable.set(self.listeners.iter().any(Listener::is_lost));
     }
 
-    /// Gives all sockets to the ticker, which freezes with them, if the server is to freeze and no
-    /// batch is in flight.
+    /// If the server is to freeze and no batch is in flight, gives all sockets to the ticker, which
+    /// freezes with them.
     fn freeze_when_quiet(&mut self) {
         if self.gate != Gate::Freezing || self.in_flight > 0 {
             return;

@@ -2,13 +2,13 @@
 //! Session: the connection of one client, its partial line and its unsent replies.
 //!
 //! Owns the connection and two buffers of fixed size. Closed when the client is done, breaks a rule
-//! or does not take its replies.
+//! or does not read its replies.
 //!
 //! **Invariant:** commands are carried out, and replies sent, in the order in which the client
 //! wrote the lines.
 //!
-//! **Invariant:** at most one batch is in flight, and nothing is read while replies are unsent. So
-//! a client that does not read stops only itself.
+//! **Invariant:** at most one batch is in flight, and nothing is read while replies are unsent. A
+//! client that does not read therefore stops only itself.
 
 mod travel;
 
@@ -37,22 +37,22 @@ use crate::service::Service;
 /// How long to busy-poll a recently active client for its next command before waiting for
 /// readiness.
 ///
-/// Waiting for readiness takes two switches of threads, which is most of what a command costs.
-/// Longer: each client that sends a single command costs the processor that much more. Shorter: a
-/// client that sends its next command at once is served at half the speed.
+/// Waiting for readiness takes two switches of threads, which is most of the cost of a command.
+/// Longer: each client that sends a single command takes more of the processor. Shorter: a client
+/// that sends its next command at once is served at half the speed.
 const BUSY_POLL: Duration = Duration::from_micros(50);
 
-/// What a session needs next.
+/// The next step of a session.
 pub(super) enum Next<S: Service> {
-    /// Nothing, until its waker is called.
+    /// Wait until the waker is called.
     Wait,
-    /// Its commands carried out.
+    /// Have the ticker carry out the commands.
     CarryOut(Box<Batch<S>>),
-    /// The server's half of a status line added, then the batch completed by the ticker.
+    /// Add the server's half of a status line, then have the ticker complete the batch.
     Status(Box<Batch<S>>),
-    /// The state handed over to this client.
+    /// Hand over the state to this client.
     HandOver(HandoffRequest),
-    /// To be closed.
+    /// Close the session.
     Close,
 }
 
@@ -68,12 +68,11 @@ pub(crate) struct Session<S: Service> {
     has_sent_line: bool,
     /// Whether to close the connection as soon as the replies are sent.
     closing: bool,
-    /// After a line that is too long: the number of bytes to discard before the connection is
-    /// closed.
+    /// After a line that is too long: how many bytes to discard before the connection is closed.
     discard: Option<usize>,
     /// The user of the client, once it was looked up.
     user: Option<Option<u32>>,
-    /// Whether it has a place of the reserve, until its first command.
+    /// Whether it occupies the reserve, until its first command.
     pub(super) is_in_reserve: bool,
     waker: Waker,
 }
@@ -108,7 +107,7 @@ impl<S: Service> Session<S> {
 
     /// Ends the connection, even if a predecessor that has not left yet holds a copy of it.
     pub(super) fn shut_down(&self) {
-        // This fails if the client has closed it already.
+        // Fails if the client has closed it already.
         let _ = self.stream.get_ref().shutdown(Shutdown::Both);
     }
 
@@ -134,24 +133,21 @@ impl<S: Service> Session<S> {
         self.batch.is_none()
     }
 
-    /// When the client last completed a line or took a reply.
     pub(super) fn last_active(&self) -> Monotonic {
         self.last_active
     }
 
-    /// Whether it has unsent replies.
     pub(super) fn has_unsent(&self) -> bool {
         self.batch.as_ref().is_some_and(|batch| !batch.replies.is_empty())
     }
 
-    /// Whether the client has completed a line in this process.
     pub(super) fn has_sent_line(&self) -> bool {
         self.has_sent_line
     }
 
     /// The user of the process that connected; `None` if the kernel does not report it.
     ///
-    /// Looked up only when there is no place left, because each call costs.
+    /// Looked up only when no slot is left, because each call costs.
     pub(super) fn user(&mut self) -> Option<u32> {
         let look_up = || socket_peercred(&self.stream).ok().map(|peer| peer.uid.as_raw());
         *self.user.get_or_insert_with(look_up)
@@ -162,7 +158,7 @@ impl<S: Service> Session<S> {
         self.discard.is_some()
     }
 
-    /// Sends a line that is not a reply, unless replies are unsent: then the client does not read.
+    /// Sends a line that is not a reply, unless replies are unsent: the client then does not read.
     pub(super) fn send_line(&self, line: &str) {
         if !self.has_unsent() {
             // If this fails, the client is gone or does not read.
@@ -259,7 +255,7 @@ impl<S: Service> Session<S> {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let mut context = Context::from_waker(&self.waker);
-                    // If there is room by now, the next attempt follows at once.
+                    // If there is room by now, tries again at once.
                     if self.stream.poll_writable(&mut context).is_pending() {
                         return Poll::Pending;
                     }
@@ -273,8 +269,8 @@ impl<S: Service> Session<S> {
 
     /// Reads once; false if the connection is broken.
     ///
-    /// With MSG_DONTWAIT, because a successor that was offered the session may have cleared
-    /// O_NONBLOCK, which belongs to all holders of the socket.
+    /// Uses MSG_DONTWAIT, because O_NONBLOCK is a property of the socket, and a successor that was
+    /// offered the session may have cleared it.
     fn read(&mut self) -> Poll<bool> {
         match recv(&self.stream, self.input.bytes.spare(), RecvFlags::DONTWAIT) {
             Ok((_, 0)) => {
@@ -293,7 +289,7 @@ impl<S: Service> Session<S> {
         }
     }
 
-    /// Waits for more to read: by busy-polling, if the client was active just now.
+    /// Waits for more to read; busy-polls if the client was active just now.
     fn wait_for_more(&self) {
         if clock::since(self.last_active) < BUSY_POLL {
             // On a machine with one processor, the client runs now.
@@ -311,16 +307,16 @@ impl<S: Service> Session<S> {
         }
     }
 
-    /// Reads once, and discards, what follows a line that is too long; then closes.
+    /// After a line that is too long, reads and discards once; then closes.
     ///
-    /// The kernel resets a connection that is closed with unread bytes. `nc`, which is still
-    /// writing, would then not print the last line.
+    /// The kernel resets a connection that is closed with unread bytes. A client that is still
+    /// writing, such as `nc`, would then not print the last line.
     fn discard(&mut self) -> Next<S> {
         let Some(left) = self.discard else {
             return Next::Close;
         };
         if left == MAX_DISCARD {
-            // A client that reads to the end sees it now. This fails if the client is gone.
+            // A client that reads to the end now receives the end. Fails if the client is gone.
             let _ = self.stream.get_ref().shutdown(Shutdown::Write);
         }
         self.input.bytes.clear();

@@ -12,8 +12,8 @@
 //!   adds a future for each state that a session can wait in.
 //!
 //! The tests `freezing_waits_for_every_batch_then_nothing_moves`,
-//! `a_busy_client_lets_others_go_first` and `commands_allocate_nothing` show the three; `cargo
-//! bench` measures memory and processor time for up to 1,000 clients.
+//! `a_busy_client_lets_others_go_first` and `commands_allocate_nothing` show these three
+//! properties; `cargo bench` measures memory and processor time for up to 1,000 clients.
 //!
 //! **Invariant:** each slot is at most once in the queue of ready slots.
 
@@ -31,7 +31,7 @@ use crate::service::Service;
 
 pub(super) struct Slots<S: Service> {
     occupied: Slab<Slot<S>>,
-    /// By the number of the slot; each outlives the sessions that use it.
+    /// Indexed by slot; each outlives the sessions that use it.
     wakers: Vec<Arc<SlotWaker>>,
     ready: Receiver<usize>,
     queue: Sender<usize>,
@@ -58,7 +58,7 @@ impl Wake for SlotWaker {
 
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.is_queued.swap(true, Ordering::AcqRel) {
-            // There is room for every slot; this fails only after the server has left.
+            // There is room for every slot, so this fails only after the server has left.
             let _ = self.queue.try_send(self.slot);
         }
     }
@@ -66,12 +66,12 @@ impl Wake for SlotWaker {
 
 impl<S: Service> Slots<S> {
     pub(super) fn new() -> Self {
-        // For the highest limit: RLIMIT_NOFILE may be raised before sessions are adopted.
+        // Room for the highest limit, because RLIMIT_NOFILE may be raised before sessions are
+        // adopted.
         let (queue, ready) = async_channel::bounded(CLIENTS + RESERVE);
         Self { occupied: Slab::new(), wakers: Vec::new(), ready, queue }
     }
 
-    /// The number of sessions.
     pub(super) fn len(&self) -> usize {
         self.occupied.len()
     }
@@ -122,7 +122,6 @@ impl<S: Service> Slots<S> {
         self.ready.recv().await.ok()
     }
 
-    /// Whether a slot is ready.
     pub(super) fn has_ready(&self) -> bool {
         !self.ready.is_empty()
     }

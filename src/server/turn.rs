@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Turns: what a session does when it is ready, and when its batch has come back.
+//! Turns: the steps of a session that is ready, or whose batch has returned.
 
 use std::fmt::Write as _;
 use std::process;
@@ -17,7 +17,7 @@ use crate::service::Service;
 use crate::status::StatusHeader;
 
 impl<S: Service> Server<S> {
-    /// Sends the replies of a batch that has come back, and lets its session continue.
+    /// Sends the replies of a batch that has returned, and lets its session continue.
     pub(super) fn batch_done(&mut self, slot: usize, batch: Box<Batch<S>>) {
         let is_crowded = self.slots.has_ready();
         let Some(session) = self.slots.get_mut(slot) else {
@@ -74,8 +74,7 @@ impl<S: Service> Server<S> {
         post(&self.ticker, ToTicker::CarryOut { slot, batch });
     }
 
-    /// Writes the part of the status line that is the same for every state; the ticker completes
-    /// it.
+    /// Writes the part of the status line that all states share; the ticker completes it.
     fn write_status(&self, batch: &mut Batch<S>) {
         let provenance = self.status.provenance.get();
         let now = clock::now();
@@ -96,13 +95,13 @@ impl<S: Service> Server<S> {
     }
 
     /// Gives the connection of a client that requests the state to the handoff actor, which checks
-    /// whether the client may have it.
+    /// whether the client may receive it.
     fn hand_over(&mut self, slot: usize, request: HandoffRequest) {
         let Some(session) = self.remove(slot) else {
             return;
         };
         let stream = session.into_stream();
-        // Requests of clients leave room for the supervisor's orders.
+        // Leaves room in the mailbox for the supervisor's orders.
         if self.handoff.len() < HANDOFF_REQUESTS {
             let mut listeners = self.listeners.iter();
             let owner = listeners.find(|listener| listener.has_accepted(&stream));

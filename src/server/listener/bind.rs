@@ -73,7 +73,7 @@ pub(crate) fn check_length(what: &'static str, path: &Path) -> Result<(), Error>
     if fits { Ok(()) } else { Err(Error::TooLong(what, path.to_owned())) }
 }
 
-/// Binds `path`; replaces a socket there that nobody listens on.
+/// Binds `path`; replaces a socket there on which no process listens.
 pub(super) fn bind(path: &Path) -> Result<Async<UnixListener>, Error> {
     let fails = |error| Error::Bind(path.to_owned(), error);
     let socket = match bind_new(path) {
@@ -88,8 +88,9 @@ pub(super) fn bind(path: &Path) -> Result<Async<UnixListener>, Error> {
 
 /// Binds `path`; `EADDRINUSE` if there is a file.
 ///
-/// A path can be longer than an address, because of a suffix or a resolved symbolic link. Such a
-/// socket is bound by a short name in the same directory, which its address keeps, and renamed.
+/// A path with a suffix, or with its symbolic links resolved, can be longer than an address. Such a
+/// socket is bound by a short name in the same directory, which its address keeps, and is then
+/// renamed.
 fn bind_new(path: &Path) -> io::Result<UnixListener> {
     if path.as_os_str().len() <= MAX_PATH {
         return UnixListener::bind(path);
@@ -101,7 +102,7 @@ fn bind_new(path: &Path) -> io::Result<UnixListener> {
     let directory = open(directory, flags, Mode::empty())?;
     let short = format!(".new-socket.{}", process::id());
     let reachable = Path::new(DESCRIPTORS).join(directory.as_raw_fd().to_string());
-    // A process with the same number may have died before it renamed its socket.
+    // A process with the same PID may have died before it renamed its socket.
     let _ = unlinkat(&directory, &short, AtFlags::empty());
     let socket = UnixListener::bind(reachable.join(&short))?;
     let renamed = renameat_with(&directory, &short, &directory, name, RenameFlags::NOREPLACE);
@@ -117,7 +118,7 @@ pub(super) fn is_live(path: &Path) -> bool {
     !matches!(connect(path), Err(Errno::CONNREFUSED | Errno::NOENT))
 }
 
-/// Removes a socket that nobody listens on.
+/// Removes a socket on which no process listens.
 fn remove_stale(path: &Path) -> Result<(), Error> {
     match fs::symlink_metadata(path) {
         Ok(file) if file.file_type().is_socket() => {}
@@ -134,23 +135,23 @@ fn remove_stale(path: &Path) -> Result<(), Error> {
 
 /// Removes the socket that both processes of a handoff had, once both have closed it.
 ///
-/// Each process calls this after it has closed its copy, so the last one finds the socket dead.
-/// A process that starts at the same moment holds the guard, and replaces the file itself.
+/// Each process calls this after it has closed its copy, so the last one finds the socket dead. A
+/// process that starts at the same moment holds the guard, and replaces the file itself.
 pub(crate) fn remove_if_dead(path: &Path) {
     // A symbolic link stays; its target is removed.
     let path = files::resolve(path);
-    // Checked before the guard is taken: otherwise the process that leaves a moment later would
-    // not get the guard, and nobody would remove the file.
+    // Checked before the guard is taken, because the process that leaves a moment later needs the
+    // guard to remove the file.
     if is_live(&path) {
         return;
     }
     if let Some(_guard) = Guard::try_take(&path) {
-        // This fails if another process listens by now.
+        // Fails if another process listens by now.
         let _ = remove_stale(&path);
     }
 }
 
-/// Renames a saved socket that systemd passed back to its path.
+/// Renames a passed socket from its saved name back to its path.
 pub(super) fn restore_passed(path: &Path) {
     if let Err(error) = fs::rename(saved_name(path), path) {
         log::error!("cannot rename the passed socket back to {}: {error}", path.display());

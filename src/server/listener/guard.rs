@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Guard: a lock that two processes of this program take before they bind or remove one socket.
 //!
-//! Without it, a process that starts at the same time takes a live socket for a stale one, either
-//! between the other's check and removal, or between its bind(2) and listen(2) (of three processes
-//! started at once, two survived in 4 of 150 trials).
+//! Without it, a process can remove a live socket as stale: one that another process bound after
+//! the check, or one between its bind(2) and listen(2) (of three processes started at once, two
+//! survived in 4 of 150 trials).
 //!
-//! The lock is on a file that is created for it, that only this user can open, and that is removed
-//! with the guard. Other users could hold a lock on the directory and delay the start.
-//! If the guard cannot be taken, the socket is bound without it.
+//! The lock is on a file that only this user can open, because other users could hold a lock on the
+//! directory and delay the start. The file is created for the guard and removed with it. If the
+//! guard cannot be taken, the socket is bound without it.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -20,13 +20,14 @@ use rustix::process::geteuid;
 
 use crate::platform::files::{identity, remove, with_suffix};
 
-/// What the name of the file adds to that of the socket.
+/// The suffix of the file's name, after that of the socket.
 const SUFFIX: &str = ".lock";
 
-/// How often, and after which time, the lock is tried again.
+/// How often the lock is tried again, and after which pause. A holder needs less than a
+/// millisecond.
 ///
-/// A holder needs less than a millisecond. Fewer tries: two processes can bind at once on a busy
-/// machine. More: a holder that hangs delays the start further.
+/// Fewer tries: two processes can bind at once on a busy machine. More: a holder that hangs delays
+/// the start further.
 const TRIES: u32 = 100;
 const RETRY: Duration = Duration::from_millis(5);
 
@@ -67,7 +68,8 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // While the lock is held, so that a process that has opened the file sees that it is gone.
+        // Before the unlock, so that a process that has opened the file can see that it was
+        // removed.
         if is_at(&self.file, &self.path) {
             remove(&self.path);
         }

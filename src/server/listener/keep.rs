@@ -25,11 +25,12 @@ use crate::server::listener::{Listener, Origin};
 /// The result of a check of a listener's name.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum NameCheck {
-    /// Clients find the listener by it, or it has no name.
+    /// Clients find the listener by name, or it has none.
     Valid,
-    /// It was gone; a fresh socket is bound to it.
+    /// The name was gone; a fresh socket is bound to it.
     Rebound,
-    /// Clients do not find the listener by it. Contains the line to log, if that is news.
+    /// Clients do not find the listener by name. Contains the line to log, if it differs from the
+    /// last.
     Lost(Option<String>),
 }
 
@@ -68,13 +69,14 @@ impl Listener {
         self.owns_file |= self.origin == Origin::Adopted;
     }
 
-    /// Exchanges the passed socket for a fresh one, in one step: at every moment clients find one.
+    /// Exchanges the passed socket for a fresh one in one step, so that clients always find a
+    /// socket.
     ///
-    /// The two sockets exchange their names, so the passed one can be renamed back at the end. PID
-    /// 1 listens on it, and clients wait there.
+    /// The two sockets exchange their names, so that the passed one can be renamed back at the end.
+    /// PID 1 listens on it, and clients wait there.
     ///
-    /// Does not take the guard, which this process would have to wait for. Other processes do not
-    /// touch `PATH.passed` while this socket is live.
+    /// Takes no guard, so that it never waits; other processes do not touch `PATH.passed` while
+    /// this socket is live.
     fn rebind(&mut self) -> Result<(), Error> {
         let saved = saved_name(&self.path);
         let fresh = bind(&saved)?;
@@ -94,7 +96,7 @@ impl Listener {
     /// Checks that clients find this listener by its name. If the name is gone, binds a fresh
     /// socket to it, and keeps the old one until its backlog is empty.
     ///
-    /// `is_alone` says that no predecessor has a copy. Then a passed socket is also connected to,
+    /// `is_alone` means that no predecessor has a copy. Then also connects to a passed socket,
     /// because PID 1 does not notice if another socket has its name.
     pub(crate) fn keep_name(&mut self, is_alone: bool) -> NameCheck {
         self.nameless = self.nameless.take().filter(|socket| backlog(socket) == Backlog::Waiting);
@@ -120,7 +122,7 @@ impl Listener {
             None if !Path::new("/proc/self").exists() => return NameCheck::Valid,
             None if !self.name.parent().is_some_and(Path::exists) => {
                 // The directory is missing for a moment while mounts are moved, so only a second
-                // check in a row counts.
+                // failure in a row is reported.
                 if !mem::replace(&mut self.was_without_directory, true) {
                     return NameCheck::Valid;
                 }
@@ -153,7 +155,7 @@ impl Listener {
 
     /// Binds a fresh socket to the name.
     fn bind_again(&mut self, is_shut: bool) -> Result<(), Error> {
-        // Not waited for: another process that holds the guard is about to bind the name.
+        // Does not wait, because another process that holds the guard is about to bind the name.
         let _guard = Guard::try_take(&self.name);
         let fresh = bind(&self.name)?;
         if let Some((owner, group, mode)) = self.access {
@@ -173,7 +175,7 @@ impl Listener {
         Ok(())
     }
 
-    /// Whether clients do not find it by its name.
+    /// Whether clients do not find it by name.
     pub(crate) fn is_lost(&self) -> bool {
         self.lost.is_some()
     }

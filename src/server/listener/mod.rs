@@ -3,14 +3,14 @@
 //!
 //! It is bound by this process, passed by a `.socket` unit, or received from the predecessor with
 //! its file. It is bound before the actors exist, so that clients can connect from the first moment
-//! on and wait in the backlog. Clients are accepted only while the server serves.
+//! and wait in the backlog. Clients are accepted only while the server serves.
 //!
 //! Files are compared by device and inode, paths after symbolic links are resolved, and sockets by
-//! the address that the kernel keeps: each side of a handoff may spell a path differently.
+//! the kernel's address, because each side of a handoff may spell a path differently.
 //!
-//! Owns the socket and, if it bound or adopted it, its file, which is removed when it is dropped.
-//! Never removes a live socket, a file that is not a socket, or the socket of a successor that took
-//! over the path.
+//! Owns the socket, and its file if it bound or adopted it. A drop removes the file. Never removes
+//! a live socket, a file that is not a socket, or the socket of a successor that took over the
+//! path.
 
 pub(crate) mod bind;
 mod guard;
@@ -39,8 +39,8 @@ use crate::server::listener::names::{
 
 /// How many successors may wait for the same path.
 ///
-/// A working setup has one; so many are a mistake in a unit. Fewer: successors that were started by
-/// mistake keep the right one from starting. More: the files fill the directory.
+/// A working setup has one; this many are a mistake in a unit. Fewer: successors that were started
+/// by mistake keep the right one from starting. More: sockets fill the directory.
 const MAX_WAITING: u32 = 9;
 
 /// A bound socket.
@@ -69,7 +69,7 @@ pub(crate) struct Listener {
     was_without_directory: bool,
 }
 
-/// Where a socket comes from.
+/// The source of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {
     Bound,
@@ -77,9 +77,9 @@ enum Origin {
     BoundBeside,
     /// Bound by systemd, which owns the file.
     Passed,
-    /// The same, to be exchanged for a fresh one when the server serves.
+    /// Passed, and to be exchanged for a fresh one when the server serves.
     PassedToRebind,
-    /// The fresh one, in its place.
+    /// The fresh one, at its path.
     Rebound,
     /// Received from the predecessor together with its file.
     Adopted,
@@ -88,7 +88,7 @@ enum Origin {
 }
 
 impl Listener {
-    /// Binds `path`; replaces a socket there that nobody listens on.
+    /// Binds `path`; replaces a socket there on which no process listens.
     pub(crate) fn bind(path: &Path) -> Result<Self, Error> {
         check_length("bind", path)?;
         let path = files::resolve(path);
@@ -103,11 +103,10 @@ impl Listener {
         Ok(listener)
     }
 
-    /// Binds a socket for `path`, which a predecessor may still serve; also returns whether it
-    /// does.
+    /// Binds a socket for `path`; also returns whether a predecessor still serves that path.
     ///
     /// If so, the socket gets a name beside `path`. It is closed if the predecessor hands over its
-    /// own socket. Otherwise rename(2) puts it in place, so that at every moment clients find one.
+    /// own socket. Otherwise rename(2) puts it in place, so that clients always find a socket.
     pub(crate) fn take_over(path: &Path) -> Result<(Self, bool), Error> {
         check_length("take over", path)?;
         let path = files::resolve(path);
@@ -127,7 +126,7 @@ impl Listener {
         Ok((listener, true))
     }
 
-    /// Takes a socket that systemd passed, and that was checked to listen; `rebind` says that a
+    /// Takes a socket that systemd passed and that was checked to listen. `rebind` means that a
     /// fresh one is to replace it when the server serves.
     pub(crate) fn passed(socket: OwnedFd, rebind: bool) -> Result<Self, Error> {
         let mut listener = Self::of(socket)?;
@@ -136,8 +135,8 @@ impl Listener {
                 return Err(Error::Passed("it has no path at which to rebind it"));
             }
             listener.origin = Origin::PassedToRebind;
-            // A killed process may have left a dead socket at the path. With the passed socket back
-            // in place, clients wait instead of being refused.
+            // A killed process may have left a dead socket at the path. Once the passed socket is
+            // back in place, clients wait instead of being refused.
             let _guard = Guard::take(&listener.path);
             if is_live(&saved_name(&listener.path)) && !is_live(&listener.path) {
                 restore_passed(&listener.path);
@@ -198,7 +197,7 @@ impl Listener {
         Ok(listener)
     }
 
-    /// Whether clients find this listener at `path`, however that is spelled.
+    /// Whether clients find this listener at `path`, however `path` is spelled.
     pub(crate) fn is_at(&self, path: &Path) -> bool {
         !self.name.as_os_str().is_empty() && files::are_same_path(&self.name, path)
     }
@@ -229,9 +228,8 @@ impl Listener {
 
     /// Ready if a client may be waiting; otherwise wakes the task when one connects.
     ///
-    /// The backlog is polled first. async-io ignores an event that it sees in the round in which it
-    /// was asked, so a client would wait until the next round, up to 0.2 s on a busy machine
-    /// (measured).
+    /// Polls the backlog first: async-io ignores an event in the round in which it was asked, so a
+    /// client would wait for the next round, up to 0.2 s on a busy machine (measured).
     pub(crate) fn poll_accept(&self, context: &mut Context<'_>) -> Poll<()> {
         if self.has_client() {
             return Poll::Ready(());
@@ -252,8 +250,8 @@ impl Listener {
         self.sockets().find(|socket| socket::has_client(socket))
     }
 
-    /// The sockets to accept from. Leaves out an older one that was shut down: it is readable for
-    /// ever, and no client can connect to it.
+    /// The sockets to accept from, without an older one that was shut down: it is readable forever,
+    /// and no client can connect to it.
     fn sockets(&self) -> impl Iterator<Item = &Async<UnixListener>> {
         let older = self.passed.iter().chain(&self.nameless);
         older.filter(|socket| backlog(socket) != Backlog::Shut).chain([&self.socket])
@@ -261,12 +259,13 @@ impl Listener {
 
     /// Accepts a client, after [`has_client`](Self::has_client) returned true.
     ///
-    /// With that check, `EMFILE` means that a client is waiting for a descriptor. `InvalidInput`
-    /// means that the socket was shut down.
+    /// Because of that check, `EMFILE` means that a client is waiting for a descriptor.
+    /// `InvalidInput` means that the socket was shut down.
     pub(crate) fn accept(&self) -> io::Result<UnixStream> {
         let socket = self.with_client().unwrap_or(&self.socket);
         socket::accept(socket.get_ref()).map_err(|error| match error.kind() {
-            // For a socket that was shut down accept(2) says EAGAIN, and poll(2) that it is ready.
+            // For a socket that was shut down, accept(2) returns EAGAIN, and poll(2) reports it
+            // ready.
             io::ErrorKind::WouldBlock if backlog(socket) == Backlog::Shut => {
                 io::ErrorKind::InvalidInput.into()
             }
@@ -306,7 +305,7 @@ impl Drop for Listener {
 
 /// Waits until a client connects to one of the listeners; returns its number.
 ///
-/// Begins at `first`, so that clients on one listener cannot keep out a successor on another.
+/// Begins at `first`, so that clients on one listener cannot starve a successor on another.
 pub(crate) async fn next_connection(listeners: &[Listener], first: usize) -> usize {
     poll_fn(|context| {
         let count = listeners.len();

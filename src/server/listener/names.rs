@@ -7,8 +7,8 @@
 //! | `PATH.successor`, `PATH.successor1` … | a successor's socket, until it replaces `PATH` |
 //! | `PATH.passed` | the socket that systemd passed, while a fresh one is at `PATH` |
 //!
-//! The kernel keeps the name by which a socket was bound, even after it was renamed. So each name
-//! read from an address is reduced to its `PATH`.
+//! The kernel keeps the name by which a socket was bound, even after a rename. So each name from an
+//! address is reduced to its `PATH`.
 
 use std::ffi::OsStr;
 use std::io;
@@ -30,7 +30,7 @@ pub(super) fn successor_name(path: &Path, others: u32) -> PathBuf {
     if others > 0 { with_suffix(&name, &others.to_string()) } else { name }
 }
 
-/// The name of a passed socket while a fresh one has its path; the fresh one is bound by it.
+/// The name by which a fresh socket is bound, and which the passed socket gets in exchange.
 pub(super) fn saved_name(path: &Path) -> PathBuf {
     with_suffix(path, SAVED_SUFFIX)
 }
@@ -64,7 +64,7 @@ pub(super) fn abstract_name(address: &io::Result<SocketAddr>) -> PathBuf {
     name.map(|name| format!("@{}", name.escape_ascii()).into()).unwrap_or_default()
 }
 
-/// Whether both are the address by which one socket was bound.
+/// Whether both are the address of one socket.
 pub(super) fn are_same(one: &io::Result<SocketAddr>, other: &io::Result<SocketAddr>) -> bool {
     let (Ok(one), Ok(other)) = (one, other) else { return false };
     match (one.as_pathname(), one.as_abstract_name()) {

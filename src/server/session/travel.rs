@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What of a session travels to another process.
+//! The parts of a session that travel to another process.
 
 use std::os::unix::net::UnixStream;
 
@@ -30,8 +30,8 @@ impl<S: Service> Session<S> {
         fits.then_some(session)
     }
 
-    /// What a successor needs to continue this session: the head of its message, the bytes not yet
-    /// parsed, and the replies not yet sent.
+    /// What a successor needs to continue this session: its description, the bytes that were not
+    /// parsed, and the replies that were not sent.
     ///
     /// Only to be called while no batch is in flight.
     pub(crate) fn parts(&self) -> (Client, &[u8], &[u8]) {
