@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Message ids of the log lines that `journalctl --catalog` explains.
 //!
-//! A line carries its id as `MESSAGE_ID=`, and `conf/early-service.catalog` has the explanation
-//! under that id: the cause, and what to do (<https://systemd.io/CATALOG>).
+//! A line carries its id as `MESSAGE_ID=`, and `conf/early-service.catalog` explains under that id
+//! the cause, and what to do (<https://systemd.io/CATALOG>).
 //!
 //! An id that was released never changes its meaning; a new meaning gets a new id (`systemd-id128
 //! new`).

@@ -11,7 +11,7 @@
 //! **Invariant:** each record is written or counted as dropped, except for ticks while there is
 //! only the kernel log. The number dropped is logged as soon as a record can be written.
 //!
-//! | file | what it has |
+//! | file | contents |
 //! | --- | --- |
 //! | [`shared`] | what all threads share: the queue and the counters |
 //! | [`record`] | the encoding of one record |
@@ -49,10 +49,10 @@ const STACK: usize = 64 * 1024;
 /// Too long: a journal that blocks delays the power-off. Too short: a busy machine loses lines.
 const FLUSH_LIMIT: Duration = Duration::from_millis(500);
 
-/// The number of steps in which it waits.
+/// The number of steps of that wait.
 ///
-/// While the process is stopped (SIGSTOP), the clock runs and the writer does not. One step is over
-/// afterwards, and the writer has the others.
+/// While the process is stopped (SIGSTOP), the clock runs but the writer does not. Afterwards one
+/// step is over, and the writer still has the others.
 const FLUSH_STEPS: u32 = 10;
 
 /// The log of this process.
@@ -86,7 +86,7 @@ impl Journal {
         let thread = thread::Builder::new().name("journal".to_owned()).stack_size(STACK);
         let writer = thread.spawn(move || {
             if stage == Stage::Initrd {
-                // A thread that has them can drop them, and one that has none need not.
+                // Cannot fail in a thread that has the capabilities.
                 let _ = drop_capabilities();
             }
             Writer::open(&LOG, stage, service).write_until_closed();
@@ -101,11 +101,11 @@ impl Journal {
     /// Writes out the queue within [`FLUSH_LIMIT`]; returns whether every tick is written.
     pub(crate) fn flush(mut self) -> bool {
         if self.done.is_none() && self.start().is_err() {
-            // No thread can be started, and the reason is in the queue.
+            // No thread can be started; the queue contains the reason.
             write_here(self.stage, self.service);
         }
         LOG.close();
-        // Without a timer of the reactor: it may be what the process could not start.
+        // Uses no timer of the reactor, which the process may have failed to start.
         if let Some(done) = self.done {
             for _ in 0..FLUSH_STEPS {
                 if done.load(Ordering::Acquire) {
@@ -118,8 +118,8 @@ impl Journal {
     }
 }
 
-/// Writes out the queue from this thread, if no thread can be started: tries each record once,
-/// which may block.
+/// Writes out the queue from this thread if no thread can be started. Tries each record once, which
+/// may block.
 pub(crate) fn write_here(stage: Stage, service: &str) {
     LOG.close();
     Writer::open(&LOG, stage, service).without_retries().write_until_closed();

@@ -1,27 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Queue of log records, from any number of threads to the one thread that writes them.
 //!
-//! A ring of places of 128 bytes; a record takes one place, or several consecutive ones. A thread
-//! that logs reserves all places of its record in one step, fills them, and then publishes the
+//! A ring of slots of 128 bytes; a record takes one slot, or several consecutive ones. A thread
+//! that logs reserves all slots of its record in one step, fills them, and then publishes the
 //! record, so the records of several threads never mix.
 //!
-//! Never blocks: a thread that is descheduled while it fills its places delays the writer, but no
-//! other thread that logs. Never allocates: the ring is static, and a place uses memory only once
-//! it has held a record.
+//! Never blocks: a thread that is descheduled while it fills its slots delays the writer, but no
+//! other thread that logs. Never allocates: the ring is static, and a slot uses memory only once it
+//! has held a record.
 //!
 //! **Invariant:** a record is queued completely, or not at all.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The words of one place.
-///
-/// The first word is the position of the record that was published there last; it never holds text.
+/// The words of one slot. The first word is the position of the last record that was published
+/// there; it never contains text.
 const WORDS: usize = 16;
 
 /// The words that describe a record; the upper 16 bits of the first one are the length of its text.
 pub(crate) type Header = [u64; 3];
 
-/// The words of text in the first place of a record, after its header, and in each later place.
+/// The words of text in the first slot of a record, after its header, and in each later slot.
 const FIRST: usize = WORDS - 4;
 const NEXT: usize = WORDS - 1;
 
@@ -30,13 +29,12 @@ const LENGTH_SHIFT: u32 = 48;
 /// Set in `reserved` when no more records are accepted.
 const CLOSED: u64 = 1;
 
-/// The ring.
-pub(crate) struct Queue<const PLACES: usize> {
-    /// Twice the number of places that were reserved since the start, plus [`CLOSED`].
+pub(crate) struct Queue<const SLOTS: usize> {
+    /// Twice the number of slots that were reserved since the start, plus [`CLOSED`].
     reserved: AtomicU64,
-    /// The number of places that the writer has freed.
+    /// The number of slots that the writer has freed.
     taken: AtomicU64,
-    places: [[AtomicU64; WORDS]; PLACES],
+    slots: [[AtomicU64; WORDS]; SLOTS],
 }
 
 /// The outcome of [`Queue::take`].
@@ -50,16 +48,16 @@ pub(crate) enum Taken {
     Closed,
 }
 
-impl<const PLACES: usize> Queue<PLACES> {
+impl<const SLOTS: usize> Queue<SLOTS> {
     pub(crate) const fn new() -> Self {
         Self {
             reserved: AtomicU64::new(0),
             taken: AtomicU64::new(0),
-            places: [const { [const { AtomicU64::new(0) }; WORDS] }; PLACES],
+            slots: [const { [const { AtomicU64::new(0) }; WORDS] }; SLOTS],
         }
     }
 
-    /// The number of places in use.
+    /// The number of slots in use.
     pub(crate) fn len(&self) -> usize {
         let reserved = self.reserved.load(Ordering::Relaxed) / 2;
         // The two are not read in one step, so `taken` may be larger.
@@ -67,10 +65,10 @@ impl<const PLACES: usize> Queue<PLACES> {
         usize::try_from(used).unwrap_or(usize::MAX)
     }
 
-    /// Queues a record; returns false if it does not fit into the first `room` places or the queue
+    /// Queues a record; returns false if it does not fit into the first `room` slots or the queue
     /// is closed.
     pub(crate) fn push(&self, header: Header, text: &[u8], room: usize) -> bool {
-        let Some(start) = self.reserve(places(text.len()), room.min(PLACES)) else {
+        let Some(start) = self.reserve(slots(text.len()), room.min(SLOTS)) else {
             return false;
         };
         let [first, second, third] = header;
@@ -83,25 +81,25 @@ impl<const PLACES: usize> Queue<PLACES> {
             word[..chunk.len()].copy_from_slice(chunk);
             self.text(start, at).store(u64::from_ne_bytes(word), Ordering::Relaxed);
         }
-        // This value was never here before, because positions only grow.
+        // Positions only grow, so this value was never here before.
         self.word(start, 0).store(start + 1, Ordering::Release);
         true
     }
 
-    /// Reserves `places`; returns the position of the first one.
-    fn reserve(&self, places: usize, room: usize) -> Option<u64> {
-        let (places, room) = (u64::try_from(places).ok()?, u64::try_from(room).ok()?);
+    /// Reserves `slots`; returns the position of the first one.
+    fn reserve(&self, slots: usize, room: usize) -> Option<u64> {
+        let (slots, room) = (u64::try_from(slots).ok()?, u64::try_from(room).ok()?);
         let mut reserved = self.reserved.load(Ordering::Relaxed);
         loop {
             let start = reserved / 2;
-            // Acquire: the writer has read the places that it freed.
+            // Acquire: the writer has read the slots that it freed.
             let used = start.saturating_sub(self.taken.load(Ordering::Acquire));
-            if reserved & CLOSED != 0 || used + places > room {
+            if reserved & CLOSED != 0 || used + slots > room {
                 return None;
             }
             match self.reserved.compare_exchange_weak(
                 reserved,
-                reserved + 2 * places,
+                reserved + 2 * slots,
                 Ordering::Relaxed,
                 Ordering::Relaxed,
             ) {
@@ -129,7 +127,7 @@ impl<const PLACES: usize> Queue<PLACES> {
             let word = self.text(start, at).load(Ordering::Relaxed).to_ne_bytes();
             chunk.copy_from_slice(&word[..chunk.len()]);
         }
-        let next = u64::try_from(places(length)).unwrap_or_default();
+        let next = u64::try_from(slots(length)).unwrap_or_default();
         self.taken.store(start + next, Ordering::Release);
         Taken::Record([first & !(u64::MAX << LENGTH_SHIFT), second, third], length)
     }
@@ -139,10 +137,10 @@ impl<const PLACES: usize> Queue<PLACES> {
         self.reserved.fetch_or(CLOSED, Ordering::Relaxed);
     }
 
-    /// A word of the place at `position`.
+    /// A word of the slot at `position`.
     fn word(&self, position: u64, word: usize) -> &AtomicU64 {
-        let place = position % u64::try_from(PLACES).unwrap_or(1);
-        &self.places[usize::try_from(place).unwrap_or_default()][word]
+        let slot = position % u64::try_from(SLOTS).unwrap_or(1);
+        &self.slots[usize::try_from(slot).unwrap_or_default()][word]
     }
 
     /// The word `at` of the text of the record at `start`.
@@ -150,15 +148,15 @@ impl<const PLACES: usize> Queue<PLACES> {
         match at.checked_sub(FIRST) {
             None => self.word(start, WORDS - FIRST + at),
             Some(at) => {
-                let place = u64::try_from(1 + at / NEXT).unwrap_or_default();
-                self.word(start + place, WORDS - NEXT + at % NEXT)
+                let slot = u64::try_from(1 + at / NEXT).unwrap_or_default();
+                self.word(start + slot, WORDS - NEXT + at % NEXT)
             }
         }
     }
 }
 
-/// The number of places that a record takes whose text has `length` bytes.
-pub(crate) const fn places(length: usize) -> usize {
+/// The number of slots for a record whose text has `length` bytes.
+pub(crate) const fn slots(length: usize) -> usize {
     1 + length.div_ceil(8).saturating_sub(FIRST).div_ceil(NEXT)
 }
 
@@ -168,7 +166,7 @@ mod tests {
     use std::sync::atomic::AtomicBool;
     use std::thread;
 
-    fn take<const PLACES: usize>(queue: &Queue<PLACES>) -> Option<(Header, Vec<u8>)> {
+    fn take<const SLOTS: usize>(queue: &Queue<SLOTS>) -> Option<(Header, Vec<u8>)> {
         let mut text = [0; 512];
         match queue.take(&mut text) {
             Taken::Record(header, length) => Some((header, text[..length].to_vec())),
@@ -185,10 +183,10 @@ mod tests {
             let number = u64::try_from(length).expect("small");
             let header = [number, u64::MAX, !number];
             assert!(queue.push(header, &text, 4), "{length}");
-            assert_eq!(queue.len(), places(length), "{length}");
+            assert_eq!(queue.len(), slots(length), "{length}");
             assert_eq!(take(&queue), Some((header, text)), "{length}");
         }
-        assert_eq!((places(96), places(97), places(216), places(217)), (1, 2, 2, 3));
+        assert_eq!((slots(96), slots(97), slots(216), slots(217)), (1, 2, 2, 3));
     }
 
     #[test]
@@ -217,7 +215,7 @@ mod tests {
         // Fewer under an interpreter.
         const RECORDS: u64 = if cfg!(miri) { 30 } else { 20_000 };
         const THREADS: u64 = 4;
-        // Records of one and of several places; most lengths are no multiple of a word.
+        // Records of one and of several slots; most lengths are no multiple of a word.
         const LENGTHS: [usize; 6] = [240, 5, 97, 0, 217, 96];
         static QUEUE: Queue<16> = Queue::new();
         let is_over = AtomicBool::new(false);

@@ -37,7 +37,7 @@ impl RateLimit {
         self.log(Level::Warn, line);
     }
 
-    /// The same as [`warn`](Self::warn), without the severity of a warning.
+    /// Like [`warn`](Self::warn), with the severity of information.
     pub(crate) fn info(&mut self, line: fmt::Arguments<'_>) {
         self.log(Level::Info, line);
     }

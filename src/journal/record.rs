@@ -20,10 +20,10 @@ use crate::journal::message_id::{Id, MESSAGE_ID};
 use crate::journal::queue::{self, Queue, Taken};
 use crate::platform::clock;
 
-/// The bytes of one record: its message and its fields.
+/// The most bytes of a record's message and fields together.
 ///
-/// 96 bytes fit into one place of the queue; a tick of the counter takes 80 after a month. The
-/// longest line names a socket path of 107 bytes.
+/// 96 bytes fit into one slot of the queue; a tick of the counter takes 80 after a month. The
+/// longest line contains a socket path of 107 bytes.
 pub(super) const MAX_TEXT: usize = 240;
 
 /// Ends a field in [`Text`]: no value contains it.
@@ -40,7 +40,7 @@ pub(super) struct Entry {
 struct Header {
     level: Level,
     phase: Phase,
-    /// The id by which the catalog explains the record; as text it would take 44 bytes.
+    /// The id under which the catalog explains the record; as text it would take 44 bytes.
     id: Option<Id>,
     /// The length of the message, after which the fields follow.
     message: u16,
@@ -72,10 +72,10 @@ impl Header {
 }
 
 impl Entry {
-    /// Formats `record`, which is made in `phase`; `tick` as in [`tick`](Self::tick).
+    /// Formats `record`, which is logged in `phase`; `tick` as in [`tick`](Self::tick).
     pub(super) fn new(record: &Record<'_>, phase: Phase, tick: Option<NonZeroU64>) -> Self {
         let mut text = Text::new();
-        // Never fails: a text that is too long is cut.
+        // Cannot fail, because a text that is too long is cut.
         let _ = write!(text, "{}", record.args());
         // At most `MAX_TEXT`.
         let message = u16::try_from(text.length).unwrap_or(u16::MAX);
@@ -86,13 +86,13 @@ impl Entry {
         Self { header, text }
     }
 
-    /// Puts the record into the first `room` places of the queue; returns whether it fits.
-    pub(super) fn queue<const PLACES: usize>(&self, records: &Queue<PLACES>, room: usize) -> bool {
+    /// Puts the record into the first `room` slots of the queue; returns whether it fits.
+    pub(super) fn queue<const SLOTS: usize>(&self, records: &Queue<SLOTS>, room: usize) -> bool {
         records.push(self.header.packed(), &self.text.bytes[..self.text.length], room)
     }
 
     /// Waits for a record; `None` once the queue is closed and empty.
-    pub(super) fn receive<const PLACES: usize>(records: &Queue<PLACES>) -> Option<Self> {
+    pub(super) fn receive<const SLOTS: usize>(records: &Queue<SLOTS>) -> Option<Self> {
         let mut text = Text::new();
         loop {
             match records.take(&mut text.bytes) {
@@ -199,7 +199,7 @@ impl fmt::Write for Text {
         if self.is_cut {
             return Ok(());
         }
-        // Room for the mark is always kept, so a cut text cannot be mistaken for a complete one.
+        // Keeps room for the mark, so that a cut text cannot be mistaken for a complete one.
         let room = MAX_TEXT.saturating_sub(self.length + Self::CUT.len());
         if text.len() <= room {
             self.push(text);

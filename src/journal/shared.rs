@@ -17,22 +17,22 @@ use smol::Timer;
 use crate::journal::queue::Queue;
 use crate::journal::record::Entry;
 
-/// The places in the queue: 25 s of ticks at 100 ms, in 32 kB.
+/// The slots of the queue: 25 s of ticks at 100 ms, in 32 kB.
 ///
 /// Too many: memory that is hardly ever used. Too few: lines are dropped while journald is away.
 const QUEUE: usize = 256;
 
-/// The places for records that clients cause; the others are kept for ticks.
+/// The slots for records that clients cause; the others are kept for ticks.
 const CLIENT_QUEUE: usize = QUEUE / 2;
 
-/// The target of a tick's record: there are too many of them for the kernel log.
+/// The target of a tick's record. There are too many of them for the kernel log.
 pub(crate) const TICK: &str = "tick";
 
 /// The target of a record that a client causes.
 pub(crate) const CLIENT: &str = "client";
 
-/// The queue, as a static of its own: it consists of zeros, so it takes no room in the binary,
-/// which it would as a part of [`Log`].
+/// The queue is a static apart from [`Log`], because it consists of zeros and alone takes no room
+/// in the binary.
 pub(super) type Records = Queue<QUEUE>;
 
 /// The queue and the counters.
@@ -40,14 +40,14 @@ pub(crate) struct Log {
     pub(super) records: &'static Records,
     /// The writer thread, which is parked while the queue is empty.
     pub(super) writer: OnceLock<Thread>,
-    /// The number of records that were not written: the queue was full, or the journal refused
-    /// them.
+    /// The number of records that were not written, because the queue was full or the journal
+    /// refused them.
     dropped: AtomicU64,
     /// The number of ticks that were logged.
     ticks_logged: AtomicU64,
-    /// The value of `ticks_logged` when the last tick that was written was logged.
+    /// The value of `ticks_logged` for the last tick that was written.
     ticks_written: AtomicU64,
-    /// What `PHASE=` names.
+    /// Sent as `PHASE=`.
     phase: AtomicU8,
 }
 
@@ -63,12 +63,12 @@ impl Log {
         }
     }
 
-    /// Sets the phase that the records name from now on; called by the supervisor.
+    /// Sets the phase of all later records; called by the supervisor.
     pub(crate) fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
 
-    /// The phase that the records name.
+    /// The phase of new records.
     pub(crate) fn phase(&self) -> Phase {
         let phase = usize::from(self.phase.load(Ordering::Relaxed));
         Phase::ALL.get(phase).copied().unwrap_or(Phase::Booting)
@@ -79,13 +79,13 @@ impl Log {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// The number of last ticks that are not known to be written: queued, or dropped since.
+    /// The number of last ticks that are not known to be written: queued or dropped since.
     pub(crate) fn unlogged(&self) -> u64 {
         let written = self.ticks_written.load(Ordering::Relaxed);
         self.ticks_logged.load(Ordering::Relaxed).saturating_sub(written)
     }
 
-    /// Counts ticks that share the next tick's record, which counts as one by itself.
+    /// Counts further ticks of the next tick's record, which counts one by itself.
     pub(crate) fn count_ticks(&self, ticks: u64) {
         self.ticks_logged.fetch_add(ticks, Ordering::Relaxed);
     }
@@ -101,7 +101,7 @@ impl Log {
         self.dropped.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Notes that `entry` is written.
+    /// Notes that `entry` was written.
     pub(super) fn set_written(&self, entry: &Entry) {
         if let Some(tick) = entry.tick() {
             self.ticks_written.store(tick.get(), Ordering::Relaxed);
@@ -143,7 +143,7 @@ impl log::Log for Log {
     fn flush(&self) {}
 }
 
-/// The time for which a burst of records may still wait for the writer.
+/// How long a burst of records may still wait for the writer.
 pub(crate) struct RoomWait {
     left: Duration,
 }
@@ -155,12 +155,11 @@ impl Default for RoomWait {
 }
 
 impl RoomWait {
-    /// The time for one burst.
-    ///
-    /// Too long: clients wait for their replies meanwhile. Too short: more lines are dropped.
+    /// The wait of one burst. Too long: clients wait for their replies. Too short: more lines are
+    /// dropped.
     const LIMIT: Duration = Duration::from_millis(100);
 
-    /// The time after which a writer that has written nothing is taken to be blocked, even on a
+    /// The time without a written record after which the writer is taken to be blocked, even on a
     /// busy machine.
     const STEP: Duration = Duration::from_millis(10);
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Writer thread: takes records from the queue and writes them to one of three places.
+//! Writer thread: takes records from the queue and writes them to one of three destinations.
 //!
-//! The process that starts this one decides on the place, see [`Destination`]. If an initrd has no
-//! journal, ticks are not written and all other records are written to the kernel log, until there
-//! is a journal. Around the switch of root the journal cannot be reached for a moment (see
-//! [`switch_root`](crate::platform::switch_root)); the writer then holds the record and tries
+//! The process that starts this one chooses the destination, see [`Destination`]. In an initrd
+//! without a journal, ticks are not written, and all other records are written to the kernel log
+//! until there is a journal. Around the switch of root the journal cannot be reached for a moment
+//! (see [`switch_root`](crate::platform::switch_root)); the writer then holds the record and tries
 //! again.
 //!
 //! Owns the connection to the journal. Ends when the queue is closed and empty.
@@ -29,16 +29,16 @@ use crate::journal::shared::Log;
 /// How long the writer holds a record that cannot be written.
 ///
 /// The new root is entered within a tick of the switch, but a machine that is busy with the switch
-/// can take seconds. Longer than the queue lasts would be useless.
+/// can take seconds. Longer: useless, because the queue is full by then.
 const RETRY_LIMIT: Duration = Duration::from_secs(25);
 
 /// The time between two attempts to write a record.
 const RETRY: Duration = Duration::from_millis(20);
 
-/// The place for the log, as the process that started this one has decided.
+/// The destination of the log, chosen by the process that started this one.
 ///
 /// systemd sets `$JOURNAL_STREAM` (systemd.exec(5)) if it has connected standard error to the
-/// journal. It does not for `StandardError=append:` or `StandardError=null`, and neither does a
+/// journal. The variable is not set for `StandardError=append:`, for `StandardError=null`, or on a
 /// terminal.
 enum Destination {
     Journal,
@@ -46,7 +46,7 @@ enum Destination {
     /// systemd found no journal: it connected standard error to `/dev/null` and did not set
     /// `$JOURNAL_STREAM`.
     ///
-    /// `StandardError=null` looks the same in an initrd that has no journal, and only there.
+    /// In an initrd without a journal, and only there, `StandardError=null` looks the same.
     NoJournal,
 }
 
@@ -74,11 +74,10 @@ fn is_null(file: impl AsFd) -> bool {
     })
 }
 
-/// Room for what precedes the text of a line on standard error: time, identifier, process id and
-/// severity.
+/// Room for the beginning of a line on standard error: time, identifier, process id and severity.
 const HEADER: usize = 64 + MAX_SERVICE;
 
-/// Where records are written.
+/// The open destination.
 enum Sink {
     Journal(JournalLog),
     /// `/dev/kmsg`, held open because it has no name after the switch of root.
@@ -86,7 +85,7 @@ enum Sink {
     StandardError,
 }
 
-/// The thread that writes.
+/// The state of the writer thread.
 pub(super) struct Writer {
     log: &'static Log,
     stage: Stage,
@@ -95,17 +94,17 @@ pub(super) struct Writer {
     /// The `TARGET=` of each line in the journal.
     target: String,
     sink: Sink,
-    /// When the attempts to write began to fail, if the last one failed.
+    /// When writing began to fail, if the last attempt failed.
     failing_since: Option<Instant>,
-    /// How long they may fail until a record is dropped.
+    /// How long writing may fail until a record is dropped.
     retry_limit: Duration,
     /// The number of dropped records that is logged.
     reported: u64,
 }
 
 impl Writer {
-    /// To be called by the thread itself: connecting to the journal sends a datagram, which may
-    /// block.
+    /// To be called by the thread itself, because connecting to the journal sends a datagram, which
+    /// may block.
     pub(super) fn open(log: &'static Log, stage: Stage, service: &str) -> Self {
         let (identifier, target) = (stage.identifier(service), service.replace('-', "_"));
         let journal = || open_journal(stage, &identifier).map(Sink::Journal);
@@ -183,7 +182,7 @@ impl Writer {
         }
     }
 
-    /// Logs how many lines are missing from the log.
+    /// Logs how many lines are missing.
     fn report_dropped(&mut self) {
         let dropped = self.log.dropped();
         let missing = dropped - self.reported;
