@@ -28,7 +28,7 @@ impl<S: Service> Server<S> {
             if !self.listeners.get(listener).is_some_and(Listener::has_client) {
                 return;
             }
-            if !self.has_place() {
+            if !self.has_slot() {
                 let clients = self.slots.len();
                 return self.pause_accepting(format_args!(
                     "new clients wait: {clients} came in the last second"
@@ -62,7 +62,7 @@ impl<S: Service> Server<S> {
             if self.listeners.get(at).is_some_and(Listener::is_inherited) {
                 let listener = self.listeners.remove(at);
                 // A client without a slot is disconnected when the listener is closed.
-                while listener.has_client() && self.has_place() {
+                while listener.has_client() && self.has_slot() {
                     match listener.accept() {
                         Ok(stream) => self.open(stream),
                         Err(error) => {
@@ -93,7 +93,7 @@ impl<S: Service> Server<S> {
 
     /// Puts a session into a slot; returns its number.
     pub(super) fn place(&mut self, mut session: Box<Session<S>>) -> usize {
-        session.is_in_reserve = self.slots.len() >= self.places;
+        session.is_in_reserve = self.slots.len() >= self.capacity;
         let slot = self.slots.insert(session);
         self.status.clients.set(self.slots.len());
         if self.slots.len() == 1 {

@@ -11,8 +11,8 @@ use crate::service::Service;
 
 impl<S: Service> Server<S> {
     /// Whether there is a slot for another client; if not, closes the longest idle one.
-    pub(super) fn has_place(&mut self) -> bool {
-        self.slots.len() < self.places + RESERVE || self.close_longest_idle()
+    pub(super) fn has_slot(&mut self) -> bool {
+        self.slots.len() < self.capacity + RESERVE || self.close_longest_idle()
     }
 
     /// Gives a reserve session that has sent its first command the slot of the longest idle client.
@@ -56,7 +56,7 @@ impl<S: Service> Server<S> {
 
     /// The oldest silent client of a user that floods and has more of them than its share.
     fn find_flooding(&mut self, now: Monotonic) -> Option<usize> {
-        let share = self.places / SHARE;
+        let share = self.capacity / SHARE;
         self.floods.users(share, now).find_map(|user| {
             let silent = self.slots.iter_mut().filter_map(|(slot, session)| {
                 let is_silent = !session.has_sent_line() && !session.is_in_flight();
@@ -79,7 +79,7 @@ impl<S: Service> Server<S> {
         if let Some(user) = silent.and_then(Session::user) {
             self.floods.note(user, now);
         }
-        self.close_at(slot, Limit::Clients(self.places));
+        self.close_at(slot, Limit::Clients(self.capacity));
     }
 
     /// Closes every client that has reached a time limit.

@@ -108,8 +108,8 @@ pub(super) enum Limit {
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Clients(places) => {
-                write!(f, "more than {places} clients, and this one was idle longest")
+            Self::Clients(most) => {
+                write!(f, "more than {most} clients, and this one was idle longest")
             }
             Self::Idle => write!(f, "no command for {} s", IDLE_TIMEOUT.as_secs()),
             Self::Unread => {

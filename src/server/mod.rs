@@ -78,7 +78,7 @@ pub(crate) struct Server<S: Service> {
     gate: Gate,
     slots: Slots<S>,
     /// The number of slots, without the reserve.
-    places: usize,
+    capacity: usize,
     /// How many batches are with the ticker.
     in_flight: usize,
     /// Whether the ticker carries out no commands until it has caught up.
@@ -127,7 +127,7 @@ impl<S: Service> Server<S> {
             listeners: Vec::new(),
             gate: Gate::Closed,
             slots: Slots::new(),
-            places: limits::clients(),
+            capacity: limits::clients(),
             in_flight: 0,
             is_behind: false,
             accept_first: false,
