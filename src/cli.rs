@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Command line: options, their defaults, and the combinations that are refused.
 //!
-//! The options have the names of the C program that this one replaces, and each accepts `_` for
-//! `-`, so that its unit files run this program unchanged. Reads nothing but its arguments.
+//! The options have the names of the C program that this one replaces, and accept `_` for `-`, so
+//! that its unit files run this program unchanged. Reads only its arguments.
 
 use std::env;
 use std::ffi::OsString;
@@ -64,7 +64,7 @@ See {name}(8) for details.
     )
 }
 
-/// What the command line asks for.
+/// The parsed command line.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Command {
     Run(Options),
@@ -125,10 +125,10 @@ pub(crate) enum Predecessor {
     OnServerSocket,
 }
 
-/// The reason for which a command line is refused.
+/// The reason why a command line is refused.
 pub(crate) type Error = Box<dyn std::error::Error>;
 
-/// What systemd gives the process besides its command line.
+/// The settings that systemd passes besides the command line.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Environment {
     /// The value of `$RUNTIME_DIRECTORY`.
@@ -238,7 +238,7 @@ fn period(milliseconds: OsString) -> Result<Period, Error> {
     })?)
 }
 
-/// Checks that `--rebind` makes sense.
+/// Checks that `--rebind` can be used.
 fn check_rebind(
     stage: Stage,
     takeover: bool,

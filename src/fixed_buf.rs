@@ -30,8 +30,8 @@ impl<const N: usize> FixedBuf<N> {
         N - self.end
     }
 
-    /// Moves the pending bytes to the front, and returns all that is free; after writing to it,
-    /// call [`fill`](Self::fill).
+    /// Moves the pending bytes to the front, and returns all free bytes. Call [`fill`](Self::fill)
+    /// after writing to them.
     pub(crate) fn spare(&mut self) -> &mut [u8] {
         self.bytes.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);
@@ -55,7 +55,7 @@ impl<const N: usize> FixedBuf<N> {
         self.start
     }
 
-    /// Makes all bytes from this earlier position on pending again.
+    /// Makes all bytes from an earlier position on pending again.
     pub(crate) fn rewind(&mut self, position: usize) {
         self.start = position;
     }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `early-service` for your own state: answers clients from the initrd on, and hands the state to
-//! the root filesystem.
+//! `early-service` for your own state: answers clients from the initrd on, and hands the state over
+//! to the process on the root filesystem.
 //!
-//! The program is [`main`] with a [`Service`]: a [`State`](machine::State) and the texts about it.
-//! Nothing else depends on what the state is. The program `early-service` counts; see
-//! `examples/camera` for another state.
+//! The program is [`main`] with a [`Service`]: a [`State`](machine::State) and its texts. Nothing
+//! else depends on the state. The program `early-service` counts; `examples/camera` has another
+//! state.
 //!
 //! # Actors
 //!
@@ -18,11 +18,11 @@
 //! | [`supervisor`] | lifecycle | server, handoff, PID 1 |
 //!
 //! All of them exist from the start to the end of the process, and all except the journal's writer
-//! run on one thread. [`messages`] has every mailbox, and the two things that are shared instead.
+//! run on one thread. [`messages`] has every mailbox, and the two values that are shared.
 //!
-//! # Where things are
+//! # Modules
 //!
-//! | module | what it has |
+//! | module | contents |
 //! | --- | --- |
 //! | [`startup`] | the order of start-up, and the exit status |
 //! | [`messages`] | every mailbox, with its capacity and the reason for it |

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Mailboxes: everything that one actor can tell another.
+//! Mailboxes: all messages from one actor to another.
 //!
 //! Each mailbox has room for all messages that can be in flight to its owner at once. So sending
-//! never waits, and actors cannot wait for each other in a circle.
+//! never waits, and actors cannot wait for each other in a cycle.
 //!
 //! | to | message | from |
 //! | --- | --- | --- |
@@ -11,16 +11,16 @@
 //! | server | [`ToServer`] | supervisor, ticker, handoff |
 //! | handoff | [`ToHandoff`] | supervisor, ticker, server |
 //!
-//! Two queues are not mailboxes of actors, and have their place with their owners:
+//! Two queues are not mailboxes of actors; their owners define them:
 //!
 //! | queue | holds | capacity |
 //! | --- | --- | --- |
 //! | `ready` of the [`server`](crate::server) | the slots of sessions that can continue | every slot; a slot is in it once at most |
-//! | [`journal::queue`](crate::journal::queue) | log records | 256 places; records that do not fit are dropped and counted |
+//! | [`journal::queue`](crate::journal::queue) | log records | 256 slots; records that do not fit are dropped and counted |
 //!
-//! Two things are shared instead of sent:
+//! Two values are shared instead of sent:
 //!
-//! | shared | written by | read by | why a message would not do |
+//! | shared | written by | read by | why it is not a message |
 //! | --- | --- | --- | --- |
 //! | [`Status`](crate::status::Status), an `Rc` from [`startup`](crate::startup) | handoff, server | server, supervisor | it changes with each client, and is read much less often |
 //! | [`LOG`](crate::journal::LOG), a static | every thread that logs; the log's writer; the supervisor | the log's writer, ticker, server | the crate `log` takes one logger for the process, and a thread that logs must not wait |
@@ -55,7 +55,7 @@ pub(crate) const ACCEPTS: usize = 16;
 
 /// The maximum number of requests that wait for the handoff actor: those of one turn of the server.
 ///
-/// Fewer: unauthorized requests could displace the one of the successor.
+/// Fewer: unauthorized requests could displace the successor's.
 pub(crate) const HANDOFF_REQUESTS: usize = ACCEPTS;
 
 /// Orders that may be in flight besides the batches: load or listen, freeze, catch up first, one of
@@ -64,7 +64,7 @@ const ORDERS: usize = 6;
 
 /// A message to the ticker.
 pub(crate) enum ToTicker<S: Service> {
-    /// From the handoff: tick on from here.
+    /// From the handoff: continue to tick from here.
     Load(Start<S>, Option<StateFile>),
     /// From the server: carry out the commands of one read.
     CarryOut { slot: usize, batch: Box<Batch<S>> },
@@ -72,10 +72,10 @@ pub(crate) enum ToTicker<S: Service> {
     /// server's sockets, give the whole bundle to the handoff, and tell the supervisor.
     Freeze(Bundle<S>),
     /// From the handoff, before `Freeze`: no tick may be due when the ticker freezes, because the
-    /// successor knows nothing of deadlines.
+    /// successor does not know deadlines.
     CatchUpFirst,
-    /// From the handoff: the predecessor died, and its last ticks up to this state are not known to
-    /// be in the log.
+    /// From the handoff: the predecessor died, and its last ticks before this state are not known
+    /// to be in the log.
     Unlogged(S, Unlogged),
     /// From the handoff: the predecessor has logged all its ticks.
     Logged,
@@ -93,14 +93,13 @@ pub(crate) enum ToServer<S: Service> {
     /// From the handoff: accept and answer clients, on these sockets.
     #[allow(clippy::vec_box, reason = "as in the bundle")]
     Listen(Vec<Listener>, Vec<Box<Session<S>>>),
-    /// From the supervisor: stop; once every batch is back, have the ticker freeze, with the
+    /// From the supervisor: stop; once every batch has returned, have the ticker freeze with the
     /// sockets.
     Freeze,
-    /// From the handoff: the predecessor has left, so no client can connect to its listeners any
-    /// more.
+    /// From the handoff: the predecessor has left, so no client can connect to its listeners now.
     PredecessorLeft,
-    /// From the ticker: the batch of this slot, with its replies; or with its commands, if ticks
-    /// that are due must come first.
+    /// From the ticker: the batch of this slot, with its replies, or with its commands if due ticks
+    /// must come first.
     BatchDone { slot: usize, batch: Box<Batch<S>> },
     /// From the ticker: no tick is due any more, so it executes commands again.
     CaughtUp,
@@ -119,24 +118,24 @@ pub(crate) fn to_server<S: Service>() -> (Sender<ToServer<S>>, Receiver<ToServer
 pub(crate) enum ToHandoff<S: Service> {
     /// From the supervisor.
     Order(Effect),
-    /// From the server: the client on this connection asked for the state; the owner of the socket
-    /// file that it connected to.
+    /// From the server: the client on this connection requested the state; with the owner of the
+    /// socket file to which the client connected.
     Requested(Async<UnixStream>, HandoffRequest, Option<u32>),
     /// From the ticker, freezing: everything that this process owns.
     Frozen(Bundle<S>),
 }
 
-/// The handoff actor's mailbox: the requests, the orders of two steps of the lifecycle, and what
-/// was frozen.
+/// The handoff actor's mailbox: the requests, the orders of two steps of the lifecycle, and the
+/// frozen bundle.
 pub(crate) fn to_handoff<S: Service>() -> (Sender<ToHandoff<S>>, Receiver<ToHandoff<S>>) {
     async_channel::bounded(HANDOFF_REQUESTS + 2 * 3 + 1)
 }
 
-/// The supervisor's mailbox: what the actors report.
+/// The supervisor's mailbox, for the reports of the actors.
 ///
-/// Five from the handoff actor: the lock is reported at most twice, the other process once until an
-/// order follows, and a request may arrive just before and just after. One from the ticker, which
-/// is frozen once for each request. One from the signals, which report once.
+/// Five reports of the handoff actor: at most two about the lock, one about the other process until
+/// an order follows, and a request just before and just after it. One of the ticker, which freezes
+/// once for each request. One of the signals, which report once.
 pub(crate) fn to_supervisor() -> (Sender<Event>, Receiver<Event>) {
     async_channel::bounded(7)
 }

@@ -1,18 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Replacement of the unwinder in a program that aborts on a panic.
 //!
-//! The standard library contains a printer of backtraces with its reader of debug information, 200
-//! kB that are read from slow storage before the first tick. Because [`_Unwind_Backtrace`] never
-//! returns here, the compiler sees that no frame is ever printed, and leaves the printer out. The
-//! other functions are those that the standard library refers to besides; with them, libgcc_s is
-//! not loaded.
+//! The standard library contains code that prints backtraces: 200 kB that are read from slow
+//! storage before the first tick. Because [`_Unwind_Backtrace`] never returns here, the compiler
+//! sees that no frame is ever printed, and omits that code. The other functions here are those to
+//! which the standard library also refers, so that libgcc_s is not loaded.
 //!
 //! The panic's message with its file and line is printed as usual, and the tables that describe the
 //! stack (`.eh_frame`) stay in the program, so that a core dump has a stack. Only
 //! `RUST_BACKTRACE=1` has no effect: the process aborts where the backtrace would begin.
-//!
-//! The panic strategy decides, not the name of the profile; the Cargo feature `backtrace` keeps the
-//! printer. A static C library brings its own unwinder along, and so does musl.
+//! This depends on the panic strategy, not on the name of the profile; the Cargo feature
+//! `backtrace` keeps the code. A static C library brings its own unwinder, and so does musl.
 #![cfg(all(
     panic = "abort",
     not(feature = "backtrace"),

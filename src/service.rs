@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Service: a state, with the texts that people and the journal see of it.
+//! Service: a state with its texts for people and the journal.
 //!
-//! [`State`] has the behaviour; the texts are here. Nothing else in this crate depends on what the
-//! state is.
+//! [`State`] has the behaviour. Nothing else in this crate depends on the state.
 
 use std::fmt::{self, Formatter};
 
@@ -13,10 +12,10 @@ use early_service_machine::wire::request::Accepts;
 use crate::server::batch::{REPLIES, max_own_line};
 use crate::status::MAX_VERSION;
 
-/// A state and its texts: what [`main`](crate::main) carries through the boot.
+/// A state and its texts: [`main`](crate::main) carries it through the boot.
 ///
-/// All methods write one part of one log line. None of them may block or panic, because they run
-/// between two ticks.
+/// Each method writes one part of a log line. No method may block or panic, because all run between
+/// two ticks.
 ///
 /// ```
 /// # use std::fmt::{self, Formatter};
@@ -99,8 +98,8 @@ use crate::status::MAX_VERSION;
 /// }
 /// ```
 pub trait Service: State {
-    /// The version that `--version` and `status` show, at most 32 bytes: that of this library, if a
-    /// service does not have its own.
+    /// The version that `--version` and `status` show, at most 32 bytes; by default that of this
+    /// library.
     const VERSION: &'static str = env!("CARGO_PKG_VERSION");
 
     /// The first lines of `--help`: one or two sentences, without a newline at the end.
@@ -116,7 +115,7 @@ pub trait Service: State {
     /// Writes the log line of one tick; `self` is the state before the tick.
     ///
     /// The line, its [`fields`](Self::fields) and about 60 bytes of other fields should fit into 96
-    /// bytes. A longer record takes two places of the log's queue, so that the queue is full after
+    /// bytes. A longer record takes two slots of the log's queue, so that the queue is full after
     /// 128 ticks instead of 256; a record of more than 240 bytes is cut.
     ///
     /// # Errors

@@ -8,7 +8,7 @@
 //! | 2 | the command line is invalid |
 //!
 //! [`main`] reads the environment and the command line, [`run`] installs the log, and [`serve`] has
-//! the numbered steps. Clients can connect from step 5 on, so everything before it must be short,
+//! the numbered steps. Clients can connect from step 5 on, so the steps before it must be short,
 //! and everything that can wait comes after it.
 
 use std::cell::Cell;
@@ -125,7 +125,8 @@ fn serve<S: Service>(
     passed: Passed,
     journal: &mut Journal,
 ) -> Result<Option<Peer>, Error> {
-    // 1. Block signals, before there is a second thread or a socket file that would be left behind.
+    // 1. Block signals, before there is a second thread, or a socket file that a signal leaves
+    // behind.
     signals::block().map_err(|error| format!("cannot block signals: {error}"))?;
     // 2. Start the unit's watchdog, which ends a start that hangs.
     if options.stage == Stage::Root {
@@ -155,7 +156,8 @@ fn serve<S: Service>(
         format!("cannot open as many files as serving takes: {error} (see {LIMITS})")
     })?;
     notify::check_environment();
-    // 10. Make the mailboxes and the actors. The handoff actor owns all until it has the lock.
+    // 10. Make the mailboxes and the actors. The handoff actor owns everything until it has the
+    // lock.
     let (to_ticker, ticker_mailbox) = messages::to_ticker();
     let (to_server, server_mailbox) = messages::to_server();
     let (to_handoff, handoff_mailbox) = messages::to_handoff();
@@ -258,8 +260,8 @@ fn listen<S: Service>(
 }
 
 /// Starts the reactor and its thread; the timer must be kept.
-///
-/// async-io panics if it cannot have a thread or descriptors. The hook logs that as any other error
+/// async-io panics if it cannot get a thread or descriptors. The hook logs that like any other
+/// error of the start; there is nothing to clean up yet.
 /// of the start; there is nothing to clean up yet.
 fn start_reactor(stage: Stage, service: &'static str) -> Timer {
     panic::set_hook(Box::new(move |panic: &PanicHookInfo<'_>| {

@@ -4,8 +4,8 @@
 //! Responsible for the texts about the owner of the state: where the state came from, since when
 //! this process has owned it, and how many clients are connected.
 //!
-//! [`Status`] is shared by the actors, because those that know a part of it are not those that
-//! report it. Never decides anything. Lives as long as the actors.
+//! [`Status`] is shared, because the actors that know its parts are not those that report it. Never
+//! decides anything. Lives as long as the actors.
 
 use std::cell::Cell;
 use std::fmt;
@@ -17,9 +17,7 @@ use early_service_machine::schedule::Monotonic;
 use crate::cli::Stage;
 use crate::handoff::state_file::StateFile;
 
-/// What the actors know about the process, shared by all of them on their one thread.
-///
-/// Not a message, because it changes with each client and is read much less often.
+/// The facts about the process that the actors share on their one thread.
 #[derive(Debug, Default)]
 pub(crate) struct Status {
     /// How the process came to own the state; set once, by the handoff actor.
@@ -122,7 +120,7 @@ impl fmt::Display for StatusHeader {
     }
 }
 
-/// Whether the state would outlive the process now: `state_file=held`.
+/// Whether the state would survive the process now: `state_file=held`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Persistence {
     /// This process holds the lock, and the last change is in the file.

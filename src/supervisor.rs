@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Supervisor: the actor that runs the lifecycle.
 //!
-//! Responsible for turning what the actors report into events, and the effects of a step into
-//! orders for them; for the readiness, the watchdog and `systemctl status`; and for following PID 1
-//! to its new root directory. It gives PID 1 signs of life from the loop that all actors share, so
-//! they also show that this loop runs.
+//! Responsible for turning the actors' reports into events, and the effects of a step into orders;
+//! for readiness, watchdog and `systemctl status`; and for following PID 1 to its new root
+//! directory. The signs of life for PID 1 come from the loop that all actors share, so they also
+//! show that this loop runs.
 //!
 //! Owns the lifecycle. Never does the work of an actor, and never decides what the lifecycle
 //! decides. Ends when the lifecycle orders to leave, and the process ends with it.
@@ -27,14 +27,13 @@ use crate::server::limits::is_shortage;
 use crate::service::Service;
 use crate::status::Status;
 
-/// The interval at which the initrd stage looks for the new root after SIGCONT has announced it.
-///
-/// One tick, so that at most one tick's log line waits for the new root.
+/// The interval at which the initrd stage looks for the new root after SIGCONT has announced it:
+/// one tick, so that at most one tick's log line waits for the new root.
 const ANNOUNCED_ROOT: Duration = Duration::from_millis(100);
 
 /// The interval before that, for a switch of root that is not announced.
 ///
-/// Shorter: each look costs two wake-ups and four system calls while the boot is busiest.
+/// Shorter: more looks, each with two wake-ups and four system calls, while the boot is busiest.
 const WATCH_ROOT: Duration = Duration::from_secs(1);
 
 /// The actor.
@@ -46,13 +45,13 @@ pub(crate) struct Supervisor<S: Service> {
     handoff: Sender<ToHandoff<S>>,
     /// The root directory to leave, until it has been left.
     old_root: Option<OldRoot>,
-    /// Whether a failure to look at PID 1's root, after which another look is possible, was logged.
+    /// Whether a failure to look at PID 1's root that may be temporary was logged.
     root_failure_logged: bool,
-    /// The timer of the rounds: looks at PID 1's root as long as they are possible, then signs of
-    /// life.
+    /// The timer of the rounds. A round looks at PID 1's root, or gives a sign of life once looking
+    /// is not possible.
     rounds: Timer,
     pending_notify: PendingNotify,
-    /// The clients and the reachability that PID 1 was last told.
+    /// The number of clients and the reachability that PID 1 last received.
     reported: Option<(usize, bool)>,
     /// Closed when the actors that hold the lock have released it.
     done: Receiver<()>,
@@ -116,7 +115,7 @@ impl<S: Service> Supervisor<S> {
 
     /// Waits for the next event; `None` once all senders are gone.
     ///
-    /// A report of an actor comes before SIGCONT, and both come before a round.
+    /// A report of an actor precedes SIGCONT, and both precede a round.
     async fn next_event(&mut self) -> Option<Event> {
         let event = async { self.mailbox.recv().await.ok().map(Event::Lifecycle) };
         let continued = async { self.continued.recv().await.ok().map(|()| Event::Continued) };
@@ -127,7 +126,8 @@ impl<S: Service> Supervisor<S> {
         future::or(event, future::or(continued, round)).await
     }
 
-    /// Does what an event requires apart from the lifecycle, and returns what it means to that.
+    /// Does what an event requires outside the lifecycle, and converts it to one of the
+    /// lifecycle's.
     fn handle(&mut self, event: Event, phase: Phase) -> Option<lifecycle::Event> {
         let is_round = matches!(event, Event::Round);
         if let Event::Lifecycle(event) = event {
@@ -166,13 +166,12 @@ impl<S: Service> Supervisor<S> {
                 _ => post(&self.handoff, ToHandoff::Order(effect)),
             }
         }
-        // The orders come first: clients wait for them, but nobody waits for `systemctl status`.
+        // The orders come first, because clients wait for them.
         future::yield_now().await;
         if from != to {
             self.report_phase(to);
         }
         if to == Phase::Ended {
-            // Nothing is ever sent; the channel closes once both actors have dropped their sender.
             let _ = self.done.recv().await;
             return None;
         }
@@ -209,7 +208,7 @@ impl<S: Service> Supervisor<S> {
         }
     }
 
-    /// Begins with the rounds of the start: looks at PID 1's root, or signs of life.
+    /// Begins the rounds of the start: looks at PID 1's root, or signs of life.
     fn start_rounds(&mut self) {
         if self.can_look_at_root() {
             self.rounds.set_interval(WATCH_ROOT);
@@ -220,7 +219,7 @@ impl<S: Service> Supervisor<S> {
         }
     }
 
-    /// Whether the rounds are looks at PID 1's root.
+    /// Whether a round looks at PID 1's root.
     fn can_look_at_root(&self) -> bool {
         self.old_root.as_ref().is_some_and(OldRoot::can_look)
     }
@@ -256,7 +255,7 @@ impl<S: Service> Supervisor<S> {
         true
     }
 
-    /// From now on, rounds are signs of life; each one also notices if the kernel has moved this
+    /// From now on, rounds are signs of life. Each also checks whether the kernel has moved this
     /// process to another root.
     fn stop_looking_at_root(&mut self) {
         if let Some(root) = &mut self.old_root {

@@ -5,22 +5,21 @@
 //! clients.
 //!
 //! Owns the [`Ticking`] state, the timer and, while it ticks, the state file. Never knows what the
-//! state is: its [`Service`] has the words for it. Does no other I/O than writing the file, and
-//! waits only for its timer, its mailbox and, for a moment, the log's writer. Ends with the
-//! process.
+//! state is: its [`Service`] has the texts. Its only I/O is to write the file. Waits only for its
+//! timer, its mailbox and, for a moment, the log's writer. Ends with the process.
 //!
 //! **Invariant:** each change is in the state file before it is logged or answered, so the next
 //! owner continues from everything that a client or a reader of the log has seen.
 //!
-//! **Invariant:** due ticks come before any command, so a reply is never behind the clock, not even
+//! **Invariant:** due ticks precede any command, so a reply is never behind the clock, not even
 //! after the process was stopped for a while.
 //!
 //! **Invariant:** one turn takes about [`TURN`](catch_up::TURN) at most, however many ticks are
 //! due, and every other actor has a turn before the next one. Meanwhile commands are returned to
 //! the server and wait there; `status` is answered and reports how many ticks are due.
 //!
-//! Longer than 350 lines, because the order of counting, storing and logging is one subject: the
-//! parts that do not depend on it are in `catch_up`, `lines` and `unlogged`.
+//! Longer than 350 lines, because the order of counting, storing and logging is one subject. Other
+//! parts are in `catch_up`, `lines` and `unlogged`.
 
 mod catch_up;
 mod lines;
@@ -52,13 +51,13 @@ pub(crate) use crate::ticker::lines::say_unlogged;
 use crate::ticker::lines::{log_change, log_range, log_tick};
 use crate::ticker::unlogged::UnloggedTicks;
 
-/// The time that the end of the process waits until the last ticks are logged, so that the next
-/// owner need not name them as missing.
+/// How long the end of the process waits until the last ticks are logged, so that the next owner
+/// need not name them as missing.
 ///
 /// Longer: a journal that blocks delays the power-off.
 pub(crate) const LAST_LINES: Duration = Duration::from_millis(250);
 
-/// How often it checks whether they are logged.
+/// The interval at which that wait checks the log.
 const CHECK_LINES: Duration = Duration::from_millis(1);
 
 /// The actor.
@@ -75,7 +74,7 @@ pub(crate) struct Ticker<S: Service> {
     armed: Option<Monotonic>,
     /// The state and its timeline, while this process owns them and they are not frozen.
     ticking: Option<Ticking<S>>,
-    /// The file that stores the state, in the same time.
+    /// The file that stores the state, during the same time.
     state_file: Option<StateFile>,
     /// The state before the commands since the last tick; the next tick logs the change.
     before_change: Option<S>,
@@ -138,8 +137,8 @@ impl<S: Service> Ticker<S> {
 
     /// Waits for the next event; `None` once all senders are gone.
     ///
-    /// A deadline comes before a message. While ticks are overdue there is one event after each
-    /// [`REST`]: a message if there is one, otherwise a deadline; both take the next ticks.
+    /// A deadline precedes a message. While ticks are overdue, one event follows each [`REST`]: a
+    /// message if there is one, otherwise a deadline. Both take the next ticks.
     async fn next_event(&mut self) -> Option<Event<S>> {
         if self.is_behind {
             if self.unlogged.range.is_none() {
@@ -233,7 +232,7 @@ impl<S: Service> Ticker<S> {
         self.catch_up(now);
     }
 
-    /// Replaces a state file that the predecessor had open too, now that it has left.
+    /// Replaces a state file that the predecessor also had open, after the predecessor has left.
     fn make_file_private(&mut self) {
         if let Some(Err(error)) = self.state_file.as_mut().map(StateFile::make_private) {
             log::warn!("{error}: others may have it open until the next start");
@@ -292,7 +291,7 @@ impl<S: Service> Ticker<S> {
         }
     }
 
-    /// Sets the timer if the deadline has changed: setting it may wake a thread.
+    /// Sets the timer if the deadline has changed, because setting it may wake a thread.
     fn arm(&mut self) {
         let deadline = self.ticking.as_ref().map(Ticking::deadline);
         if deadline != self.armed {
@@ -304,7 +303,7 @@ impl<S: Service> Ticker<S> {
         }
     }
 
-    /// Takes the ticks that are due, but not more than one turn has time for.
+    /// Takes due ticks, at most as many as one turn has time for.
     fn catch_up(&mut self, now: Monotonic) {
         match self.due(now) {
             0 => {}

@@ -8,10 +8,10 @@ use rustix::io::{Errno, fcntl_dupfd_cloexec, retry_on_intr};
 use rustix::process::{Resource, getrlimit};
 
 /// Descriptors needed besides those that are open after the start: the state file, a predecessor, a
-/// client, and one that is open for a moment.
+/// client, and a temporary one.
 const SPARE: usize = 4;
 
-/// Has the kernel grow its table of our descriptors to the final size, at most `most` descriptors.
+/// Grows the kernel's table of our descriptors to the final size, at most `most` descriptors.
 ///
 /// The table doubles when it is full. In a process with threads, that waits for an RCU grace
 /// period: about 10 ms on a busy machine (measured), during a handoff in which hundreds of clients

@@ -33,7 +33,7 @@ pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 
 /// The absolute path without symbolic links of the file at `path`, which need not exist.
 ///
-/// A path that cannot be resolved is returned as it is, so that the call that uses it reports why.
+/// Returns a path that cannot be resolved unchanged: the call that uses it reports the reason.
 pub(crate) fn resolve(path: &Path) -> PathBuf {
     let mut resolved = path.to_owned();
     for _ in 0..MAX_LINKS {
@@ -49,7 +49,7 @@ pub(crate) fn resolve(path: &Path) -> PathBuf {
     path.to_owned()
 }
 
-/// The target of a symbolic link, if root or this user owns the link: another user's link could
+/// The target of a symbolic link, if root or this user owns the link. Another user's link could
 /// lead anywhere.
 fn trusted_target(link: &Path) -> Option<PathBuf> {
     let target = fs::read_link(link).ok()?;

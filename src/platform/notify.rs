@@ -4,10 +4,10 @@
 //! If systemd did not start the process, no socket is passed and no notification is sent.
 //!
 //! A notification that fails is not logged: it fails while PID 1 switches root, and when its queue
-//! is full. Functions that return a `bool` return whether PID 1 has received the notification, or
-//! there is none to receive it; the supervisor repeats what was not received. Sending never waits,
-//! which no crate for notifications offers: PID 1 may be busy for seconds with its queue full, and
-//! that must not delay a tick.
+//! is full. Functions that return a `bool` return whether PID 1 has received the notification or
+//! expects none; the supervisor repeats the others. Sending never waits, because PID 1 may be busy
+//! for seconds with its queue full, and a tick must not wait for that. No crate for notifications
+//! offers this.
 
 use std::env;
 use std::fmt;
@@ -27,19 +27,19 @@ use rustix::process::{PidfdFlags, Resource, getpid, getrlimit, pidfd_open};
 
 use crate::platform::socket;
 
-/// How long PID 1 waits for a sign of life before it kills the process that survived the switch of
+/// How long PID 1 waits for a sign of life before it kills a process that survived the switch of
 /// root.
 ///
-/// The unit in the initrd cannot ask for a watchdog, because signs of life are lost around the
-/// switch; so the process asks for one afterwards. Too long: a process that hangs delays its
-/// successor. Too short: a busy machine kills a healthy one.
+/// The unit in the initrd cannot set a watchdog, because signs of life are lost around the switch,
+/// so the process requests one afterwards. Too long: a process that hangs delays its successor. Too
+/// short: load alone gets the process killed.
 const SURVIVOR_WATCHDOG: Duration = Duration::from_secs(3);
 
 /// How long PID 1 waits for the next sign of life of a process that is starting and has used up the
 /// `TimeoutStartSec=` of its unit.
 ///
-/// Too long: a successor without a watchdog that hangs as the owner stops the whole service. Too
-/// short: on a busy machine, PID 1 kills a healthy process that waits for its predecessor.
+/// Too long: a successor that hangs as the owner, without a watchdog, stops the service for longer.
+/// Too short: on a busy machine, PID 1 kills a healthy process that waits for its predecessor.
 const START: Duration = Duration::from_secs(5);
 
 /// The number of signs of life within the limit of a watchdog; sd_watchdog_enabled(3) advises two.
@@ -47,8 +47,7 @@ const SIGNS_OF_LIFE: u32 = 3;
 
 /// The shortest limit of a watchdog that is met.
 ///
-/// Shorter: the process does nothing but give signs of life. Longer: fewer units can use a
-/// watchdog.
+/// Shorter: the process only sends signs of life. Longer: fewer units can use a watchdog.
 const SHORTEST_WATCHDOG: Duration = Duration::from_millis(30);
 
 /// The descriptors that systemd passes in `$LISTEN_FDS`.
@@ -87,7 +86,7 @@ impl Passed {
             (FIRST_PASSED + at, name, descriptor)
         });
         let mut all = Self::default();
-        // Every descriptor is checked before the first one is refused, which closes the others.
+        // Checks every descriptor before it refuses the first one, because that closes the others.
         for (number, name, descriptor) in passed.collect::<Vec<_>>() {
             if let Some(name) = name.as_ref().filter(|name| !is_for_us(name)) {
                 all.left_alone.push((number, name.clone()));
@@ -125,8 +124,8 @@ fn is_for_us(name: &str) -> bool {
     matches!(name, "" | "unknown") || name.ends_with(".socket")
 }
 
-/// Whether `$LISTEN_PIDFDID`, which newer versions of systemd set besides `$LISTEN_PID`, names this
-/// process and not an earlier one with the same process id.
+/// Whether `$LISTEN_PIDFDID` names this process and not an earlier one with the same process id.
+/// Newer versions of systemd set it besides `$LISTEN_PID`.
 fn is_pidfd_ours() -> bool {
     let Some(id) = env::var("LISTEN_PIDFDID").ok().and_then(|id| id.parse::<u64>().ok()) else {
         return true;
@@ -135,7 +134,7 @@ fn is_pidfd_ours() -> bool {
     ours.map_or(true, |ours| ours.st_ino == id)
 }
 
-/// Logs which settings in the environment cannot be followed.
+/// Logs which settings in the environment cannot be used.
 pub(crate) fn check_environment() {
     if let (Some(path), Some(Err(error))) = (env::var_os("NOTIFY_SOCKET"), notify_socket()) {
         log::warn!("cannot notify PID 1: $NOTIFY_SOCKET is '{}': {error}", path.to_string_lossy());
@@ -151,7 +150,7 @@ pub(crate) fn check_environment() {
     }
 }
 
-/// Reports the phase, with a sentence for `systemctl status`; in Serving, the unit is ready.
+/// Reports the phase, with a sentence for `systemctl status`. In Serving, the unit is ready.
 #[must_use]
 pub(crate) fn report_phase(phase: Phase, sentence: &str) -> bool {
     let change = match phase {
@@ -162,17 +161,17 @@ pub(crate) fn report_phase(phase: Phase, sentence: &str) -> bool {
     notify(&format!("{change}STATUS={sentence}"))
 }
 
-/// Reports what the process waits for, for `systemctl status`.
+/// Reports for `systemctl status` what the process waits for.
 pub(crate) fn status(what: fmt::Arguments<'_>) {
     let _ = notify(&format!("STATUS={what}"));
 }
 
 /// Starts the unit's watchdog now, instead of when the unit is ready.
 ///
-/// The start timeout covers also what PID 1 does before it executes the program, so it must be long
-/// for a slow machine, and it cannot be shortened later (`EXTEND_TIMEOUT_USEC=` in sd_notify(3)).
-/// The first sign of life starts the watchdog even during the start, and the watchdog ends a start
-/// that hangs.
+/// The start timeout also covers what PID 1 does before it executes the program. It must be long
+/// for a slow machine, and cannot be shortened later (`EXTEND_TIMEOUT_USEC=` in sd_notify(3)). The
+/// first sign of life starts the watchdog even during the start, and the watchdog ends a start that
+/// hangs.
 pub(crate) fn watch_start() {
     if watchdog().is_ok_and(|limit| limit.is_some()) {
         feed_watchdog();
@@ -185,15 +184,15 @@ pub(crate) fn extend_start() {
     let _ = notify(&format!("EXTEND_TIMEOUT_USEC={}\nWATCHDOG=1", START.as_micros()));
 }
 
-/// The interval between signs of life: short enough for the unit's watchdog if there is one, and
-/// for a long start; `None` if PID 1 is not notified.
+/// The interval between signs of life, short enough for a long start and for the unit's watchdog if
+/// there is one; `None` if PID 1 is not notified.
 pub(crate) fn rounds() -> Option<Duration> {
     notify_socket()?.ok()?;
     let watchdog = watchdog().ok().flatten().unwrap_or(START);
     Some(watchdog.clamp(SHORTEST_WATCHDOG, START) / SIGNS_OF_LIFE)
 }
 
-/// The limit of the unit's watchdog (sd_watchdog_enabled(3)), or the value that is not a limit.
+/// The limit of the unit's watchdog (sd_watchdog_enabled(3)), or an error with the invalid value.
 fn watchdog() -> Result<Option<Duration>, String> {
     let is_ours = |pid: String| pid == process::id().to_string();
     let Some(limit) = env::var_os("WATCHDOG_USEC") else {

@@ -14,10 +14,9 @@
 //!
 //! `docs/operations.md` gives the reasons.
 //!
-//! Ignored signals are blocked in every thread: the handler of a signal interrupts system calls, so
-//! a sender that never stops would use up the processor. The mask and the dispositions that the
-//! process inherits have no effect, except that a default outcome stays ignored if it was inherited
-//! as ignored.
+//! Ignored signals are blocked in every thread, because a handler interrupts system calls, and a
+//! sender that never stops would use up the processor. The inherited mask and dispositions have no
+//! effect, except that a default outcome stays ignored if it was inherited as ignored.
 //!
 //! Owns the socket into which the handlers write. Never decides: the supervisor does. Ends with the
 //! process.
@@ -47,8 +46,8 @@ const HANDLED: [Signal; 6] = {
     [SIGTERM, SIGINT, SIGXCPU, SIGHUP, SIGUSR1, SIGUSR2]
 };
 
-/// The signals with their default outcome; those that end the process mean a fault of the program,
-/// or a request for a core dump.
+/// The signals with their default outcome. Those that end the process indicate a fault of the
+/// program, or request a core dump.
 const DEFAULT: [Signal; 13] = {
     use Signal::*;
     [
@@ -78,8 +77,6 @@ pub(crate) struct Signals {
 
 impl Signals {
     /// Installs the handlers of `stage`; signals that arrive before the actor runs are kept for it.
-    ///
-    /// `is_out_of_time` is set when the process ends because of the limit of its processor time.
     pub(crate) fn install(stage: Stage, is_out_of_time: Rc<Cell<bool>>) -> io::Result<Self> {
         let (ours, handlers) = UnixStream::pair()?;
         let handled = HANDLED.map(|signal| signal as i32);
@@ -104,7 +101,8 @@ impl Signals {
     async fn until_stopped(&mut self, continued: &Sender<()>) -> io::Result<()> {
         let socket = Async::new(Arc::clone(self.delivery.get_read()))?;
         loop {
-            // Each signal at most once, however often it arrived: a flood costs one turn at a time.
+            // Each signal at most once, however often it arrived, so that a flood takes one turn at
+            // a time.
             for signal in self.delivery.pending() {
                 match signal {
                     // If the mailbox is full, a look at PID 1's root is due anyway.
@@ -130,7 +128,7 @@ impl Signals {
     }
 }
 
-/// The lines about ignored signals, of which a sender can cause thousands a second.
+/// The lines about ignored signals, limited because a sender can cause thousands a second.
 #[derive(Default)]
 struct Ignored {
     term: RateLimit,

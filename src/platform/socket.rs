@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! UNIX stream sockets: what the standard library does not offer.
+//! UNIX stream sockets: functions that the standard library does not offer.
 //!
 //! No function here blocks, whatever other holders of a socket do to its flags: O_NONBLOCK is a
 //! property of the open file description, so each process that has a copy can change it.
@@ -21,7 +21,7 @@ use rustix::net::{
     socket_with,
 };
 
-/// Bytes of a path that fit an address, without the NUL (`sun_path` in unix(7)).
+/// The most bytes of a path in an address, without the NUL (`sun_path` in unix(7)).
 pub(crate) const MAX_PATH: usize = 107;
 
 /// The directory in which each descriptor of this process is a path.
@@ -29,10 +29,10 @@ pub(crate) const DESCRIPTORS: &str = "/proc/self/fd";
 
 /// How long accept(2) may block: the resolution of the kernel's timer.
 ///
-/// Longer would delay a tick. The kernel rounds a shorter time up.
+/// Longer: a tick is late. Shorter: the kernel rounds the time up.
 const MAX_ACCEPT: Duration = Duration::from_millis(1);
 
-/// What can be accepted from a listening socket.
+/// The state of a listening socket's queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Backlog {
     Empty,
@@ -66,10 +66,9 @@ pub(crate) fn send(stream: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
 ///
 /// accept(2) has no flag like MSG_DONTWAIT. PID 1 clears O_NONBLOCK when it starts the successor,
 /// unless that unit has `NonBlocking=yes`; a predecessor then blocked in accept(2) until its
-/// watchdog ended it (seen on systemd 252 and 257). So the flag is checked before each call. The
-/// flag can be cleared, and the client accepted by another holder, between check and call.
-/// Therefore accept(2) gets a time limit (SO_RCVTIMEO in socket(7)) once the flag was found
-/// cleared.
+/// watchdog ended it (seen on systemd 252 and 257). So the flag is checked before each call.
+/// Another holder can clear the flag and accept the client between check and call. Therefore
+/// accept(2) gets a time limit (SO_RCVTIMEO in socket(7)) once the flag was found cleared.
 pub(crate) fn accept(listener: &UnixListener) -> io::Result<UnixStream> {
     if !fcntl_getfl(listener)?.contains(OFlags::NONBLOCK) {
         let _ = set_socket_timeout(listener, Timeout::Recv, Some(MAX_ACCEPT));

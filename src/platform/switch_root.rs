@@ -2,19 +2,19 @@
 //! Root directory: follows PID 1 across the switch of root, in the initrd stage only.
 //!
 //! Up to Linux 6, a process that survives the switch keeps the old root directory, in which `/run`,
-//! `/proc` and `/dev` are empty afterwards. The journal, the notification socket of systemd and the
+//! `/proc` and `/dev` are then empty. The journal, the notification socket of systemd and the
 //! socket file of the service then have no name. Open descriptors still work, so `/proc/1` is
-//! opened at the start; when the root directory of PID 1 differs from that of this process, this
+//! opened at the start. When the root directory of PID 1 differs from that of this process, this
 //! process enters it. From Linux 7.0 on, the initramfs is on a file system that pivot_root(2) can
-//! exchange, and that call moves the root directory of every process together with that of PID 1:
-//! the two are equal before and after the switch. So the root directory at the start is remembered
-//! too, and the switch is noticed when it changes.
+//! exchange. That call moves the root directory of every process together with PID 1's, so the two
+//! are equal before and after the switch. Therefore the root directory at the start is remembered
+//! too, and a change of it shows the switch.
 //!
 //! Following requires CAP_SYS_PTRACE, to look at the root of PID 1 (`proc_pid_root(5)`), and
-//! CAP_SYS_CHROOT. Both are dropped afterwards, or as soon as looking is not allowed. Being moved
-//! by the kernel requires neither.
+//! CAP_SYS_CHROOT. Both are dropped afterwards, or as soon as looking is not allowed. A move by the
+//! kernel requires neither.
 //!
-//! **Invariant:** only the main thread has the two capabilities, except for the first moment of
+//! **Invariant:** only the main thread has the two capabilities, apart from the first moment of
 //! other threads, and no thread has them once the new root is entered. (Each thread has its own
 //! capabilities; see capabilities(7).)
 
@@ -60,9 +60,8 @@ pub(crate) enum Switch {
 }
 
 impl OldRoot {
-    /// Opens `/proc/1`; logs a line if looking at PID 1's root is not allowed.
-    ///
-    /// No warning: a user who tries the initrd stage by hand need not be root.
+    /// Opens `/proc/1`; logs a line if looking at PID 1's root is not allowed. The line is no
+    /// warning, because a user who tries the initrd stage by hand need not be root.
     pub(crate) fn remember() -> Option<Self> {
         let init = || {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -87,8 +86,8 @@ impl OldRoot {
 
     /// Enters PID 1's root directory if it differs from ours; returns whether there was a switch.
     ///
-    /// Ours is looked at first: if the kernel has moved this process, PID 1's need not be looked
-    /// at, which a security policy of the new root may forbid.
+    /// Looks at our own first: if the kernel has moved this process, it need not look at PID 1's,
+    /// which a security policy of the new root may forbid.
     pub(crate) fn follow(&mut self) -> io::Result<Switch> {
         let ours = stat("/")?;
         if is_same(&ours, &self.ours) {
@@ -122,8 +121,8 @@ pub(crate) fn drop_capabilities() -> io::Result<()> {
     Ok(set_capabilities(None, sets)?)
 }
 
-/// Starts the reactor and has its thread drop the capabilities soon, which it inherits from this
-/// thread; the timer must be kept.
+/// Starts the reactor. Its thread inherits the capabilities from this thread, and drops them soon;
+/// the timer must be kept.
 ///
 /// A waker drops them, because wakers are the only code of this program that the thread runs.
 /// Starting the reactor from another thread without them would cost a third of the time from exec
@@ -144,7 +143,7 @@ struct Disarm {
 impl Wake for Disarm {
     fn wake(self: Arc<Self>) {
         if thread::current().id() != self.follower {
-            // A thread that has them can drop them, and one that has none need not.
+            // Cannot fail in a thread that has the capabilities.
             let _ = drop_capabilities();
         }
     }

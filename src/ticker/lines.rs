@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Log lines about ticks and changes of the state.
 //!
-//! The [`Service`] has the words for its state; this file adds what is the same for every state.
+//! The [`Service`] has the texts for its state; this file adds the parts that all states share.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -23,8 +23,7 @@ pub(super) fn log_tick<S: Service>(tick: Tick<S>, now: Monotonic) {
     log_record(&fields, format_args!("{}", written(|f| state.write_tick(f))));
 }
 
-/// Logs one line for the last `count` ticks, which led to `state`; its fields are those of the
-/// `last`.
+/// Logs one line for the last `count` ticks, which led to `state`, with the fields of the `last`.
 pub(super) fn log_range<S: Service>(state: S, count: u64, last: Tick<S>) {
     let Tick { state: last, deadline } = last;
     let fields = TickFields { state: last, deadline, actual: clock::now(), ticks: Some(count) };
@@ -42,7 +41,7 @@ fn log_record<S: Service>(fields: &TickFields<S>, line: fmt::Arguments<'_>) {
     log::logger().log(&record.build());
 }
 
-/// Logs everything that commands changed between two ticks: one line, because there can be
+/// Logs everything that commands changed between two ticks in one line, because there can be
 /// thousands of commands a second.
 pub(super) fn log_change<S: Service>(state: S, previous: S) {
     log::info!(target: CLIENT, "{}", written(|f| state.write_change(&previous, f)));

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Ticks that are not known to be in the log.
 //!
-//! Responsible for what the state file says about them: if this process dies, the next owner names
-//! them in the log as possibly missing.
+//! Responsible for their counts in the state file: if this process dies, the next owner logs that
+//! they may be missing.
 //!
-//! **Invariant:** a tick is left out of the file only after its line, or a line that names it, is
-//! written.
+//! **Invariant:** the file omits a tick only after its line, or a line that names it, is written.
 
 use early_service_machine::record::Unlogged;
 use early_service_machine::schedule::Monotonic;
@@ -22,10 +21,10 @@ pub(super) struct UnloggedTicks<S> {
     pub(super) range: Option<Range<S>>,
 }
 
-/// The last ticks of the previous owner, until its log or ours is known to name them.
+/// The last ticks of the previous owner, until a log is known to name them.
 struct Inherited {
     unlogged: Unlogged,
-    /// The number of ticks since.
+    /// The number of later ticks.
     since: u64,
     /// The value of `since` when a line about them was queued.
     named: Option<u64>,
@@ -78,7 +77,7 @@ impl<S: Service> UnloggedTicks<S> {
         self.range = Some(Range { count: before.saturating_add(ticks), last, since });
     }
 
-    /// What the state file is to say if `queued` ticks wait for the log's writer.
+    /// The counts for the state file if `queued` ticks wait for the log's writer.
     pub(super) fn for_file(&mut self, queued: u64) -> Unlogged {
         let ticks = queued.saturating_add(self.range.as_ref().map_or(0, |range| range.count));
         self.inherited.take_if(|inherited| inherited.is_named(ticks));
@@ -90,13 +89,13 @@ impl<S: Service> UnloggedTicks<S> {
 }
 
 impl Inherited {
-    /// Whether a line about them is written if the last `unlogged` ticks of this process are not:
-    /// the line comes before the first tick that followed it.
+    /// Whether a line about them is written: more than `unlogged` ticks of this process followed it,
+    /// and only the last `unlogged` ones are not written.
     fn is_named(&self, unlogged: u64) -> bool {
         self.named.is_some_and(|named| self.since.saturating_sub(named) > unlogged)
     }
 
-    /// These and all ticks since; a command last changed the state `since_change` ticks ago.
+    /// These and all later ticks; a command last changed the state `since_change` ticks ago.
     fn with_ours(&self, since_change: u64) -> Unlogged {
         let Self { unlogged: Unlogged { ticks, unbroken }, since, .. } = self;
         let (ticks, unbroken) = (ticks.saturating_add(*since), unbroken.saturating_add(*since));
