@@ -2,7 +2,7 @@
 //! `early-service` for your own state: answers clients from the initrd on, and hands the state over
 //! to the process on the root filesystem.
 //!
-//! The program is [`main`] with a [`Service`]: a [`State`](machine::State) and its texts. Nothing
+//! The program is [`main!`] with a [`Service`]: a [`State`](machine::State) and its texts. Nothing
 //! else depends on the state. The program `early-service` counts; `examples/camera` has another
 //! state.
 //!
@@ -52,4 +52,6 @@ mod ticker;
 
 pub use early_service_machine as machine;
 pub use service::Service;
+#[doc(hidden)]
+pub use service::check;
 pub use startup::main;

@@ -2,12 +2,8 @@
 //! The program `early-service`: counts from the initrd on, and hands the count to the root
 //! filesystem.
 
-use std::process::ExitCode;
-
 use early_service::machine::Counter;
 
 mod no_unwinder;
 
-fn main() -> ExitCode {
-    early_service::main::<Counter>()
-}
+early_service::main!(Counter);

@@ -12,7 +12,7 @@ use early_service_machine::wire::request::Accepts;
 use crate::server::batch::{REPLIES, max_own_line};
 use crate::status::MAX_VERSION;
 
-/// A state and its texts: [`main`](crate::main) carries it through the boot.
+/// A state and its texts: [`main`](fn@crate::main) carries it through the boot.
 ///
 /// Each method writes one part of a log line. No method may block or panic, because all run between
 /// two ticks.
@@ -89,13 +89,11 @@ use crate::status::MAX_VERSION;
 ///     }
 /// }
 ///
-/// # #[allow(clippy::needless_doctest_main)]
-/// fn main() -> std::process::ExitCode {
-/// #   std::process::ExitCode::SUCCESS
+/// # mod program {
+/// # use super::Doors;
+/// early_service::main!(Doors);
 /// # }
-/// # fn real_main() -> std::process::ExitCode {
-///     early_service::main::<Doors>()
-/// }
+/// # fn main() {}
 /// ```
 pub trait Service: State {
     /// The version that `--version` and `status` show, at most 32 bytes; by default that of this
@@ -160,9 +158,29 @@ pub trait Service: State {
     ) -> fmt::Result;
 }
 
+/// The function `main` of a program with one service.
+///
+/// `cargo check` reports a service that does not keep to its bounds, at the line of this macro. With
+/// the function [`main`](fn@crate::main) alone, only `cargo build` does.
+///
+/// ```ignore
+/// early_service::main!(Doors);
+/// ```
+#[macro_export]
+macro_rules! main {
+    ($service:ty) => {
+        const _: () = $crate::check::<$service>();
+
+        fn main() -> ::std::process::ExitCode {
+            $crate::main::<$service>()
+        }
+    };
+}
+
 /// Fails to compile if the service does not keep to its bounds.
 #[track_caller]
-pub(crate) const fn check<S: Service>() {
+#[doc(hidden)]
+pub const fn check<S: Service>() {
     bounds::check::<S>();
     let mut version = S::VERSION.as_bytes();
     assert!(

@@ -22,6 +22,7 @@ use std::process::{self, ExitCode};
 use std::rc::Rc;
 use std::task::{Context, Waker};
 
+use early_service_machine::contract;
 use early_service_machine::lifecycle::Local;
 use early_service_machine::wire::handoff::Message;
 use futures_lite::future;
@@ -67,6 +68,8 @@ type Error = Box<dyn std::error::Error>;
 /// before there is a second thread, because it blocks signals and takes the descriptors that
 /// systemd has passed.
 ///
+/// [`main!`](macro@crate::main) makes it the function `main` of a program.
+///
 /// ```no_run
 /// use std::process::ExitCode;
 ///
@@ -77,6 +80,7 @@ type Error = Box<dyn std::error::Error>;
 #[must_use]
 pub fn main<S: Service>() -> ExitCode {
     const { service::check::<S>() }
+    contract::hold(&S::default());
     let passed = Passed::take();
     let runtime_directory = env::var_os("RUNTIME_DIRECTORY");
     let passes_socket = !passed.as_ref().is_ok_and(|passed| passed.sockets.is_empty());

@@ -158,6 +158,7 @@ mod tests {
     use std::fs::File;
 
     use early_service_machine::Counter;
+    use early_service_machine::contract::RESERVED;
     use early_service_machine::record::Unlogged;
     use early_service_machine::schedule::Period;
     use early_service_machine::timeline::Ticking;
@@ -182,6 +183,10 @@ mod tests {
         };
         let length = format!("{header} {}", Persistence::Failing).len();
         assert!(length <= MAX_HEADER, "{length} bytes");
+        let line = format!("{header} {} ticks_due=0 ticks_late=0", Persistence::None);
+        for (key, _) in line.split(' ').filter_map(|field| field.split_once('=')) {
+            assert!(RESERVED.contains(&key), "{key} can be a key of a state");
+        }
     }
 
     #[test]

@@ -17,8 +17,4 @@
 mod state;
 mod words;
 
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    early_service::main::<state::Camera>()
-}
+early_service::main!(state::Camera);

@@ -33,6 +33,9 @@ pub const MAX_HANDOFF_LINE: usize = 512;
 /// The longest name of a service ([`State::NAME`]).
 pub const MAX_SERVICE: usize = 32;
 
+/// The longest fields of a state ([`State::MAX_FIELDS`]).
+pub const MAX_STATE: usize = 4096;
+
 /// The most descriptors with a name in one bundle.
 pub const MAX_NAMED: u64 = 16;
 

@@ -14,6 +14,7 @@
 //! | [`state`] | what a state must implement |
 //! | [`counter`] | the state of `early-service`, its commands and its replies |
 //! | [`bounds`] | how long each line, record and reply may be |
+//! | [`contract`] | whether a state keeps what it promises |
 //! | [`record`] | what the state file contains |
 //! | [`wire::command`] | which lines a client may send |
 //! | [`wire::handoff`] | which messages predecessor and successor exchange |
@@ -39,6 +40,7 @@
 extern crate std;
 
 pub mod bounds;
+pub mod contract;
 pub mod counter;
 pub mod device;
 pub mod lifecycle;

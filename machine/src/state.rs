@@ -125,6 +125,24 @@ pub trait State: Copy + Debug + Default + Display + Eq + Hash + Send + 'static {
 
     /// Reads the state from its fields. The line contains other fields as well.
     ///
+    /// The release on the other side can be older or newer. A field that this release no longer has
+    /// is ignored. A field that is new in this release must have a default, or this release could
+    /// not adopt the state of an older one:
+    ///
+    /// ```
+    /// use early_service_machine::wire::fields::{Fields, MissingField};
+    ///
+    /// /// `doors=` is of the first release, `is_locked=` of the second.
+    /// fn read(fields: Fields<'_>) -> Result<(u64, bool), MissingField> {
+    ///     Ok((fields.number("doors")?, fields.flag_or("is_locked", true)?))
+    /// }
+    ///
+    /// assert_eq!(read(Fields::new(b"doors=5")), Ok((5, true)));
+    /// assert_eq!(read(Fields::new(b"doors=5 is_locked=0")), Ok((5, false)));
+    /// // A value that is there must be valid.
+    /// assert_eq!(read(Fields::new(b"doors=5 is_locked=2")), Err(MissingField("is_locked")));
+    /// ```
+    ///
     /// A field that is new in a release needs a default (`fields.number("new").unwrap_or(0)`): what
     /// an older release sends or stores has no such field.
     ///
@@ -135,8 +153,9 @@ pub trait State: Copy + Debug + Default + Display + Eq + Hash + Send + 'static {
 
     /// Writes the state as fields, separated by single spaces: `counter=137`.
     ///
-    /// The keys must differ from `deadline_ns`, `period_ns`, `lock`, `listeners`, `clients`,
-    /// `named`, `boot`, `sequence`, `unlogged`, `unbroken`, `crc`.
+    /// The keys must not be [`RESERVED`](crate::contract::RESERVED), the text must not be longer than
+    /// [`MAX_FIELDS`](Self::MAX_FIELDS), and [`read`](Self::read) must return the same state. A debug
+    /// build stops with a message if that is not so, at its start or when it writes the fields.
     ///
     /// # Errors
     ///

@@ -9,6 +9,7 @@
 
 use core::fmt;
 
+use crate::contract;
 use crate::schedule::{Monotonic, Period, Schedule};
 use crate::state::State;
 use crate::wire::fields::{Fields, MissingField};
@@ -110,6 +111,7 @@ impl<S: State> Snapshot<S> {
 
 impl<S: State> fmt::Display for Snapshot<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        contract::hold(&self.state);
         self.state.write_fields(f)?;
         let (deadline, period) = (self.deadline.as_nanos(), self.period.as_nanos());
         write!(f, " deadline_ns={deadline} period_ns={period}{}", ServiceField(S::NAME))

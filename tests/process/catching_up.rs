@@ -203,9 +203,10 @@ fn start_env(scratch: &Scratch, program: &Path, seconds: u64, arguments: &[&str]
 fn set_period(scratch: &Scratch, milliseconds: u32) {
     let path = state_file(scratch);
     let file = fs::read_to_string(&path).expect("text");
-    let (head, _) = file.split_once(" deadline_ns=").expect("a deadline");
+    let (head, tail) = file.split_once(" deadline_ns=").expect("a deadline");
+    let service = tail.split(' ').find(|field| field.starts_with("service=")).unwrap_or_default();
     let (deadline, period) = (now(), u64::from(milliseconds) * 1_000_000);
-    let text = format!("{head} deadline_ns={deadline} period_ns={period}");
+    let text = format!("{head} deadline_ns={deadline} period_ns={period} {service}");
     fs::write(&path, crate::stage::sealed(&text)).expect("our own");
 }
 

@@ -8,6 +8,7 @@
 //! | file | shows |
 //! | --- | --- |
 //! | [`adopting`] | a successor, and predecessors of all kinds |
+//! | [`bounds`] | a service that does not keep to its bounds |
 //! | [`camera`] | the handoff with the service of the example |
 //! | [`catalog`] | the entries of the catalog |
 //! | [`catching_up`] | many ticks that are due, and another period |
@@ -45,6 +46,7 @@
 #![allow(clippy::print_stderr, reason = "a test that fails shows what the daemon logged")]
 
 mod adopting;
+mod bounds;
 mod camera;
 mod catalog;
 mod catching_up;

@@ -65,6 +65,25 @@ impl<'a> Fields<'a> {
             _ => Err(MissingField(key)),
         }
     }
+
+    /// As [`number`](Self::number), or `default` if there is no such field: for a field that is new
+    /// in a release.
+    ///
+    /// # Errors
+    ///
+    /// Returns the key if the value is not such a number.
+    pub fn number_or(self, key: &'static str, default: u64) -> Result<u64, MissingField> {
+        if self.get(key).is_some() { self.number(key) } else { Ok(default) }
+    }
+
+    /// As [`flag`](Self::flag), or `default` if there is no such field.
+    ///
+    /// # Errors
+    ///
+    /// Returns the key if the value is neither 0 nor 1.
+    pub fn flag_or(self, key: &'static str, default: bool) -> Result<bool, MissingField> {
+        if self.get(key).is_some() { self.flag(key) } else { Ok(default) }
+    }
 }
 
 /// Reads a `u64` from decimal digits: at least one, without sign or space.

@@ -15,6 +15,11 @@ pub fn daemon() -> Result<PathBuf, Box<dyn Error>> {
     Ok(directory.join("early-service"))
 }
 
+/// Builds the library, and says where it is.
+pub fn library() -> Result<PathBuf, Box<dyn Error>> {
+    Ok(cargo(&["build", "--lib"])?.join("libearly_service.rlib"))
+}
+
 /// Builds an example, and says where it is.
 pub fn example(name: &str) -> Result<PathBuf, Box<dyn Error>> {
     let program = cargo(&["build", "--example", name])?.join("examples").join(name);

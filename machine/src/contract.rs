@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Contract: what a state promises about its fields and the compiler cannot check.
+//!
+//! A debug build checks it at start-up and wherever it writes the fields. A release build relies on
+//! it: a state that breaks it may be lost with the process.
+
+use core::fmt::{self, Write as _};
+
+use crate::bounds::MAX_STATE;
+use crate::state::State;
+use crate::wire::fields::{Fields, MissingField};
+
+/// The keys that requests, manifests, records and status lines use themselves.
+pub const RESERVED: [&str; 26] = [
+    "accepts",
+    "boot",
+    "clients",
+    "crc",
+    "deadline_ns",
+    "listener",
+    "listeners",
+    "lock",
+    "log_lines_dropped",
+    "named",
+    "origin",
+    "period_ns",
+    "phase",
+    "pid",
+    "predecessor",
+    "sequence",
+    "service",
+    "serving_s",
+    "size",
+    "stage",
+    "state_file",
+    "ticks_due",
+    "ticks_late",
+    "unbroken",
+    "unlogged",
+    "version",
+];
+
+/// How a state breaks its contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Breach {
+    /// It writes a key of [`RESERVED`].
+    Reserved(&'static str),
+    /// It writes so many bytes, more than `MAX_FIELDS`.
+    TooLong(usize, usize),
+    /// It writes something else than `key=value` pairs, separated by single spaces, in one line.
+    Malformed,
+    /// It does not read what it writes.
+    Unread(MissingField),
+    /// It reads another state than the one that it wrote.
+    Differs,
+}
+
+impl fmt::Display for Breach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("State::write_fields writes ")?;
+        match self {
+            Self::Reserved(key) => write!(f, "the key '{key}', which is reserved"),
+            Self::TooLong(length, most) => write!(f, "{length} bytes, and MAX_FIELDS is {most}"),
+            Self::Malformed => f.write_str("other text than key=value pairs with single spaces"),
+            Self::Unread(missing) => write!(f, "fields in which State::read finds {missing}"),
+            Self::Differs => f.write_str("fields that State::read reads as another state"),
+        }
+    }
+}
+
+/// Checks what the state writes.
+///
+/// # Errors
+///
+/// Returns the first breach that is found.
+pub fn check<S: State>(state: &S) -> Result<(), Breach> {
+    let mut text = Text { bytes: [0; MAX_STATE], length: 0 };
+    if write!(text, "{}", Written(state)).is_err() {
+        return Err(Breach::Malformed);
+    }
+    if text.length > S::MAX_FIELDS {
+        return Err(Breach::TooLong(text.length, S::MAX_FIELDS));
+    }
+    let text = text.bytes.get(..text.length).unwrap_or_default();
+    let fields = Fields::new(text);
+    if let Some(key) = RESERVED.into_iter().find(|key| fields.get(key).is_some()) {
+        return Err(Breach::Reserved(key));
+    }
+    let is_field =
+        |word: &[u8]| word.iter().position(|byte| *byte == b'=').is_some_and(|at| at > 0);
+    let is_plain = text.iter().all(|byte| !byte.is_ascii_control());
+    if !(text.is_empty() || is_plain && text.split(|byte| *byte == b' ').all(is_field)) {
+        return Err(Breach::Malformed);
+    }
+    match S::read(fields) {
+        Ok(read) if read == *state => Ok(()),
+        Ok(_) => Err(Breach::Differs),
+        Err(missing) => Err(Breach::Unread(missing)),
+    }
+}
+
+/// In a debug build, stops the program if the state breaks its contract.
+///
+/// # Panics
+///
+/// Only in a debug build.
+pub fn hold<S: State>(state: &S) {
+    if cfg!(debug_assertions) {
+        let breach = check(state).err();
+        debug_assert!(breach.is_none(), "{}: {}", S::NAME, Shown(breach));
+    }
+}
+
+/// The text of a breach, if there is one.
+struct Shown(Option<Breach>);
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |breach| breach.fmt(f))
+    }
+}
+
+/// The fields of a state.
+struct Written<'a, S>(&'a S);
+
+impl<S: State> fmt::Display for Written<'_, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.write_fields(f)
+    }
+}
+
+/// The beginning of a text, and the length of all of it.
+struct Text {
+    bytes: [u8; MAX_STATE],
+    length: usize,
+}
+
+impl fmt::Write for Text {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let end = self.length.saturating_add(text.len());
+        if let Some(room) = self.bytes.get_mut(self.length..end) {
+            room.copy_from_slice(text.as_bytes());
+        }
+        self.length = end;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::counter::{Command, Counter, Reply};
+    use crate::record::{BootId, Record, Unlogged};
+    use crate::schedule::{Monotonic, Period};
+    use crate::timeline::Snapshot;
+    use crate::wire::manifest::Manifest;
+    use crate::wire::request::{Accepts, Request};
+    use std::string::{String, ToString};
+    use std::vec::Vec;
+
+    /// A counter that writes what the number says.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+    struct Liar(u64);
+
+    impl State for Liar {
+        type Command = Command;
+        type Reply = Reply;
+
+        const NAME: &'static str = "liar";
+        const HAND_OVER: &'static str = Counter::HAND_OVER;
+        const EXPECTED: &'static str = Counter::EXPECTED;
+        const MAX_EXPECTED: usize = Counter::MAX_EXPECTED;
+        const MAX_FIELDS: usize = 12;
+        const MAX_REPLY: usize = Counter::MAX_REPLY;
+
+        fn parse(_: &[u8]) -> Option<Self> {
+            None
+        }
+        fn read(fields: Fields<'_>) -> Result<Self, MissingField> {
+            fields.number_or("n", 0).map(Self)
+        }
+        fn write_fields(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(match self.0 {
+                0 => "",
+                1 => "n=1",
+                2 => "n=2 lock=1",
+                3 => "n=3 crc=0",
+                4 => "n=4 text=long",
+                5 => "n=5  m=1",
+                6 => "n=6 m",
+                7 => "n=7\n",
+                8 => "m=8 n=",
+                9 => "m=9",
+                _ => return Err(fmt::Error),
+            })
+        }
+        fn command(line: &[u8]) -> Result<Command, &'static str> {
+            Counter::command(line)
+        }
+        fn is_change(command: &Command) -> bool {
+            Counter::is_change(command)
+        }
+        fn apply(&mut self, command: Command) -> Reply {
+            Counter::default().apply(command)
+        }
+        fn tick(&mut self) {}
+    }
+
+    impl fmt::Display for Liar {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            self.0.fmt(f)
+        }
+    }
+
+    fn snapshot(state: Liar) -> Snapshot<Liar> {
+        let period = Period::from_millis(100).expect("not zero");
+        Snapshot { state, deadline: Monotonic::from_nanos(5), period }
+    }
+
+    #[test]
+    fn each_breach_of_the_contract_is_found() {
+        for (number, found) in [
+            (0, Ok(())),
+            (1, Ok(())),
+            (2, Err(Breach::Reserved("lock"))),
+            (3, Err(Breach::Reserved("crc"))),
+            (4, Err(Breach::TooLong(13, 12))),
+            (5, Err(Breach::Malformed)),
+            (6, Err(Breach::Malformed)),
+            (7, Err(Breach::Malformed)),
+            (8, Err(Breach::Unread(MissingField("n")))),
+            (9, Err(Breach::Differs)),
+            (10, Err(Breach::Malformed)),
+        ] {
+            assert_eq!(check(&Liar(number)), found, "{number}");
+        }
+        assert_eq!(check(&Counter { next: u64::MAX }), Ok(()));
+    }
+
+    #[test]
+    #[should_panic = "liar: State::write_fields writes the key 'lock', which is reserved"]
+    fn a_debug_build_stops_before_it_writes_a_breach() {
+        let _ = snapshot(Liar(2)).to_string();
+    }
+
+    #[test]
+    fn every_key_of_a_line_or_a_record_is_reserved() {
+        let snapshot = snapshot(Liar(0));
+        let manifest = Manifest { snapshot, lock: true, listeners: 1, clients: 1, named: 1 };
+        let boot = BootId::parse(&[b'a'; 36]).expect("the kernel's form");
+        let record = Record { sequence: 1, unlogged: Unlogged::default(), snapshot }.encode(&boot);
+        let request = Request::new::<Liar>(Accepts("can0"), Some("/run/a"));
+        let text: Vec<String> = [
+            manifest.to_string(),
+            String::from_utf8(record.to_vec()).expect("text"),
+            request.line::<Liar>().to_string(),
+        ]
+        .into();
+        let keys: Vec<_> = text
+            .iter()
+            .flat_map(|line| line.split(' '))
+            .filter_map(|word| word.split_once('='))
+            .map(|(key, _)| key)
+            .collect();
+        assert!(keys.len() >= 17, "{keys:?}");
+        for key in keys {
+            assert!(RESERVED.contains(&key), "{key}");
+        }
+    }
+}
