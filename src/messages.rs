@@ -55,7 +55,7 @@ pub(crate) const ACCEPTS: usize = 16;
 
 /// The maximum number of requests that wait for the handoff actor: those of one turn of the server.
 ///
-/// Fewer: unauthorized requests could displace the successor's.
+/// Fewer: unauthorized requests could displace that of the successor.
 pub(crate) const HANDOFF_REQUESTS: usize = ACCEPTS;
 
 /// Orders that may be in flight besides the batches: load or listen, freeze, catch up first, one of
@@ -64,12 +64,12 @@ const ORDERS: usize = 6;
 
 /// A message to the ticker.
 pub(crate) enum ToTicker<S: Service> {
-    /// From the handoff: continue to tick from here.
+    /// From the handoff: continue the ticks from here.
     Load(Start<S>, Option<StateFile>),
     /// From the server: carry out the commands of one read.
     CarryOut { slot: usize, batch: Box<Batch<S>> },
     /// From the server, after the last batch: stop ticking, add the state and its file to the
-    /// server's sockets, give the whole bundle to the handoff, and tell the supervisor.
+    /// server's sockets, send the whole bundle to the handoff, and report that to the supervisor.
     Freeze(Bundle<S>),
     /// From the handoff, before `Freeze`: no tick may be due when the ticker freezes, because the
     /// successor does not know deadlines.
@@ -90,7 +90,7 @@ pub(crate) fn to_ticker<S: Service>() -> (Sender<ToTicker<S>>, Receiver<ToTicker
 
 /// A message to the server.
 pub(crate) enum ToServer<S: Service> {
-    /// From the handoff: accept and answer clients, on these sockets.
+    /// From the handoff: accept and answer clients on these sockets.
     #[allow(clippy::vec_box, reason = "as in the bundle")]
     Listen(Vec<Listener>, Vec<Box<Session<S>>>),
     /// From the supervisor: stop; once every batch has returned, have the ticker freeze with the

@@ -9,6 +9,7 @@
 //! The panic's message with its file and line is printed as usual, and the tables that describe the
 //! stack (`.eh_frame`) stay in the program, so that a core dump has a stack. Only
 //! `RUST_BACKTRACE=1` has no effect: the process aborts where the backtrace would begin.
+//!
 //! This depends on the panic strategy, not on the name of the profile; the Cargo feature
 //! `backtrace` keeps the code. A static C library brings its own unwinder, and so does musl.
 #![cfg(all(

@@ -144,8 +144,8 @@ pub trait Service: State {
     /// Fails only if `f` fails.
     fn write_last(&self, ticks: u64, f: &mut Formatter<'_>) -> fmt::Result;
 
-    /// Names the last `ticks` before a command changed the state; `since` ticks followed the
-    /// command.
+    /// Names the last `ticks` before a command changed the state, after which `since` ticks
+    /// followed.
     ///
     /// # Errors
     ///

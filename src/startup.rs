@@ -264,9 +264,9 @@ fn listen<S: Service>(
 }
 
 /// Starts the reactor and its thread; the timer must be kept.
+///
 /// async-io panics if it cannot get a thread or descriptors. The hook logs that like any other
 /// error of the start; there is nothing to clean up yet.
-/// of the start; there is nothing to clean up yet.
 fn start_reactor(stage: Stage, service: &'static str) -> Timer {
     panic::set_hook(Box::new(move |panic: &PanicHookInfo<'_>| {
         match panic.payload().downcast_ref::<String>() {

@@ -126,8 +126,8 @@ impl<S: Service> Supervisor<S> {
         future::or(event, future::or(continued, round)).await
     }
 
-    /// Does what an event requires outside the lifecycle, and converts it to one of the
-    /// lifecycle's.
+    /// Does the part of an event outside the lifecycle, and converts it to an event of the
+    /// lifecycle.
     fn handle(&mut self, event: Event, phase: Phase) -> Option<lifecycle::Event> {
         let is_round = matches!(event, Event::Round);
         if let Event::Lifecycle(event) = event {

@@ -241,7 +241,7 @@ impl<S: Service> Ticker<S> {
         self.store(0);
     }
 
-    /// Logs from where the state continues.
+    /// Logs the state from which this process continues.
     fn say_recovered(&self, ticking: &Ticking<S>, unlogged: Unlogged, now: Monotonic) {
         let (state, due) = (ticking.state(), ticking.due(now));
         let file = self.state_file.as_ref().map(|file| file.path().display().to_string());
@@ -270,7 +270,7 @@ impl<S: Service> Ticker<S> {
         post(&self.supervisor, lifecycle::Local::Frozen.into());
     }
 
-    /// Stops ticking, and stores which of the last ticks are in the log by then.
+    /// Stops ticking, and stores which of the last ticks may be missing from the log.
     async fn leave(mut self) {
         if self.state_file.is_some() {
             let start = clock::now();
@@ -283,7 +283,7 @@ impl<S: Service> Ticker<S> {
         drop(self.done_guard);
     }
 
-    /// Writes the state to its file; the next `to_be_logged` lines are about ticks before it.
+    /// Writes the state to its file; the last `to_be_logged` ticks have no log line yet.
     fn store(&mut self, to_be_logged: u64) {
         if let (Some(file), Some(ticking)) = (&mut self.state_file, &self.ticking) {
             let queued = LOG.unlogged().saturating_add(to_be_logged);

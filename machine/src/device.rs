@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Device: who may open, use and close the hardware of a service.
 //!
-//! A device travels as open descriptors, its *luggage*: copies of them go to the successor with the
-//! offer, and to the file descriptor store of PID 1 (`FDSTORE=1` in sd_notify(3)), from where they
-//! return after a crash. Most drivers allow one open file only, so a process opens the device only
-//! if no copy can be left.
+//! A device travels as open descriptors, its *luggage*. Copies of them are sent to the successor
+//! with the offer, and to PID 1's file descriptor store (`FDSTORE=1` in sd_notify(3)), which
+//! returns them after a crash. Most drivers allow only one open file, so a process opens the device
+//! only if no copy can exist.
 //!
-//! Responsible for the order of these steps in one process. It follows the orders of the lifecycle,
-//! which decides about the ownership. Never contains a descriptor.
+//! Responsible for the order of these steps in one process, after the orders of the lifecycle,
+//! which decides about ownership. Never contains a descriptor.
 //!
 //! | from | event | effects | to |
 //! | --- | --- | --- | --- |
@@ -24,23 +24,23 @@
 //! | running | Failed | Close, Unstore, Open | opening |
 //! | running | Frozen | Freeze | frozen |
 //! | frozen | Offered | | lent |
-//! | frozen, lent, given | Owned: the offer came to nothing | Thaw | running |
+//! | frozen, lent, given | Owned: the offer failed | Thaw | running |
 //! | lent | Committed | | given |
 //! | running | Ended, and the predecessor has left | Freeze, Release, Unstore | closed |
 //! | frozen | Ended, and the predecessor has left | Release, Unstore | closed |
 //! | any | Ended otherwise | Close, Unstore | closed |
 //!
-//! All other events are ignored. Nobody uses a frozen, lent or given device, but its process keeps
+//! All other events are ignored. A frozen, lent or given device is not used, but its process keeps
 //! it alive, for example by feeding a watchdog.
 //!
 //! **Invariant:** only an owner uses or opens the device.
 //!
 //! **Invariant:** a device is released, as by the magic close of a watchdog, only if no other
-//! process can go on with it.
+//! process can continue to use it.
 
 use crate::lifecycle::takeover::Origin;
 
-/// The device, as one process has it.
+/// The device in one process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Device {
     /// Nothing, and the process is not the owner, or is frozen.
@@ -67,7 +67,7 @@ pub enum Device {
 /// Why a device is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Need {
-    /// Nobody has used it in this boot.
+    /// No process has used it in this boot.
     Fresh,
     /// A process used it before, which died or could not hand it over.
     Recovered,
@@ -80,12 +80,12 @@ pub enum Need {
 pub enum Event {
     /// The predecessor or PID 1's store sent copies, which were checked.
     Received,
-    /// What the process received is void: the predecessor withdrew its offer, or another process
-    /// owns what was in PID 1's store.
+    /// The received copies are void: the predecessor withdrew its offer, or another process owns
+    /// the state to which the copies in PID 1's store belong.
     Discarded,
     /// The process became the owner, for the first time or again.
     Owned {
-        /// Where its state came from.
+        /// The source of its state.
         origin: Origin,
         /// Whether the predecessor has committed and not left yet.
         predecessor_leaves: bool,
@@ -112,7 +112,7 @@ pub enum Event {
     },
 }
 
-/// What is to be done with the device.
+/// An order for the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// Try to open it for the [`Need`]; after a pause if it has failed.
@@ -193,8 +193,8 @@ impl Need {
 
     /// How long to wait before the attempt, in milliseconds.
     ///
-    /// It doubles from 100 ms to 3.2 s. Too short: a device that stays away keeps the processor
-    /// busy and fills the log. Too long: a device that comes back waits.
+    /// It doubles from 100 ms to 3.2 s. Too short: a device that is gone for long keeps the
+    /// processor busy and fills the log. Too long: a device is used late after its return.
     #[must_use]
     pub const fn pause_ms(self) -> u64 {
         match self {

@@ -64,13 +64,13 @@ pub struct Record<S> {
 
 /// The last ticks before a snapshot that may be missing in the log.
 ///
-/// The log names the missing numbers that can be derived from the state. Those before a command
-/// that changes the state, such as `set_counter`, cannot.
+/// The log names the missing numbers that can be derived from the state: those after the last
+/// command that changed it, such as `set_counter`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unlogged {
     /// The number of these ticks, at most one for each shortest period since the clock's zero.
     pub ticks: u64,
-    /// How many of them came after the last command, at most `ticks`. Their numbers are known.
+    /// How many of them followed the last command, at most `ticks`. Their numbers are known.
     pub unbroken: u64,
 }
 

@@ -22,8 +22,9 @@ pub struct Trust {
 }
 
 impl Trust {
-    /// Whether `peer` may receive the state: root, the user of this process, the user that
-    /// `--successor` names, and the owner of the socket file that the peer connected to.
+    /// Whether `peer` may receive the state: it is root, the user of this process, the user that
+    /// `--successor` names, or the owner of the socket file to which it connected.
+    ///
     /// The units of the C program make the successor's user the owner of the socket. Only root can
     /// change an owner, so root vouches for it.
     #[must_use]

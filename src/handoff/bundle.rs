@@ -34,8 +34,8 @@ use crate::service::Service;
 
 /// No client is added to a message that has this many bytes.
 ///
-/// Such a message, a last client and a quarter of the socket's buffer are less than half of the
-/// buffer (see [`Peer::send`](crate::handoff::channel::Peer::send)).
+/// Together with one more client and a quarter of the socket's buffer, that is less than half of
+/// the buffer (see [`Peer::send`](crate::handoff::channel::Peer::send)).
 const FULL_MESSAGE: usize = 16 * 1024;
 
 /// Everything that an owner owns.

@@ -273,7 +273,6 @@ impl Peer {
     /// A UNIX socket is writable while at most a quarter of its buffer is in use (`unix_writable`
     /// in the kernel's net/unix/af_unix.c). Each message is smaller than another quarter. So even
     /// if the other side reads nothing, there is room for the line that withdraws an offer.
-    /// is always room for the line that withdraws an offer, however little the other side reads.
     pub(crate) async fn send(
         &self,
         bytes: &[u8],
@@ -286,7 +285,7 @@ impl Peer {
     }
 }
 
-/// Whether this error means that the peer has closed the connection. ECONNRESET: it left bytes
+/// Whether this error means that the peer has closed the connection; ECONNRESET if it left bytes
 /// unread.
 fn is_end(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};

@@ -23,8 +23,7 @@ use crate::handoff::bundle::Bundle;
 use crate::handoff::channel::{self, Peer};
 use crate::service::Service;
 
-/// The protocols, in the order of the attempts: the first loses nothing, the last is the most
-/// common.
+/// How to request the state, in the order of the attempts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {
     Handoff,
@@ -108,7 +107,7 @@ pub(crate) fn send<S: Service>(peer: &Peer, legacy: Legacy, bundle: &Bundle<S>) 
         channel::send(peer.stream(), b"\0", &[listener.as_fd()])?;
     }
     peer.say_last(&state.to_string())?;
-    // Shuts it down, because our own predecessor may not have left yet and hold a copy.
+    // Shuts the connection down, because our own predecessor may still hold a copy of it.
     let _ = peer.stream().get_ref().shutdown(Shutdown::Write);
     Ok(())
 }

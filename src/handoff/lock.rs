@@ -164,7 +164,7 @@ impl Locking {
         };
         match file.load::<S>()? {
             Ok(_) => Ok(Lock::AcquiredWithState),
-            // Its owner may have died, and start again: the record must stay.
+            // The other service may have died, and needs the record when it starts again.
             Err(other @ DecodeError::Field(FieldError::Service(_))) => {
                 log::error!(
                     MESSAGE_ID = Id::StateFileUnusable;

@@ -7,20 +7,22 @@
 //!
 //! The lifecycle decides when the owner changes; [`ownership`] executes that.
 //!
-//! | file | has |
+//! | file | contents |
 //! | --- | --- |
 //! | [`ownership`] | becoming the owner, offering the state, and taking the offer back |
-//! | [`bundle`] | what travels |
+//! | [`bundle`] | the contents of a handoff |
 //! | [`send`] | the predecessor's side |
 //! | [`receive`], [`connect`], [`exchange`], [`report`] | the successor's side |
 //! | [`leaving`] | a predecessor that writes out its log |
 //! | [`legacy`] | the lines of the C programs, on both sides |
 //! | [`channel`] | lines and descriptors on one connection |
-//! | [`lock`], [`state_file`] | who is the owner, and the state for the next one |
-//! | [`authorize`], [`users`] | who may have the state, and whom to believe |
+//! | [`lock`], [`state_file`] | the lock that makes an owner, and the state for the next one |
+//! | [`authorize`], [`users`] | who may receive the state, and whose state is adopted |
 //!
 //! Owns the bundle, the state file and the connection to the other process during that time. Never
 //! decides: reports events to the supervisor, and executes its orders. Ends with the process.
+//!
+//! **Invariant:** one handoff at a time; a second requester receives `busy`.
 //!
 //! **Invariant:** every offer is resolved exactly once: resumed here, or released to the successor.
 

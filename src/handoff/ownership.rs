@@ -7,7 +7,6 @@
 //!
 //! The lifecycle calls each at the right time: `load` only with the lock, `commit` only after the
 //! successor has everything. Never decides anything itself.
-//! after the successor has everything. Never decides anything itself.
 
 use early_service_machine::lifecycle::Successor;
 use early_service_machine::lifecycle::takeover::{self, Start, Takeover};

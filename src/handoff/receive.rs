@@ -93,7 +93,7 @@ impl<S: Service> Adoption<S> {
         }
     }
 
-    // Orders of the handoff actor.
+    // Orders.
 
     /// Asks at once the first time, and after a pause each further time.
     pub(crate) fn ask(&mut self) {
@@ -194,7 +194,7 @@ impl<S: Service> Adoption<S> {
         }
     }
 
-    // What happens meanwhile.
+    // Events.
 
     /// Waits for an event to report; may be dropped at any point.
     ///
@@ -283,7 +283,7 @@ impl<S: Service> Adoption<S> {
         Some(self.idle_after(Predecessor::Absent))
     }
 
-    /// Connects again after a pause, and logs why, if that is worth a line.
+    /// Connects again after a pause; logs the reason if `is_logged`.
     fn connect_later(
         &mut self,
         why: &str,

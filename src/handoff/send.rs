@@ -161,7 +161,7 @@ impl Offering {
 
     /// Tells the successor that it is the owner.
     pub(crate) fn commit<S: Service>(&mut self) {
-        // If this fails, the end of the connection is read next.
+        // If this fails, the next read finds the end of the connection.
         let _ = self.peer.say(&Message::<S>::Commit.to_string());
         (self.progress, self.since, self.is_silence_logged) =
             (Progress::Committed, Instant::now(), false);

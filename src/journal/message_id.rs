@@ -57,7 +57,7 @@ ids! {
     PredecessorSilent = "ecf52291bab44221ba036e56f384fc32",
     /// The predecessor runs and does not hand over, or sends data that is not valid.
     PredecessorRefuses = "cecde4516b194a318f5a037e39fac067",
-    /// No predecessor was found where one was expected.
+    /// No predecessor was found, although one was expected.
     PredecessorAbsent = "c6947f350dea4dd8b94da9ba5097a3b7",
     /// The previous owner died or stopped, and its state was found.
     Recovered = "355f9c9f6b9d42588fa6c8a08e577d7e",

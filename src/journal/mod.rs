@@ -16,7 +16,7 @@
 //! | [`shared`] | what all threads share: the queue and the counters |
 //! | [`record`] | the encoding of one record |
 //! | [`queue`] | the ring that holds the records |
-//! | [`writer`] | the thread that writes, and where it writes to |
+//! | [`writer`] | the thread that writes, and its destinations |
 //! | [`message_id`] | the ids of the lines that the catalog explains |
 //! | [`rate_limit`] | lines that a client can cause |
 

@@ -31,8 +31,8 @@ pub(crate) const TICK: &str = "tick";
 /// The target of a record that a client causes.
 pub(crate) const CLIENT: &str = "client";
 
-/// The queue is a static apart from [`Log`], because it consists of zeros and alone takes no room
-/// in the binary.
+/// The queue is a separate static, because it consists of zeros: as a part of [`Log`] it would take
+/// room in the binary.
 pub(super) type Records = Queue<QUEUE>;
 
 /// The queue and the counters.

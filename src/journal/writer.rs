@@ -98,7 +98,7 @@ pub(super) struct Writer {
     failing_since: Option<Instant>,
     /// How long writing may fail until a record is dropped.
     retry_limit: Duration,
-    /// The number of dropped records that is logged.
+    /// The number of dropped records that was logged.
     reported: u64,
 }
 

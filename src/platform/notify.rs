@@ -38,7 +38,7 @@ const SURVIVOR_WATCHDOG: Duration = Duration::from_secs(3);
 /// How long PID 1 waits for the next sign of life of a process that is starting and has used up the
 /// `TimeoutStartSec=` of its unit.
 ///
-/// Too long: a successor that hangs as the owner, without a watchdog, stops the service for longer.
+/// Too long: a successor that hangs as the owner without a watchdog stops the service for longer.
 /// Too short: on a busy machine, PID 1 kills a healthy process that waits for its predecessor.
 const START: Duration = Duration::from_secs(5);
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! UNIX stream sockets: functions that the standard library does not offer.
 //!
-//! No function here blocks, whatever other holders of a socket do to its flags: O_NONBLOCK is a
+//! No function here blocks, even if another holder of a socket changes its flags: O_NONBLOCK is a
 //! property of the open file description, so each process that has a copy can change it.
 
 use std::io;

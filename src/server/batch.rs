@@ -75,7 +75,7 @@ impl<S: Service> Batch<S> {
         }
     }
 
-    /// Adds a line that is not a reply of the state. There is room for it.
+    /// Adds a line that is not a reply of the state, which always fits.
     pub(super) fn push_line(&mut self, line: impl fmt::Display) {
         let written = writeln!(self.replies, "{line}");
         debug_assert!(written.is_ok(), "the caller checked for room");

@@ -27,17 +27,17 @@ pub(super) struct Input {
 pub(super) enum Parsed {
     /// Have the ticker carry out the commands in the batch.
     CarryOut,
-    /// Write a status line; every line before it is answered.
+    /// Write a status line; every earlier line is answered.
     Status,
-    /// Hand over the state; every line before it is answered.
+    /// Hand over the state; every earlier line is answered.
     HandOver(HandoffRequest),
-    /// Send the replies in the batch, then parse on.
+    /// Send the replies in the batch, then continue to parse.
     SendFirst,
     /// Close after the replies in the batch, because the client sends no more.
     Finished,
     /// Close after the replies in the batch, because a line is too long.
     TooLong,
-    /// Read on: there is no complete line.
+    /// Continue to read: there is no complete line.
     Nothing,
 }
 

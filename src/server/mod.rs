@@ -264,7 +264,7 @@ impl<S: Service> Server<S> {
         }
         for session in sessions {
             let slot = self.place(session);
-            // The client may have sent or read meanwhile, which did not call the waker.
+            // The waker was not called for bytes that the client has sent or read meanwhile.
             if let Some(session) = self.slots.get_mut(slot) {
                 session.wake();
             }
@@ -438,7 +438,7 @@ mod tests {
         bench.wake(0);
         let (slot, batch) = bench.batch();
         bench.send(ToServer::BatchDone { slot, batch });
-        // Frozen, they travel as if they had never been read.
+        // After a freeze they travel as if they had never been read.
         bench.send(ToServer::Freeze);
         let Ok(ToTicker::Freeze(bundle)) = bench.ticker.try_recv() else {
             panic!("the sockets go to the ticker")
@@ -566,7 +566,7 @@ mod tests {
         assert!(line.ends_with(' ') && batch.status, "{line}");
     }
 
-    /// What this thread allocates for so many of these, and keeps of it.
+    /// The number of allocations of this thread for `count` calls of `once`, and of those that stay.
     fn allocated(count: usize, mut once: impl FnMut()) -> (u64, i64) {
         let all = allocation_counter::measure(|| (0..count).for_each(|_| once()));
         (all.count_total, all.count_current)
@@ -602,7 +602,7 @@ mod tests {
                     }
                     let count = client.read(&mut replies).unwrap_or(0);
                     answered += replies[..count].iter().filter(|byte| **byte == b'\n').count();
-                    // Where its waker has put it meanwhile.
+                    // Its waker may have queued it meanwhile.
                     while bench.server.slots.take_ready().is_some() {}
                 }
             };

@@ -96,8 +96,8 @@ impl<S: Service> Session<S> {
 
     /// Sets the waker, when the session gets a slot.
     ///
-    /// Also limits the kernel's memory for replies: the option belongs to the socket, and a
-    /// successor that did not adopt the session may have changed it.
+    /// Also limits the kernel's memory for replies, because the limit is a property of the socket,
+    /// and a successor that did not adopt the session may have changed it.
     pub(super) fn attach(&mut self, waker: Waker) {
         // The kernel doubles the value. If this fails, a client that does not read can occupy
         // more kernel memory.

@@ -89,8 +89,8 @@ impl<S: Service> UnloggedTicks<S> {
 }
 
 impl Inherited {
-    /// Whether a line about them is written: more than `unlogged` ticks of this process followed it,
-    /// and only the last `unlogged` ones are not written.
+    /// Whether a line about them is written: it is if more than `unlogged` ticks of this process
+    /// followed it, because only the last `unlogged` ones are not written.
     fn is_named(&self, unlogged: u64) -> bool {
         self.named.is_some_and(|named| self.since.saturating_sub(named) > unlogged)
     }

@@ -13,7 +13,7 @@
 //! | `event` | [`Event`] and [`Effect`] |
 //! | `phases` | the phases as types, and the transitions that each allows |
 //! | `step` | [`Lifecycle`]: the phase and the effects that follow from each event |
-//! | [`takeover`] | with which state a new owner goes on |
+//! | [`takeover`] | with which state a new owner continues |
 //!
 //! # Ownership
 //!

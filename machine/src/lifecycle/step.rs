@@ -231,7 +231,7 @@ impl Draining<Freezing> {
         match event {
             Event::Local(Local::Frozen) => to(self.offer(), &[Offer]),
             Event::StopRequested => to(self.end(), &[Leave]),
-            // If the successor is gone by now, the offer of the state notices that.
+            // If the successor is gone by now, sending the offer fails.
             Event::Local(Local::StartedAlone | Local::StartedAsSuccessor | Local::RootSwitched)
             | Event::Lock(_)
             | Event::Predecessor(_)

@@ -97,7 +97,7 @@ const LISTENER: &str = " listener=";
 /// Precedes the name of the service.
 const SERVICE: &str = "service=";
 
-/// The room for names, with what precedes them, and the path in a request of the service, in bytes.
+/// The bytes for the names, their key and the path in a request of the service.
 const fn room<S: State>() -> usize {
     const ROOM: usize = MAX_COMMAND_LINE - "handoff 1".len() - LISTENER.len();
     ROOM.saturating_sub(ServiceField(S::NAME).length())

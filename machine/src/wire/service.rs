@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Service: whose state a line or a record contains.
+//! Service: the name of the service that a line or a record belongs to.
 //!
 //! The field `service=NAME` is left out for the name [`DEFAULT`], so that the counter writes the
 //! same bytes as release 0.1.0, which does not know the field.
@@ -10,7 +10,7 @@ use crate::bounds::MAX_SERVICE;
 use crate::state::State;
 use crate::wire::fields::Fields;
 
-/// The name that a missing field stands for.
+/// The service of lines and records without the field.
 pub const DEFAULT: &str = "early-service";
 
 /// The key of the field.
@@ -29,7 +29,7 @@ impl ServiceField<'_> {
         " =".len().saturating_add(KEY.len()).saturating_add(self.0.len())
     }
 
-    /// As `==`, which is not const.
+    /// The same as `==`, which is not const.
     const fn is_default(self) -> bool {
         let (mut name, mut default) = (self.0.as_bytes(), DEFAULT.as_bytes());
         while let ([first, others @ ..], [expected, rest @ ..]) = (name, default) {
@@ -58,14 +58,14 @@ pub struct OtherService {
 }
 
 impl OtherService {
-    /// `None` if a state of the service `theirs` is the expected one.
+    /// `None` if `theirs` is `expected`.
     #[must_use]
     pub fn find(theirs: &[u8], expected: &[u8]) -> Option<Self> {
         let names = Self { theirs: Name::cut(theirs), expected: Name::cut(expected) };
         (theirs != expected).then_some(names)
     }
 
-    /// `None` if the fields are of a state of the service `S`.
+    /// `None` if the fields are a state of the service `S`.
     pub(crate) fn find_in<S: State>(fields: Fields<'_>) -> Option<Self> {
         let theirs = fields.get(KEY).unwrap_or(DEFAULT.as_bytes());
         Self::find(theirs, S::NAME.as_bytes())

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Binding: puts a socket at a path, and removes the sockets of dead processes.
 //!
-//! Never removes a live socket, nor a file that is not a socket.
+//! Never removes a live socket or a file that is not a socket.
 
 use std::fmt;
 use std::fs;

@@ -2,7 +2,7 @@
 //! Guard: a lock that two processes of this program take before they bind or remove one socket.
 //!
 //! Without it, a process can remove a live socket as stale: one that another process bound after
-//! the check, or one between its bind(2) and listen(2) (of three processes started at once, two
+//! the check, or one that has not reached listen(2) (of three processes started at once, two
 //! survived in 4 of 150 trials).
 //!
 //! The lock is on a file that only this user can open, because other users could hold a lock on the

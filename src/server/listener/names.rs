@@ -3,7 +3,7 @@
 //!
 //! | name | what it is |
 //! | --- | --- |
-//! | `PATH` | where clients connect |
+//! | `PATH` | the socket to which clients connect |
 //! | `PATH.successor`, `PATH.successor1` … | a successor's socket, until it replaces `PATH` |
 //! | `PATH.passed` | the socket that systemd passed, while a fresh one is at `PATH` |
 //!
