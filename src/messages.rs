@@ -134,8 +134,8 @@ pub(crate) fn to_handoff<S: Service>() -> (Sender<ToHandoff<S>>, Receiver<ToHand
 /// The supervisor's mailbox, for the reports of the actors.
 ///
 /// Five reports of the handoff actor: at most two about the lock, one about the other process until
-/// an order follows, and a request just before and just after it. One of the ticker, which freezes
-/// once for each request. One of the signals, which report once.
+/// an order follows, and two requests, before and after that report. One of the ticker, which
+/// freezes once for each request. One of the signals, which report once.
 pub(crate) fn to_supervisor() -> (Sender<Event>, Receiver<Event>) {
     async_channel::bounded(7)
 }

@@ -268,6 +268,6 @@ impl<S: Service> Supervisor<S> {
 
 fn give_up_capabilities() {
     if let Err(error) = drop_capabilities() {
-        log::warn!("cannot give up capabilities: {error}");
+        log::warn!("cannot drop capabilities: {error}");
     }
 }

@@ -235,7 +235,7 @@ impl<S: Service> Ticker<S> {
     /// Replaces a state file that the predecessor also had open, after the predecessor has left.
     fn make_file_private(&mut self) {
         if let Some(Err(error)) = self.state_file.as_mut().map(StateFile::make_private) {
-            log::warn!("{error}: others may have it open until the next start");
+            log::warn!("{error}: other users may have it open until the next start");
         }
         // Another process that had it open may have written to it.
         self.store(0);

@@ -88,7 +88,7 @@ pub const fn check<S: State>() {
     );
     assert!(
         S::MAX_EXPECTED.saturating_add(S::HAND_OVER.len()) <= MAX_INVALID_REPLY - INVALID_OVERHEAD,
-        "what the state expects (MAX_EXPECTED, HAND_OVER) does not fit the reply to an invalid \
+        "the commands of the state (MAX_EXPECTED, HAND_OVER) do not fit the reply to an invalid \
              line"
     );
     assert!(

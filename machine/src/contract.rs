@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Contract: what a state promises about its fields and the compiler cannot check.
+//! Contract: promises of a state about its fields that the compiler cannot check.
 //!
-//! A debug build checks it at start-up and wherever it writes the fields. A release build relies on
+//! A debug build checks it at start-up and at each write of the fields. A release build relies on
 //! it: a state that breaks it may be lost with the process.
 
 use core::fmt::{self, Write as _};
@@ -45,13 +45,13 @@ pub const RESERVED: [&str; 26] = [
 pub enum Breach {
     /// It writes a key of [`RESERVED`].
     Reserved(&'static str),
-    /// It writes so many bytes, more than `MAX_FIELDS`.
+    /// It writes this many bytes, more than `MAX_FIELDS`.
     TooLong(usize, usize),
-    /// It writes something else than `key=value` pairs, separated by single spaces, in one line.
+    /// It writes other text than `key=value` pairs, separated by single spaces, in one line.
     Malformed,
-    /// It does not read what it writes.
+    /// It cannot read its own fields.
     Unread(MissingField),
-    /// It reads another state than the one that it wrote.
+    /// It reads another state than it wrote.
     Differs,
 }
 

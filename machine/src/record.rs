@@ -289,7 +289,7 @@ mod tests {
         };
         let unlogged = Unlogged { ticks: u64::MAX, unbroken: u64::MAX };
         let bytes = Record { sequence: u64::MAX, unlogged, snapshot }.encode(&boot('a'));
-        // The longest period has four digits less than the largest number.
+        // The longest period has four digits fewer than the largest number.
         let longest = RECORD_OVERHEAD + Counter::MAX_FIELDS - 4;
         assert_eq!(bytes.trim_ascii_end().len() + 1, longest);
     }

@@ -272,13 +272,12 @@ mod tests {
         let mut corrected = resuming(3_600_000, 3_600_000, 500, 100);
         assert_eq!(corrected.period(), period(100));
         assert_eq!(take_all(&mut corrected, at(850)), [600, 700, 800]);
-        // The same with one tick due: it comes once, and the time since then adds no others.
+        // The same with one tick due: it is taken once, and the time since then adds no others.
         let mut missed = resuming(3_600_000, 3_600_000, 5_000_000, 100);
         assert_eq!(missed.count_due(at(5_000_000)), 1);
         assert_eq!(missed.count_due(at(5_000_250)), 3);
         assert_eq!(take_all(&mut missed, at(5_000_250)), [3_600_000, 5_000_100, 5_000_200]);
-        // A longer period: the next tick keeps its deadline, the one after it is a new period
-        // later.
+        // A longer period: the next tick keeps its deadline, the second one uses the new period.
         let mut longer = resuming(200, 100, 150, 3_600_000);
         assert_eq!(take_all(&mut longer, at(4_000_000)), [200, 3_600_200]);
         // Ticks that become due while missed ones are taken have the new period.

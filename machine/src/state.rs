@@ -101,8 +101,8 @@ pub trait State: Copy + Debug + Default + Display + Eq + Hash + Send + 'static {
     /// letter.
     ///
     /// All names that a user sees derive from it: the identifier in the journal, the default
-    /// socket, the usage line. Two services with different names do not meet, and neither adopts the
-    /// state of the other.
+    /// socket, the usage line. Services with different names share none, and
+    /// neither adopts the state of the other.
     const NAME: &'static str = crate::wire::service::DEFAULT;
 
     /// The line with which a legacy successor requests the state.

@@ -31,7 +31,7 @@ pub(crate) fn check(
     owner: Option<u32>,
 ) -> Result<UCred, String> {
     let peer = socket_peercred(stream);
-    let peer = peer.map_err(|_| "the kernel does not say who asks".to_owned())?;
+    let peer = peer.map_err(|_| "the kernel does not report its user".to_owned())?;
     let named = successor.and_then(User::number).map(|user| user.as_raw());
     let (pid, uid) = (peer.pid.as_raw_nonzero(), peer.uid.as_raw());
     if trust().may_receive(uid, named, owner) {

@@ -281,7 +281,7 @@ impl<S: Service> Exchange<S> {
             }
         }
         if self.peer.has_lost_descriptors() {
-            return Outcome::violation("descriptors got lost on the way".to_owned());
+            return Outcome::violation("the kernel dropped descriptors".to_owned());
         }
         if self.peer.descriptor().is_some() {
             return Outcome::violation("more descriptors came than were announced".to_owned());

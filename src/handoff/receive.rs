@@ -376,7 +376,7 @@ impl<S: Service> Adoption<S> {
             }
             None => {
                 self.report.absent_as_replied(
-                    &"it knows no way to hand over",
+                    &"it supports no way to hand over",
                     has_lock,
                     &S::default(),
                 );

@@ -247,8 +247,7 @@ impl StateFile {
     /// If it is not `ours`, not a state file, or not locked by this descriptor.
     pub(crate) fn handed_over(ours: Option<&Self>, locked: OwnedFd) -> Result<Self, String> {
         let look = |file: &OwnedFd| {
-            retry_on_intr(|| fstat(file))
-                .map_err(|error| format!("cannot look at its lock: {error}"))
+            retry_on_intr(|| fstat(file)).map_err(|error| format!("cannot check its lock: {error}"))
         };
         let status = look(&locked)?;
         if FileType::from_raw_mode(status.st_mode) != FileType::RegularFile {
@@ -260,7 +259,7 @@ impl StateFile {
             }
         }
         let flags =
-            fcntl_getfl(&locked).map_err(|error| format!("cannot look at its lock: {error}"))?;
+            fcntl_getfl(&locked).map_err(|error| format!("cannot check its lock: {error}"))?;
         if !flags.contains(OFlags::RDWR) {
             return Err("its lock is on a file that is not open for reading and writing".to_owned());
         }
@@ -268,7 +267,7 @@ impl StateFile {
         match try_flock(&locked) {
             Ok(true) => {}
             Ok(false) => return Err("its descriptor does not hold the lock".to_owned()),
-            Err(error) => return Err(format!("cannot look at its lock: {error}")),
+            Err(error) => return Err(format!("cannot check its lock: {error}")),
         }
         let (path, boot) = match ours {
             Some(ours) => (ours.path.clone(), ours.boot),

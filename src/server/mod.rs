@@ -566,7 +566,7 @@ mod tests {
         assert!(line.ends_with(' ') && batch.status, "{line}");
     }
 
-    /// The number of allocations of this thread for `count` calls of `once`, and of those that stay.
+    /// The allocations of this thread for `count` calls of `once`, and those of them that stay.
     fn allocated(count: usize, mut once: impl FnMut()) -> (u64, i64) {
         let all = allocation_counter::measure(|| (0..count).for_each(|_| once()));
         (all.count_total, all.count_current)
