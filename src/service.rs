@@ -160,7 +160,7 @@ pub trait Service: State {
 
 /// The function `main` of a program with one service.
 ///
-/// `cargo check` reports a service that does not keep to its bounds, at the line of this macro. With
+/// `cargo check` reports a service that does not keep to its bounds at the line of this macro. With
 /// the function [`main`](fn@crate::main) alone, only `cargo build` does.
 ///
 /// ```ignore

@@ -101,8 +101,8 @@ pub trait State: Copy + Debug + Default + Display + Eq + Hash + Send + 'static {
     /// letter.
     ///
     /// All names that a user sees derive from it: the identifier in the journal, the default
-    /// socket, the usage line. Services with different names share none, and
-    /// neither adopts the state of the other.
+    /// socket, the usage line. Services with different names share none of them, and neither adopts
+    /// the state of the other.
     const NAME: &'static str = crate::wire::service::DEFAULT;
 
     /// The line with which a legacy successor requests the state.
@@ -126,8 +126,8 @@ pub trait State: Copy + Debug + Default + Display + Eq + Hash + Send + 'static {
     /// Reads the state from its fields. The line contains other fields as well.
     ///
     /// The release on the other side can be older or newer. A field that this release no longer has
-    /// is ignored. A field that is new in this release must have a default, or this release could
-    /// not adopt the state of an older one:
+    /// is ignored. A field that is new in this release must have a default, so that this release
+    /// can adopt the state of an older one:
     ///
     /// ```
     /// use early_service_machine::wire::fields::{Fields, MissingField};
@@ -139,12 +139,9 @@ pub trait State: Copy + Debug + Default + Display + Eq + Hash + Send + 'static {
     ///
     /// assert_eq!(read(Fields::new(b"doors=5")), Ok((5, true)));
     /// assert_eq!(read(Fields::new(b"doors=5 is_locked=0")), Ok((5, false)));
-    /// // A value that is there must be valid.
+    /// // A value that is present must be valid.
     /// assert_eq!(read(Fields::new(b"doors=5 is_locked=2")), Err(MissingField("is_locked")));
     /// ```
-    ///
-    /// A field that is new in a release needs a default (`fields.number("new").unwrap_or(0)`): what
-    /// an older release sends or stores has no such field.
     ///
     /// # Errors
     ///
@@ -153,9 +150,9 @@ pub trait State: Copy + Debug + Default + Display + Eq + Hash + Send + 'static {
 
     /// Writes the state as fields, separated by single spaces: `counter=137`.
     ///
-    /// The keys must not be [`RESERVED`](crate::contract::RESERVED), the text must not be longer than
-    /// [`MAX_FIELDS`](Self::MAX_FIELDS), and [`read`](Self::read) must return the same state. A debug
-    /// build stops with a message if that is not so, at its start or when it writes the fields.
+    /// The keys must not be [`RESERVED`](crate::contract::RESERVED), the text must not be longer
+    /// than [`MAX_FIELDS`](Self::MAX_FIELDS), and [`read`](Self::read) must return the same state.
+    /// Otherwise a debug build stops with a message, at its start or when it writes the fields.
     ///
     /// # Errors
     ///
