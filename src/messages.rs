@@ -153,8 +153,8 @@ pub(crate) fn done() -> (Sender<()>, Receiver<()>) {
     async_channel::bounded(1)
 }
 
-/// From the handoff actor to the end of [`startup`](crate::startup): the successor to notify when
-/// the log is written. There is only one successor.
+/// From the handoff actor to the end of [`startup`](crate::startup): the connection to the successor
+/// that waits for the end of the log. There is only one successor.
 pub(crate) fn log_flushed() -> (Sender<Peer>, Receiver<Peer>) {
     async_channel::bounded(1)
 }

@@ -496,7 +496,7 @@ mod tests {
     fn a_tick_allocates_only_for_its_timer_and_mailbox() {
         // The reactor's table of timers grows at its own times.
         const GROWTH: u64 = 2;
-        // The same waits without a ticker.
+        // Waits in the same way without a ticker.
         let (_sender, mailbox) = async_channel::bounded::<ToTicker<Counter>>(1);
         let mut timer = Timer::never();
         let mut deadline = clock::now().as_nanos();
@@ -518,7 +518,7 @@ mod tests {
             let waits = future::poll_once(bench.ticker.next_event());
             assert!(future::block_on(waits).is_none());
         };
-        // The first calls set up what stays.
+        // The first calls allocate memory that is kept.
         allocated(10, &mut bare);
         allocated(10, &mut tick);
         for count in [1, 100, 1000] {

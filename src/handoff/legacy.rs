@@ -41,8 +41,7 @@ impl Protocol {
         }
     }
 
-    /// The protocol to try next. The line that also requests the listener is first if its path is
-    /// ours.
+    /// The protocol to try next; `in_place` puts the line that also requests the listener first.
     pub(crate) const fn next(self, in_place: bool) -> Option<Self> {
         match (self, in_place) {
             (Self::Handoff, true) => Some(Self::Legacy(Legacy::ListenerAndValue)),

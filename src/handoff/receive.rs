@@ -4,7 +4,7 @@
 //! Connects to the predecessor, requests the state and collects the bundle that arrives. Falls back
 //! to the lines of the C programs if the predecessor does not know the handoff.
 //!
-//! Responsible for when the predecessor is asked again, and how long it may be silent.
+//! Responsible for the pauses between requests, and for the limits of silence.
 //!
 //! Owns the connection and everything received until `finish` hands it to the handoff actor.
 //! Reports events and executes orders; after reporting an event it is idle until the next order.

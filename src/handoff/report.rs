@@ -115,7 +115,7 @@ impl Report {
         self.log_once(Id::PredecessorRefuses, line);
     }
 
-    /// A legacy program answers, which cannot be the owner.
+    /// A legacy program, which cannot be the owner, answers.
     pub(crate) fn unknown_while_locked(&mut self) {
         let line = format!(
             "{} does not know the handoff, and another process holds the lock: waiting",

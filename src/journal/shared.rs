@@ -79,7 +79,7 @@ impl Log {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// The number of last ticks that are not known to be written: queued or dropped since.
+    /// How many of the last ticks are not known to be written: they are queued or were dropped.
     pub(crate) fn unlogged(&self) -> u64 {
         let written = self.ticks_written.load(Ordering::Relaxed);
         self.ticks_logged.load(Ordering::Relaxed).saturating_sub(written)

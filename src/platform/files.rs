@@ -31,7 +31,7 @@ pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// The absolute path without symbolic links of the file at `path`, which need not exist.
+/// The absolute form of `path`, with symbolic links resolved; the file need not exist.
 ///
 /// Returns a path that cannot be resolved unchanged: the call that uses it reports the reason.
 pub(crate) fn resolve(path: &Path) -> PathBuf {

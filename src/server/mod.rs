@@ -632,7 +632,7 @@ mod tests {
 
     #[test]
     fn a_closed_client_leaves_nothing_allocated() {
-        // The reactor's table of sockets, which other tests fill too, doubles now and then.
+        // The reactor's table of sockets may double, because other tests fill it too.
         const GROWTH: u64 = 8;
         let mut bench = Bench::new("gone");
         let mut visit = || {

@@ -429,7 +429,7 @@ mod tests {
         client.set_nonblocking(true).expect("a socket can be nonblocking");
         let garbage = b"nonsense\n".repeat(100);
         let mut taken = 0;
-        // Bounded by what the two socket buffers hold, which is far less.
+        // The two socket buffers hold far less.
         for _ in 0..100_000 {
             taken += client.write(&garbage).unwrap_or(0);
             assert!(matches!(session.advance(), Next::Wait));
