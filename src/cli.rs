@@ -14,7 +14,6 @@ use lexopt::{Arg, Parser, ValueExt};
 use crate::platform::files::are_same_path;
 use crate::service::Service;
 
-/// The text of `--help`.
 pub(crate) fn help<S: Service>() -> String {
     let (about, name) = (S::ABOUT, S::NAME);
     format!(
@@ -72,7 +71,6 @@ pub(crate) enum Command {
     Version,
 }
 
-/// The settings of the process.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Options {
     pub(crate) stage: Stage,

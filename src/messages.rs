@@ -42,10 +42,8 @@ use crate::server::listener::Listener;
 use crate::server::session::Session;
 use crate::service::Service;
 
-/// The maximum number of batches that are with the ticker at once.
-///
-/// More: memory without a benefit, because the ticker answers within microseconds. Fewer: the
-/// server waits for the ticker.
+/// The maximum number of batches that are with the ticker at once. More: memory without a benefit,
+/// because the ticker answers within microseconds. Fewer: the server waits for the ticker.
 pub(crate) const IN_FLIGHT: usize = 16;
 
 /// The maximum number of clients accepted in one turn of the server.
@@ -54,7 +52,6 @@ pub(crate) const IN_FLIGHT: usize = 16;
 pub(crate) const ACCEPTS: usize = 16;
 
 /// The maximum number of requests that wait for the handoff actor: those of one turn of the server.
-///
 /// Fewer: unauthorized requests could displace that of the successor.
 pub(crate) const HANDOFF_REQUESTS: usize = ACCEPTS;
 
@@ -153,8 +150,8 @@ pub(crate) fn done() -> (Sender<()>, Receiver<()>) {
     async_channel::bounded(1)
 }
 
-/// From the handoff actor to the end of [`startup`](crate::startup): the connection to the successor
-/// that waits for the end of the log. There is only one successor.
+/// From the handoff actor to the end of [`startup`](crate::startup): the only successor, which waits
+/// until the log is written.
 pub(crate) fn log_flushed() -> (Sender<Peer>, Receiver<Peer>) {
     async_channel::bounded(1)
 }

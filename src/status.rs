@@ -34,7 +34,6 @@ pub(crate) struct Provenance {
     pub(crate) origin: Origin,
     /// The process that owned the state before, if the kernel has confirmed its process id.
     pub(crate) predecessor: Option<i32>,
-    /// When this process became the owner.
     pub(crate) since: Monotonic,
     /// Whether a state file keeps the state when the process ends.
     pub(crate) is_kept: bool,
@@ -95,7 +94,6 @@ pub(crate) const MAX_HEADER: usize = 256;
 pub(crate) struct StatusHeader {
     pub(crate) stage: Stage,
     pub(crate) phase: Phase,
-    /// The version of the service.
     pub(crate) version: &'static str,
     pub(crate) pid: u32,
     pub(crate) provenance: Option<Provenance>,

@@ -31,12 +31,10 @@ use crate::status::Status;
 /// one tick, so that at most one tick's log line waits for the new root.
 const ANNOUNCED_ROOT: Duration = Duration::from_millis(100);
 
-/// The interval before that, for a switch of root that is not announced.
-///
-/// Shorter: more looks, each with two wake-ups and four system calls, while the boot is busiest.
+/// The interval before that, for a switch of root that is not announced. Shorter: more looks, each
+/// with two wake-ups and four system calls, while the boot is busiest.
 const WATCH_ROOT: Duration = Duration::from_secs(1);
 
-/// The actor.
 pub(crate) struct Supervisor<S: Service> {
     mailbox: Receiver<lifecycle::Event>,
     /// PID 1 has continued this process (SIGCONT), as it does around the switch of root.
@@ -183,7 +181,6 @@ impl<S: Service> Supervisor<S> {
         self.reported = None;
     }
 
-    /// Repeats the notifications that PID 1 did not receive.
     fn repeat_pending(&mut self, phase: Phase) {
         if self.pending_notify.phase {
             self.report_phase(phase);

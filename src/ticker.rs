@@ -52,15 +52,12 @@ use crate::ticker::lines::{log_change, log_range, log_tick};
 use crate::ticker::unlogged::UnloggedTicks;
 
 /// How long the end of the process waits until the last ticks are logged, so that the next owner
-/// need not name them as missing.
-///
-/// Longer: a journal that blocks delays the power-off.
+/// need not name them as missing. Longer: a journal that blocks delays the power-off.
 pub(crate) const LAST_LINES: Duration = Duration::from_millis(250);
 
 /// The interval at which that wait checks the log.
 const CHECK_LINES: Duration = Duration::from_millis(1);
 
-/// The actor.
 pub(crate) struct Ticker<S: Service> {
     mailbox: Receiver<ToTicker<S>>,
     server: Sender<ToServer<S>>,
@@ -318,7 +315,6 @@ impl<S: Service> Ticker<S> {
         }
     }
 
-    /// The number of ticks that are due.
     fn due(&self, now: Monotonic) -> u64 {
         match &self.ticking {
             Some(ticking) if ticking.deadline() <= now => ticking.due(now),

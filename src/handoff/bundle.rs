@@ -160,7 +160,6 @@ impl<S: Service> Bundle<S> {
         Ok(())
     }
 
-    /// Whether all clients that the manifest announces have arrived.
     pub(crate) fn has_clients(&self, manifest: &Manifest<S>) -> bool {
         number(self.sessions.len()) == manifest.clients
     }
@@ -222,7 +221,6 @@ impl Part {
         }
     }
 
-    /// Writes the message.
     pub(crate) fn write<S: Service>(
         self,
         bundle: &Bundle<S>,
@@ -254,7 +252,6 @@ impl Part {
         }
     }
 
-    /// The part after this one.
     pub(crate) fn next<S: Service>(self, bundle: &Bundle<S>, accepts: Accepts<'_>) -> Option<Self> {
         let named_from = match self {
             Self::Manifest => {

@@ -40,14 +40,12 @@ const SCM_MAX_FD: usize = 253;
 pub(crate) const INPUT: usize = 16 * 1024;
 
 /// The send buffer of the connection that carries the state, in bytes: the kernel's default
-/// (`net.core.wmem_default`). The connection of a client has less.
-///
-/// Too small: messages do not fit before the other side reads (see [`Peer::send`]).
+/// (`net.core.wmem_default`). The connection of a client has less. Too small: messages do not fit
+/// before the other side reads (see [`Peer::send`]).
 pub(crate) const BUFFER: usize = 208 * 1024;
 
-/// The pause after an error that may be temporary.
-///
-/// Longer: the handoff takes longer. Shorter: a shortage keeps the processor busy.
+/// The pause after an error that may be temporary. Longer: the handoff takes longer. Shorter: a
+/// shortage keeps the processor busy.
 const TRY_AGAIN: Duration = Duration::from_millis(10);
 
 /// How often the last line is tried. There is no later read that could send it.
@@ -112,7 +110,6 @@ impl Peer {
         socket_peercred(&self.stream).ok().map(|peer| peer.pid.as_raw_nonzero().get())
     }
 
-    /// Waits for the next line.
     pub(crate) async fn line(&mut self) -> Line<'_> {
         let (from, to) = loop {
             match split_line(self.unread()) {
@@ -167,7 +164,6 @@ impl Peer {
         self.descriptors.pop_front()
     }
 
-    /// Whether the kernel dropped descriptors that were sent.
     pub(crate) fn has_lost_descriptors(&self) -> bool {
         self.has_lost_descriptors
     }

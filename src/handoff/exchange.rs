@@ -39,7 +39,6 @@ impl<S: Service> Default for Incoming<S> {
     }
 }
 
-/// A conversation in progress.
 pub(crate) struct Exchange<S> {
     pub(crate) peer: Peer,
     pub(crate) protocol: Protocol,

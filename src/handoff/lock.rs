@@ -20,10 +20,8 @@ use crate::journal::message_id::Id;
 use crate::platform::notify;
 use crate::service::Service;
 
-/// The pause between two attempts.
-///
-/// Longer: after the death of an owner, the next one serves later. Shorter: the processor is busy
-/// while other services start.
+/// The pause between two attempts. Longer: after the death of an owner, the next one serves later.
+/// Shorter: the processor is busy while other services start.
 pub(crate) const RETRY: Duration = Duration::from_millis(50);
 
 /// The file, and the state of its lock.
@@ -35,7 +33,6 @@ pub(crate) struct Locking {
     pub(crate) file: Option<StateFile>,
     progress: Progress,
     retry: Timer,
-    /// The last error that was logged.
     logged: Option<String>,
 }
 
@@ -80,7 +77,6 @@ impl Locking {
         self.progress == Progress::Ours
     }
 
-    /// Logs that this process waits for another one.
     pub(crate) fn say_held(&self) {
         if let Some(file) = &self.file {
             let path = file.path().display();

@@ -67,7 +67,6 @@ use crate::server::listener::bind::remove_if_dead;
 use crate::service::Service;
 use crate::status::Status;
 
-/// The actor.
 pub(crate) struct Handoff<S: Service> {
     mailbox: Receiver<ToHandoff<S>>,
     supervisor: Sender<lifecycle::Event>,
@@ -104,7 +103,6 @@ enum Event<S: Service> {
     Offering(Successor),
     /// The predecessor has left; contains whether its log is written.
     Left(bool),
-    /// Time to try the deferred orders again.
     Retry,
 }
 

@@ -44,11 +44,9 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 const SILENCE_LOGGED: Duration = Duration::from_secs(1);
 
 /// How long a predecessor that does not hold the lock may be silent before it is given up. It is a
-/// legacy program, and no event reports its death.
-///
-/// Longer than its unit's watchdog (3 s) needs to end a process that hangs. Too short: a
-/// predecessor that was stopped for a moment is taken for dead. Too long: no process serves
-/// meanwhile.
+/// legacy program, and no event reports its death. Longer than its unit's watchdog (3 s) needs to
+/// end a process that hangs. Too short: a predecessor that was stopped for a moment is taken for
+/// dead. Too long: no process serves meanwhile.
 const GIVE_UP: Duration = Duration::from_secs(5);
 
 /// A handoff in progress, on the successor's side.
@@ -162,12 +160,10 @@ impl<S: Service> Adoption<S> {
         self.say_last(why);
     }
 
-    /// Whether the predecessor has given up ownership.
     pub(crate) fn is_committed(&self) -> bool {
         self.is_committed
     }
 
-    /// Takes out the bundle and the connection.
     pub(crate) fn finish(self) -> (Bundle<S>, Option<Peer>) {
         let bundle = self.incoming.bundle;
         if let Some(state) = &bundle.state {

@@ -138,7 +138,6 @@ impl Report {
         self.last_logged = Some(GONE.to_owned());
     }
 
-    /// The reactor cannot poll the connection.
     pub(crate) fn failed(&mut self, why: &dyn fmt::Display) {
         let line = format!("{}: {why}", self.path.display());
         self.log_once(Id::PredecessorRefuses, line);

@@ -13,7 +13,6 @@ use early_service_machine::wire::service::OtherService;
 pub(crate) enum HandoffRequest {
     /// By the messages of a handoff.
     Handoff {
-        /// The version that the successor speaks.
         version: u64,
         /// The name of the successor's service.
         service: String,

@@ -29,10 +29,8 @@ use crate::platform::notify;
 use crate::server::listener::Listener;
 use crate::service::Service;
 
-/// How long the successor may take to prepare.
-///
-/// Too long: clients wait longer if the successor hangs. Too short: a successor on a busy machine
-/// has to ask again.
+/// How long the successor may take to prepare. Too long: clients wait longer if the successor
+/// hangs. Too short: a successor on a busy machine has to ask again.
 const OFFER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long the successor may take to serve before that is logged. The wait continues, because the
@@ -44,10 +42,8 @@ const SILENCE_LOGGED: Duration = Duration::from_secs(1);
 const IN_FLIGHT_PAUSE: Duration = Duration::from_millis(1);
 
 /// How long to wait for the successor to receive them. If too many are in flight even then, other
-/// processes hold them.
-///
-/// Too long: each request of a successor delays ticks and replies. Too short: a successor on a busy
-/// machine cannot receive its descriptors in time.
+/// processes hold them. Too long: each request of a successor delays ticks and replies. Too short:
+/// a successor on a busy machine cannot receive its descriptors in time.
 const IN_FLIGHT_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// An offer to one successor.
@@ -103,17 +99,14 @@ impl Offering {
         }
     }
 
-    /// The successor's process id.
     pub(crate) fn pid(&self) -> i32 {
         self.successor.pid.as_raw_nonzero().get()
     }
 
-    /// Whether the successor is a legacy program.
     pub(crate) fn is_legacy(&self) -> bool {
         matches!(self.request, HandoffRequest::Legacy(_))
     }
 
-    /// Whether the successor has reported that it serves.
     pub(crate) fn is_done(&self) -> bool {
         self.is_done
     }
@@ -123,7 +116,6 @@ impl Offering {
         self.cause = Some(format!("cannot answer it: {error}"));
     }
 
-    /// Why it did not adopt the state.
     pub(crate) fn cause(&self) -> &str {
         self.cause.as_deref().unwrap_or("its connection ended")
     }
@@ -145,7 +137,6 @@ impl Offering {
         }
     }
 
-    /// Begins to send.
     pub(crate) fn offer<S: Service>(&mut self, bundle: &Bundle<S>) {
         self.since = Instant::now();
         self.compose(Part::Manifest, bundle);

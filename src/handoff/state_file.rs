@@ -108,7 +108,6 @@ const MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 /// The suffix of a new file, before it replaces the state file.
 const FRESH: &str = ".new";
 
-/// The open file.
 pub(crate) struct StateFile {
     file: OwnedFd,
     path: PathBuf,
@@ -117,7 +116,6 @@ pub(crate) struct StateFile {
     sequence: u64,
     /// Whether the last write failed; only the first failure is logged.
     failing: bool,
-    /// Whether this process created the file.
     is_new: bool,
     /// Whether other users could open it before, and may still have it open.
     was_shared: bool,
@@ -336,7 +334,6 @@ impl StateFile {
         }))
     }
 
-    /// Whether the last change could not be written.
     pub(crate) fn is_failing(&self) -> bool {
         self.failing
     }

@@ -44,9 +44,8 @@ use crate::platform::switch_root::drop_capabilities;
 /// The stack of the writer thread, in bytes: enough for formatting and one system call.
 const STACK: usize = 64 * 1024;
 
-/// How long the end of the process waits until the queue is written out.
-///
-/// Too long: a journal that blocks delays the power-off. Too short: a busy machine loses lines.
+/// How long the end of the process waits until the queue is written out. Too long: a journal that
+/// blocks delays the power-off. Too short: a busy machine loses lines.
 const FLUSH_LIMIT: Duration = Duration::from_millis(500);
 
 /// The number of steps of that wait.
@@ -78,7 +77,6 @@ impl Journal {
         Self { stage, service, done: None }
     }
 
-    /// Starts the writer thread.
     pub(crate) fn start(&mut self) -> io::Result<()> {
         let (stage, service, flushing) = (self.stage, self.service, thread::current());
         let done = Arc::new(AtomicBool::new(false));

@@ -57,7 +57,6 @@ impl<const SLOTS: usize> Queue<SLOTS> {
         }
     }
 
-    /// The number of slots in use.
     pub(crate) fn len(&self) -> usize {
         let reserved = self.reserved.load(Ordering::Relaxed) / 2;
         // The two are not read in one step, so `taken` may be larger.

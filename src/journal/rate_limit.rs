@@ -16,7 +16,6 @@ use crate::platform::clock;
 /// One kind of line.
 #[derive(Default)]
 pub(crate) struct RateLimit {
-    /// When a line was last logged.
     last_logged: Option<Monotonic>,
     /// The number of lines left out since then.
     suppressed: u64,

@@ -77,7 +77,6 @@ impl Entry {
         let mut text = Text::new();
         // Cannot fail, because a text that is too long is cut.
         let _ = write!(text, "{}", record.args());
-        // At most `MAX_TEXT`.
         let message = u16::try_from(text.length).unwrap_or(u16::MAX);
         let mut fields = Fields { text: &mut text, id: None };
         let _ = record.key_values().visit(&mut fields);

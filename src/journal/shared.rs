@@ -17,9 +17,8 @@ use smol::Timer;
 use crate::journal::queue::Queue;
 use crate::journal::record::Entry;
 
-/// The slots of the queue: 25 s of ticks at 100 ms, in 32 kB.
-///
-/// Too many: memory that is hardly ever used. Too few: lines are dropped while journald is away.
+/// The slots of the queue: 25 s of ticks at 100 ms, in 32 kB. Too many: memory that is hardly ever
+/// used. Too few: lines are dropped while journald is away.
 const QUEUE: usize = 256;
 
 /// The slots for records that clients cause; the others are kept for ticks.
@@ -43,7 +42,6 @@ pub(crate) struct Log {
     /// The number of records that were not written, because the queue was full or the journal
     /// refused them.
     dropped: AtomicU64,
-    /// The number of ticks that were logged.
     ticks_logged: AtomicU64,
     /// The value of `ticks_logged` for the last tick that was written.
     ticks_written: AtomicU64,
@@ -74,7 +72,6 @@ impl Log {
         Phase::ALL.get(phase).copied().unwrap_or(Phase::Booting)
     }
 
-    /// The number of records that were not written since the start.
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }

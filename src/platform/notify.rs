@@ -36,18 +36,16 @@ use crate::platform::socket;
 const SURVIVOR_WATCHDOG: Duration = Duration::from_secs(3);
 
 /// How long PID 1 waits for the next sign of life of a process that is starting and has used up the
-/// `TimeoutStartSec=` of its unit.
-///
-/// Too long: a successor that hangs as the owner without a watchdog stops the service for longer.
-/// Too short: on a busy machine, PID 1 kills a healthy process that waits for its predecessor.
+/// `TimeoutStartSec=` of its unit. Too long: a successor that hangs as the owner without a watchdog
+/// stops the service for longer. Too short: on a busy machine, PID 1 kills a healthy process that
+/// waits for its predecessor.
 const START: Duration = Duration::from_secs(5);
 
 /// The number of signs of life within the limit of a watchdog; sd_watchdog_enabled(3) advises two.
 const SIGNS_OF_LIFE: u32 = 3;
 
-/// The shortest limit of a watchdog that is met.
-///
-/// Shorter: the process only sends signs of life. Longer: fewer units can use a watchdog.
+/// The shortest limit of a watchdog that is met. Shorter: the process only sends signs of life.
+/// Longer: fewer units can use a watchdog.
 const SHORTEST_WATCHDOG: Duration = Duration::from_millis(30);
 
 /// The descriptors that systemd passes in `$LISTEN_FDS`.

@@ -66,7 +66,6 @@ pub(crate) fn block() -> io::Result<()> {
     Ok(blocked.thread_set_mask()?)
 }
 
-/// The actor.
 pub(crate) struct Signals {
     delivery: SignalDelivery<Arc<UnixStream>, SignalOnly>,
     stage: Stage,

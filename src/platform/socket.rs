@@ -27,9 +27,8 @@ pub(crate) const MAX_PATH: usize = 107;
 /// The directory in which each descriptor of this process is a path.
 pub(crate) const DESCRIPTORS: &str = "/proc/self/fd";
 
-/// How long accept(2) may block: the resolution of the kernel's timer.
-///
-/// Longer: a tick is late. Shorter: the kernel rounds the time up.
+/// How long accept(2) may block: the resolution of the kernel's timer. Longer: a tick is late.
+/// Shorter: the kernel rounds the time up.
 const MAX_ACCEPT: Duration = Duration::from_millis(1);
 
 /// The state of a listening socket's queue.

@@ -79,7 +79,6 @@ impl OldRoot {
         self.init.is_some()
     }
 
-    /// Stops looking at PID 1's root directory.
     pub(crate) fn stop_looking(&mut self) {
         self.init = None;
     }

@@ -14,9 +14,8 @@ use crate::server::session::Session;
 use crate::server::{SWEEP, Server};
 use crate::service::Service;
 
-/// How long accepting pauses if no slot, descriptor or memory is left for another client.
-///
-/// Shorter: a shortage takes more of the processor. Longer: clients wait longer after it.
+/// How long accepting pauses if no slot, descriptor or memory is left for another client. Shorter:
+/// a shortage takes more of the processor. Longer: clients wait longer after it.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 impl<S: Service> Server<S> {

@@ -11,10 +11,8 @@ use crate::fixed_buf::FixedBuf;
 use crate::service::Service;
 use crate::status;
 
-/// The most commands in one batch.
-///
-/// Fewer: a client that pipelines costs more messages. More: each session takes more memory, and
-/// one client's turn takes longer.
+/// The most commands in one batch. Fewer: a client that pipelines costs more messages. More: each
+/// session takes more memory, and one client's turn takes longer.
 pub(crate) const BATCH: usize = 64;
 
 /// The buffer for replies that wait to be sent, in bytes: a full batch of the counter's.
@@ -52,7 +50,6 @@ impl<S: Service> Batch<S> {
         self.count == 0
     }
 
-    /// How many commands it has.
     pub(super) fn len(&self) -> usize {
         self.count
     }

@@ -121,7 +121,6 @@ impl<S: Service> Server<S> {
         }
     }
 
-    /// Removes a session from its slot.
     pub(super) fn remove(&mut self, slot: usize) -> Option<Box<Session<S>>> {
         let session = self.slots.remove(slot)?;
         self.status.clients.set(self.slots.len());

@@ -15,14 +15,12 @@ use early_service_machine::schedule::Monotonic;
 
 use crate::platform::clock;
 
-/// How long a user counts as flooding after its last silent client was closed.
-///
-/// Shorter: after a pause, a flood takes all slots again. Longer: a user whose clients are silent
-/// by mistake has fewer slots for longer.
+/// How long a user counts as flooding after its last silent client was closed. Shorter: after a
+/// pause, a flood takes all slots again. Longer: a user whose clients are silent by mistake has
+/// fewer slots for longer.
 const FLOOD: Duration = Duration::from_secs(10);
 
 /// How many users are tracked. A further user replaces the one whose last closed client is oldest.
-///
 /// Fewer: users that flood in turn are forgotten. More: takes more memory.
 const MAX_USERS: usize = 8;
 
@@ -62,7 +60,6 @@ impl Floods {
         }
     }
 
-    /// The users that flood now.
     pub(super) fn users(&self, share: usize, now: Monotonic) -> impl Iterator<Item = u32> + use<> {
         let floods = |flood: &Flood| flood.gone > share && !flood.is_over(now);
         let users = self.users.map(|flood| flood.filter(floods).map(|flood| flood.user));

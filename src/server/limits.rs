@@ -27,19 +27,15 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::journal::rate_limit::RateLimit;
 
-/// Clients at once, 4.5 kB each.
-///
-/// Fewer: idle clients are closed earlier. More: takes more memory.
+/// Clients at once, 4.5 kB each. Fewer: idle clients are closed earlier. More: takes more memory.
 pub(crate) const CLIENTS: usize = 1000;
 
 /// Slots beyond those, for clients that have not sent a line, so that a successor can ask for the
-/// state although all other slots are in use.
-///
-/// Fewer: a few silent clients keep a successor waiting. More: takes more descriptors.
+/// state although all other slots are in use. Fewer: a few silent clients keep a successor waiting.
+/// More: takes more descriptors.
 pub(crate) const RESERVE: usize = 4;
 
 /// Descriptors besides those of clients: 17 in the initrd stage, and those open for a moment.
-///
 /// Fewer: accepting fails and pauses if `RLIMIT_NOFILE` is low. More: that allows fewer clients.
 const INTERNAL_FDS: usize = 20;
 
@@ -53,38 +49,28 @@ pub(crate) fn clients() -> usize {
     limit.saturating_sub(RESERVE + INTERNAL_FDS).clamp(1, CLIENTS)
 }
 
-/// Grace period before a client that has sent nothing may be evicted.
-///
-/// Shorter: a burst of clients evicts those that had no time to send. Longer: silent clients keep
-/// others waiting for longer.
+/// Grace period before a client that has sent nothing may be evicted. Shorter: a burst of clients
+/// evicts those that had no time to send. Longer: silent clients keep others waiting for longer.
 pub(super) const FIRST_LINE: Duration = Duration::from_secs(1);
 
-/// The share of a user that floods: its silent clients may occupy one slot in this many.
-///
-/// More: a client of that user has less time for its first line. Fewer: other users have fewer
-/// slots.
+/// The share of a user that floods: its silent clients may occupy one slot in this many. More: a
+/// client of that user has less time for its first line. Fewer: other users have fewer slots.
 pub(super) const SHARE: usize = 4;
 
-/// How long a client may take from one complete line to the next.
-///
-/// Shorter: a person at `nc` is disconnected during lunch. Longer: clients whose machine hangs
-/// occupy their slots for longer.
+/// How long a client may take from one complete line to the next. Shorter: a person at `nc` is
+/// disconnected during lunch. Longer: clients whose machine hangs occupy their slots for longer.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// How long replies may stay unsent because the client does not read.
-///
-/// Shorter: a client on a busy machine is closed. Longer: its buffers stay occupied for longer.
+/// How long replies may stay unsent because the client does not read. Shorter: a client on a busy
+/// machine is closed. Longer: its buffers stay occupied for longer.
 pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Bytes that are read and discarded after a line that is too long, so that the client receives the
-/// reason before the connection ends.
-///
-/// Less: a client that writes much sees only a broken connection. More: such a client takes turns
-/// for longer.
+/// reason before the connection ends. Less: a client that writes much sees only a broken
+/// connection. More: such a client takes turns for longer.
 pub(super) const MAX_DISCARD: usize = 1024 * 1024;
 
 /// Bytes that the kernel may use for replies that a client does not take (SO_SNDBUF in socket(7)).
-///
 /// Less than a batch of replies: each batch is sent in pieces. More: with the default of 208 kB, a
 /// thousand such clients cost 200 MB.
 pub(super) const SEND_BUFFER: usize = 32 * 1024;

@@ -46,14 +46,12 @@ use crate::server::slots::Slots;
 use crate::service::Service;
 use crate::status::Status;
 
-/// How often the time limits of clients are checked, while there are clients.
-///
-/// Shorter: wakes an idle process more often. Longer: clients are closed later than their limit.
+/// How often the time limits of clients are checked, while there are clients. Shorter: wakes an
+/// idle process more often. Longer: clients are closed later than their limit.
 pub(crate) const SWEEP: Duration = Duration::from_secs(1);
 
-/// How often the names of the listeners are checked.
-///
-/// Shorter: wakes an idle process more often. Longer: clients fail for longer after a name is gone.
+/// How often the names of the listeners are checked. Shorter: wakes an idle process more often.
+/// Longer: clients fail for longer after a name is gone.
 const CHECK_NAMES: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +65,6 @@ enum Gate {
     Leaving,
 }
 
-/// The actor.
 pub(crate) struct Server<S: Service> {
     mailbox: Receiver<ToServer<S>>,
     ticker: Sender<ToTicker<S>>,

@@ -128,7 +128,6 @@ impl<S: Service> Session<S> {
         }
     }
 
-    /// Whether its batch is with the ticker.
     pub(super) fn is_in_flight(&self) -> bool {
         self.batch.is_none()
     }

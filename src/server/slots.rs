@@ -112,7 +112,6 @@ impl<S: Service> Slots<S> {
         self.occupied.try_remove(slot).map(|place| place.session)
     }
 
-    /// Removes all sessions.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = Box<Session<S>>> {
         self.occupied.drain().map(|place| place.session)
     }
@@ -133,7 +132,6 @@ impl<S: Service> Slots<S> {
         }
     }
 
-    /// Whether the slot is in the queue.
     pub(super) fn is_queued(&self, slot: usize) -> bool {
         self.wakers.get(slot).is_some_and(|waker| waker.is_queued.load(Ordering::Acquire))
     }

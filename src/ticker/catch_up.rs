@@ -20,16 +20,13 @@ use crate::service::Service;
 pub(super) const PORTION: usize = 64;
 
 /// The maximum number of missed ticks that are logged one by one: eight times the log's queue,
-/// because the writer has [`RoomWait`](crate::journal::RoomWait) to write most of them out.
-///
-/// More: catching up takes long. Fewer: a stop of some seconds at a short period leaves one line
-/// instead of one for each tick.
+/// because the writer has [`RoomWait`](crate::journal::RoomWait) to write most of them out. More:
+/// catching up takes long. Fewer: a stop of some seconds at a short period leaves one line instead
+/// of one for each tick.
 pub(super) const ONE_BY_ONE: u64 = 2048;
 
-/// The time that one turn takes at most, except for its last step, which may double it.
-///
-/// Too long: the other actors wait. Too short: writing the state file after each turn takes most of
-/// the time.
+/// The time that one turn takes at most, except for its last step, which may double it. Too long:
+/// the other actors wait. Too short: writing the state file after each turn takes most of the time.
 pub(super) const TURN: Duration = Duration::from_millis(5);
 
 /// The pause between two turns.

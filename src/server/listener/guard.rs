@@ -24,10 +24,8 @@ use crate::platform::files::{identity, remove, with_suffix};
 const SUFFIX: &str = ".lock";
 
 /// How often the lock is tried again, and after which pause. A holder needs less than a
-/// millisecond.
-///
-/// Fewer tries: two processes can bind at once on a busy machine. More: a holder that hangs delays
-/// the start further.
+/// millisecond. Fewer tries: two processes can bind at once on a busy machine. More: a holder that
+/// hangs delays the start further.
 const TRIES: u32 = 100;
 const RETRY: Duration = Duration::from_millis(5);
 

@@ -43,7 +43,6 @@ use crate::server::listener::names::{
 /// by mistake keep the right one from starting. More: sockets fill the directory.
 const MAX_WAITING: u32 = 9;
 
-/// A bound socket.
 pub(crate) struct Listener {
     socket: Async<UnixListener>,
     /// The socket that systemd passed, after a fresh one took its place. Clients that connected
@@ -239,7 +238,6 @@ impl Listener {
         if ready.fold(false, |any, ready| any | ready) { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// Whether a client is waiting.
     pub(crate) fn has_client(&self) -> bool {
         self.with_client().is_some()
     }
