@@ -46,9 +46,8 @@ use crate::service::Service;
 /// because the ticker answers within microseconds. Fewer: the server waits for the ticker.
 pub(crate) const IN_FLIGHT: usize = 16;
 
-/// The maximum number of clients accepted in one turn of the server.
-///
-/// Large enough to absorb a burst, small enough not to delay a tick.
+/// The maximum number of clients accepted in one turn of the server. Large enough to absorb a
+/// burst, small enough not to delay a tick.
 pub(crate) const ACCEPTS: usize = 16;
 
 /// The maximum number of requests that wait for the handoff actor: those of one turn of the server.
@@ -137,9 +136,8 @@ pub(crate) fn to_supervisor() -> (Sender<Event>, Receiver<Event>) {
     async_channel::bounded(7)
 }
 
-/// From the signals to the supervisor: PID 1 has continued the process (SIGCONT).
-///
-/// One is enough, because a second one would ask for the same look at PID 1's root.
+/// From the signals to the supervisor: PID 1 has continued the process (SIGCONT). One is enough,
+/// because a second one would ask for the same look at PID 1's root.
 pub(crate) fn continued() -> (Sender<()>, Receiver<()>) {
     async_channel::bounded(1)
 }

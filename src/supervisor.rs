@@ -111,9 +111,8 @@ impl<S: Service> Supervisor<S> {
         }
     }
 
-    /// Waits for the next event; `None` once all senders are gone.
-    ///
-    /// A report of an actor precedes SIGCONT, and both precede a round.
+    /// Waits for the next event; `None` once all senders are gone. A report of an actor precedes
+    /// SIGCONT, and both precede a round.
     async fn next_event(&mut self) -> Option<Event> {
         let event = async { self.mailbox.recv().await.ok().map(Event::Lifecycle) };
         let continued = async { self.continued.recv().await.ok().map(|()| Event::Continued) };

@@ -132,10 +132,9 @@ impl<S: Service> Ticker<S> {
         }
     }
 
-    /// Waits for the next event; `None` once all senders are gone.
-    ///
-    /// A deadline precedes a message. While ticks are overdue, one event follows each [`REST`]: a
-    /// message if there is one, otherwise a deadline. Both take the next ticks.
+    /// Waits for the next event; `None` once all senders are gone. A deadline precedes a message.
+    /// While ticks are overdue, one event follows each [`REST`]: a message if there is one,
+    /// otherwise a deadline. Both take the next ticks.
     async fn next_event(&mut self) -> Option<Event<S>> {
         if self.is_behind {
             if self.unlogged.range.is_none() {

@@ -22,9 +22,8 @@ pub(crate) fn trust() -> Trust {
     Trust { ours: geteuid().as_raw(), overflow }
 }
 
-/// The process that requested the state on `stream`, or why it may not receive it.
-///
-/// `owner` is the owner of the socket file to which it connected. `successor` is looked up now.
+/// The process that requested the state on `stream`, or why it may not receive it. `owner` is the
+/// owner of the socket file to which it connected. `successor` is looked up now.
 pub(crate) fn check(
     stream: impl AsFd,
     successor: Option<&User>,
@@ -55,9 +54,8 @@ pub(crate) enum Distrust {
     Unknown(io::Error),
 }
 
-/// Whether the process that listens on the other end of `stream` is trusted.
-///
-/// The kernel reports the process that called listen(2) (`SO_PEERCRED` in unix(7)).
+/// Whether the process that listens on the other end of `stream` is trusted. The kernel reports the
+/// process that called listen(2) (`SO_PEERCRED` in unix(7)).
 pub(crate) fn vouch_for(stream: impl AsFd) -> Result<(), Distrust> {
     let peer = socket_peercred(stream).map_err(|error| Distrust::Unknown(error.into()))?;
     let uid = peer.uid.as_raw();

@@ -32,10 +32,9 @@ use crate::server::listener::Listener;
 use crate::server::session::Session;
 use crate::service::Service;
 
-/// No client is added to a message that has this many bytes.
-///
-/// Together with one more client and a quarter of the socket's buffer, that is less than half of
-/// the buffer (see [`Peer::send`](crate::handoff::channel::Peer::send)).
+/// No client is added to a message that has this many bytes. Together with one more client and a
+/// quarter of the socket's buffer, that is less than half of the buffer (see
+/// [`Peer::send`](crate::handoff::channel::Peer::send)).
 const FULL_MESSAGE: usize = 16 * 1024;
 
 /// Everything that an owner owns.

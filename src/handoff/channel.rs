@@ -30,10 +30,9 @@ use smol::{Async, Timer};
 
 use crate::platform::socket;
 
-/// The most descriptors that the kernel allows in one message (`SCM_MAX_FD`).
-///
-/// The kernel drops descriptors that do not fit the buffer, and a predecessor of another release
-/// may send more in one message than this release does.
+/// The most descriptors that the kernel allows in one message (`SCM_MAX_FD`). The kernel drops
+/// descriptors that do not fit the buffer, and a predecessor of another release may send more in
+/// one message than this release does.
 const SCM_MAX_FD: usize = 253;
 
 /// The buffer for bytes that were not yet parsed: several of the largest clients, with their lines.
@@ -173,10 +172,9 @@ impl Peer {
         self.descriptors.clear();
     }
 
-    /// Reads once, and meanwhile sends lines that could not be sent before.
-    ///
-    /// Only an error that means the end of the connection is treated as the end. After any other
-    /// error the peer may still run and be the owner.
+    /// Reads once, and meanwhile sends lines that could not be sent before. Only an error that
+    /// means the end of the connection is treated as the end. After any other error the peer may
+    /// still run and be the owner.
     async fn read(&mut self) {
         self.input.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);
@@ -326,9 +324,8 @@ pub(crate) fn send(
     Ok(sendmsg(stream, &[IoSlice::new(bytes)], &mut control, flags)?)
 }
 
-/// Sends a last line to a peer that does not receive the state, and ends the connection.
-///
-/// Shuts it down, because a predecessor that has not left yet may hold a copy of the connection.
+/// Sends a last line to a peer that does not receive the state, and ends the connection. Shuts it
+/// down, because a predecessor that has not left yet may hold a copy of the connection.
 pub(crate) fn refuse(stream: &Async<UnixStream>, answer: &str) {
     // If the peer does not read it, the end of the connection also shows the refusal.
     let _ = send(stream, format!("{answer}\n").as_bytes(), &[]);

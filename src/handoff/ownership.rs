@@ -69,9 +69,8 @@ impl<S: Service> Handoff<S> {
         lent.or(self.locking.file.as_mut())
     }
 
-    /// Takes back an offer that a successor did not adopt, also after the commit.
-    ///
-    /// `recorded` is a record, and whether another process wrote it after this one's last record.
+    /// Takes back an offer that a successor did not adopt, also after the commit. `recorded` is a
+    /// record, and whether another process wrote it after this one's last record.
     fn take_back(&self, offering: &Offering, recorded: Option<(Record<S>, bool)>) -> Start<S> {
         let (pid, cause) = (offering.pid(), offering.cause());
         log::warn!(

@@ -125,7 +125,6 @@ impl<S: Service> Adoption<S> {
     }
 
     /// Checks that a lock excludes all other owners: the one that came with the state, or our own.
-    ///
     /// `has_lock` means that no other process holds the lock of `ours`, or that there is no such
     /// file.
     pub(crate) fn check_lock(
@@ -192,10 +191,8 @@ impl<S: Service> Adoption<S> {
 
     // Events.
 
-    /// Waits for an event to report; may be dropped at any point.
-    ///
-    /// A message of the predecessor precedes its silence. `has_lock` means that the predecessor
-    /// does not hold the lock.
+    /// Waits for an event to report; may be dropped at any point. A message of the predecessor
+    /// precedes its silence. `has_lock` means that the predecessor does not hold the lock.
     pub(crate) async fn next(&mut self, has_lock: bool) -> Predecessor {
         loop {
             match &mut self.progress {

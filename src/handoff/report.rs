@@ -103,9 +103,8 @@ impl Report {
         }
     }
 
-    /// The owner does not hand over, and waiting is better than a second owner.
-    ///
-    /// `has_stopped` means that the predecessor had stopped serving before it refused.
+    /// The owner does not hand over, and waiting is better than a second owner. `has_stopped` means
+    /// that the predecessor had stopped serving before it refused.
     pub(crate) fn refused(&mut self, answer: &str, has_stopped: bool) {
         let path = self.path.display();
         let line = format!("{path} answers '{answer}': asking again until it hands over or ends");

@@ -120,10 +120,8 @@ impl Offering {
         self.cause.as_deref().unwrap_or("its connection ended")
     }
 
-    /// Whether the successor continues to serve this listener and therefore owns its file.
-    ///
-    /// True for the listener through which it connected, whatever its path, and for one that it
-    /// named.
+    /// Whether the successor continues to serve this listener and therefore owns its file. True for
+    /// the listener through which it connected, whatever its path, and for one that it named.
     pub(crate) fn takes(&self, listener: &Listener) -> bool {
         match &self.request {
             HandoffRequest::Handoff { listener: Some(taken), .. } => {

@@ -52,9 +52,8 @@ pub(crate) enum Error {
 }
 
 impl Error {
-    /// Whether no such file can exist, so that no other process can lock it and be the owner.
-    ///
-    /// Any other error may be temporary, and the file may belong to an owner that runs.
+    /// Whether no such file can exist, so that no other process can lock it and be the owner. Any
+    /// other error may be temporary, and the file may belong to an owner that runs.
     pub(crate) fn is_final(&self) -> bool {
         match self {
             Self::BootId(error) => Errno::from_io_error(error).is_some_and(names_no_file),
@@ -122,9 +121,8 @@ pub(crate) struct StateFile {
 }
 
 impl StateFile {
-    /// Opens `path` without locking it. Creates a missing file, with room for the record.
-    ///
-    /// A file of another user is trusted only if that user is root or `successor`.
+    /// Opens `path` without locking it. Creates a missing file, with room for the record. A file of
+    /// another user is trusted only if that user is root or `successor`.
     pub(crate) fn open(path: &Path, successor: Option<&User>) -> Result<Self, Error> {
         let boot = boot_id().map_err(Error::BootId)?;
         let fails = |error| Error::Open(path.to_owned(), error);
@@ -156,9 +154,8 @@ impl StateFile {
         self.is_new
     }
 
-    /// Tries to lock the file; returns false while another process holds the lock.
-    ///
-    /// The path must still name this file, because a lock on a replaced file excludes no process.
+    /// Tries to lock the file; returns false while another process holds the lock. The path must
+    /// still name this file, because a lock on a replaced file excludes no process.
     pub(crate) fn try_lock(&mut self, successor: Option<&User>) -> Result<bool, Error> {
         if !self.is_the_file_of_its_path()? {
             *self = Self::open(&self.path, successor)?;
@@ -198,9 +195,8 @@ impl StateFile {
         Ok(())
     }
 
-    /// Renames a new file over the locked one; the new file is locked and has the same record.
-    ///
-    /// A process that locks the old file later finds that the path names the new one.
+    /// Renames a new file over the locked one; the new file is locked and has the same record. A
+    /// process that locks the old file later finds that the path names the new one.
     fn replace(&mut self) -> Result<(), Errno> {
         let name = with_suffix(&self.path, FRESH);
         let name = name.as_path();
@@ -315,9 +311,8 @@ impl StateFile {
         let _ = fcntl_setfl(&self.file, OFlags::NONBLOCK);
     }
 
-    /// Reads the record, or returns why it is ignored.
-    ///
-    /// Also returns whether another process wrote it after this one's last record.
+    /// Reads the record, or returns why it is ignored. Also returns whether another process wrote
+    /// it after this one's last record.
     pub(crate) fn load<S: State>(
         &mut self,
     ) -> Result<Result<(Record<S>, bool), DecodeError>, Error> {

@@ -42,10 +42,9 @@ impl User {
         Self { given, at_start }
     }
 
-    /// The current number, because the root filesystem may have other users than the initrd.
-    ///
-    /// If it cannot be found, the number when the process started: no file can be read during the
-    /// switch of root, and the root filesystem may have the user only in a name service.
+    /// The current number, because the root filesystem may have other users than the initrd. If it
+    /// cannot be found, the number when the process started: no file can be read during the switch
+    /// of root, and the root filesystem may have the user only in a name service.
     pub(crate) fn number(&self) -> Option<Uid> {
         number(&self.given).or(self.at_start)
     }

@@ -48,15 +48,12 @@ const STACK: usize = 64 * 1024;
 /// blocks delays the power-off. Too short: a busy machine loses lines.
 const FLUSH_LIMIT: Duration = Duration::from_millis(500);
 
-/// The number of steps of that wait.
-///
-/// While the process is stopped (SIGSTOP), the clock runs but the writer does not. Afterwards one
-/// step is over, and the writer still has the others.
+/// The number of steps of that wait. While the process is stopped (SIGSTOP), the clock runs but the
+/// writer does not. Afterwards one step is over, and the writer still has the others.
 const FLUSH_STEPS: u32 = 10;
 
-/// The log of this process.
-///
-/// Static, because the [`log`] crate takes one logger for the whole process.
+/// The log of this process. Static, because the [`log`] crate takes one logger for the whole
+/// process.
 pub(crate) static LOG: Log = Log::new(&RECORDS);
 static RECORDS: Records = Records::new();
 

@@ -108,9 +108,8 @@ impl<const SLOTS: usize> Queue<SLOTS> {
         }
     }
 
-    /// Takes the oldest record and writes its text to the beginning of `text`.
-    ///
-    /// Only one thread may call this.
+    /// Takes the oldest record and writes its text to the beginning of `text`. Only one thread may
+    /// call this.
     pub(crate) fn take(&self, text: &mut [u8]) -> Taken {
         let start = self.taken.load(Ordering::Relaxed);
         if self.word(start, 0).load(Ordering::Acquire) != start + 1 {

@@ -20,10 +20,9 @@ use crate::journal::message_id::{Id, MESSAGE_ID};
 use crate::journal::queue::{self, Queue, Taken};
 use crate::platform::clock;
 
-/// The most bytes of a record's message and fields together.
-///
-/// 96 bytes fit into one slot of the queue; a tick of the counter takes 80 after a month. The
-/// longest line contains a socket path of 107 bytes.
+/// The most bytes of a record's message and fields together. 96 bytes fit into one slot of the
+/// queue; a tick of the counter takes 80 after a month. The longest line contains a socket path of
+/// 107 bytes.
 pub(super) const MAX_TEXT: usize = 240;
 
 /// Ends a field in [`Text`]: no value contains it.
@@ -132,10 +131,9 @@ impl Entry {
         writeln!(out, "[{seconds:5}.{fraction:06}] {identifier}[{pid}]: {severity}{message}")
     }
 
-    /// One line for the kernel log: `<30>early-service-initrd[323]: booting => serving`.
-    ///
-    /// The number is the facility "daemon" and the severity, as in syslog(3); without a facility,
-    /// the kernel would file the line as its own.
+    /// One line for the kernel log: `<30>early-service-initrd[323]: booting => serving`. The number
+    /// is the facility "daemon" and the severity, as in syslog(3); without a facility, the kernel
+    /// would file the line as its own.
     pub(super) fn kernel_line(&self, identifier: &str) -> String {
         let priority = match self.level() {
             Level::Error => 3 << 3 | 3,

@@ -161,7 +161,6 @@ impl RoomWait {
     const STEP: Duration = Duration::from_millis(10);
 
     /// Waits until the queue of `log` has room for `records`, as long as the writer makes progress.
-    ///
     /// If the writer is blocked, returns although there is no room; records are then dropped.
     pub(crate) async fn wait(&mut self, log: &Log, records: usize) {
         let waiting = || log.records.len();

@@ -26,10 +26,9 @@ use crate::journal::message_id::{Id, MESSAGE_ID};
 use crate::journal::record::{Entry, MAX_TEXT};
 use crate::journal::shared::Log;
 
-/// How long the writer holds a record that cannot be written.
-///
-/// The new root is entered within a tick of the switch, but a machine that is busy with the switch
-/// can take seconds. Longer: useless, because the queue is full by then.
+/// How long the writer holds a record that cannot be written. The new root is entered within a tick
+/// of the switch, but a machine that is busy with the switch can take seconds. Longer: useless,
+/// because the queue is full by then.
 const RETRY_LIMIT: Duration = Duration::from_secs(25);
 
 /// The time between two attempts to write a record.
@@ -44,9 +43,8 @@ enum Destination {
     Journal,
     StandardError,
     /// systemd found no journal: it connected standard error to `/dev/null` and did not set
-    /// `$JOURNAL_STREAM`.
-    ///
-    /// In an initrd without a journal, and only there, `StandardError=null` looks the same.
+    /// `$JOURNAL_STREAM`. In an initrd without a journal, and only there, `StandardError=null`
+    /// looks the same.
     NoJournal,
 }
 

@@ -24,9 +24,8 @@ pub(crate) fn reserve(most: usize) {
     drop(fcntl_dupfd_cloexec(io::stderr(), last));
 }
 
-/// Checks that [`SPARE`] descriptors are left.
-///
-/// Without them, the process would accept clients and never answer them.
+/// Checks that [`SPARE`] descriptors are left. Without them, the process would accept clients and
+/// never answer them.
 pub(crate) fn check_spare() -> Result<(), Errno> {
     let spare = [(); SPARE].map(|()| retry_on_intr(|| fcntl_dupfd_cloexec(io::stderr(), 0)));
     spare.into_iter().try_for_each(|spare| spare.map(drop))

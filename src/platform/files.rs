@@ -31,9 +31,8 @@ pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// The absolute form of `path`, with symbolic links resolved; the file need not exist.
-///
-/// Returns a path that cannot be resolved unchanged: the call that uses it reports the reason.
+/// The absolute form of `path`, with symbolic links resolved; the file need not exist. Returns a
+/// path that cannot be resolved unchanged: the call that uses it reports the reason.
 pub(crate) fn resolve(path: &Path) -> PathBuf {
     let mut resolved = path.to_owned();
     for _ in 0..MAX_LINKS {

@@ -58,10 +58,9 @@ pub(crate) struct Passed {
 }
 
 impl Passed {
-    /// Takes the sockets to serve, or refuses all if one of them cannot be served.
-    ///
-    /// Other descriptors stay open and unchanged, because they belong to another part of the
-    /// service. The variables stay set, because the process starts no other program.
+    /// Takes the sockets to serve, or refuses all if one of them cannot be served. Other
+    /// descriptors stay open and unchanged, because they belong to another part of the service. The
+    /// variables stay set, because the process starts no other program.
     pub(crate) fn take() -> Result<Self, String> {
         if !is_pidfd_ours() {
             return Ok(Self::default());

@@ -56,10 +56,9 @@ const DEFAULT: [Signal; 13] = {
     ]
 };
 
-/// Blocks every signal except those with a default outcome, whatever mask was inherited.
-///
-/// To be called before there is a second thread, because threads inherit the mask. A request to
-/// stop stays pending until the actor runs.
+/// Blocks every signal except those with a default outcome, whatever mask was inherited. To be
+/// called before there is a second thread, because threads inherit the mask. A request to stop
+/// stays pending until the actor runs.
 pub(crate) fn block() -> io::Result<()> {
     let mut blocked = SigSet::all();
     DEFAULT.into_iter().for_each(|signal| blocked.remove(signal));

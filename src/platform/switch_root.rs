@@ -84,7 +84,6 @@ impl OldRoot {
     }
 
     /// Enters PID 1's root directory if it differs from ours; returns whether there was a switch.
-    ///
     /// Looks at our own first: if the kernel has moved this process, it need not look at PID 1's,
     /// which a security policy of the new root may forbid.
     pub(crate) fn follow(&mut self) -> io::Result<Switch> {

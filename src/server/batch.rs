@@ -15,9 +15,8 @@ use crate::status;
 /// session takes more memory, and one client's turn takes longer.
 pub(crate) const BATCH: usize = 64;
 
-/// The buffer for replies that wait to be sent, in bytes: a full batch of the counter's.
-///
-/// If the replies of a state are longer, its batches have fewer commands.
+/// The buffer for replies that wait to be sent, in bytes: a full batch of the counter's. If the
+/// replies of a state are longer, its batches have fewer commands.
 pub(crate) const REPLIES: usize = BATCH * 36;
 
 /// The length of the longest line that is not a reply of the state: the reply to an invalid line,

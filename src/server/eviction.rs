@@ -27,10 +27,9 @@ impl<S: Service> Server<S> {
         }
     }
 
-    /// Closes the client that has been idle longest; false if none may be closed yet.
-    ///
-    /// A new client has [`FIRST_LINE`] to send something, unless its user floods. A client that has
-    /// sent a line and waits for its turn is not idle, and is chosen last.
+    /// Closes the client that has been idle longest; false if none may be closed yet. A new client
+    /// has [`FIRST_LINE`] to send something, unless its user floods. A client that has sent a line
+    /// and waits for its turn is not idle, and is chosen last.
     pub(super) fn close_longest_idle(&mut self) -> bool {
         let now = clock::now();
         if let Some(slot) = self.find_flooding(now) {

@@ -94,10 +94,9 @@ impl<S: Service> Session<S> {
         })
     }
 
-    /// Sets the waker, when the session gets a slot.
-    ///
-    /// Also limits the kernel's memory for replies, because the limit is a property of the socket,
-    /// and a successor that did not adopt the session may have changed it.
+    /// Sets the waker, when the session gets a slot. Also limits the kernel's memory for replies,
+    /// because the limit is a property of the socket, and a successor that did not adopt the
+    /// session may have changed it.
     pub(super) fn attach(&mut self, waker: Waker) {
         // The kernel doubles the value. If this fails, a client that does not read can occupy
         // more kernel memory.
@@ -116,9 +115,8 @@ impl<S: Service> Session<S> {
         self.waker.wake_by_ref();
     }
 
-    /// Puts the session behind the other ready ones as soon as it has something to do.
-    ///
-    /// Slower than polling the socket, but cheaper while other sessions are ready.
+    /// Puts the session behind the other ready ones as soon as it has something to do. Slower than
+    /// polling the socket, but cheaper while other sessions are ready.
     pub(super) fn wake_when_ready(&self) {
         let has_more = self.has_unsent() || self.closing || self.input.ended;
         if has_more || !self.input.bytes.is_empty() {
@@ -144,9 +142,8 @@ impl<S: Service> Session<S> {
         self.has_sent_line
     }
 
-    /// The user of the process that connected; `None` if the kernel does not report it.
-    ///
-    /// Looked up only when no slot is left, because each call costs.
+    /// The user of the process that connected; `None` if the kernel does not report it. Looked up
+    /// only when no slot is left, because each call costs.
     pub(super) fn user(&mut self) -> Option<u32> {
         let look_up = || socket_peercred(&self.stream).ok().map(|peer| peer.uid.as_raw());
         *self.user.get_or_insert_with(look_up)
@@ -166,7 +163,6 @@ impl<S: Service> Session<S> {
     }
 
     /// Takes the batch back from the ticker; returns whether its commands were carried out.
-    ///
     /// Commands that were not carried out count as unread again.
     pub(super) fn batch_done(&mut self, mut batch: Box<Batch<S>>) -> bool {
         let is_carried_out = batch.is_empty();
@@ -266,10 +262,8 @@ impl<S: Service> Session<S> {
         Poll::Ready(true)
     }
 
-    /// Reads once; false if the connection is broken.
-    ///
-    /// Uses MSG_DONTWAIT, because O_NONBLOCK is a property of the socket, and a successor that was
-    /// offered the session may have cleared it.
+    /// Reads once; false if the connection is broken. Uses MSG_DONTWAIT, because O_NONBLOCK is a
+    /// property of the socket, and a successor that was offered the session may have cleared it.
     fn read(&mut self) -> Poll<bool> {
         match recv(&self.stream, self.input.bytes.spare(), RecvFlags::DONTWAIT) {
             Ok((_, 0)) => {
@@ -306,10 +300,9 @@ impl<S: Service> Session<S> {
         }
     }
 
-    /// After a line that is too long, reads and discards once; then closes.
-    ///
-    /// The kernel resets a connection that is closed with unread bytes. A client that is still
-    /// writing, such as `nc`, would then not print the last line.
+    /// After a line that is too long, reads and discards once; then closes. The kernel resets a
+    /// connection that is closed with unread bytes. A client that is still writing, such as `nc`,
+    /// would then not print the last line.
     fn discard(&mut self) -> Next<S> {
         let Some(left) = self.discard else {
             return Next::Close;

@@ -29,19 +29,16 @@ pub(super) const ONE_BY_ONE: u64 = 2048;
 /// the other actors wait. Too short: writing the state file after each turn takes most of the time.
 pub(super) const TURN: Duration = Duration::from_millis(5);
 
-/// The pause between two turns.
-///
-/// Not a mere yield, because the supervisor is polled only when no task is ready or after 200 turns
-/// of tasks, which would take a second.
+/// The pause between two turns. Not a mere yield, because the supervisor is polled only when no
+/// task is ready or after 200 turns of tasks, which would take a second.
 pub(super) const REST: Duration = Duration::from_micros(100);
 
 /// The time after which a state that is still catching up logs its progress.
 pub(super) const PROGRESS: Duration = Duration::from_secs(5);
 
 /// Takes due ticks without a line for each: all of them at once if the state can skip ticks,
-/// otherwise as many as [`TURN`] allows.
-///
-/// Returns the number taken and the last of them; `None` if no tick is due.
+/// otherwise as many as [`TURN`] allows. Returns the number taken and the last of them; `None` if
+/// no tick is due.
 pub(super) fn skip<S: Service>(ticking: &mut Ticking<S>, now: Monotonic) -> Option<(u64, Tick<S>)> {
     let begin = clock::now();
     // Each step is twice the previous one, so it takes about as long as all before it.

@@ -133,10 +133,9 @@ fn remove_stale(path: &Path) -> Result<(), Error> {
     fs::remove_file(path).map_err(|error| Error::Bind(path.to_owned(), error))
 }
 
-/// Removes the socket that both processes of a handoff had, once both have closed it.
-///
-/// Each process calls this after it has closed its copy, so the last one finds the socket dead. A
-/// process that starts at the same moment holds the guard, and replaces the file itself.
+/// Removes the socket that both processes of a handoff had, once both have closed it. Each process
+/// calls this after it has closed its copy, so the last one finds the socket dead. A process that
+/// starts at the same moment holds the guard, and replaces the file itself.
 pub(crate) fn remove_if_dead(path: &Path) {
     // A symbolic link stays; its target is removed.
     let path = files::resolve(path);

@@ -37,10 +37,9 @@ use crate::server::listener::names::{
     abstract_name, are_same, path_of, saved_name, successor_name,
 };
 
-/// How many successors may wait for the same path.
-///
-/// A working setup has one; this many are a mistake in a unit. Fewer: successors that were started
-/// by mistake keep the right one from starting. More: sockets fill the directory.
+/// How many successors may wait for the same path. A working setup has one; this many are a mistake
+/// in a unit. Fewer: successors that were started by mistake keep the right one from starting.
+/// More: sockets fill the directory.
 const MAX_WAITING: u32 = 9;
 
 pub(crate) struct Listener {
@@ -102,10 +101,9 @@ impl Listener {
         Ok(listener)
     }
 
-    /// Binds a socket for `path`; also returns whether a predecessor still serves that path.
-    ///
-    /// If so, the socket gets a name beside `path`. It is closed if the predecessor hands over its
-    /// own socket. Otherwise rename(2) puts it in place, so that clients always find a socket.
+    /// Binds a socket for `path`; also returns whether a predecessor still serves that path. If so,
+    /// the socket gets a name beside `path`. It is closed if the predecessor hands over its own
+    /// socket. Otherwise rename(2) puts it in place, so that clients always find a socket.
     pub(crate) fn take_over(path: &Path) -> Result<(Self, bool), Error> {
         check_length("take over", path)?;
         let path = files::resolve(path);
@@ -171,9 +169,8 @@ impl Listener {
         }
     }
 
-    /// Takes a socket that the predecessor handed over on `connection`.
-    ///
-    /// If `connection` was made to this socket, its file at `in_place` now belongs to this process.
+    /// Takes a socket that the predecessor handed over on `connection`. If `connection` was made to
+    /// this socket, its file at `in_place` now belongs to this process.
     pub(crate) fn handed_over(
         socket: OwnedFd,
         in_place: Option<&Path>,
@@ -225,10 +222,9 @@ impl Listener {
         &self.path
     }
 
-    /// Ready if a client may be waiting; otherwise wakes the task when one connects.
-    ///
-    /// Polls the backlog first: async-io ignores an event in the round in which it was asked, so a
-    /// client would wait for the next round, up to 0.2 s on a busy machine (measured).
+    /// Ready if a client may be waiting; otherwise wakes the task when one connects. Polls the
+    /// backlog first: async-io ignores an event in the round in which it was asked, so a client
+    /// would wait for the next round, up to 0.2 s on a busy machine (measured).
     pub(crate) fn poll_accept(&self, context: &mut Context<'_>) -> Poll<()> {
         if self.has_client() {
             return Poll::Ready(());
@@ -255,10 +251,9 @@ impl Listener {
         older.filter(|socket| backlog(socket) != Backlog::Shut).chain([&self.socket])
     }
 
-    /// Accepts a client, after [`has_client`](Self::has_client) returned true.
-    ///
-    /// Because of that check, `EMFILE` means that a client is waiting for a descriptor.
-    /// `InvalidInput` means that the socket was shut down.
+    /// Accepts a client, after [`has_client`](Self::has_client) returned true. Because of that
+    /// check, `EMFILE` means that a client is waiting for a descriptor. `InvalidInput` means that
+    /// the socket was shut down.
     pub(crate) fn accept(&self) -> io::Result<UnixStream> {
         let socket = self.with_client().unwrap_or(&self.socket);
         socket::accept(socket.get_ref()).map_err(|error| match error.kind() {
@@ -301,9 +296,8 @@ impl Drop for Listener {
     }
 }
 
-/// Waits until a client connects to one of the listeners; returns its number.
-///
-/// Begins at `first`, so that clients on one listener cannot starve a successor on another.
+/// Waits until a client connects to one of the listeners; returns its number. Begins at `first`, so
+/// that clients on one listener cannot starve a successor on another.
 pub(crate) async fn next_connection(listeners: &[Listener], first: usize) -> usize {
     poll_fn(|context| {
         let count = listeners.len();

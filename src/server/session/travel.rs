@@ -31,9 +31,7 @@ impl<S: Service> Session<S> {
     }
 
     /// What a successor needs to continue this session: its description, the bytes that were not
-    /// parsed, and the replies that were not sent.
-    ///
-    /// Only to be called while no batch is in flight.
+    /// parsed, and the replies that were not sent. Only to be called while no batch is in flight.
     pub(crate) fn parts(&self) -> (Client, &[u8], &[u8]) {
         let unread = self.input.bytes.pending();
         let unsent = self.batch.as_ref().map_or(&[][..], |batch| batch.replies.pending());
@@ -46,10 +44,8 @@ impl<S: Service> Session<S> {
         (client, unread, unsent)
     }
 
-    /// The connection, when it is used to hand over the state.
-    ///
-    /// A client's buffer has no room for the state, and may be full of replies. If it cannot be
-    /// enlarged, sending takes longer.
+    /// The connection, when it is used to hand over the state. A client's buffer has no room for
+    /// the state, and may be full of replies. If it cannot be enlarged, sending takes longer.
     pub(in crate::server) fn into_stream(self) -> Async<UnixStream> {
         let _ = set_socket_send_buffer_size(&self.stream, channel::BUFFER / 2);
         self.stream
