@@ -76,7 +76,7 @@ fn a_predecessor_that_is_busy_or_takes_it_back_is_asked_again() {
         let said = format!("answers '{word}': asking again until it hands over or ends");
         pair.successor.wait_for(&said);
     }
-    // In the middle, and when all is prepared.
+    // In the middle of an offer, and after its end.
     pair.offer_nothing_but_the_state().say("abort in the middle");
     pair.successor.wait_for("answers 'abort in the middle'");
     let mut wire = pair.offer_nothing_but_the_state();
@@ -104,7 +104,7 @@ fn after_a_predecessor_died_early_the_lock_decides_who_owns() {
         let pair = Pair::new();
         let mut wire = pair.predecessor.asked_for_the_exchange();
         act(&pair, &mut wire);
-        // It lives in another process's connection, and is asked again; then it is gone.
+        // The listener still exists, so it is asked again. Then it is closed.
         drop(wire);
         let wire = pair.predecessor.asked_for_the_exchange();
         drop((wire, pair.predecessor));
@@ -148,7 +148,7 @@ fn waiting_for_a_silent_predecessor_is_logged() {
     let mut wire = predecessor.asked_for_the_exchange();
     daemon.wait_for(&format!("{path} does not answer: waiting for it"));
     manager.wait_for(&format!("STATUS=adopting: {path} does not answer"));
-    // Each of them is a second.
+    // The daemon sends one a second.
     let extended = |said: &[String]| {
         said.iter().filter(|said| said.starts_with("EXTEND_TIMEOUT_USEC=5000000")).count()
     };
@@ -176,7 +176,7 @@ fn a_predecessor_with_no_lock_is_awaited_after_it_sent_all() {
     assert_eq!(wire.line(), "prepared");
     daemon.wait_for(&format!("{path} does not answer: waiting for it"));
     let extended = manager.said.len();
-    // Each of them is a second; an older program is given up after 5.
+    // The daemon sends one a second, and gives up an older program after 5.
     manager.wait_until("more time", |said| {
         said.iter().skip(extended).filter(|said| said.starts_with("EXTEND_TIMEOUT")).count() > 7
     });

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Bounds: a service that does not keep to its bounds or to its contract, as its author sees it.
+//! Bounds: how a service fails that exceeds its bounds or breaks its contract.
 //!
-//! The compiler is called as `cargo check` and `cargo build` call it.
+//! The tests call the compiler as `cargo check` and `cargo build` do.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ use testkit::scratch::Scratch;
 
 const DOOR: &str = include_str!("programs/door.rs");
 
-/// Compiles the door after a replacement: checks it, or also writes a program.
+/// Compiles the door after a replacement; `emit` says whether to write a program.
 fn compile(scratch: &Scratch, (right, wrong): (&str, &str), emit: &str) -> Output {
     assert!(DOOR.contains(right), "{right:?} is in the program");
     let source = scratch.join("door.rs");
@@ -73,7 +73,7 @@ fn a_debug_build_says_at_its_start_how_its_state_lies() {
 }
 
 #[cfg(debug_assertions)]
-/// Runs a program that serves nothing.
+/// Runs a program that does not serve.
 fn run(program: &Path) -> Output {
     let mut command = Command::new(program);
     detach(&mut command);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Camera: the service of `examples/camera` goes through the handoff as the counter does.
 //!
-//! What it shares with the counter is tried there; here is what is its own.
+//! Tests only the camera; the counter's tests cover the rest.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,13 +18,12 @@ use testkit::scratch::Scratch;
 /// The longest overlay.
 const OVERLAY: &str = "caution/trailer/coupled/reverse-with-assistance!";
 
-/// The program.
 pub(crate) fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| build::example("camera").unwrap_or_else(|error| panic!("{error}")))
 }
 
-/// Starts the camera with the state file of the test.
+/// Starts the camera with the test's state file.
 pub(crate) fn camera(scratch: &Scratch, socket: &str, options: &[&str]) -> Daemon {
     let mut command = Command::new(program());
     detach(&mut command);

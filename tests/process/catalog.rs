@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Catalog: what `journalctl --catalog` says of the lines that a boot makes.
+//! Catalog: the explanations that `journalctl --catalog` adds to the log lines of a boot.
 //!
-//! They need `journalctl` (package systemd).
+//! The tests need `journalctl` (package systemd).
 
 use std::collections::BTreeMap;
 use std::env;
@@ -18,7 +18,7 @@ use testkit::scratch::Scratch;
 const CATALOG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/conf/early-service.catalog");
 const TROUBLESHOOTING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/troubleshooting.md");
 
-/// What journalctl makes of the catalog in a root directory of its own.
+/// The output of journalctl with the catalog in `root`.
 #[track_caller]
 fn journalctl(root: &str, argument: &str) -> String {
     let output = Command::new("journalctl").args([argument, "--no-pager", "--root", root]).output();
@@ -59,7 +59,7 @@ impl Explanation {
     }
 }
 
-/// The subject of each id, by journalctl.
+/// The subject of each message ID, as journalctl lists them.
 #[track_caller]
 fn subjects(scratch: &Scratch) -> BTreeMap<String, String> {
     let source = scratch.join("root/usr/lib/systemd/catalog");
@@ -87,7 +87,7 @@ fn the_catalog_compiles_and_journalctl_knows_every_entry_of_it() {
     for id in ids {
         assert!(!subjects[id].is_empty(), "{id} has no subject");
     }
-    // The first line of a text is all that follows the empty one.
+    // Only the lines after an empty line are the text.
     let dump = journalctl(scratch.join("root").to_str().expect("text"), "--dump-catalog");
     assert_eq!(dump.matches("Documentation: man:early-service(8)\n\n").count(), subjects.len());
 }
@@ -98,7 +98,7 @@ fn troubleshooting_explains_each_message_as_the_catalog_does() {
     let page = fs::read_to_string(TROUBLESHOOTING).expect("our own file");
     let mut parts = page.split("\n### ");
     let intro = parts.next().expect("an introduction");
-    // What stands between the id and the quotation.
+    // The text between the ID and the quotation.
     let symptom = |part: &str| -> Option<(String, String)> {
         let (_, rest) = part.split_once("`MESSAGE_ID=")?;
         let (id, rest) = rest.split_once("`\n\n")?;
@@ -138,7 +138,7 @@ fn the_lines_of_a_handoff_and_of_a_death_are_explained() {
     let scratch = Scratch::new();
     let subjects = subjects(&scratch);
     let mut journald = Journald::new(&scratch);
-    // Read as they come: a journal that is not read loses the lines of whoever ends.
+    // Read at once, because an unread journal loses the lines of a process that ends.
     let read = |journald: &mut Journald, lines: &[(&str, &str)]| {
         for (message, subject) in lines {
             let is_it = |entry: &&Entry| entry["MESSAGE"].contains(message);

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Catching up: many ticks that are due at once, and a period that is another one than before.
+//! Catching up: many ticks that are due at once, and a changed period.
 //!
-//! A process that comes later by a day is one in a time namespace whose clock is ahead by a day
-//! (time_namespaces(7)); the other processes of a test are in one too, so that all clocks agree.
+//! To start a day later, a process runs in a time namespace whose clock is a day ahead
+//! (time_namespaces(7)). The other processes are in time namespaces too, so all clocks agree.
 //!
-//! The counter makes any number of ticks at once; the camera of the example makes each by itself,
-//! as a state does that does not say otherwise.
+//! The counter executes any number of ticks at once. The camera executes them one by one, which is
+//! the default.
 
 use std::ffi::OsStr;
 use std::os::unix::fs::FileExt;
@@ -34,7 +34,7 @@ use testkit::{build, now, until};
 const DAY: u64 = 86_400;
 const MONTHS: u64 = 60 * DAY;
 
-/// Runs a program that is given to it where the clock is so many seconds ahead.
+/// Runs the program in its arguments with a clock that is `seconds` ahead.
 fn ahead(seconds: u64) -> Command {
     let mut unshare = Command::new("unshare");
     detach(&mut unshare);
@@ -45,7 +45,7 @@ fn ahead(seconds: u64) -> Command {
     unshare
 }
 
-/// Starts `program` on a socket of that name with the state file, so many seconds later.
+/// Starts `program` on a socket in `scratch` with the state file, `seconds` later.
 fn start(
     scratch: &Scratch,
     program: impl AsRef<OsStr>,
@@ -67,7 +67,7 @@ fn end(mut daemon: Daemon, signal: Signal) -> Daemon {
     daemon
 }
 
-/// What the lines say that stand for many ticks: the first number, the last one, and how many.
+/// The lines that stand for many ticks: first number, last number and count.
 fn ranges(lines: &[String]) -> Vec<[u64; 3]> {
     let range = |line: &String| {
         let (them, rest) = line.split_once(": ")?;
@@ -113,8 +113,8 @@ fn any_number_of_due_ticks_is_counted_and_logged_in_one_line() {
         daemon.signal(Signal::TERM);
         let (ended, took) = daemon.ended();
         assert!(ended.success() && took < END, "{ended}, {took:?}");
-        // Beside the one line, each number has a line of its own, except those that the killed
-        // process had not written yet: the record says how many.
+        // Every other number has its own line, except those that the killed process had not yet
+        // written. The record counts these.
         let (before, after) = (dead.all_ticks(), daemon.all_ticks());
         let written = u64::try_from(before.len()).expect("few");
         assert!((left.state.next - unlogged.ticks..=left.state.next).contains(&written));
@@ -176,12 +176,12 @@ fn camera() -> &'static Path {
     PROGRAM.get_or_init(|| build::example("camera").unwrap_or_else(|error| panic!("{error}")))
 }
 
-/// A camera that was at frame 0 and died, and a successor of it so many seconds later.
+/// A camera that starts `seconds` after another one ended at frame 0.
 fn later_camera(scratch: &Scratch, seconds: u64, before: &[&str], options: &[&str]) -> Daemon {
     let dead = start(scratch, camera(), 0, "sock", &STILL);
     dead.wait_for("=> serving");
     end(dead, Signal::TERM);
-    // What it would have left, had it run with the shorter period.
+    // The record of a run with the shorter period.
     set_period(scratch, 1);
     let program = Path::new("env");
     let camera = camera().to_str().expect("text");
@@ -189,7 +189,7 @@ fn later_camera(scratch: &Scratch, seconds: u64, before: &[&str], options: &[&st
     start_env(scratch, program, seconds, &options)
 }
 
-/// The same as [`start`], with what comes before the options.
+/// Like [`start`], but takes all arguments of `program`.
 fn start_env(scratch: &Scratch, program: &Path, seconds: u64, arguments: &[&str]) -> Daemon {
     let mut command = ahead(seconds);
     command.arg(program).args(arguments).arg("--server-socket-path").arg(scratch.join("sock"));
@@ -199,7 +199,7 @@ fn start_env(scratch: &Scratch, program: &Path, seconds: u64, arguments: &[&str]
     daemon
 }
 
-/// Gives the record in the file another period, in milliseconds, and a deadline of now.
+/// Sets the record's period, in milliseconds, and its deadline to now.
 fn set_period(scratch: &Scratch, milliseconds: u32) {
     let path = state_file(scratch);
     let file = fs::read_to_string(&path).expect("text");
@@ -228,8 +228,7 @@ fn catching_up_delays_neither_status_nor_manager_nor_stop() {
     let lives = |said: &[String]| said.iter().filter(|said| said.starts_with("WATCHDOG=1")).count();
     let already = lives(&manager.said);
     manager.wait_until("signs of life", |said| lives(said) > already + 2);
-    // More clients than may have commands under way; each waits, and keeps nobody else from
-    // anything.
+    // More clients than commands may be under way. Each waits and delays nobody else.
     let mut waiting: Vec<_> = (0..40).map(|_| Client::connect(&daemon.socket)).collect();
     waiting.iter_mut().for_each(|client| client.send("get_frame\n"));
     let ask = || {
@@ -248,7 +247,7 @@ fn catching_up_delays_neither_status_nor_manager_nor_stop() {
     for client in &mut waiting {
         assert_eq!(client.rest(), "", "no reply that lags behind the clock");
     }
-    // The file has what was counted, and the log has all of it.
+    // The file holds the count, and the log contains every tick of it.
     let counted = frame(&scratch);
     assert!(counted < ALL, "{counted}");
     daemon.whole_log();
@@ -328,12 +327,12 @@ fn a_handoff_during_a_catch_up_carries_the_waiting_commands() {
         }
         let adopted = adopting.split(' ').nth(1).and_then(|frame| frame.parse().ok());
         if adopted.is_some_and(|frame: u64| frame < ALL) {
-            // The replies may be here before the line.
+            // The replies may arrive before the line.
             second.wait_until("the line of the last of them", |lines| {
                 let lines: Vec<_> = lines.iter().map(|line| line.message.clone()).collect();
                 ranges(&lines).last().filter(|[_, last, _]| last + 1 >= ALL).copied()
             });
-            // Each is named in one log or the other, and none in both.
+            // Exactly one of the two logs names each tick.
             let mut next = 0;
             for [first, last, _] in [&first, &second].iter().flat_map(|of| ranges(&of.messages())) {
                 assert_eq!(first, next);
@@ -372,7 +371,7 @@ const SHORT: [&str; 2] = ["--timer-delay-ms", "20"];
 const CORRECTED: &str = "Changing the period from 3600000 ms to 20 ms";
 const LENGTHENED: &str = "Changing the period from 20 ms to 3600000 ms";
 
-/// It ticks every 20 ms, from this number on.
+/// Asserts that the daemon ticks every 20 ms, from this number on.
 #[track_caller]
 fn assert_short(daemon: &Daemon, scratch: &Scratch, first: u64) {
     daemon.wait_for(CORRECTED);
@@ -381,7 +380,7 @@ fn assert_short(daemon: &Daemon, scratch: &Scratch, first: u64) {
     assert!(left <= period.as_nanos() && period.as_nanos() == 20_000_000, "{left}, {period}");
 }
 
-/// After the tick that was under way it stands still.
+/// Asserts that the next tick is an hour away; one may still be under way.
 #[track_caller]
 fn assert_long(daemon: &Daemon, scratch: &Scratch) {
     const HOUR: u64 = 3_600_000_000_000;
@@ -426,7 +425,7 @@ fn after_a_successor_died_the_former_period_holds_at_once() {
     let _offer = successor.offer();
     successor.say("prepared");
     assert_eq!(successor.line(), "commit");
-    // What it writes as the owner: 1000, and an hour to the next tick.
+    // The successor's record: counter 1000, next tick in an hour.
     let mut left = record(&state_file(&scratch));
     let hour = Period::from_millis(3_600_000).expect("not zero");
     left.snapshot.state = Counter { next: 1000 };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Commands: what clients see, whatever they do.
+//! Commands: the replies that clients receive, whatever they send.
 
 use std::io::{ErrorKind, Write};
 use std::process::Command;
@@ -14,10 +14,10 @@ use testkit::until;
 
 const EXPECTED: &str = "expected get_counter, set_counter N, get_counter_and_terminate or status";
 
-/// As many clients as the daemon serves at once.
+/// Maximum number of clients that the daemon serves at once.
 const SESSIONS: usize = 1000;
 
-/// A daemon whose count stands still, so that replies can be told word for word.
+/// A daemon that does not tick, so that its replies are known.
 fn still(scratch: &Scratch) -> Daemon {
     Daemon::serve(scratch.join("sock"), &STILL)
 }
@@ -49,7 +49,7 @@ fn nc_is_back_at_the_prompt_within_100_ms() {
         assert_eq!(nc(&daemon.socket, "get_counter\n"), "0\n");
         watch.elapsed()
     };
-    // A busy machine may delay any of them; a server that keeps nc waiting delays each.
+    // A busy machine may delay some attempts; a server that keeps nc waiting delays all.
     let best = (0..20).map(|_| try_once()).min().expect("twenty");
     assert!(best < Duration::from_millis(100), "{best:?} at best");
 }
@@ -126,7 +126,7 @@ fn a_line_of_128_bytes_is_read_and_a_longer_one_is_refused() {
     assert_eq!(nc(&daemon.socket, line(128)), format!("0\n{invalid}\n0\n"));
     let mut client = Client::connect(&daemon.socket);
     client.send(line(129));
-    // Not finished by us: it is the server that closes.
+    // The client does not end its input, so the server must close.
     assert_eq!(client.rest(), "0\nLine too long: at most 128 bytes\n");
 }
 
@@ -136,7 +136,7 @@ fn an_endless_line_is_refused_and_costs_no_memory() {
     let daemon = still(&scratch);
     let mut client = Client::connect(&daemon.socket);
     let piece = [b'x'; 64 * 1024];
-    // The server closes at the 129th byte; whatever is written then fails.
+    // The server closes at the 129th byte; later writes fail.
     until("closed", || client.stream().write_all(&piece).is_err());
     assert_eq!(client.rest(), "Line too long: at most 128 bytes\n");
     assert_eq!(get_counter(&daemon.socket), 0);
@@ -154,7 +154,7 @@ fn binary_garbage_is_answered_line_by_line_and_costs_no_memory() {
     let before = peak();
     let mut seed = 0x2545_f491_4f6c_dd1d_u64;
     let mut garbage = || {
-        // xorshift: the same garbage every time.
+        // xorshift: the same garbage in every run.
         seed ^= seed << 13;
         seed ^= seed >> 7;
         seed ^= seed << 17;
@@ -197,11 +197,11 @@ fn one_client_too_many_is_served_and_the_longest_idle_one_goes() {
     let scratch = Scratch::new();
     let daemon = still(&scratch);
     let mut clients: Vec<_> = (0..SESSIONS).map(|_| Client::connect(&daemon.socket)).collect();
-    // The first becomes the one that was active last.
+    // The first client becomes the most recently active one.
     until("all are served", || clients[0].ask("status").contains(&format!("clients={SESSIONS}")));
 
     let mut newest = Client::connect(&daemon.socket);
-    // Each of the others has a second to say something first.
+    // Each of the others has a second to send its first command.
     until("one has gone", || newest.ask("status").contains(&format!("clients={SESSIONS} ")));
     let why = "Closing: more than 1000 clients, and this one was idle longest\n";
     assert_eq!(clients[1].rest(), why, "the longest idle one is closed");
@@ -238,7 +238,7 @@ fn with_few_descriptors_the_longest_idle_client_is_closed() {
     assert_eq!(clients[99].ask("get_counter"), "0", "the newest one is not");
 }
 
-/// Sends whole lines until neither side's buffer takes any more; says how many.
+/// Sends whole lines until both buffers are full; returns their number.
 fn fill(lazy: &mut Client) -> usize {
     let stream = lazy.stream();
     stream.set_nonblocking(true).expect("a socket");

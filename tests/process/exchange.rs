@@ -18,7 +18,7 @@ use testkit::daemon::{Daemon, STILL};
 use testkit::scratch::Scratch;
 use testkit::{now, until};
 
-/// A predecessor at 137 that stands still, and a client with half a line.
+/// A predecessor at 137 that does not tick, and a client with half a line.
 fn predecessor(scratch: &Scratch) -> (Daemon, Client) {
     let daemon = serve(scratch, "sock", &STILL);
     let mut client = Client::connect(&daemon.socket);
@@ -27,7 +27,7 @@ fn predecessor(scratch: &Scratch) -> (Daemon, Client) {
     (daemon, client)
 }
 
-/// The predecessor has gone back to serving, because of this, and nothing is lost.
+/// Asserts that the predecessor serves again, for this reason, and that nothing is lost.
 #[track_caller]
 fn serves_on(daemon: &Daemon, client: &mut Client, because: &str) {
     daemon.wait_for(&format!(" did not adopt the state: {because}; serving on"));
@@ -59,7 +59,7 @@ fn a_successor_receives_state_sockets_and_lock() {
     assert_eq!(scratch.names(), ["state"], "the socket of its own is gone");
     assert!(is_locked(&state_file(&scratch)), "the lock came along");
     drop(offer.lock);
-    // A process that another test starts has a copy for a moment.
+    // A child of another test holds a copy between fork and exec.
     until("nobody else has it", || !is_locked(&state_file(&scratch)));
     drop(offer.clients);
     assert_eq!(client.rest(), "", "nor the client");
@@ -120,7 +120,7 @@ fn a_successor_that_aborts_or_dies_at_any_point_costs_nothing() {
                 successor.say(word);
             }
             drop(successor);
-            // A word that comes with the end may be lost with it, where ours is unread (unix(7)).
+            // If the successor has not read the offer, its last word may be lost with it (unix(7)).
             let why = daemon.wait_for(" did not adopt the state: ").message;
             let said = last_word.map(|word| word.strip_prefix("abort ").unwrap_or("it aborted"));
             let because = said.filter(|said| why.contains(said)).unwrap_or(GONE);
@@ -145,7 +145,7 @@ fn the_reason_of_an_abort_is_logged_without_control_characters() {
 fn a_second_one_that_asks_is_told_that_it_came_second() {
     let scratch = Scratch::new();
     let (daemon, mut client) = predecessor(&scratch);
-    // They are connected, and have asked, before it freezes.
+    // All requests arrive before the daemon freezes its state.
     daemon.stop();
     let mut first = Wire::ask(&daemon.socket, "handoff 1");
     let mut seconds = ["handoff 1", "pass_state_and_terminate", "get_counter_and_terminate"]
@@ -168,7 +168,7 @@ fn a_protocol_violation_of_a_successor_costs_nothing() {
         let (daemon, mut client) = predecessor(&scratch);
         let mut successor = Wire::ask(&daemon.socket, "handoff 1");
         drop(successor.offer());
-        // It may close before it has read all of an endless one.
+        // The daemon may close before it has read all of an endless line.
         let _ = std::io::Write::write_all(&mut successor.stream, format!("{word}\n").as_bytes());
         assert_eq!(successor.line(), "abort protocol violation", "{word:.20}");
         serves_on(&daemon, &mut client, "protocol violation");
@@ -182,7 +182,7 @@ fn an_offer_that_nobody_takes_is_taken_back_for_good() {
     let (daemon, mut client) = predecessor(&scratch);
     let mut successor = Wire::ask(&daemon.socket, "handoff 1");
     serves_on(&daemon, &mut client, "timed out after 1 s");
-    // What it says now is not heard any more.
+    // The daemon ignores everything that the successor sends now.
     let _ = std::io::Write::write_all(&mut successor.stream, b"prepared\ndone\n");
     drop(successor.offer());
     assert_eq!(successor.line(), "abort timed out after 1 s");
@@ -200,7 +200,7 @@ fn waiting_for_an_owner_that_does_not_serve_is_logged() {
     let pid = std::process::id();
     daemon.wait_for(&format!("Process {pid} owns the state and does not serve: waiting for it"));
     manager.wait_for(&format!("STATUS=draining: process {pid} does not serve yet"));
-    // Far longer than an offer that is not prepared.
+    // Far longer than the time limit of an offer.
     let lives = manager.said.iter().filter(|said| *said == "WATCHDOG=1").count();
     manager.wait_until("signs of life", |said| {
         said.iter().filter(|said| *said == "WATCHDOG=1").count() > lives + 3
@@ -211,7 +211,7 @@ fn waiting_for_an_owner_that_does_not_serve_is_logged() {
     assert!(daemon.ended().0.success());
 }
 
-/// A successor that owns, and has closed everything that it was offered.
+/// A successor that owns the state and has closed all descriptors of the offer.
 fn owner_after(daemon: &Daemon) -> Wire {
     let mut successor = Wire::ask(&daemon.socket, "handoff 1");
     drop(successor.offer());
@@ -302,7 +302,7 @@ fn boot_id() -> Vec<u8> {
     fs::read("/proc/sys/kernel/random/boot_id").expect("Linux")
 }
 
-/// Both processes are told to stop in a handoff: the last one removes the socket file.
+/// Both processes are told to stop during a handoff: the last one removes the socket file.
 #[test]
 fn a_stopped_predecessor_removes_only_a_file_of_its_own() {
     for keeps in [false, true] {
@@ -350,7 +350,7 @@ fn a_stopped_successor_removes_the_file_nobody_listens_on() {
     }
 }
 
-/// A daemon that has just adopted 137 from a predecessor with three ticks that are not logged yet.
+/// A daemon that has just adopted 137 from a predecessor with three unlogged ticks.
 fn adopted_with_unlogged_ticks(scratch: &Scratch) -> (Daemon, Wire) {
     let predecessor = Predecessor::new(scratch);
     let lock = crate::stage::lock(&state_file(scratch));
@@ -375,7 +375,7 @@ fn adopted_with_unlogged_ticks(scratch: &Scratch) -> (Daemon, Wire) {
     (daemon, wire)
 }
 
-/// The lines that a predecessor had queued when it died would not be named by anybody else.
+/// Only the successor can name the lines that a dead predecessor had queued.
 #[test]
 fn a_successor_stopped_early_names_lines_that_may_be_missing() {
     for logs in [false, true] {
@@ -402,7 +402,7 @@ fn a_successor_killed_early_leaves_which_lines_may_be_missing() {
         let (mut daemon, mut wire) = adopted_with_unlogged_ticks(&scratch);
         if logs {
             wire.say("logged");
-            // The connection is read to the end before a command that comes after it.
+            // The daemon reads the connection to its end before it executes a later command.
             drop(wire);
             until("its word in the file", || {
                 nc(&daemon.socket, "set_counter 137\n");
@@ -418,7 +418,7 @@ fn a_successor_killed_early_leaves_which_lines_may_be_missing() {
     }
 }
 
-/// As one who has the file open can do it while nobody writes.
+/// A process that has the file open can write to it while the daemon does not.
 #[test]
 fn a_record_rewritten_during_a_handoff_is_not_used() {
     let scratch = Scratch::new();

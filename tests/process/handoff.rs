@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Handoff: one process goes on where the other one stopped.
+//! Handoff: one process continues where the other stopped.
 
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Write};
@@ -36,7 +36,7 @@ fn root(scratch: &Scratch, predecessor: &Path) -> Daemon {
     daemon
 }
 
-/// The same, not waited for.
+/// Like [`root`], but does not wait until the successor listens.
 fn adopting(scratch: &Scratch, predecessor: &Path) -> Daemon {
     let predecessor = predecessor.to_str().expect("text");
     let options = ["--timer-delay-ms", "20", "--client-socket-path", predecessor];
@@ -107,12 +107,12 @@ fn where_nobody_was_the_count_starts_at_0_and_the_log_says_so() {
     }
 }
 
-/// What a predecessor that is not ours does once it has read the older request.
+/// What a fake predecessor does after it has read the older request.
 type Answer = fn(UnixStream);
 
 const OLDER: &str = "get_counter_and_terminate\n";
 
-/// A predecessor that knows nothing but the older line: the next connection on which that comes.
+/// Plays a predecessor that knows only the older request; returns the next connection with it.
 fn asked_the_older_line(listener: &UnixListener) -> UnixStream {
     listener.set_nonblocking(true).expect("a descriptor");
     let mut asked = None;
@@ -125,7 +125,7 @@ fn asked_the_older_line(listener: &UnixListener) -> UnixStream {
             asked = Some(stream);
         } else {
             assert_eq!(request, "handoff 1\n", "the better way is asked first");
-            // In one write: it closes as soon as it has read the line.
+            // In one write, because the successor closes once it has read a line.
             let answer = format!("Invalid command: {request}");
             stream.write_all(answer.as_bytes()).expect("a successor");
         }
@@ -134,12 +134,12 @@ fn asked_the_older_line(listener: &UnixListener) -> UnixStream {
     asked.expect("waited for")
 }
 
-/// Answers the next one that asks.
+/// Answers the next successor.
 fn answer_next(listener: &UnixListener, answer: &str) {
     writeln!(asked_the_older_line(listener), "{answer}").expect("a successor");
 }
 
-/// Starts a successor of such a predecessor.
+/// Starts a successor of a fake predecessor.
 fn fake_predecessor(scratch: &Scratch, answer: Answer) -> Daemon {
     let path = scratch.join("fake");
     let listener = UnixListener::bind(&path).expect("a socket");
@@ -169,7 +169,7 @@ fn a_predecessor_that_answers_something_else_is_none() {
     let answers: [(Answer, &str); 5] = [
         (drop, "it closed the connection before a whole line"),
         (
-            // It may have died in the middle of the number.
+            // The predecessor may have died in the middle of the number.
             |mut stream| stream.write_all(b"13").expect("a successor"),
             "it closed the connection before a whole line",
         ),
@@ -182,7 +182,7 @@ fn a_predecessor_that_answers_something_else_is_none() {
             "it answered '18446744073709551616'",
         ),
         (
-            // More than a line, and never an end: what is not read any more may fail.
+            // An endless line: writes fail once the successor stops reading.
             |mut stream| while stream.write_all(&[b'9'; 1024]).is_ok() {},
             "it answered '999",
         ),
@@ -231,7 +231,7 @@ fn of_two_successors_one_adopts_and_the_other_waits() {
     assert!(predecessor.ended().0.success());
     let adopted = |daemon: &Daemon| daemon.messages().iter().any(|line| line.contains("Adopting "));
     until("one has adopted", || successors.iter().any(adopted));
-    // The other finds nobody to ask any more, unless it was told that it came second.
+    // The other one finds no predecessor, unless it was told that it came second.
     until("both know", || {
         let knows = |daemon: &Daemon| {
             let lines = daemon.messages();
@@ -240,8 +240,8 @@ fn of_two_successors_one_adopts_and_the_other_waits() {
         };
         successors.iter().all(knows)
     });
-    // A request that is still unread goes with the listener to the one that adopted, which hands
-    // over in turn.
+    // An unread request goes with the listener to the successor that adopts, which hands over in
+    // turn.
     if successors.iter().all(adopted) {
         until("the first of them has left", || !successors.iter_mut().all(Daemon::is_running));
         let left = successors.iter_mut().find_map(|one| (!one.is_running()).then(|| one.ended()));
@@ -258,7 +258,7 @@ fn a_predecessor_with_a_full_backlog_is_waited_for() {
     let first = UnixStream::connect(&path).expect("the only place");
     let daemon = adopting(&scratch, &path);
     daemon.wait_for("Reading starting position");
-    // Nothing says when it has found the place taken; if it has not yet, it is waited for as well.
+    // Nothing shows when the daemon finds the backlog full. If it has not yet, it waits as well.
     drop((listener.accept().expect("the first"), first));
     answer_next(&listener, "137");
     daemon.wait_for("adopting => serving");
@@ -269,7 +269,7 @@ fn a_predecessor_with_a_full_backlog_is_waited_for() {
 fn a_predecessor_that_never_answers_is_given_up() {
     let scratch = Scratch::new();
     let path = scratch.join("mute");
-    // In its backlog a connection can be made and written to, and nobody ever reads.
+    // The backlog accepts a connection and a request, but nobody reads them.
     let _mute = UnixListener::bind(&path).expect("a socket");
     let start = Instant::now();
     let daemon = root(&scratch, &path);
@@ -303,7 +303,7 @@ fn commands_before_the_request_are_answered_first() {
     assert!(daemon.ended().0.success());
 }
 
-/// Needs root, for nobody else can be two users.
+/// Needs root, to run processes as two users.
 #[test]
 fn a_stranger_is_refused_and_named() {
     assert!(geteuid().is_root(), "this test needs root, to be somebody else than the service");
@@ -323,7 +323,7 @@ fn a_stranger_is_refused_and_named() {
     assert_eq!(get_counter(&daemon.socket), 7);
 }
 
-/// Needs root, for nobody else can be two users.
+/// Needs root, to run processes as two users.
 #[test]
 fn a_predecessor_that_may_not_be_asked_is_not_taken_for_none() {
     assert!(geteuid().is_root(), "this test needs root, to be somebody else than the service");
@@ -339,18 +339,18 @@ fn a_predecessor_that_may_not_be_asked_is_not_taken_for_none() {
     let cause = "cannot connect: Permission denied (os error 13)";
     daemon.wait_for(&format!("{path}: {cause}: waiting for it"));
     fs::set_permissions(&predecessor.socket, Permissions::from_mode(0o666)).expect("our own");
-    // Another user's process is not handed over to; asked it is.
+    // The predecessor is asked, and refuses to hand over to another user's process.
     daemon.wait_for(&format!("{path} answers 'Permission denied': asking again"));
     assert!(daemon.is_running());
     let named = daemon.messages().iter().any(|line| line.contains("No predecessor at"));
     assert!(!named, "{:?}", daemon.messages());
 }
 
-/// Needs root, for nobody else can be two users.
+/// Needs root, to run processes as two users.
 #[test]
 fn the_named_successor_may_ask() {
     assert!(geteuid().is_root(), "this test needs root, to be somebody else than the service");
-    // `daemon` is 1 on every Debian.
+    // `daemon` is user 1 on every Debian.
     for name in ["1", "daemon"] {
         let scratch = Scratch::new();
         let options = ["--successor", name, STILL[0], STILL[1]];
@@ -362,7 +362,7 @@ fn the_named_successor_may_ask() {
     }
 }
 
-/// Needs root, for nobody else can be two users.
+/// Needs root, to run processes as two users.
 #[test]
 fn refusals_do_not_flood_the_log() {
     assert!(geteuid().is_root(), "this test needs root, to be somebody else than the service");
@@ -381,7 +381,7 @@ fn refusals_do_not_flood_the_log() {
     assert!((1..=seconds + 1).contains(&refusals), "{refusals} lines in {seconds} s");
 }
 
-/// Needs root, for nobody else can be two users.
+/// Needs root, to run processes as two users.
 #[test]
 fn only_root_and_the_user_of_the_service_may_request_the_state() {
     assert!(geteuid().is_root(), "this test needs root, to be somebody else than the service");
@@ -415,7 +415,7 @@ fn a_predecessor_whose_successor_went_away_serves_on() {
     let mut daemon = initrd(scratch.join("sock"));
     let mut witness = Client::connect(&daemon.socket);
     witness.ask("get_counter");
-    // Both the request and the end are there when it goes on.
+    // When the daemon continues, both the request and the end of the connection are there.
     daemon.stop();
     let mut successor = Client::connect(&daemon.socket);
     successor.send("get_counter_and_terminate\n");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Inheritance: how listeners come to the next process, and what becomes of their files.
+//! Inheritance: how listeners reach the next process, and when their files are removed.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -22,7 +22,7 @@ fn inode(path: &Path) -> u64 {
     fs::symlink_metadata(path).expect("a socket").ino()
 }
 
-/// Whom a new client sees on the other side.
+/// The PID that a new client sees as its server's.
 fn server_of(path: &Path) -> u32 {
     let stream = UnixStream::connect(path).expect("a server");
     let pid = socket_peercred(&stream).expect("credentials").pid;
@@ -100,7 +100,7 @@ fn the_next_process_serves_the_clients_in_the_backlog() {
 
 #[test]
 fn a_frozen_predecessor_s_backlog_is_served_by_the_successor() {
-    // Nobody accepts between the request and the end: who comes then waits for the next process.
+    // Nobody accepts between the request and the end, so a new client waits for the next process.
     let scratch = Scratch::new();
     let mut first = serve(&scratch, "first", &STILL);
     nc(&first.socket, "set_counter 137\n");

@@ -31,7 +31,7 @@ fn standard_error_gets_one_readable_line_for_each_record() {
         daemon.wait_for("serving => ended");
         let path = daemon.socket.display();
         let lines = daemon.wait_until("every line", |lines| Some(lines.to_vec()));
-        // Where there is no other root to follow PID 1 to, such as in a container.
+        // Logged if there is no other root to follow PID 1 to, such as in a container.
         let is_ours = |message: &&str| !message.starts_with("Cannot follow PID 1");
         let messages = lines.iter().map(|line| &*line.message).filter(is_ours);
         let listening = format!("Listening on UNIX socket {path}");
@@ -54,7 +54,7 @@ fn the_journal_gets_every_field() {
     journald.read_to_tick(2);
     let predecessor = first.socket.to_str().expect("text");
     let successor = journald.start(scratch.join("root"), &["--client-socket-path", predecessor]);
-    // Either process writes its lines when its own writer comes to it.
+    // Each process writes its lines when its own writer thread runs.
     journald.read_until("ticks of both, and the end of the first", |entries| {
         let is_there = |identifier: &str, holds: fn(&Entry) -> bool| {
             entries.iter().any(|entry| entry["SYSLOG_IDENTIFIER"] == identifier && holds(entry))
@@ -118,7 +118,7 @@ fn where_there_is_no_journal_standard_error_gets_the_lines() {
 
 #[test]
 fn only_the_stream_of_the_journal_selects_the_journal() {
-    // Who started it is systemd, as far as it can tell, and a journal is there.
+    // To the daemon, systemd has started it and a journal exists.
     for (case, stream, stderr) in [
         ("append:", None, "file"),
         ("append: with standard output in the journal", Some("1:1"), "file"),
@@ -133,7 +133,7 @@ fn only_the_stream_of_the_journal_selects_the_journal() {
             let _daemon = journald.spawn_as_systemd(&socket, stream, &stderr, options);
             until_served(&socket);
             if stderr.starts_with("/dev") {
-                // Its writer has decided by the time that it has written all.
+                // The writer has selected its destination by now.
                 get_counter(&socket);
                 journald.receive();
             } else {
@@ -144,7 +144,7 @@ fn only_the_stream_of_the_journal_selects_the_journal() {
     }
 }
 
-/// Ticks so often that any log is full soon.
+/// So short that any log is full soon.
 const PERIOD: u64 = 2_000_000;
 const OFTEN: [&str; 2] = ["--timer-delay-ms", "2"];
 
@@ -162,7 +162,8 @@ fn an_unread_journal_delays_neither_ticks_nor_replies() {
             (before, count, now())
         })
         .collect();
-    // Read again, the log tells what is missing from it; its deadlines tell when ticks were due.
+    // When the log is read again, it reports what is missing. The deadlines show when ticks were
+    // due.
     let reported = journald.read_until("a report of the lines dropped", |entries| {
         let report = |entry: &Entry| {
             let message = entry["MESSAGE"].clone();
@@ -187,7 +188,7 @@ fn an_unread_journal_delays_neither_ticks_nor_replies() {
         assert!(delay < AT_ONCE, "{tick:?}");
     }
 
-    // Each number is in the log once, or counted; beyond the gap the log goes on.
+    // Each number is logged once or counted as dropped. After the gap, the log continues.
     let reported: u64 = reported;
     journald.read_to_tick(get_counter(&daemon.socket));
     let ticks = journald.ticks();
@@ -217,7 +218,7 @@ fn an_unread_standard_error_delays_neither_ticks_nor_replies() {
     let first = ask();
     for _ in 0..100 {
         let later = ask();
-        // Between two replies lie as many ticks as deadlines fit in between.
+        // Between two replies there are as many ticks as deadlines.
         let ticks = later.1 - first.1;
         let fewest = later.0.saturating_sub(first.2) / PERIOD;
         let most = (later.2 - first.0) / PERIOD + 1;
@@ -245,10 +246,10 @@ fn a_log_that_nobody_reads_does_not_hold_up_the_end() {
     assert!(!socket.exists());
 }
 
-/// The queue of log records holds so many.
+/// Size of the queue of log records.
 const QUEUE: usize = 256;
 
-/// Longer than a process waits for its lines at the end, and a small part of it.
+/// Longer than the time for which a process waits for its lines at the end.
 const STOPPED: Duration = Duration::from_millis(600);
 const PAUSE: Duration = Duration::from_millis(30);
 
@@ -267,12 +268,12 @@ fn a_process_stopped_at_its_end_writes_its_queued_lines() {
         daemon.signal(Signal::STOP);
         testkit::until("stopped", || ["T", "Z"].contains(&&daemon.status("State")[..1]));
         if daemon.status("State").starts_with('Z') {
-            // The machine is so busy that it was over before.
+            // On a busy machine, the process may end before the signal arrives.
             continue;
         }
         thread::sleep(STOPPED);
         daemon.signal(Signal::CONT);
-        // Time enough to leave for one that takes the pause for the writer's.
+        // Enough time for the process to end, if it wrongly counts the pause as the writer's.
         thread::sleep(PAUSE);
         daemon.read_at_last();
         assert!(daemon.ended().0.success());

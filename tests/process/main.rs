@@ -86,8 +86,8 @@ mod wire;
 
 use std::time::Duration;
 
-/// Bound on what takes microseconds, or for ever if it waits for what it must not wait for.
+/// Limit for an operation that takes microseconds, unless it waits for something.
 const AT_ONCE: Duration = Duration::from_secs(3);
 
-/// Bound on a clean shutdown, which is promised to whoever powers off.
+/// Limit for a clean shutdown, as promised for power-off.
 const END: Duration = Duration::from_secs(1);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Manager: a socket in PID 1's place, to which the daemon says how it is (sd_notify(3)).
+//! Manager: a socket in PID 1's place that receives the daemon's notifications (sd_notify(3)).
 
 use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
@@ -9,7 +9,7 @@ use std::time::Instant;
 use testkit::LIMIT;
 use testkit::scratch::Scratch;
 
-/// The socket, and all that was said.
+/// The socket, and all lines received.
 pub(crate) struct Manager {
     socket: UnixDatagram,
     pub(crate) path: PathBuf,
@@ -24,13 +24,13 @@ impl Manager {
         Self { socket, path, said: Vec::new() }
     }
 
-    /// Reads until the daemon has said `what`.
+    /// Reads until the daemon has sent `what`.
     #[track_caller]
     pub(crate) fn wait_for(&mut self, what: &str) {
         self.wait_until(what, |said| said.iter().any(|said| said == what));
     }
 
-    /// Reads until what was said has in it what is looked for.
+    /// Reads until `look` accepts the lines received.
     #[track_caller]
     pub(crate) fn wait_until(&mut self, what: &str, look: impl Fn(&[String]) -> bool) {
         let mut message = [0; 1024];
@@ -46,7 +46,7 @@ impl Manager {
             self.said.extend(message.lines().map(str::to_owned));
         }
     }
-    /// Reads what waits.
+    /// Reads everything that has arrived.
     pub(crate) fn read_waiting(&mut self) {
         self.socket.set_nonblocking(true).expect("our own socket");
         let mut message = [0; 1024];

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Manual: `conf/early-service.8` says what the program does.
+//! Manual: `conf/early-service.8` describes what the program does.
 //!
-//! They need `groff` (package groff-base), as `man` does.
+//! The tests need `groff` (package groff-base), as `man` does.
 
 use std::process::{Command, Stdio};
 
@@ -16,7 +16,7 @@ const README: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/README.m
 const PROTOCOL: &str =
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/client-protocol.md"));
 
-/// What groff makes of the page; its complaints are failures.
+/// The page as groff renders it; a warning is a failure.
 #[track_caller]
 fn groff(options: &[&str]) -> String {
     let mut groff = Command::new("groff");
@@ -38,7 +38,7 @@ fn section(name: &str) -> Vec<String> {
     lines
 }
 
-/// The tags of a section, each with its text: the lines that are followed by one further in.
+/// The tags of a section, each with its text: a tag is followed by a line that is indented further.
 #[track_caller]
 fn tagged(name: &str) -> Vec<(String, String)> {
     let depth = |line: &String| line.len() - line.trim_start().len();
@@ -72,10 +72,10 @@ fn help() -> Vec<(String, String)> {
     told
 }
 
-/// What a text says is so `by default`.
+/// The value that follows `by default` in a text.
 fn default_of(text: &str) -> Option<&str> {
     let (_, after) = text.split_once("by default ")?;
-    // A sentence ends in a full stop before a space; a name may have one within.
+    // A sentence ends in a full stop before a space; a name may contain one.
     let end = after.find(";").or_else(|| after.find(". ")).unwrap_or(after.len());
     after.get(..end).map(|default| default.trim_end_matches('.'))
 }
@@ -112,7 +112,7 @@ fn the_period_is_by_default_what_the_help_says() {
     assert_eq!(period.as_nanos(), default * 1_000_000);
 }
 
-/// What stands in the first column of a table of `docs/client-protocol.md`.
+/// The first column of a table in `docs/client-protocol.md`.
 #[track_caller]
 fn first_column(heading: &str) -> Vec<&'static str> {
     let (_, table) = PROTOCOL.split_once(heading).expect("a table with this heading");
@@ -136,7 +136,7 @@ fn every_command_is_documented_and_understood() {
         let input = format!("nonsense\n{}\n", command.replace(" N", " 7"));
         let replies = nc(&daemon.socket, input);
         assert_eq!(replies.matches("Invalid command").count(), 1, "{command}: {replies}");
-        // All that the reply to a wrong line names is in the manual.
+        // The manual contains every name in the reply to an invalid line.
         let complaint = replies.lines().next().expect("a reply");
         let (_, expected) = complaint.split_once("; expected ").expect("what was expected");
         for name in expected.replace(" or ", ", ").split(", ") {
@@ -157,7 +157,7 @@ fn every_key_of_the_status_line_is_documented_in_order() {
     assert_eq!(first_column("| key | meaning |"), keys, "docs/client-protocol.md");
 }
 
-/// `scripts/promised-compiler` holds the first of these against the compiler.
+/// `scripts/promised-compiler` tests `CARGO_PKG_RUST_VERSION` with the compiler.
 #[test]
 fn the_promised_compiler_is_the_same_wherever_it_is_named() {
     let spec = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/early-service.spec"));

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Meddling: what another process may have done to a socket that it shares with the daemon.
+//! Meddling: what another process can do to a socket that it shares with the daemon.
 //!
-//! O_NONBLOCK and the options of a socket belong to everybody who holds a copy of it: the successor
-//! that was offered the sockets, and whoever else has the listener that systemd passes.
+//! O_NONBLOCK and socket options are common to all processes with a copy of a socket: a successor
+//! that was offered it, or any process that has the listener passed by systemd.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -26,13 +26,13 @@ use testkit::daemon::{Daemon, STILL};
 use testkit::scratch::Scratch;
 use testkit::until;
 
-/// Everything that the offer has a copy of.
+/// All sockets of the offer.
 fn all(offer: &Offer) -> Vec<&OwnedFd> {
     let clients = offer.clients.iter().map(|client| &client.socket);
     offer.listeners.iter().chain(clients).collect()
 }
 
-/// A client that asks and does not read, until no more fits.
+/// A client that sends commands and reads no reply, until no more fits.
 fn unread(daemon: &Daemon) -> UnixStream {
     let mut client = UnixStream::connect(&daemon.socket).expect("a server");
     client.set_nonblocking(true).expect("a socket");
@@ -61,7 +61,7 @@ fn a_successor_that_makes_sockets_blocking_stops_nobody() {
     daemon.wait_for("did not adopt the state: it aborted; serving on");
     assert_eq!(get_counter(&daemon.socket), 137, "a new client");
     assert_eq!(idle.ask("get_counter"), "137", "one that the successor had");
-    // Read at last, everything that waits is sent.
+    // All pending replies are sent once the client reads them.
     unread.set_nonblocking(false).expect("a socket");
     unread.shutdown(Shutdown::Write).expect("a connection");
     let mut replies = String::new();

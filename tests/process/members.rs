@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Members: what a member of the clients' group can do, and what not (docs/security.md).
+//! Members: what a member of the clients' group can and cannot do (docs/security.md).
 //!
-//! All of it needs root, to be the service, its group and a member of it.
+//! Needs root, to act as the service, its group and a member of it.
 
 use std::fs::{self, Permissions};
 use std::io::Write;
@@ -53,7 +53,7 @@ fn serving(scratch: &Scratch) -> Daemon {
     daemon
 }
 
-/// Whether a shell of a member carries this out on that file.
+/// Whether a member's shell can run `script` on `file`.
 fn may(script: &str, file: &Path) -> bool {
     let mut command = Command::new(MEMBER[0]);
     command.args(&MEMBER[1..]).args(["sh", "-c", script, "sh"]).arg(file);
@@ -90,14 +90,14 @@ fn a_member_may_ask_and_set_and_nothing_else() {
     }
     assert!(!may("exec rm -f -- \"$1\"", &socket), "a member may remove the socket");
     assert!(!may("kill -TERM \"$1\"", Path::new(&daemon.pid().to_string())));
-    // What was acknowledged survives the owner, with whatever a member did.
+    // Acknowledged commands survive the owner, whatever a member did.
     assert!(daemon.is_running());
     end(daemon);
     let next = serving(&scratch);
     assert_eq!(get_counter(&next.socket), 777);
 }
 
-/// As release 0.1.0 made it: open to the group, and a member has it open.
+/// The file as release 0.1.0 made it: open to the group. A member has it open.
 #[test]
 fn a_file_that_members_have_open_is_replaced_and_its_state_kept() {
     let scratch = Scratch::new();
@@ -156,7 +156,7 @@ fn a_record_of_a_stranger_is_not_believed() {
     assert_eq!(get_counter(&daemon.socket), 0);
     assert_eq!(status(&daemon.socket, "state_file"), "none");
     end(daemon);
-    // Whom --successor names is no stranger: a first stage goes on from the file of the second.
+    // The user of `--successor` is trusted: a first stage continues from the second stage's file.
     let options = ["--successor", "1001"];
     let next = start(&scratch, &options);
     next.wait_for("Listening on");

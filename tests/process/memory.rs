@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Memory: what a million commands and ten thousand connections leave behind, which is nothing.
+//! Memory: a million commands and ten thousand connections leave nothing behind.
 //!
-//! How much a tick and a command allocate is counted in `src`, where they are.
+//! Unit tests in `src` count the allocations of a tick and of a command.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -11,16 +11,16 @@ use testkit::client::Client;
 use testkit::daemon::{Daemon, STILL};
 use testkit::scratch::Scratch;
 
-/// What may come on top once all is warm, in kB: the allocator's own pages.
+/// Growth allowed after the warm-up, in kB: the allocator's own pages.
 ///
-/// Eight bytes lost with each command would be 8 MB, sixty-four with each connection 640 kB.
+/// Eight bytes lost per command would be 8 MB, sixty-four per connection 640 kB.
 const GROWTH: u64 = 128;
 
 #[test]
 fn a_million_commands_and_10_000_connections_leave_no_memory() {
     let scratch = Scratch::new();
     let daemon = Daemon::serve(scratch.join("sock"), &STILL);
-    // The tables and buffers that stay have their size after this.
+    // After this, all permanent tables and buffers have their final size.
     connect(&daemon, 1_000);
     pipeline(&daemon, 100_000);
     let before = private(&daemon);
@@ -41,7 +41,7 @@ fn private(daemon: &Daemon) -> u64 {
     number.expect("a number of kB").trim().parse().expect("a number")
 }
 
-/// One client that writes as fast as it reads.
+/// One client that reads as fast as it writes.
 fn pipeline(daemon: &Daemon, commands: usize) {
     const AT_ONCE: usize = 1000;
     let mut client = Client::connect(&daemon.socket);
@@ -60,7 +60,7 @@ fn pipeline(daemon: &Daemon, commands: usize) {
     writing.join().expect("all is written");
 }
 
-/// One client after the other.
+/// Connects clients one after the other.
 fn connect(daemon: &Daemon, clients: usize) {
     for _ in 0..clients {
         assert_eq!(Client::connect(&daemon.socket).ask("get_counter"), "0");

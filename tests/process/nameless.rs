@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Nameless: a socket whose name disappears while it is served, or before.
+//! Nameless: a socket whose name is removed, while it is served or before.
 
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Write};
@@ -20,7 +20,7 @@ use testkit::daemon::{Daemon, STILL, started_with};
 use testkit::scratch::Scratch;
 use testkit::until;
 
-/// Asks until somebody answers by that name: what had it before may be there for a moment more.
+/// Asks until a server answers at `path`; the previous socket may have the name for a moment.
 #[track_caller]
 fn asked_again(path: &Path) -> u64 {
     let ask = || {
@@ -53,7 +53,7 @@ fn a_missing_name_is_bound_again_and_waiting_clients_served() {
     assert_eq!(client.ask("set_counter 137"), "previous value 0");
     let seen = fs::symlink_metadata(&path).expect("a socket").ino();
     for round in 0..2 {
-        // Those who connect before the name goes wait in the old one's queue.
+        // A client that connects before the removal waits in the old socket's queue.
         daemon.stop();
         let mut waiting = Client::connect(&path);
         waiting.send("get_counter\n");
@@ -103,7 +103,8 @@ fn what_has_its_place_is_left_there_and_named_until_it_goes() {
     });
     assert_eq!(fs::read_to_string(&path).expect("still there"), "years of work");
     fs::remove_file(&path).expect("our own");
-    // Renamed over it, or bound by the daemon first: either way another process has it in the end.
+    // The file is renamed before or after the daemon binds. Either way, another process has the
+    // name.
     let other = UnixListener::bind(scratch.join("other")).expect("a socket");
     fs::rename(scratch.join("other"), &path).expect("our own");
     daemon.wait_for(&format!("{gone}cannot serve {}: another process is", path.display()));
@@ -139,7 +140,7 @@ fn a_passed_socket_without_a_name_is_said_and_bound_at_its_path() {
     let mut early = Client::connect(&path);
     early.send("get_counter\n");
     fs::remove_file(&path).expect("our own");
-    // As `systemctl restart` of the service; the second round also has what a kill left behind.
+    // Like `systemctl restart` of the service. The second round also finds what a kill left behind.
     for signal in [Signal::KILL, Signal::TERM, Signal::TERM] {
         let mut daemon = Daemon::spawn(started_with(&passed).args(STILL).arg("-s").arg(&path));
         daemon.wait_for("was gone: bound it again");
@@ -153,7 +154,7 @@ fn a_passed_socket_without_a_name_is_said_and_bound_at_its_path() {
 
 #[test]
 fn a_name_removed_by_the_predecessor_is_restored_in_a_moment() {
-    // An older release does if it spells the path otherwise.
+    // An older release removes it if it spells the path differently.
     let scratch = Scratch::new();
     let daemon = serve(&scratch, "sock", &STILL);
     let path = daemon.socket.clone();

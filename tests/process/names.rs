@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Names: two services with different names, the counter and the camera of the example.
+//! Names: two services with different names, the counter and the example's camera.
 //!
-//! All that a user sees of a service has its name, and nothing that the two leave in one directory
-//! or in one journal is shared.
+//! Everything that a user sees of a service has its name. Two services share no file in a directory
+//! and no entry in a journal.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -69,14 +69,14 @@ fn two_services_in_one_directory_and_journal_do_not_meet() {
     assert_eq!(journald.complaint(), "");
 }
 
-/// Starts a successor of whoever serves `predecessor`, with a state file of its own.
+/// Starts a successor of `predecessor` with its own state file.
 fn successor(scratch: &Scratch, service: &str, predecessor: &Daemon) -> Daemon {
     let predecessor = predecessor.socket.to_str().expect("text");
     let options = [&STILL[..], &["--client-socket-path", predecessor]].concat();
     start(scratch, service, &format!("{service}2"), &options)
 }
 
-/// Starts one of the services on a socket of that name, with the state file `name.state`.
+/// Starts a service on the socket `name`, with the state file `name.state`.
 fn start(scratch: &Scratch, service: &str, name: &str, options: &[&str]) -> Daemon {
     let program = match service {
         "camera" => camera::program().into(),
@@ -103,7 +103,7 @@ fn another_service_is_refused_by_name_on_both_sides() {
         let answer = format!("answers 'abort {why}': asking again");
         second.wait_for(&answer);
         first.wait_for(&format!("Refusing to hand over: {why}"));
-        // It asks again, and each time for nothing.
+        // The successor asks again, each time without success.
         assert_eq!(status(&first.socket, "phase"), "serving");
         assert!(second.messages().iter().all(|line| !line.contains("=> serving")));
     }
@@ -120,7 +120,7 @@ fn a_process_that_asks_names_its_service() {
     let mut request = String::new();
     BufReader::new(&stream).read_line(&mut request).expect("a request");
     assert_eq!(request, "handoff 1 service=camera\n");
-    // An older release does not look at the name, and sends the state of another service.
+    // An older release does not compare names, and sends the state of another service.
     let state = "state 1 frame=5 gear=drive overlay=x deadline_ns=1 period_ns=100000000";
     stream
         .write_all(format!("{state} lock=0 listeners=0 clients=0\nend\n").as_bytes())

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Older: the C programs on the other side, and who may ask.
+//! Older: the C programs as the other side, and the users that may ask.
 //!
-//! Their first form speaks `get_counter_and_terminate` between two sockets, their second
-//! `pass_state_and_terminate` on one; neither knows of a state file.
+//! The first form speaks `get_counter_and_terminate` between two sockets, the second form
+//! `pass_state_and_terminate` on one. Neither uses a state file.
 
 use std::fs::{self, Permissions};
 use std::io::{IoSliceMut, Write};
@@ -28,7 +28,7 @@ use testkit::until;
 const PASS: &str = "pass_state_and_terminate";
 const GET: &str = "get_counter_and_terminate";
 
-/// Reads the first byte and what comes beside it, as the C program does.
+/// Reads the first byte and the descriptors that come with it, as the C program does.
 fn first_byte(stream: &UnixStream) -> (Vec<u8>, Vec<OwnedFd>) {
     let mut bytes = [0xff; 1];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
@@ -90,10 +90,10 @@ fn the_count_alone_is_returned_and_the_record_withdrawn() {
     assert_eq!(get_counter(&next.socket), 0, "what the older program did is not in the file");
 }
 
-/// What an older program does with a request.
+/// How an older program answers a request.
 type Behaviour = fn(&Predecessor, &mut Wire, &str);
 
-/// Plays an older program until the daemon serves, and gives it.
+/// Plays an older program until the daemon has adopted from it.
 #[track_caller]
 fn adopt_from(behaviour: Behaviour, takes_over: bool, scratch: &Scratch) -> (Predecessor, Daemon) {
     let older = Predecessor::at(scratch.join("older"));
@@ -119,20 +119,20 @@ fn invalid(wire: &mut Wire, request: &str) {
     let _ = wire.stream.write_all(format!("Invalid command: {request}\n").as_bytes());
 }
 
-/// The first form; the later it is asked its own line, the more it has said no.
+/// The first form: knows only its own command.
 const FIRST: Behaviour = |_, wire, request| match request {
     GET => wire.say("137"),
     _ => invalid(wire, request),
 };
 
-/// One that closes where it does not understand.
+/// The first form, if it closes after an unknown command.
 const CLOSING: Behaviour = |_, wire, request| {
     if request == GET {
         wire.say("137");
     }
 };
 
-/// The second form: its listener beside one byte, and its state.
+/// The second form: sends its listener with one byte, then its state.
 const SECOND: Behaviour = |older, wire, request| match request {
     PASS => {
         wire.send(b"\0", &[older.listener.as_fd()]);
@@ -141,14 +141,14 @@ const SECOND: Behaviour = |older, wire, request| match request {
     _ => invalid(wire, request),
 };
 
-/// The same, which closes where it does not understand.
+/// The second form, if it closes after an unknown command.
 const SECOND_CLOSING: Behaviour = |older, wire, request| {
     if request == PASS {
         SECOND(older, wire, request);
     }
 };
 
-/// One that refuses twice.
+/// The first form, if it refuses twice.
 const REFUSING: Behaviour = |older, wire, request| {
     if older.path.with_extension("asked-twice").exists() {
         return FIRST(older, wire, request);
@@ -228,14 +228,14 @@ fn as_user(user: &str, program: &Path) -> Command {
     command
 }
 
-/// What a process of this user is answered, on a socket that lets everybody in.
+/// The reply to a process of this user, on a socket that everybody can open.
 fn asked_by(user: &str, request: &str, socket: &Path) -> String {
     fs::set_permissions(socket, Permissions::from_mode(0o777)).expect("we are root");
     let before = ["setpriv", &format!("--reuid={user}"), "--clear-groups"];
     nc_as(&before, socket, format!("{request}\n"))
 }
 
-/// Needs root, for nobody else can be several users.
+/// Needs root, to run processes as several users.
 #[test]
 fn the_three_requests_are_for_root_own_user_and_successor() {
     assert!(geteuid().is_root(), "this test needs root, to be several users");
@@ -263,7 +263,7 @@ fn the_three_requests_are_for_root_own_user_and_successor() {
     }
 }
 
-/// Needs root, for nobody else can give a file away.
+/// Needs root, to give a file away.
 #[test]
 fn the_owner_of_the_socket_file_may_have_the_state() {
     assert!(geteuid().is_root(), "this test needs root, to be several users");
@@ -286,7 +286,7 @@ fn the_owner_of_the_socket_file_may_have_the_state() {
     }
 }
 
-/// The number stands for every user that a namespace does not map, so it vouches for nobody.
+/// The number stands for every user that a namespace does not map, so it identifies nobody.
 #[test]
 fn user_65534_is_nobody_to_hand_over_to_whoever_names_it() {
     assert!(geteuid().is_root(), "this test needs root, to be several users");
@@ -306,7 +306,7 @@ fn user_65534_is_nobody_to_hand_over_to_whoever_names_it() {
     }
 }
 
-/// Needs root, for nobody else can be two users.
+/// Needs root, to run processes as two users.
 #[test]
 fn a_predecessor_of_another_user_is_not_believed() {
     assert!(geteuid().is_root(), "this test needs root, to be two users");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Ownership: who has the lock, who waits for it, and what becomes of it without a file.
+//! Ownership: which process has the lock, which ones wait, and what happens without a file.
 
 use rustix::process::Signal;
 
@@ -31,7 +31,7 @@ fn the_second_owner_waits_until_the_first_is_gone() {
             said.iter().filter(|said| said.starts_with("EXTEND_TIMEOUT_USEC=")).count() > 2
         });
         assert!(!manager.said.contains(&"READY=1".to_owned()));
-        // Who connects meanwhile waits, and is not refused.
+        // A client that connects meanwhile waits and is not refused.
         let mut client = Client::connect(&second.socket);
         client.send("get_counter\n");
         assert_eq!(get_counter(&first.socket), 137);
@@ -56,7 +56,7 @@ fn the_first_stage_waits_for_the_lock_as_well() {
     first.ended();
     second.wait_for("booting => serving");
     assert_eq!(get_counter(&second.socket), 137);
-    // And one that waits ends when it is told to.
+    // A waiting process ends when it is told to.
     let mut third = start(&scratch, "third", &options);
     third.wait_for("is locked by another process: waiting for it");
     third.signal(Signal::INT);
@@ -80,8 +80,8 @@ fn of_two_successors_the_other_owns_when_the_first_is_killed() {
     first.signal(Signal::CONT);
     assert!(first.ended().0.success());
     let serves = |daemon: &Daemon| messages_with(daemon, "adopting => serving") > 0;
-    // Where the request of the second is still unread, it goes with the listener to the first,
-    // which hands over in turn.
+    // An unread request goes with the listener to the successor that adopts, which hands over in
+    // turn.
     let waits = |daemon: &Daemon| {
         messages_with(daemon, "another process holds the lock: waiting") > 0 && !serves(daemon)
     };
@@ -165,7 +165,7 @@ fn a_handoff_works_without_a_file_on_either_side_or_on_both() {
             assert_eq!(scratch.names(), ["second"]);
             continue;
         }
-        // The lock and the state go on in the file, whoever named it.
+        // The lock and the state stay with the file, whichever process named it.
         assert!(is_locked(&state_file(&scratch)), "{case:?}");
         assert_eq!(record(&state_file(&scratch)).snapshot.state.next, 138, "{case:?}");
         second.signal(Signal::KILL);

@@ -11,7 +11,7 @@ use testkit::client::get_counter;
 use testkit::daemon::{Daemon, STILL};
 use testkit::scratch::Scratch;
 
-/// A predecessor with the lock, and one that adopts from it.
+/// A predecessor with the lock, and its successor.
 pub(crate) struct Pair {
     pub(crate) scratch: Scratch,
     pub(crate) predecessor: Predecessor,
@@ -28,7 +28,7 @@ impl Pair {
         Self { scratch, predecessor, lock, successor }
     }
 
-    /// Sends all but the last line, with no clients.
+    /// Sends an offer without clients, except for its last line.
     pub(crate) fn offer_nothing_but_the_state(&self) -> Wire {
         let mut wire = self.predecessor.asked_for_the_exchange();
         wire.say(&state(137, true, 0, 0));
@@ -39,7 +39,7 @@ impl Pair {
         wire.send("end\n", &[self.lock.as_fd()]);
     }
 
-    /// Hands over to whoever asks next.
+    /// Hands over to the next process that asks.
     #[track_caller]
     pub(crate) fn hand_over(self) -> (Scratch, Daemon) {
         let mut wire = self.offer_nothing_but_the_state();
@@ -54,7 +54,7 @@ impl Pair {
     }
 }
 
-/// Two ends of a connection: the client's, and the one that is handed over.
+/// Both ends of a connection: the client's end and the server's, which is handed over.
 pub(crate) fn client() -> (UnixStream, OwnedFd) {
     let (client, served) = UnixStream::pair().expect("a pair");
     client.set_read_timeout(Some(LIMIT)).expect("not zero");

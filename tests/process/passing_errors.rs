@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Passing errors: a system call that fails for a moment makes no second owner and loses no state.
+//! Passing errors: a system call that fails for a moment causes no second owner and no lost state.
 //!
 //! strace(1) makes the calls on one file fail.
 
@@ -22,10 +22,10 @@ use testkit::until;
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// What may fail for want of something, and how.
+/// Errors that a call may return for a moment.
 const ERRORS: [&str; 6] = ["ENOLCK", "ENOMEM", "ENFILE", "EMFILE", "EIO", "EINTR"];
 
-/// Each call on the state file or the boot id on the way to the lock and to the state.
+/// Every call on the state file or the boot ID with which a start obtains the lock and the state.
 const CALLS: [(&str, bool); 6] = [
     ("openat", false),
     ("openat", true),
@@ -35,7 +35,7 @@ const CALLS: [(&str, bool); 6] = [
     ("pread64", false),
 ];
 
-/// Starts the program with `call` on `path` failing as `how` says.
+/// Starts the program with an injected error: `call` on `path` fails as `how` says.
 fn start_with(scratch: &Scratch, socket: &str, path: &Path, call: &str, how: &str) -> Daemon {
     let mut command = Command::new("strace");
     detach(&mut command);
@@ -81,7 +81,7 @@ fn an_error_of_a_moment_makes_no_second_owner() {
     }
     owner.signal(Signal::KILL);
     owner.ended();
-    // One after the other, each goes on from what was acknowledged.
+    // Each one continues from the last acknowledged state.
     let mut left = others;
     while !left.is_empty() {
         let mut found = None;
@@ -145,7 +145,7 @@ fn a_lasting_error_is_logged_once_and_does_not_block_the_end() {
 fn a_state_unreadable_for_a_moment_is_not_replaced() {
     for error in ERRORS {
         let scratch = Scratch::new();
-        // Read to see whether there is a state, and to load it; then to take it back.
+        // The start reads twice. The third read takes the state back.
         let how = format!("error={error}:when=3");
         let daemon = start_with(&scratch, "sock", &state_file(&scratch), "pread64", &how);
         daemon.wait_for("Listening on");
@@ -168,7 +168,7 @@ fn a_state_unreadable_for_a_moment_is_not_replaced() {
     }
 }
 
-/// A member may have the file open that release 0.1.0 made, until it is replaced.
+/// A member may have the file of release 0.1.0 open, until it is replaced.
 #[test]
 fn an_open_file_is_replaced_despite_a_passing_error() {
     for call in ["openat", "rename,renameat,renameat2"] {
@@ -191,7 +191,7 @@ fn an_open_file_is_replaced_despite_a_passing_error() {
     }
 }
 
-/// A state file that takes no writes does not make the next owner go on from an older state.
+/// If the state file cannot be written, the next owner does not continue from an older state.
 #[test]
 fn the_offer_counts_and_not_the_file_that_had_no_room() {
     for dies in [false, true] {
@@ -207,7 +207,7 @@ fn the_offer_counts_and_not_the_file_that_had_no_room() {
         assert_eq!(client.ask("set_counter 777"), "previous value 11");
         assert_eq!(status(&daemon.socket, "state_file"), "failing");
         if dies {
-            // The successor dies, and the owner takes the state back.
+            // The successor dies, and the predecessor takes the state back.
             let mut successor = Wire::ask(&daemon.socket, "handoff 1");
             let offer = successor.offer();
             successor.say("prepared");
@@ -224,7 +224,7 @@ fn the_offer_counts_and_not_the_file_that_had_no_room() {
     }
 }
 
-/// An error of the connection is not its end: both processes would own.
+/// An error of the connection must not count as its end, or both processes would own the state.
 #[test]
 fn a_passing_error_in_a_handoff_makes_no_second_owner() {
     let calls = [("recvmsg", 1..6), ("sendto", 1..4), ("sendmsg", 1..4)];

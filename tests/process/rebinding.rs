@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Rebinding: a fresh socket in the place of the one that systemd passes.
+//! Rebinding: a fresh socket that replaces the one passed by systemd.
 //!
-//! What a label is to a socket its inode and its credentials are too: they are of whoever made it,
-//! and these can be seen without a policy.
+//! Like a label, a socket's inode and credentials come from the process that bound it. The tests
+//! can read them without a policy.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -32,7 +32,7 @@ fn rebinding(passed: &UnixListener, state_file: &Path) -> Daemon {
     Daemon::spawn(command.arg("--rebind").args(STILL).arg("--state-file").arg(state_file))
 }
 
-/// Connects as often as it can until told to end; every one that is refused, or not answered, is a
+/// Connects repeatedly until told to end. A connection that is refused or not answered is a
 /// failure.
 fn connect_until(is_over: &AtomicBool, path: &Path) -> usize {
     let mut served = 0;
@@ -82,7 +82,7 @@ fn who_connected_to_the_old_socket_is_served_even_afterwards() {
     let passed = UnixListener::bind(&path).expect("a socket");
     let daemon = rebinding(&passed, &scratch.join("state"));
     daemon.wait_for("Listening on UNIX socket");
-    // As one who had found the old file a moment before its name changed.
+    // The client has found the old file just before it was renamed.
     let mut late = Client::connect(scratch.join("public.passed"));
     assert_eq!(late.ask("get_counter"), "0");
 }
@@ -120,7 +120,7 @@ fn the_socket_of_a_killed_process_refuses_until_the_next_start() {
     let refused = UnixStream::connect(&path).expect_err("nobody listens").kind();
     assert_eq!(refused, ErrorKind::ConnectionRefused, "the price");
 
-    // The lock that it waits for holds it back before it serves.
+    // The lock makes the next process wait before it serves.
     let holder = fs::File::open(&state).expect("the state file");
     flock(&holder, FlockOperation::NonBlockingLockExclusive).expect("a lock that nobody has");
     let next = rebinding(&passed, &state);
@@ -165,7 +165,7 @@ fn a_successor_continues_with_the_fresh_socket() {
     assert!(get_counter(&path) >= 137);
 }
 
-/// Whoever else holds the socket that systemd passed may do so.
+/// Any process that holds the socket passed by systemd can shut it down.
 #[test]
 fn a_shut_down_passed_socket_does_not_affect_the_fresh_one() {
     let scratch = Scratch::new();

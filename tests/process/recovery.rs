@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Recovery: the next process goes on where one died or stopped, by the clock.
+//! Recovery: the next process continues by the clock, after the last one died or stopped.
 
 use std::os::unix::net::UnixListener;
 
@@ -41,7 +41,6 @@ fn after_a_kill_the_count_follows_the_clock_at_any_period() {
         let dead = end(dead, Signal::KILL);
         let left = record(&state_file(&scratch));
         let next = left.snapshot.state.next;
-        // Time goes by.
         let wait = now() + 250_000_000;
         until("a quarter of a second", || now() > wait);
 
@@ -53,7 +52,7 @@ fn after_a_kill_the_count_follows_the_clock_at_any_period() {
         let window = due(&left, earliest)..=due(&left, line.time);
         assert!(window.contains(&told), "{told} is not in {window:?}");
 
-        // By the deadlines: the old rhythm up to now, ours from then on.
+        // Deadlines have the old period until now, and the new one from then on.
         let then = record(&state_file(&scratch));
         let (old, new) = (left.snapshot.period.as_nanos(), then.snapshot.period.as_nanos());
         let passed = then.snapshot.deadline.as_nanos() - left.snapshot.deadline.as_nanos();
@@ -62,12 +61,12 @@ fn after_a_kill_the_count_follows_the_clock_at_any_period() {
         if old == new {
             assert_eq!(passed, ticks * old);
         } else {
-            // `caught` at the old period, and the others at ours.
+            // `caught` ticks have the old period, the others the new one.
             let caught = (0..=ticks).find(|caught| caught * old + (ticks - caught) * new == passed);
             let caught = caught.unwrap_or_else(|| panic!("{passed} is not {ticks} ticks"));
             assert!(caught >= told, "{caught} of {ticks} ticks were caught up, not {told}");
         }
-        // Each number once, and the first is the one that was due.
+        // Each number occurs once; the first one is the one that was due.
         let count = usize::try_from(told).expect("few");
         let expected: Vec<u64> = (next..).take(count).collect();
         assert_eq!(daemon.ticks(count)[..count], expected);
@@ -85,7 +84,7 @@ fn numbers_whose_lines_died_with_the_process_are_named() {
     let left = record(&state_file(&scratch));
     let last = left.snapshot.state.next - 1;
     let daemon = serve(&scratch, "sock", &["--timer-delay-ms", "20"]);
-    // Its line may have been written or not when it died; who died cannot say.
+    // Its line may or may not have been written before the process died.
     let named = daemon.wait_for(" may be missing from the log").message;
     assert!(named.contains(&last.to_string()), "{last}: {named}");
     let logged = dead.all_ticks();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Refusing: what a successor does not adopt, and how it says so.
+//! Refusing: offers that a successor does not adopt, and what it reports.
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -100,7 +100,7 @@ fn an_inconsistent_offer_is_refused_with_a_reason() {
         }),
     ];
     let pair = Pair::new();
-    // Next to each other are different kinds: numbers apart, the same line is logged once.
+    // Adjacent cases differ in more than numbers, because repeated lines are logged once.
     for (why, send) in cases {
         let mut wire = pair.predecessor.asked_for_the_exchange();
         send(&pair, &mut wire);
@@ -187,7 +187,7 @@ fn a_descriptor_of_the_wrong_kind_is_refused_by_name() {
 #[test]
 fn one_that_cannot_be_adopted_from_is_asked_less_and_less_often() {
     type Fail = fn(&mut Wire, u64);
-    // Another line each time, and one reason.
+    // A different line each time, but the same reason.
     let fails: [(&str, Fail); 4] = [
         ("a key is missing", |wire, number| {
             wire.say(&format!("state 1 counter={number}"));
@@ -211,7 +211,7 @@ fn one_that_cannot_be_adopted_from_is_asked_less_and_less_often() {
             asked.push(now());
             fail(&mut wire, number);
         }
-        // No sooner than so: the first pause twice, and then twice as long each time.
+        // Minimum pauses: the first one twice, then each twice as long as the one before.
         let pauses: Vec<_> = asked.windows(2).map(|at| (at[1] - at[0]) / 1_000_000).collect();
         for (pause, least) in pauses.iter().zip([100, 200, 400, 800]) {
             assert!(*pause + 20 >= least, "{case}: {pauses:?} ms");

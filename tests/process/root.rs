@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Root: the first stage across a switch of root, by either way that a kernel has.
 //!
-//! A script that is PID 1 of its own namespace stands for systemd. Up to Linux 6, systemd moves the
-//! mounts and changes its own root directory; from 7.0 on, pivot_root(2) succeeds in an initramfs
-//! and moves every process along. Every kernel has both calls, so both ways are tried on any
-//! kernel.
+//! A script that is PID 1 of its own namespace replaces systemd. Up to Linux 6, systemd moves the
+//! mounts and changes its own root directory. From 7.0 on, pivot_root(2) succeeds in an initramfs
+//! and changes the root of every process. Every kernel has both calls, so the tests use both.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -22,14 +21,14 @@ use testkit::scratch::Scratch;
 use testkit::until;
 
 const FOLLOWED: &str = "Followed PID 1 to the root filesystem";
-/// What the survivor asks PID 1 for when it has settled in the new root.
+/// The request that sets PID 1's watchdog once the first stage has entered the new root.
 const WATCHDOG: &str = "WATCHDOG_USEC=3000000";
 
 /// CAP_SYS_CHROOT and CAP_SYS_PTRACE.
 const FOLLOWING: u64 = 1 << 18 | 1 << 19;
 
-/// PID 1's root alone is changed, or that of every process; or PID 1 becomes another user's, so
-/// that looking at it takes CAP_SYS_PTRACE.
+/// Changes the root of PID 1 only, or of every process; or changes PID 1's user, so that reading
+/// its root requires CAP_SYS_PTRACE.
 #[derive(Clone, Copy, Debug)]
 enum Way {
     Chroot,
@@ -37,11 +36,11 @@ enum Way {
     Hide,
 }
 
-/// A boot in which nobody has the capability to look at other users' processes.
+/// A boot in which no process can have CAP_SYS_PTRACE.
 const WITHOUT_PTRACE: &[&str] = &["setpriv", "--bounding-set=-sys_ptrace"];
 
-/// Makes the roots, one in the other, and enters the first one. Each has the host's programs; all
-/// but the last are an initrd's.
+/// Makes nested roots and enters the first one. All have the host's programs; all but the last are
+/// initrds.
 const ROOTS: &str = r#"
     scratch=$1; shift
     make_root() {
@@ -62,8 +61,8 @@ const ROOTS: &str = r#"
     make_root "$root"
     exec chroot "$scratch/first" sh -euc "$STAGE" sh "$scratch" "$@""#;
 
-/// Starts the first stage, and switches when the test says so; `late` starts in the first root too,
-/// after PID 1 has left it.
+/// Starts the first stage, and switches when the test requests it. `late` also starts in the first
+/// root, after PID 1 has left it.
 const STAGE: &str = r#"
     scratch=$1; shift
     # Not in the directory that the kernel moves along by itself.
@@ -75,7 +74,7 @@ const STAGE: &str = r#"
     ) &
     exec sh -euc "$SWITCH" sh "$scratch" 1 "$@""#;
 
-/// Each switch is a process of its own no more than systemd's is: exec keeps it PID 1.
+/// exec keeps the process PID 1 across each switch, as in systemd.
 const SWITCH: &str = r#"
     scratch=$1; number=$2; way=${3-}; shift 2
     if [ -z "$way" ]; then while :; do sleep 1; done; fi
@@ -88,7 +87,7 @@ const SWITCH: &str = r#"
     [ "$way" = Chroot ] || pivot_root . old
     exec chroot . sh -euc "$SWITCH" sh "$scratch" $((number + 1)) "$@""#;
 
-/// The namespace, in which the first stage serves.
+/// The namespace in which the first stage runs.
 struct Boot {
     daemon: Daemon,
     manager: Manager,
@@ -96,12 +95,12 @@ struct Boot {
 }
 
 impl Boot {
-    /// Boots into the first of the roots; `limits` are words before the first stage's own.
+    /// Boots into the first root; `limits` precedes the first stage's command.
     fn start(ways: &[Way], limits: &str) -> Self {
         Self::start_within(&[], ways, limits)
     }
 
-    /// The same, with words before PID 1's own.
+    /// Like `start`, with `around` before PID 1's command.
     fn start_within(around: &[&str], ways: &[Way], limits: &str) -> Self {
         assert!(geteuid().is_root(), "this test needs root, to have a root directory of its own");
         let scratch = Scratch::new();
@@ -132,7 +131,7 @@ impl Boot {
         fs::write(self.scratch.join(name), "").expect("a scratch directory");
     }
 
-    /// The process that serves a socket, in `/proc`.
+    /// The directory in `/proc` of the process that serves a socket.
     fn proc_of(&self, socket: &str) -> PathBuf {
         let mut client = Client::connect(self.scratch.join(socket));
         let peer = socket_peercred(client.stream()).expect("a connection");
@@ -143,7 +142,7 @@ impl Boot {
         self.daemon.messages().iter().filter(|line| *line == FOLLOWED).count()
     }
 
-    /// Whether the first stage is where PID 1 is, without a right to go elsewhere.
+    /// Asserts that the first stage is in PID 1's root and has dropped its capabilities.
     fn assert_settled(&self, process: &Path) {
         let init = self.init();
         until("no thread has a capability", || able(process).iter().all(|rights| *rights == 0));
@@ -153,8 +152,8 @@ impl Boot {
         assert_eq!(self.followed(), 1);
     }
 
-    /// Whether the first stage serves without a right to go elsewhere, and PID 1, which may have
-    /// asked for signs of life, has them.
+    /// Asserts that the first stage serves without the capabilities, and sends PID 1 signs of life
+    /// if PID 1 has asked for them.
     fn assert_serves_on(&mut self, process: &Path) {
         until("no thread has a capability", || able(process).iter().all(|rights| *rights == 0));
         let before = self.manager.said.len();
@@ -165,7 +164,7 @@ impl Boot {
         assert_eq!(Client::connect(self.scratch.join("sock")).ask("get_counter"), "0");
     }
 
-    /// PID 1 of the namespace, as it is seen from outside.
+    /// The namespace's PID 1, in the host's `/proc`.
     fn init(&self) -> PathBuf {
         let unshare = self.daemon.pid();
         let children = fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children"));
@@ -179,7 +178,7 @@ fn send(process: &Path, signal: Signal) {
     kill_process(pid, signal).expect("the process is there");
 }
 
-/// What each thread of a process has of the two capabilities.
+/// The two capabilities, as each thread of a process has them.
 fn able(process: &Path) -> Vec<u64> {
     let threads = fs::read_dir(process.join("task")).expect("a process");
     let rights = threads.map(|thread| {
@@ -192,7 +191,7 @@ fn able(process: &Path) -> Vec<u64> {
     rights.collect()
 }
 
-/// Which directory a link of `/proc` leads to.
+/// The directory that a link of `/proc` leads to.
 fn directory(link: &Path) -> (u64, u64) {
     let found = fs::metadata(link).expect("we are root");
     (found.dev(), found.ino())
@@ -253,7 +252,7 @@ fn two_switches_between_two_looks_are_one() {
     }
 }
 
-/// A security policy that forbids it has the same effect as a capability that is not there.
+/// A security policy that forbids the call has the same effect as a missing capability.
 #[test]
 fn one_who_may_not_look_at_pid_1_is_moved_along_and_notices() {
     let less = "setpriv --bounding-set=-sys_ptrace,-sys_chroot";

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Scarcity: limits of the process that leave too little to serve with, or nearly.
+//! Scarcity: resource limits of the process that are too low, or nearly.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -21,7 +21,7 @@ fn limited(limits: &[&str], scratch: &Scratch, options: &[&str]) -> Daemon {
     Daemon::spawn(command.arg("--state-file").arg(scratch.join("state")).args(options))
 }
 
-/// Whether it serves; else it has ended with a line that says why, and left no socket file.
+/// Whether the daemon serves. If not, asserts that it logged the reason and left no socket file.
 fn serves_or_ends(mut daemon: Daemon, scratch: &Scratch, limit: &str) -> bool {
     let serves = daemon.wait_until(&format!("a word, with {limit}"), |lines| {
         lines.iter().find_map(|line| {
@@ -69,7 +69,7 @@ fn without_threads_it_says_why_it_ends() {
             copy_program(&program);
             let mut command = Command::new("setpriv");
             detach(&mut command);
-            // A user of nobody else's processes; by its group it may write.
+            // A user without other processes. Its group permits it to write.
             let user = 60_000 + std::process::id() % 1000;
             fs::set_permissions(scratch.join(""), PermissionsExt::from_mode(0o777)).expect("ours");
             command.args([format!("--reuid={user}"), "--clear-groups".to_owned()]);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Sessions: what clients notice of a handoff, which is nothing.
+//! Sessions: clients do not notice a handoff.
 
 use std::io::Write;
 use std::process::Command;
@@ -14,7 +14,7 @@ use testkit::daemon::{Daemon, STILL, program};
 use testkit::scratch::Scratch;
 use testkit::until;
 
-/// Hands over to another process, on a socket of its own, and waits until that serves alone.
+/// Hands over to another process on its own socket, and waits until that one serves alone.
 #[track_caller]
 fn hand_over(scratch: &Scratch, mut first: Daemon) -> Daemon {
     let second = succeed(scratch, "second", &first.socket, &STILL);
@@ -39,7 +39,7 @@ fn clients_in_any_state_are_answered_once_and_in_order() {
     status_half.send("stat");
     ended.send("get_counter\nget_counter");
     assert_eq!(ended.line(), "137");
-    // All that was sent is with the server, or in the socket: either must do.
+    // What was sent is in the server or still in the socket; both must work.
     let second = hand_over(&scratch, first);
     assert_eq!(status(&second.socket, "clients"), "7");
     assert_eq!(idle.ask("get_counter"), "137");
@@ -60,7 +60,7 @@ fn a_client_that_ended_its_input_gets_its_replies_and_the_end() {
     let scratch = Scratch::new();
     let first = serve(&scratch, "first", &STILL);
     let mut client = Client::connect(&first.socket);
-    // More replies than its socket takes, so that some are unsent when it is handed over.
+    // More replies than the socket holds, so some are unsent at the handoff.
     let commands = unread(&mut client);
     client.finish();
     let _second = hand_over(&scratch, first);
@@ -73,7 +73,7 @@ fn an_endless_line_is_explained_by_the_next_process_too() {
     let first = serve(&scratch, "first", &STILL);
     let mut client = Client::connect(&first.socket);
     client.send("a".repeat(200));
-    // Closing, and still read from.
+    // The session is closing, but the server still reads from it.
     assert_eq!(client.line(), "Line too long: at most 128 bytes");
     let _second = hand_over(&scratch, first);
     client.send("a".repeat(100_000));
@@ -86,7 +86,7 @@ fn unread(client: &mut Client) -> usize {
     const COMMAND: &[u8] = b"set_counter 18446744073709551615\n";
     client.stream().set_nonblocking(true).expect("a socket");
     let (mut sent, mut stuck) = (0, 0);
-    // A command that was sent in part goes on with the rest.
+    // The next write continues a partly sent command.
     while stuck < 50 {
         match client.stream().write(&COMMAND[sent % COMMAND.len()..]) {
             Ok(count) => (sent, stuck) = (sent + count, 0),
@@ -129,7 +129,7 @@ fn two_processes_answer_a_thousand_commands_as_one_would() {
     client.send(&commands);
     let gets = "get_counter\n".repeat(1000);
     clients.iter_mut().for_each(|client| client.send(&gets));
-    // It finds the commands and the request for the handoff together.
+    // The daemon finds the commands and the request for the handoff together.
     let second = succeed(&scratch, "second", &first.socket, &STILL);
     second.wait_for("Reading starting position");
     first.signal(Signal::CONT);
@@ -189,12 +189,12 @@ fn a_successor_with_few_places_adopts_when_it_has_enough() {
 
 #[test]
 fn a_successor_that_loses_descriptors_adopts_when_it_has_room() {
-    // Enough by the number, but half of them are taken.
+    // The limit is high enough, but half of the descriptors are in use.
     refuses_at_first("130", 60, "is missing");
 }
 
-/// A successor with this limit of descriptors, and so many taken, refuses a hundred clients, for
-/// this reason.
+/// A successor with this descriptor limit and `taken` descriptors in use refuses a hundred clients,
+/// for the reason `why`.
 #[track_caller]
 fn refuses_at_first(limit: &str, taken: u32, why: &str) {
     let scratch = Scratch::new();
@@ -276,7 +276,8 @@ fn busy_clients_do_not_keep_the_process_from_ending() {
             let _ = client.stream().write_all(b"get_counter\nhandoff 1\n");
         }
         let (status, _) = daemon.ended();
-        // Nobody reads on: one of them holds, unread, what it was offered, and so all the others.
+        // Nobody reads the replies: one socket holds an unread offer, which contains all other
+        // sockets.
         assert!(status.success(), "{status}: {:?}", daemon.messages().last());
     }
 }
@@ -293,13 +294,13 @@ fn a_stopped_successor_delays_no_client() {
     for client in &mut clients {
         assert!(client.line().starts_with("previous value"));
     }
-    // It asks, and reads nothing of the answer.
+    // The successor asks, but does not read the offer.
     let mut successor = Wire::ask(&first.socket, "handoff 1");
     first.wait_for(" did not adopt the state: timed out after 1 s; serving on");
     for client in &mut clients {
         assert_eq!(client.ask("ter"), "137");
     }
-    // What it reads at last is the word that it is off, and nothing that looks like our death.
+    // It finally reads that the handoff was aborted, and nothing that looks like a death.
     let mut line = successor.line();
     while line.starts_with("state ") || line.starts_with("client ") || line == "end" {
         if line.starts_with("client ") {

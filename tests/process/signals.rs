@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Signals: how it ends, and what does not end it.
+//! Signals: which ones end the daemon, and which do not.
 
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
@@ -60,14 +60,14 @@ fn the_initrd_stage_ignores_sigterm_and_says_so() {
     assert!(daemon.is_running());
 }
 
-/// Those that only leave a line in the log, with the line.
+/// Signals that only add a line to the log, with the line.
 const SAID: [(Signal, &str); 3] = [
     (Signal::HUP, "Ignoring SIGHUP: there is nothing to reload"),
     (Signal::USR1, "Ignoring SIGUSR1"),
     (Signal::USR2, "Ignoring SIGUSR2"),
 ];
 
-/// Those that leave nothing, among them each that a kernel or a timer of a parent sends.
+/// Signals that are ignored silently, including all that the kernel or a parent's timer may send.
 const SILENT: [Signal; 15] = [
     Signal::ALARM,
     Signal::VTALARM,
@@ -132,7 +132,7 @@ fn what_is_documented_is_what_the_mask_and_the_handlers_say() {
         let (is_blocked, is_caught) = (blocked >> at & 1 == 1, caught >> at & 1 == 1);
         assert_eq!(is_blocked, outcome.starts_with("ignored"), "SIG{name}: {outcome}");
         let has_handler = outcome.starts_with("orderly end") || outcome.starts_with("a log line");
-        // The Rust runtime has handlers of its own that tell of a stack overflow.
+        // The Rust runtime has its own handlers, which report a stack overflow.
         let is_runtimes = ["SEGV", "BUS"].contains(name);
         assert_eq!(is_caught && !is_runtimes, has_handler, "SIG{name}: {outcome}");
     }
@@ -148,7 +148,7 @@ fn what_is_documented_is_what_the_mask_and_the_handlers_say() {
 
 #[test]
 fn what_was_blocked_or_ignored_by_the_parent_is_heard() {
-    // A shell's `&` makes the process ignore SIGINT; perl blocks what it is told to.
+    // A shell's `&` makes a process ignore SIGINT, and perl can block signals.
     let ignored = "trap '' TERM INT HUP CHLD PIPE; exec \"$@\"";
     let block = "use POSIX; sigprocmask(SIG_BLOCK, POSIX::SigSet->new(1..31)); exec @ARGV";
     for (signal, options) in
@@ -228,7 +228,7 @@ fn further_signals_cost_no_line_of_the_log_and_no_file() {
     }
 }
 
-/// With a log that nobody reads the end takes half a second longer.
+/// If nobody reads the log, the end takes half a second longer.
 #[test]
 fn more_signals_do_not_end_it_before_the_count_is_saved() {
     let scratch = Scratch::new();
@@ -258,7 +258,7 @@ fn a_client_that_goes_away_while_it_is_answered_does_no_harm() {
     let scratch = Scratch::new();
     let mut daemon = Daemon::serve(scratch.join("sock"), &STILL);
     for _ in 0..20 {
-        // SIGPIPE, if it were not ignored.
+        // This causes SIGPIPE, unless it is ignored.
         let mut client = testkit::client::Client::connect(&daemon.socket);
         client.send("get_counter\n".repeat(1000));
     }

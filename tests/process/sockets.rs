@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Sockets: what becomes of the file that clients connect to.
+//! Sockets: when the file that clients connect to is made, kept and removed.
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -60,7 +60,7 @@ fn a_live_socket_is_left_to_its_server() {
     };
     refused(&first);
     assert_eq!(get_counter(&first.socket), 5, "nothing has happened to the first");
-    // One that is stopped is there all the same.
+    // A stopped process still owns its socket.
     first.stop();
     refused(&first);
     first.signal(Signal::CONT);
@@ -93,12 +93,12 @@ fn a_path_that_cannot_be_bound_is_named() {
     }
 }
 
-/// How often the process has gone to sleep by itself: each try for a lock that it waits for is one.
+/// Number of voluntary sleeps: each attempt to take a lock is one.
 fn sleeps(daemon: &Daemon) -> u32 {
     daemon.status("voluntary_ctxt_switches").parse().expect("a number")
 }
 
-/// Far fewer than the tries for a lock that strangers hold, and more than a start takes.
+/// Far fewer than the attempts to take a stranger's lock, and more than a start needs.
 const FEW: u32 = 60;
 
 #[test]
@@ -107,7 +107,7 @@ fn a_lock_of_a_stranger_delays_neither_start_nor_rebind() {
     let path = scratch.join("sock");
     let directory = File::open(scratch.join("")).expect("a directory");
     let guard = File::create(scratch.join("sock.lock")).expect("room");
-    // One that everybody can open is nobody's guard; as root, one of another user is not either.
+    // A guard file that everybody can open is not trusted, nor is another user's if we are root.
     guard.set_permissions(Permissions::from_mode(0o666)).expect("our own file");
     if geteuid().is_root() {
         guard.set_permissions(Permissions::from_mode(0o600)).expect("our own file");
@@ -133,7 +133,7 @@ fn a_lock_of_a_stranger_delays_neither_start_nor_rebind() {
 #[test]
 fn nothing_of_the_guard_is_left_behind() {
     let scratch = Scratch::new();
-    // As a process that was killed at that moment leaves it.
+    // A process that was killed at that moment leaves it.
     let guard = File::create(scratch.join("sock.lock")).expect("room");
     guard.set_permissions(Permissions::from_mode(0o600)).expect("our own file");
     let daemon = Daemon::serve(scratch.join("sock"), &STILL);

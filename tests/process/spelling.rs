@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Spelling: one socket by several names, and names of all kinds and lengths.
+//! Spelling: one socket with several names, and names of all kinds and lengths.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -17,11 +17,11 @@ use testkit::client::{Client, get_counter};
 use testkit::daemon::{Daemon, STILL, program, started_with};
 use testkit::scratch::Scratch;
 
-/// Spellings of `real/sock`, in a directory where `alias` leads to `real` and `link` to the socket.
+/// Spellings of `real/sock`: `alias` is a link to `real`, and `link` to the socket.
 const SPELLINGS: [&str; 6] =
     ["alias/sock", "link", "real//sock", "real/./sock", "real/../alias/sock", "chain"];
 
-/// A directory with all of them.
+/// A directory with all these names.
 fn spelled() -> Scratch {
     let scratch = Scratch::new();
     fs::create_dir(scratch.join("real")).expect("room");
@@ -35,7 +35,7 @@ fn inode(path: &Path) -> u64 {
     fs::symlink_metadata(path).expect("a file").ino()
 }
 
-/// Starts the program in the scratch directory, with a path that is relative to it.
+/// Starts the program in the scratch directory, with a relative path.
 fn start_in(scratch: &Scratch, socket: &str, options: &[&str]) -> Daemon {
     let mut command = program();
     command.current_dir(scratch.join("")).args(["-s", socket]).args(STILL).args(options);
@@ -82,7 +82,7 @@ fn a_takeover_by_another_name_keeps_the_name_and_refuses_none() {
                     get_counter(&path);
                 }
             });
-            // By the other name, by its own, and by the other one relative to a directory.
+            // The alias, the real path, and the alias as a relative path.
             for by in [scratch.join(spelling), path.clone(), PathBuf::from(spelling)] {
                 let by = by.to_str().expect("text");
                 let next = start_in(&scratch, by, &["--takeover-existing-socket"]);
@@ -145,7 +145,7 @@ fn sockets_without_a_path_are_told_apart_and_named() {
     );
     first.wait_for(&format!("Listening on UNIX socket @{name}"));
     first.wait_for("private");
-    // Its successor is passed another one, and both are served as long as both are there.
+    // The successor is passed another socket. Both are served while both exist.
     let other = SocketAddr::from_abstract_name(format!("{name}.other")).expect("a name");
     let other = UnixListener::bind_addr(&other).expect("a socket");
     let mut client = UnixStream::connect_addr(&address).map(Client::from).expect("it listens");
@@ -163,7 +163,7 @@ fn sockets_without_a_path_are_told_apart_and_named() {
     assert_eq!(client.ask("get_counter"), "5");
 }
 
-/// Names that a line of the handoff cannot carry, and one that it can.
+/// Names that a handoff line cannot carry, and one that it can.
 const NAMES: [&[u8]; 7] =
     [b"a\nb", b"a\n", b"a\rb", b"a\r", b"a\xff\xfeb", b" a listener= b ", b"a\\x0ab.successor"];
 
@@ -186,7 +186,7 @@ fn a_socket_of_any_name_is_taken_over_and_keeps_it() {
     }
 }
 
-/// A path of so many bytes, with a name of one byte or of as many as there is room for.
+/// A path of `length` bytes, with a name of one byte or of as many as fit.
 fn long(scratch: &Scratch, length: usize, is_name_short: bool) -> PathBuf {
     let room = length - scratch.join("").as_os_str().len();
     if !is_name_short {

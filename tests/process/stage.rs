@@ -22,14 +22,14 @@ pub(crate) fn state_file(scratch: &Scratch) -> PathBuf {
     scratch.join("state")
 }
 
-/// Starts the program on a socket of that name with the state file.
+/// Starts the program on `socket`, with the state file.
 pub(crate) fn start(scratch: &Scratch, socket: &str, options: &[&str]) -> Daemon {
     let file = state_file(scratch);
     let file = ["--state-file", file.to_str().expect("text")];
     Daemon::start(scratch.join(socket), &[&file, options].concat())
 }
 
-/// The same, and waits until it serves.
+/// Like [`start`], but waits until the program serves.
 pub(crate) fn serve(scratch: &Scratch, socket: &str, options: &[&str]) -> Daemon {
     let daemon = start(scratch, socket, options);
     daemon.wait_for("=> serving");
@@ -37,7 +37,7 @@ pub(crate) fn serve(scratch: &Scratch, socket: &str, options: &[&str]) -> Daemon
     daemon
 }
 
-/// Starts a successor of whoever serves `predecessor`.
+/// Starts a successor of the process that serves `predecessor`.
 pub(crate) fn succeed(
     scratch: &Scratch,
     socket: &str,
@@ -48,7 +48,7 @@ pub(crate) fn succeed(
     start(scratch, socket, &[&predecessor, options].concat())
 }
 
-/// Starts the program under `manager`, with a watchdog that wants a sign of life every second.
+/// Starts the program under `manager`, with a watchdog that expects a sign of life every second.
 pub(crate) fn start_under(manager: &Manager, socket: PathBuf, options: &[&str]) -> Daemon {
     let mut command = program();
     command.arg("--server-socket-path").arg(&socket).args(options);
@@ -58,7 +58,7 @@ pub(crate) fn start_under(manager: &Manager, socket: PathBuf, options: &[&str]) 
     daemon
 }
 
-/// A copy of the program where every user can run it; ours may lie where only root can go.
+/// A copy of the program that every user can run; the original may be in a directory of root's.
 pub(crate) fn for_everybody(scratch: &Scratch) -> PathBuf {
     fs::set_permissions(scratch.join(""), Permissions::from_mode(0o777)).expect("our own");
     let copy = scratch.join("early-service");
@@ -66,30 +66,30 @@ pub(crate) fn for_everybody(scratch: &Scratch) -> PathBuf {
     copy
 }
 
-/// What the file says.
+/// Decodes the file.
 pub(crate) fn read(path: &Path) -> Result<Record<Counter>, DecodeError> {
     read_at(path, now())
 }
 
-/// What the file says to one whose clock says `now`.
+/// Decodes the file as a process does whose clock shows `now`.
 pub(crate) fn read_at(path: &Path, now: u64) -> Result<Record<Counter>, DecodeError> {
     let boot = BootId::parse(boot_id().as_bytes()).expect("a boot id");
     let bytes = fs::read(path).expect("a state file");
     Record::decode(&bytes, &boot, Monotonic::from_nanos(now))
 }
 
-/// The kernel's name for this boot.
+/// The kernel's ID of this boot.
 fn boot_id() -> String {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("Linux");
     boot.trim_ascii_end().to_owned()
 }
 
-/// A state file of this boot with these fields and a checksum that is right.
+/// A state file of this boot, with these fields and a correct checksum.
 pub(crate) fn forged(fields: &str) -> Vec<u8> {
     sealed(&format!("early-service-state 1 boot={} {fields}", boot_id()))
 }
 
-/// A state file of this text and a checksum that is right.
+/// A state file with this text and a correct checksum.
 pub(crate) fn sealed(text: &str) -> Vec<u8> {
     let crc = text.bytes().fold(u32::MAX, |crc, byte| {
         (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 * (crc & 1)))
@@ -100,7 +100,7 @@ pub(crate) fn sealed(text: &str) -> Vec<u8> {
     file
 }
 
-/// The record in the file; one that is being written at this moment is read again.
+/// The record in the file; reads again while it is being written.
 #[track_caller]
 pub(crate) fn record(path: &Path) -> Record<Counter> {
     let mut record = None;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! State file: what is found in its place, and what becomes of it.
+//! State file: what the daemon does with whatever it finds in the file's place.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
@@ -30,7 +30,7 @@ fn left_behind(scratch: &Scratch) -> Vec<u8> {
     fs::read(state_file(scratch)).expect("a state file")
 }
 
-/// Lines that name the state file, but for the one that tells where the count goes on.
+/// Log lines that name the state file, except for the one that reports a recovery.
 fn said_of(daemon: &Daemon, path: &Path) -> Vec<String> {
     let path = path.to_str().expect("text");
     daemon.messages().into_iter().filter(|line| line.contains(path)).collect()
@@ -81,7 +81,7 @@ fn an_impossible_record_is_ignored_and_its_field_named() {
         ("unlogged=0 unbroken=0 counter=5 deadline_ns=1 period_ns=4294967295000001", "period_ns"),
         ("unlogged=0 unbroken=0 counter=5 deadline_ns=1 period_ns=1", "a period_ns of 1,"),
         ("unlogged=0 unbroken=0 counter=5 deadline_ns=1 period_ns=0", "a period_ns of 0,"),
-        // An hour, less what a busy machine takes until the record is read.
+        // An hour, minus the delay of a busy machine until the record is read.
         (&far, "a deadline_ns 35"),
         (
             "unlogged=0 unbroken=0 counter=5 deadline_ns=18446744073709551615 \
@@ -116,7 +116,7 @@ fn a_record_with_the_extreme_values_is_used() {
     let next = now() + 3_000_000_000_000;
     let still = format!("counter=5 deadline_ns={next} period_ns=4294967295000000");
     for (fields, counters) in [
-        // From the clock's zero on at the shortest period: as many as milliseconds since.
+        // The shortest period since the clock's zero: one tick per millisecond.
         ("counter=5 deadline_ns=0 period_ns=1000000", now() / 1_000_000..u64::MAX),
         (&still, 5..6),
         ("counter=18446744073709551615 deadline_ns=1 period_ns=4294967295000000", 0..1),
@@ -191,7 +191,7 @@ fn what_is_not_a_regular_file_is_named_and_left_alone() {
     }
 }
 
-/// Needs root, to be somebody who may not.
+/// Needs root, to run as a user without permission.
 #[test]
 fn a_file_that_may_not_be_opened_or_made_is_named() {
     assert!(geteuid().is_root(), "this test needs root, to be somebody who may not");
@@ -219,7 +219,7 @@ fn a_file_that_may_not_be_opened_or_made_is_named() {
     }
 }
 
-/// Starts the program with a file system of so many pages for its state file, after `before`.
+/// Starts the program with its state file on a file system of `pages` pages, after `before`.
 fn on_pages(scratch: &Scratch, pages: usize, before: &str) -> Daemon {
     let directory = scratch.join("small");
     fs::create_dir(&directory).expect("a directory");
@@ -251,18 +251,18 @@ fn a_full_file_system_costs_the_recovery_and_not_the_service() {
     assert!(said.contains(&cause), "{said}");
     assert_eq!(nc(&daemon.socket, "set_counter 5\n"), "previous value 0\n");
     assert_eq!(status(&daemon.socket, "state_file"), "failing");
-    // The lock takes no room, and it is what keeps a second owner out.
+    // The lock needs no space, and prevents a second owner.
     let inside = format!("/proc/{}/root{}", daemon.pid(), path.display());
     assert!(is_locked(Path::new(&inside)));
 }
 
 #[test]
 fn a_file_system_that_fills_up_later_changes_nothing() {
-    // What is there before is too short, and room for the rest is made as well.
+    // The existing file is too short; the daemon reserves the remaining space too.
     for before in ["", ": >small/state;", "printf hello >small/state;"] {
         let scratch = Scratch::new();
         let daemon = on_pages(&scratch, 2, before);
-        // The mount is only in the daemon's namespace.
+        // Only the daemon's namespace has the mount.
         let inside = format!("/proc/{}/root{}", daemon.pid(), scratch.join("small").display());
         let inside = Path::new(OsStr::new(&inside));
         let mut full = File::create(inside.join("full")).expect("a file");
@@ -288,10 +288,10 @@ fn an_owner_whose_file_is_replaced_serves_on() {
         let first = serve(&scratch, "first", &STILL);
         act(&state_file(&scratch));
         assert_eq!(nc(&first.socket, "set_counter 5\n"), "previous value 0\n");
-        // The price: nothing keeps one out that knows of no predecessor.
+        // The price: a process that knows no predecessor is not kept out.
         let stranger = serve(&scratch, "stranger", &STILL);
         assert_eq!(get_counter(&stranger.socket), 0);
-        // A successor gets all that the owner has, its lock included.
+        // A successor receives everything that the owner has, including the lock.
         let mut second = crate::stage::succeed(&scratch, "second", &first.socket, &STILL);
         second.wait_for("is not that of");
         drop(stranger);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! systemd: what a unit gives the daemon, and what the daemon tells PID 1.
+//! systemd: what a unit passes to the daemon, and what the daemon reports to PID 1.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
@@ -59,7 +59,7 @@ fn whoever_comes_while_it_ends_waits_for_the_next_one() {
     let passed = UnixListener::bind(&public).expect("a socket");
     let mut manager = Manager::new(&scratch);
     let mut command = started_with(&passed);
-    // Nobody reads its log, so that it takes a moment to end.
+    // Because nobody reads its log, the daemon needs a moment to end.
     command.args(["--timer-delay-ms", "1", "--state-file"]).arg(&file).stderr(Stdio::piped());
     command.env("NOTIFY_SOCKET", &manager.path);
     let mut daemon = Daemon::spawn_unread(&mut command);
@@ -87,7 +87,7 @@ fn a_blocking_passed_socket_does_not_block_the_daemon() {
     let passed = UnixListener::bind(&public).expect("a socket");
     let daemon = Daemon::spawn(&mut started_with(&passed));
     daemon.wait_for("Listening on UNIX socket");
-    // As PID 1 does when it gives the same socket to the successor: the flag is common to all.
+    // PID 1 clears the flag when it passes the socket to the successor. All copies share the flag.
     passed.set_nonblocking(false).expect("a descriptor");
     let mut client = Client::connect(&public);
     assert!(client.ask("set_counter 100").starts_with("previous value "));
@@ -115,7 +115,7 @@ fn a_full_backlog_of_one_socket_does_not_delay_the_other() {
     let mut command = started_with(&passed);
     let daemon = Daemon::spawn(command.arg("--server-socket-path").arg(&own).args(STILL));
     daemon.wait_for(&format!("Listening on UNIX socket {}", own.display()));
-    // Each of them has a place for a second, so that the last one has it after four.
+    // Each client keeps its slot for a second, so the last one gets a slot after four.
     let silent: Vec<_> = (0..4000).map(|_| Client::connect(&public)).collect();
     let watch = Stopwatch::start();
     assert_eq!(get_counter(&own), 0);
@@ -124,7 +124,7 @@ fn a_full_backlog_of_one_socket_does_not_delay_the_other() {
     drop(silent);
 }
 
-/// The program with `passed` as descriptor 3 and whatever `script` opens, by these variables.
+/// Starts the program with `passed` as descriptor 3, after `script`.
 fn passing(passed: OwnedFd, script: &str, socket: &Path) -> Daemon {
     let mut command = Command::new("sh");
     testkit::daemon::detach(&mut command);
@@ -133,13 +133,13 @@ fn passing(passed: OwnedFd, script: &str, socket: &Path) -> Daemon {
     Daemon::spawn(command.stdin(passed))
 }
 
-/// One of each kind that is not a listening UNIX stream socket, with what is said of it.
+/// Descriptors of each kind that is not a listening UNIX stream socket, with the error.
 fn strangers() -> [(OwnedFd, &'static str); 6] {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, listen, socket};
     let packets = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).expect("a socket");
     let name = format!("early-service-{}", std::process::id());
     let name = SocketAddrUnix::new_abstract_name(name.as_bytes()).expect("short");
-    // Of several tests one has the name; the others' socket is no stream socket all the same.
+    // One of several tests gets the name. The sockets of the others are no stream sockets either.
     let _ = bind(&packets, &name).and_then(|()| listen(&packets, 1));
     let file = std::fs::File::open("/dev/null").expect("a file");
     let inet = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket");
@@ -251,7 +251,7 @@ fn a_watchdog_too_short_to_feed_is_named_and_not_fed() {
         command.env("NOTIFY_SOCKET", &manager.path).env("WATCHDOG_USEC", limit);
         let daemon = Daemon::spawn(&mut command);
         daemon.wait_for(line);
-        // At most one sign of life in 10 ms, by the deadlines of ten ticks.
+        // At most one sign of life in 10 ms, measured by the deadlines of ten ticks.
         let before = daemon.ticks(1).len();
         daemon.ticks(before + 10);
         let read = daemon.ticks(1).len();
@@ -285,7 +285,7 @@ fn a_manager_that_does_not_read_does_not_stop_the_ticks() {
     let unread = UnixDatagram::bind(scratch.join("notify")).expect("a socket");
     let mut command = testkit::daemon::program();
     command.arg("--server-socket-path").arg(scratch.join("sock"));
-    // Signs of life every few milliseconds: its queue is full at once.
+    // Signs of life every few milliseconds fill the queue at once.
     command.env("NOTIFY_SOCKET", scratch.join("notify")).env("WATCHDOG_USEC", "9000");
     let daemon = Daemon::spawn(&mut command);
     let writer = UnixDatagram::unbound().expect("a socket");
@@ -308,8 +308,7 @@ fn systemd_is_told_the_phase_and_that_the_process_lives() {
     let mut daemon = Daemon::spawn(&mut command);
 
     manager.wait_for("STATUS=adopting: asking the predecessor for the state");
-    // The watchdog watches the start too: the start timeout is as long as the slowest machine
-    // takes.
+    // The watchdog also covers the start, because the start timeout fits the slowest machine.
     assert_eq!(manager.said[0], "WATCHDOG=1", "{:?}", manager.said);
     let first = manager.said.len();
     manager.wait_until("another sign of life", |said| {
@@ -369,7 +368,7 @@ fn systemd_is_told_the_origin_and_the_number_of_clients() {
     manager.wait_for(&format!("{sentence}; clients: 0"));
     let clients = [(); 3].map(|()| Client::connect(&second.socket));
     manager.wait_for(&format!("{sentence}; clients: 3"));
-    // What does not change is not told again.
+    // An unchanged status is not sent again.
     let lives = |said: &[String]| said.iter().filter(|said| *said == "WATCHDOG=1").count();
     let before = lives(&manager.said);
     manager.wait_until("signs of life", |said| lives(said) > before + 1);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Ticks: each on its own time, each once.
+//! Ticks: each one on time, each one once.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use testkit::journald::{Journald, Tick};
 use testkit::scratch::Scratch;
 use testkit::{now, until};
 
-/// Numbers follow each other from 0, and deadlines a period apart.
+/// Asserts that numbers are consecutive from 0, and deadlines a period apart.
 #[track_caller]
 pub(crate) fn assert_rhythm(ticks: &[Tick], period: u64) {
     let first = ticks.first().expect("ticks").deadline;
@@ -24,7 +24,7 @@ pub(crate) fn assert_rhythm(ticks: &[Tick], period: u64) {
     }
 }
 
-/// The next number to be logged at `time`, as the clock implies it.
+/// The next number to be logged at `time`, according to the clock.
 pub(crate) fn implied(ticks: &[Tick], period: u64, time: u64) -> u64 {
     (time - ticks[0].deadline) / period + 1
 }
@@ -48,14 +48,14 @@ fn ticks_do_not_drift() {
     journald.read_to_tick(300);
     let ticks = journald.ticks();
     assert_rhythm(&ticks, PERIOD);
-    // A machine that is busy delays some ticks; a rhythm that drifts delays all that come later.
+    // A busy machine delays some ticks. Drift would delay all later ones.
     let delay = |tick: &Tick| tick.actual - tick.deadline;
     let promptest = ticks.iter().skip(200).map(delay).min().expect("a hundred");
     assert!(promptest < PERIOD, "the last hundred ticks came {promptest} ns late or more");
     let latest = watch.own(Duration::from_nanos(ticks.iter().map(delay).max().expect("ticks")));
     assert!(latest < AT_ONCE, "a tick came {latest:?} late");
 
-    // Asked at any time, the count is the one that the clock implies.
+    // At any time, the count is the one that the clock implies.
     for _ in 0..50 {
         let (before, count, after) = (now(), get_counter(&daemon.socket), now());
         let possible = implied(&ticks, PERIOD, before)..=implied(&ticks, PERIOD, after);
@@ -100,7 +100,7 @@ fn more_missed_ticks_than_the_queue_holds_are_all_logged() {
     let scratch = Scratch::new();
     let daemon = Daemon::serve(scratch.join("sock"), &["--timer-delay-ms", "5"]);
     daemon.stop();
-    // Four times the 256 records that the queue holds.
+    // Four times the size of the queue, 256 records.
     let (stopped, missed) = (now(), 4 * 256);
     until("that many are due", || now() - stopped > missed * PERIOD);
     daemon.signal(Signal::CONT);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Users: who `--successor` names, wherever the account is, and whenever it comes to be.
+//! Users: the user of `--successor`, wherever the account is defined and whenever it appears.
 //!
-//! Each test gives the daemon accounts of its own in a mount namespace, and so needs root.
+//! Each test gives the daemon its own accounts in a mount namespace, and therefore needs root.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -16,8 +16,8 @@ use testkit::starting::detach;
 
 const UNKNOWN: &str = "There is no user \"latecomer\", whom --successor names: looking again";
 
-/// Starts the daemon where `/etc/passwd` is the test's own file and `/run` is empty; `latecomer` is
-/// its successor.
+/// Starts the daemon with the test's own `/etc/passwd` and an empty `/run`; `latecomer` is its
+/// successor.
 fn start(scratch: &Scratch, passwd: &str) -> Daemon {
     assert!(geteuid().is_root(), "this test needs root, to mount and to be several users");
     const OWN: &str = r#"
@@ -48,7 +48,7 @@ fn an_unknown_successor_is_reported_and_looked_up_later() {
     let mut daemon = start(&scratch, "root:x:0:0::/:/bin/sh\n");
     daemon.wait_for(UNKNOWN);
     assert_eq!(ask(&daemon), "Permission denied\n");
-    // Into the same file, which is what is mounted.
+    // Into the same file, because that file is mounted.
     fs::write(scratch.join("passwd"), "latecomer:x:4711:4711::/:/bin/false\n").expect("our own");
     assert_eq!(ask(&daemon), "0\n");
     assert!(daemon.ended().0.success());

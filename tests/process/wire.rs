@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Wire: one side of the exchange by hand, line by line and descriptor by descriptor.
+//! Wire: one side of the exchange, played by hand, line by line and descriptor by descriptor.
 
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
@@ -24,7 +24,7 @@ pub(crate) struct Wire {
     pub(crate) descriptors: VecDeque<OwnedFd>,
 }
 
-/// What a predecessor offers.
+/// An offer of a predecessor.
 pub(crate) struct Offer {
     /// The line that begins with `state 1`.
     pub(crate) state: String,
@@ -33,7 +33,7 @@ pub(crate) struct Offer {
     pub(crate) lock: Option<OwnedFd>,
 }
 
-/// One client of it.
+/// One client of an offer.
 pub(crate) struct Client {
     pub(crate) head: String,
     pub(crate) bytes: Vec<u8>,
@@ -49,7 +49,7 @@ impl Wire {
         Self { stream, input: VecDeque::new(), descriptors: VecDeque::new() }
     }
 
-    /// Connects, and says `request`.
+    /// Connects and sends `request`.
     #[track_caller]
     pub(crate) fn ask(path: &Path, request: &str) -> Self {
         let mut wire = Self::new(UnixStream::connect(path).expect("a server"));
@@ -120,13 +120,13 @@ impl Wire {
         self.input.drain(..count).collect()
     }
 
-    /// Waits for the end, with nothing said before it.
+    /// Waits for the end; nothing may arrive before it.
     #[track_caller]
     pub(crate) fn end(&mut self) {
         assert_eq!(self.line(), "", "the end of the connection");
     }
 
-    /// Takes in all that a predecessor offers.
+    /// Receives the whole offer of a predecessor.
     #[track_caller]
     pub(crate) fn offer(&mut self) -> Offer {
         let state = self.line();
@@ -176,7 +176,8 @@ impl Predecessor {
         Self { listener, path }
     }
 
-    /// The next one that asks, and what it says first; who only looks whether we live does not.
+    /// The next connection that sends a request, with it. Others only test whether somebody
+    /// listens.
     #[track_caller]
     pub(crate) fn asked(&self) -> (Wire, String) {
         let mut asked = None;
@@ -190,7 +191,7 @@ impl Predecessor {
         asked.expect("waited for")
     }
 
-    /// The next one that asks in the way that loses nothing.
+    /// The next connection that requests `handoff 1`.
     #[track_caller]
     pub(crate) fn asked_for_the_exchange(&self) -> Wire {
         let (wire, request) = self.asked();
@@ -199,7 +200,7 @@ impl Predecessor {
     }
 }
 
-/// A state that stands still, as it is said on the wire.
+/// The line for a state that does not tick.
 pub(crate) fn state(counter: u64, lock: bool, listeners: usize, clients: usize) -> String {
     const HOUR: u64 = 3_600_000_000_000;
     let (deadline, lock) = (now() + HOUR, u8::from(lock));
@@ -209,7 +210,7 @@ pub(crate) fn state(counter: u64, lock: bool, listeners: usize, clients: usize) 
     )
 }
 
-/// Borrows what is to be sent.
+/// Borrows the descriptors to send.
 pub(crate) fn borrowed<T: AsFd>(descriptors: &[T]) -> Vec<BorrowedFd<'_>> {
     descriptors.iter().map(AsFd::as_fd).collect()
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Door: a small service, of which the tests in `bounds.rs` make programs with one mistake each.
+//! Door: a small service that the tests in `bounds.rs` compile with one mistake each.
 
 use std::fmt::{self, Formatter};
 
@@ -7,7 +7,7 @@ use early_service::Service;
 use early_service::machine::State;
 use early_service::machine::wire::fields::{Fields, MissingField, number};
 
-/// How often the door was opened.
+/// Number of times that the door was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Door(u64);
 
