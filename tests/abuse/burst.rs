@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Burst: ten thousand clients that come at once.
+//! Burst: ten thousand clients that connect at once.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -20,19 +20,19 @@ use testkit::host::Over;
 
 const CLIENTS: usize = 10_000;
 
-/// As many connect at the same time; each is followed by the next as soon as it is in the backlog.
+/// Threads that connect clients; each connects the next one once the last is in the backlog.
 const HANDS: usize = 4;
 
-/// How long a client that connects anew during the burst may wait behind those that came before.
+/// How long a client that connects during the burst may wait behind earlier ones.
 const SERVED: Duration = Duration::from_secs(20);
 
-/// With ten times as many clients as there are places, one that has just asked may be the longest
-/// idle one all the same, and one that asks may have a thousand before it.
+/// There are ten times as many clients as slots. A client that has just asked may still be the
+/// longest idle one, and a request may wait for a thousand others.
 const CROWDED: Bounds =
     Bounds { reply: CROWD, reply_anew: SERVED, returns: 10, lines: 25, ..BOUNDS };
 const CROWD: Duration = Duration::from_millis(300);
 
-/// Clients whose connect waits where the backlog is full: all are served.
+/// Clients whose connect waits while the backlog is full: all are served.
 pub(crate) fn that_wait(claims: &mut Claims) {
     let scene = Scene::open(SETUP);
     let (start, results) = (Instant::now(), Mutex::new(Vec::new()));
@@ -52,7 +52,7 @@ pub(crate) fn that_wait(claims: &mut Claims) {
     scene.claim(claims, CROWDED);
 }
 
-/// They connect, and ask, one after the other; when all are there, they read.
+/// Connects and sends requests one by one; reads the replies once all clients are connected.
 fn come(socket: &Path, count: usize, all_are_there: &Barrier) -> Vec<Result<u64, String>> {
     let come = |_| {
         let mut client = one(socket);
@@ -68,13 +68,13 @@ fn come(socket: &Path, count: usize, all_are_there: &Barrier) -> Vec<Result<u64,
     clients.into_iter().map(answer).collect()
 }
 
-/// Clients whose connect does not wait: a full backlog is EAGAIN, and never ECONNREFUSED.
+/// Clients whose connect does not wait: a full backlog causes EAGAIN, and never ECONNREFUSED.
 pub(crate) fn that_do_not_wait(claims: &mut Claims) {
     let scene = Scene::open(SETUP);
     let start = Instant::now();
     let (mut full, mut refused, mut connected) = (0, Vec::new(), 0);
     let mut results = Vec::new();
-    // On a machine with many processors the daemon may keep up with one who connects.
+    // If there are many processors, the daemon may keep up with one client thread.
     while full == 0 && start.elapsed() < LIMIT {
         let mut clients = Vec::new();
         for _ in 0..CLIENTS {
@@ -101,16 +101,16 @@ pub(crate) fn that_do_not_wait(claims: &mut Claims) {
     scene.claim(claims, CROWDED);
 }
 
-/// Half as many again as there are places for.
+/// One and a half times the number of slots.
 const LATE: usize = 1500;
 
-/// The time from when the server sees them to their first question: less than they have for it.
+/// Delay before the first request of a client: less than the time that it has.
 const LATENESS: Duration = Duration::from_millis(300);
 
-/// Clients that connect at the same moment and ask a moment later: none is closed before it has
-/// asked, and those that find no place meanwhile wait, and no longer than the others have time for.
+/// Clients that connect together and send their first request a moment later: none is closed before
+/// it. Clients without a slot wait no longer than the others have time.
 ///
-/// They connect while the daemon is stopped, so that it sees all of them at once, however slow the
+/// The daemon is stopped while they connect, so that it sees all of them at once, however slow the
 /// machine is.
 pub(crate) fn that_begin_late(claims: &mut Claims) {
     let scene = Scene::open(SETUP);
@@ -140,30 +140,30 @@ pub(crate) fn that_begin_late(claims: &mut Claims) {
     scene.claim(claims, bounds);
 }
 
-/// Twice as many as there are places for.
+/// Twice the number of slots.
 const SILENT: usize = 2000;
 
-/// Clients that connect and say nothing: each has a second, and then goes for those who wait.
+/// Clients that send nothing: each keeps its slot for a second, and then yields to waiting ones.
 pub(crate) fn that_say_nothing(claims: &mut Claims) {
     let scene = Scene::open(SETUP);
     let clients: Vec<_> = (0..SILENT).map(|_| one(&scene.daemon.socket)).collect();
     scene.wait_for_witnesses(50);
-    // Who comes after them waits for those before it to have had their time, twice.
+    // A later client waits until the clients before it have had their time, twice.
     let anew = Duration::from_millis(2500);
     scene.claim(claims, Bounds { reply_anew: anew, lines: 8, ..BOUNDS });
     drop(clients);
 }
 
-/// How many clients of a flood connect by one hand: with all places taken, almost four times as
-/// many wait in the backlog, each of which would otherwise keep its place for a second.
+/// Clients of a flood for each thread. With all slots taken, almost four times as many wait in the
+/// backlog; each would otherwise keep a slot for a second.
 const FLOOD: usize = 4800 / HANDS;
 
-/// Clients of another user that say nothing, and come again as soon as they are closed.
+/// Clients of another user that send nothing and reconnect as soon as they are closed.
 pub(crate) fn that_flood(claims: &mut Claims) {
     flood(claims, Some(4000));
 }
 
-/// The same of the user whose other clients ask.
+/// The same, by the user whose other clients send requests.
 pub(crate) fn that_flood_their_own(claims: &mut Claims) {
     flood(claims, None);
 }
@@ -177,7 +177,7 @@ fn flood(claims: &mut Claims, user: Option<u32>) {
         fs::set_permissions(directory, Permissions::from_mode(0o755)).expect("our own");
     }
     thread::scope(|scope| {
-        // Ends them also if a reply does not come.
+        // Also ends the flood if a reply is missing.
         let over = Over::default();
         for _ in 0..HANDS {
             let (whether, socket) = (over.whether(), &socket);
@@ -196,23 +196,23 @@ fn flood(claims: &mut Claims, user: Option<u32>) {
                 }
             });
         }
-        // Without the flood ever ending, and from its first second on.
+        // During the flood, from its first second on.
         scene.wait_for_the_one_that_stays(REPLIES);
         scene.wait_for_witnesses(ANSWERS);
     });
-    // Nobody floods before the first of them had their time.
+    // The flood counts as one only after its first clients have had their time.
     let anew = Duration::from_millis(2500);
-    // One a second; the more of them, the slower the machine.
+    // One a second; a slower machine needs more seconds.
     let lines = 60.max(2 * start.elapsed().as_secs());
     scene.claim(claims, Bounds { reply: CROWD, reply_anew: anew, lines, ..BOUNDS });
 }
 
-/// The time after which a flooder looks again which of its clients are closed: shorter, and the
-/// looking takes the processors from the daemon.
+/// Interval at which a flooder looks for closed clients. Too short: the flooder takes the
+/// processors from the daemon.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Replies to the client that stays during a flood: some seconds of it.
+/// Replies to the permanent client during a flood: they take some seconds.
 const REPLIES: usize = 100;
 
-/// Few enough that they come before the test gives up even where each takes twice the bound.
+/// Few enough to arrive before the test times out, even if each takes twice its bound.
 const ANSWERS: usize = 4;

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Claims: what a row asserts, each with its bound and with what was seen, and the table of all.
+//! Claims: what a row asserts, with bounds and measured values, and the table of all rows.
 //!
-//! A claim that does not hold ends nothing: the row goes on, so that one run tells all that is
-//! wrong.
+//! A broken claim does not end its row, so one run reports everything that is wrong.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// One bound, and what was seen.
+/// A bound and the measured value.
 pub(crate) struct Claim {
-    /// What is bounded; it begins as the table of limits names it.
+    /// The bounded quantity; it begins with its name in the table of limits.
     pub(crate) what: String,
     pub(crate) bound: String,
     pub(crate) seen: String,
@@ -26,32 +25,32 @@ impl Claims {
         self.0.push(Claim { what: what.to_owned(), bound, seen, lost, holds });
     }
 
-    /// It took, or was late, that long at the most.
+    /// The longest duration or delay was at most `bound`.
     pub(crate) fn within(&mut self, what: &str, seen: Duration, bound: Duration) {
         let ms = |time: Duration| format!("{:.1} ms", time.as_secs_f64() * 1e3);
         self.push(what, ms(bound), ms(seen), String::new(), seen <= bound);
     }
 
-    /// It took so long, which only measures the machine: reported, never broken.
+    /// A duration that only measures the machine: reported, never broken.
     pub(crate) fn took(&mut self, what: &str, seen: Duration) {
         let ms = format!("{:.1} ms", seen.as_secs_f64() * 1e3);
         self.push(what, "reported".to_owned(), ms, String::new(), true);
     }
 
-    /// There were so many at the most.
+    /// The number was at most `bound`.
     pub(crate) fn at_most(&mut self, what: &str, seen: u64, bound: u64, unit: &str) {
         let text = |number| format!("{number} {unit}").trim_end().to_owned();
         self.push(what, text(bound), text(seen), String::new(), seen <= bound);
     }
 
-    /// There were so many at least: less, and the row would not be what it says.
+    /// The number was at least `bound`; otherwise the row does not test what it claims.
     pub(crate) fn at_least(&mut self, what: &str, seen: u64, bound: u64, unit: &str) {
         let text = |number| format!("{number} {unit}").trim_end().to_owned();
         let bound_text = format!("at least {}", text(bound));
         self.push(what, bound_text, text(seen), String::new(), seen >= bound);
     }
 
-    /// None of so many was lost; the first few that were are shown.
+    /// None of `of` was lost; shows the first few losses.
     pub(crate) fn none_lost(&mut self, who: &str, lost: &[String], of: usize) {
         let shown = &lost[..lost.len().min(3)];
         let seen = if lost.is_empty() { "all".to_owned() } else { format!("{shown:?}") };
@@ -59,24 +58,24 @@ impl Claims {
         self.push(who, "all".to_owned(), seen, format!("{} of {of}", lost.len()), holds);
     }
 
-    /// All that is claimed.
+    /// All claims of the row.
     pub(crate) fn all(self) -> Vec<Claim> {
         self.0
     }
 }
 
-/// What came of one row.
+/// The outcome of a row.
 pub(crate) struct Outcome {
     pub(crate) abuse: &'static str,
     pub(crate) much: &'static str,
     pub(crate) took: Duration,
     pub(crate) claims: Vec<Claim>,
-    /// What it panicked with.
+    /// The panic message.
     pub(crate) panic: Option<String>,
 }
 
 impl Outcome {
-    /// What does not hold.
+    /// The broken claims.
     pub(crate) fn broken(&self) -> Vec<String> {
         let abuse = self.abuse;
         let broken = self.claims.iter().filter(|claim| !claim.holds);
@@ -86,7 +85,7 @@ impl Outcome {
             })
             .collect();
         broken.extend(self.panic.iter().map(|panic| format!("{abuse}: {panic}")));
-        // A row that has claimed nothing has proved nothing.
+        // A row without claims proves nothing.
         if self.claims.is_empty() && broken.is_empty() {
             broken.push(format!("{abuse}: it claims nothing"));
         }
@@ -94,7 +93,7 @@ impl Outcome {
     }
 }
 
-/// The table of all rows, whether they hold or not.
+/// The table of all rows, broken or not.
 pub(crate) fn table(outcomes: &[Outcome]) -> String {
     let mut table = format!(
         "{:38} {:26} {:44} {:>17} {:>12}  lost\n",

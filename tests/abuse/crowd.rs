@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Crowd: many connections at once, and what can be said to all of them.
+//! Crowd: many connections at once, and what can be sent on all of them.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -10,7 +10,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 
 use testkit::LIMIT;
 
-/// Connects as `connect` of most programs does: where the backlog is full, it waits for room.
+/// Connects as most programs do: waits while the backlog is full.
 #[track_caller]
 pub(crate) fn one(socket: &Path) -> UnixStream {
     let stream = UnixStream::connect(socket).expect("a server that listens");
@@ -18,13 +18,13 @@ pub(crate) fn one(socket: &Path) -> UnixStream {
     stream
 }
 
-/// So many of them.
+/// Connects `count` clients.
 #[track_caller]
 pub(crate) fn many(socket: &Path, count: usize) -> Vec<UnixStream> {
     (0..count).map(|_| one(socket)).collect()
 }
 
-/// Connects without waiting: EAGAIN where the backlog is full.
+/// Connects without waiting: EAGAIN if the backlog is full.
 pub(crate) fn at_once(socket: &Path) -> Result<UnixStream, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let ours = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
@@ -32,13 +32,12 @@ pub(crate) fn at_once(socket: &Path) -> Result<UnixStream, Errno> {
     Ok(ours.into())
 }
 
-/// Asks for the counter; false where the connection is gone.
+/// Requests the counter; false if the connection is closed.
 pub(crate) fn ask(stream: &mut UnixStream) -> bool {
     stream.write_all(b"get_counter\n").is_ok()
 }
 
-/// Reads one line, a byte at a time so that nothing is read beyond it, and says what is wrong where
-/// it is not a number.
+/// Reads one line and nothing beyond it, byte by byte. Fails if it is not a number.
 pub(crate) fn number(mut stream: &UnixStream) -> Result<u64, String> {
     let (mut line, mut byte) = (Vec::new(), [0]);
     while !line.ends_with(b"\n") {
@@ -52,7 +51,7 @@ pub(crate) fn number(mut stream: &UnixStream) -> Result<u64, String> {
     line.trim_end().parse().map_err(|_| format!("told {line:?}"))
 }
 
-/// Asks and reads.
+/// Sends a request and reads the reply.
 pub(crate) fn exchange(stream: &mut UnixStream) -> Result<u64, String> {
     if !ask(stream) {
         return Err("cannot ask".to_owned());
@@ -60,12 +59,12 @@ pub(crate) fn exchange(stream: &mut UnixStream) -> Result<u64, String> {
     number(stream)
 }
 
-/// What of these has gone wrong.
+/// The errors among these.
 pub(crate) fn lost<T>(results: impl IntoIterator<Item = Result<T, String>>) -> Vec<String> {
     results.into_iter().filter_map(Result::err).collect()
 }
 
-/// Whether the server has closed the connection; what it said before is thrown away.
+/// Whether the server has closed the connection; discards earlier input.
 pub(crate) fn is_closed(stream: &mut UnixStream) -> bool {
     stream.set_nonblocking(true).expect("a socket");
     let mut rest = [0; 4096];

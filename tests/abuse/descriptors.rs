@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Descriptors: sent along with what a client says, to a server that never asked for any.
+//! Descriptors: clients send them along with commands, to a server that expects none.
 
 use std::fs::File;
 use std::io::{IoSlice, Read, Write};
@@ -19,17 +19,17 @@ use testkit::until;
 
 const CLIENTS: usize = 20;
 
-/// As many as travel in one message (`SCM_MAX_FD`).
+/// Maximum number in one message (`SCM_MAX_FD`).
 pub(crate) const DESCRIPTORS: usize = 253;
 
-/// How often each of the clients sends that many.
+/// How often each client sends that many.
 const TIMES: usize = 20;
 
-/// The witnesses, one connection that has gone and is not yet known to have, and the time in which
-/// the kernel closes what came along.
+/// Further descriptors: the witnesses, a connection whose end is not yet known, and received
+/// descriptors that the kernel is still closing.
 const OTHERS: u64 = 5;
 
-/// They come with whole commands and with pieces of one.
+/// Descriptors arrive with whole commands and with parts of one.
 pub(crate) fn uninvited(claims: &mut Claims) {
     let scene = Scene::open(SETUP);
     let before = descriptors_of(scene.daemon.pid());
@@ -55,8 +55,8 @@ pub(crate) fn uninvited(claims: &mut Claims) {
     by_a_successor(claims);
 }
 
-/// One that may have the state sends instead of receiving, until it is turned away: it never ends
-/// its line. That the count stops for its handoff is what it may ask for.
+/// A client that may take over sends an endless line instead of receiving, until it is refused. The
+/// count may pause for its handoff.
 fn by_a_successor(claims: &mut Claims) {
     let scene = Scene::open(SETUP);
     let most = descriptors_of(scene.daemon.pid()) + DESCRIPTORS as u64 + OTHERS;
@@ -81,15 +81,15 @@ fn by_a_successor(claims: &mut Claims) {
     scene.claim(claims, turned);
 }
 
-/// How long a successor may keep a handoff waiting, and a period.
+/// How long a successor may delay a handoff, plus a period.
 const OFFERED: Duration = Duration::from_millis(1100);
 
-/// Whether something of the offer has come.
+/// Whether a part of the offer has arrived.
 fn is_offered(successor: &mut UnixStream) -> bool {
     matches!(successor.read(&mut [0; 4096]), Ok(1..))
 }
 
-/// Sends them in one message with these bytes.
+/// Sends descriptors and bytes in one message.
 pub(crate) fn send(client: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
     assert_eq!(try_to_send(client, bytes, descriptors), Ok(bytes.len()), "a server that reads");
 }

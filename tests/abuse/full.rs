@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Full: a `/run` without a byte left, and what goes on in it all the same.
+//! Full: a `/run` without a free byte.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -16,19 +16,19 @@ use testkit::journald::{Entry, Journald, Tick};
 use testkit::scratch::Scratch;
 use testkit::until;
 
-/// Mounts a file system of two pages, with an empty state file in it, and runs the daemon there:
-/// first as a child, and when that has died in this process.
+/// Mounts a file system of two pages with an empty state file and runs the daemon there: first as a
+/// child, and after its death in this process.
 const TWICE: &str = r#"mount -t tmpfs -o size=8k tmpfs "$0" && : >"$0/state" || exit
 until [ -e "$0/go" ]; do sleep 0.02; done
 "$@" &
 wait $!
 exec "$@""#;
 
-/// The first tick by which the daemon is killed.
+/// The daemon is killed after this tick.
 const KILLED_AT: u64 = 5;
 
-/// It fills up while the daemon waits for the lock and has written nothing. Then that one serves
-/// and dies, and the next goes on where it was.
+/// The file system fills up while the daemon waits for the lock and has written nothing. Then the
+/// daemon serves and dies, and the next one continues.
 pub(crate) fn file_system(claims: &mut Claims) {
     let scratch = Scratch::new();
     let mut journald = Journald::new(&scratch);
@@ -38,7 +38,7 @@ pub(crate) fn file_system(claims: &mut Claims) {
     let options = ["--state-file", state.to_str().expect("text")];
     let socket = scratch.join("small/sock");
     let mut daemon = journald.spawn_by(&["sh", "-c", TWICE, small], &socket, &options);
-    // The mount is only in the daemon's namespace.
+    // Only the daemon's namespace has the mount.
     let inside = |name: &str| format!("/proc/{}/root{small}/{name}", daemon.pid()).into();
     let path: PathBuf = inside("state");
     until("the file system (this row needs the right to mount)", || path.exists());
@@ -70,7 +70,7 @@ pub(crate) fn file_system(claims: &mut Claims) {
         let serves = after.iter().position(|entry| entry["MESSAGE"] == "booting => serving")?;
         after[serves..].iter().find_map(Tick::of)
     });
-    // The ticks that were due meanwhile are caught up.
+    // Ticks that were due meanwhile are caught up.
     let gone = killed.elapsed();
     claims.at_least("the number it goes on with", goes_on.number, KILLED_AT + 1, "");
     until_served(&daemon.socket);
@@ -78,6 +78,6 @@ pub(crate) fn file_system(claims: &mut Claims) {
     scene.wait_for_witnesses(100);
     let file = fs::metadata(&path).expect("a state file").len();
     claims.at_most("bytes in the state file", file, 512, "");
-    // That it waits for the lock, that the file is empty, and where it goes on.
+    // Three reports: the daemon waits for the lock, the file is empty, and the count continues.
     scene.claim(claims, Bounds { tick: BOUNDS.tick + gone, lines: 6, ..BOUNDS });
 }

@@ -12,14 +12,14 @@ use crate::scene::{BOUNDS, Bounds, SETUP, Scene};
 use crate::vitals::processor_time;
 use testkit::until;
 
-/// Of each kind.
+/// Number of clients of each kind.
 const CLIENTS: usize = 300;
 
-/// What they have sent before; the last line has no end.
+/// The input sent before; its last line is not terminated.
 const SENT: &[u8] = b"get_counter\nnonsense\nget_counter";
 
-/// Clients that say that they send no more are answered, and closed; those that take no more are
-/// closed; none of them has to be waited for.
+/// Clients that end their output are answered and closed. Clients that end their input are closed.
+/// The server waits for none of them.
 pub(crate) fn of_a_connection(claims: &mut Claims) {
     let scene = Scene::open(SETUP);
     let mut no_more_questions = half_closed(&scene, Shutdown::Write);
@@ -27,21 +27,21 @@ pub(crate) fn of_a_connection(claims: &mut Claims) {
     let mut neither = half_closed(&scene, Shutdown::Both);
     let start = Instant::now();
 
-    // Where one is not answered, the others need not be waited for.
+    // If one client gets no answer, there is no need to wait for the others.
     let unanswered = no_more_questions.iter_mut().find_map(|client| answered(client).err());
     let unanswered = unanswered.as_slice();
     claims.none_lost("one that sends no more is answered to its end", unanswered, CLIENTS);
     if !unanswered.is_empty() {
         return;
     }
-    // They keep their half of the connection open.
+    // The clients keep their half of the connection open.
     until("all are closed", || scene.clients() <= 3);
     claims.within("all are closed", start.elapsed(), Duration::from_secs(1) + scene.slack());
     let others = no_more_replies.iter_mut().chain(&mut neither);
     let open = others.filter_map(|client| (!is_closed(client)).then(|| "open".to_owned()));
     claims.none_lost("the others are closed", &open.collect::<Vec<_>>(), 2 * CLIENTS);
 
-    // What is closed costs nothing more.
+    // A closed connection costs nothing more.
     let (time, start) = (processor_time(scene.daemon.pid()), Instant::now());
     scene.wait_for_witnesses(50);
     let share = (processor_time(scene.daemon.pid()) - time).as_millis() * 100;
@@ -59,7 +59,7 @@ fn half_closed(scene: &Scene, half: Shutdown) -> Vec<UnixStream> {
     clients
 }
 
-/// Reads to the end, and says what is wrong with it.
+/// Reads to the end and checks the replies.
 fn answered(client: &mut UnixStream) -> Result<(), String> {
     let mut text = String::new();
     client.read_to_string(&mut text).map_err(|error| error.to_string())?;

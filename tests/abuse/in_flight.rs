@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! In flight: descriptors of the daemon's user that somebody else has sent and nobody receives.
+//! In flight: another process has sent descriptors of the daemon's user, and nobody receives them.
 //!
-//! The kernel counts them for each user, and lets a process without privileges send no more when
-//! there are more than its own limit of open files (ETOOMANYREFS in unix(7)); so a handoff, which
-//! sends descriptors, has to wait for others.
+//! The kernel counts them for each user. If there are more than a process's limit of open files,
+//! the process cannot send any without privileges (ETOOMANYREFS in unix(7)). A handoff sends
+//! descriptors, so it must wait for the others.
 
 use std::fs::{self, File, Permissions};
 use std::os::fd::AsFd;
@@ -31,12 +31,12 @@ const LIMIT: &str = "--nofile=100:100";
 
 const CLIENTS: usize = 30;
 
-/// How long the handoff has to wait.
+/// How long the handoff must wait.
 const HELD: Duration = Duration::from_secs(3);
 
 pub(crate) fn of_the_same_user(claims: &mut Claims) {
     assert!(geteuid().is_root(), "this row needs root, to be another user");
-    // Nobody else is this user, at whose expense the kernel counts.
+    // The kernel counts by user, and no other process has this one.
     let user = 61_000 + process::id() % 1000;
     let scratch = Scratch::new();
     let everybody = |path, mode| fs::set_permissions(path, Permissions::from_mode(mode));
@@ -83,7 +83,7 @@ pub(crate) fn of_the_same_user(claims: &mut Claims) {
     scene.claim(claims, Bounds { lines: 20, ..BOUNDS });
 }
 
-/// One that has sent descriptors to itself, at the expense of another user.
+/// A process that has sent descriptors to itself, counted for another user.
 struct Holder {
     orders: Sender<()>,
     thread: JoinHandle<()>,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Log: takes in, all the time, what the daemon sends to the socket in journald's place.
+//! Log: reads continuously what the daemon sends to the socket in journald's place.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use testkit::journald::{Entry, Journald, Tick};
 
-/// A reader at work.
+/// A running reader.
 pub(crate) struct Log {
     is_stopped: Arc<AtomicBool>,
     orders: Sender<u64>,
@@ -17,7 +17,7 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// Reads whatever comes from now on.
+    /// Reads everything from now on.
     pub(crate) fn read(mut journald: Journald) -> Self {
         let is_stopped = Arc::<AtomicBool>::default();
         let (orders, ordered) = channel::<u64>();
@@ -41,7 +41,7 @@ impl Log {
         Self { is_stopped, orders, reader }
     }
 
-    /// Reads nothing more until it is to go on, as a journald that stands still.
+    /// Reads nothing more until told to continue, like a stopped journald.
     pub(crate) fn stop(&self) {
         self.is_stopped.store(true, Ordering::Relaxed);
     }
@@ -50,7 +50,7 @@ impl Log {
         self.is_stopped.store(false, Ordering::Relaxed);
     }
 
-    /// Reads to the first tick that is due at that time or later, and gives all that came.
+    /// Reads to the first tick that is due at `time` or later; returns all entries.
     pub(crate) fn end_at(self, time: u64) -> Vec<Entry> {
         self.orders.send(time).expect("a reader");
         let entries = self.reader.join();
@@ -58,12 +58,12 @@ impl Log {
     }
 }
 
-/// What of it are ticks.
+/// The ticks among the entries.
 pub(crate) fn ticks(entries: &[Entry]) -> Vec<Tick> {
     entries.iter().filter_map(Tick::of).collect()
 }
 
-/// What of it is not.
+/// The other entries.
 pub(crate) fn lines(entries: &[Entry]) -> Vec<&str> {
     let others = entries.iter().filter(|entry| !entry.contains_key("COUNTER"));
     others.filter_map(|entry| entry.get("MESSAGE").map(String::as_str)).collect()

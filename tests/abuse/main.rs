@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Abuse: what clients may do to the daemon, and what they may not get out of it.
+//! Abuse: what clients can do to the daemon, and what they cannot achieve.
 //!
-//! Each row abuses one real process and looks at it from outside only, while two legitimate clients
-//! go on asking: ticks keep their time, memory stays bounded, and whoever is legitimate is served.
+//! Each row abuses one real process and observes it from outside, while two legitimate clients send
+//! requests. Ticks stay on time, memory stays bounded, and legitimate clients are served.
 //!
 //! | file | who does what |
 //! | --- | --- |
@@ -19,12 +19,12 @@
 //! | [`mutants`] | every limit is taken out once, and its row must break |
 //! | [`scene`] | one daemon, and what watches it: [`witness`], [`log`], [`vitals`], [`metronome`] |
 //!
-//! The rows run one after another, for each needs the machine; a table of all bounds and of what
-//! was seen is printed at the end. `ABUSE_ROWS` in the environment chooses those whose name begins
-//! with it, and `EARLY_SERVICE_PROGRAM` another build of the program.
+//! The rows run one after another, because each needs the machine. At the end, a table shows all
+//! bounds and measured values. `ABUSE_ROWS` in the environment selects rows by the beginning of
+//! their names, and `EARLY_SERVICE_PROGRAM` another build of the program.
 //!
-//! They need util-linux, strace and the right to mount; what meets ETOOMANYREFS needs root.
-//! What is missing fails a row and is named.
+//! The rows need util-linux, strace and the right to mount; `in_flight` needs root. A missing tool
+//! fails a row and is named.
 #![allow(clippy::print_stderr, reason = "a test that fails shows what the daemon logged")]
 
 mod burst;
@@ -59,12 +59,12 @@ use claims::{Claims, Outcome};
 /// One abuse.
 struct Row {
     name: &'static str,
-    /// Who does it, or to how much.
+    /// The abusers, or the extent.
     much: &'static str,
     run: fn(&mut Claims),
 }
 
-/// All of them; the names are told apart by how they begin.
+/// All rows; no name is the beginning of another.
 const ROWS: &[Row] = &[
     Row { name: "burst of blocking connects", much: "10000 clients", run: burst::that_wait },
     Row { name: "burst without waiting", much: "10000 clients", run: burst::that_do_not_wait },
@@ -100,7 +100,7 @@ const ROWS: &[Row] = &[
     },
 ];
 
-/// The rows need the machine.
+/// Lets one test run at a time, because the rows need the machine.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -113,7 +113,7 @@ fn legitimate_clients_are_served_whatever_others_do() {
     let rows: Vec<_> = ROWS.iter().filter(|row| row.name.starts_with(&chosen)).collect();
     assert!(!rows.is_empty(), "no row begins with {chosen:?}");
     let outcomes: Vec<_> = rows.into_iter().map(made).collect();
-    // Not by `println!`, which the test runner keeps to itself.
+    // Not with `println!`, because the test runner captures it.
     let _ = writeln!(io::stdout(), "\n{}", claims::table(&outcomes));
     let broken: Vec<_> = outcomes.iter().flat_map(Outcome::broken).collect();
     assert!(broken.is_empty(), "{broken:#?}");
@@ -127,7 +127,7 @@ fn made(row: &Row) -> Outcome {
     Outcome { abuse, much, took: start.elapsed(), claims: claims.all(), panic }
 }
 
-/// What somebody panicked with.
+/// The message of a panic.
 fn words(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
     text.or_else(|| panic.downcast_ref().map(|text: &&str| (*text).to_owned())).unwrap_or_default()

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Metronome: how long the machine keeps threads waiting that could run.
+//! Metronome: how long the machine delays threads that could run.
 //!
-//! That the machine is busy with something else is not the daemon's fault.
-//! A thread that has nothing to do with the daemon says how late a sleeper is woken, and the kernel
-//! how long the daemon's threads waited for a processor (`/proc/PID/task/TID/schedstat`).
+//! A busy machine is not the daemon's fault. A thread that has nothing to do with the daemon
+//! measures how late a sleeper is woken. The kernel measures how long the daemon's threads waited
+//! for a processor (`/proc/PID/task/TID/schedstat`).
 
 use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,24 +14,24 @@ use std::time::Duration;
 use testkit::host::{self, Over};
 use testkit::now;
 
-/// How often it is looked how long the daemon waited.
+/// Interval at which the daemon's waiting time is read.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// What the machine does to sleepers, and to the daemon.
+/// The delays of sleepers and of the daemon.
 pub(crate) struct Metronome {
     _over: Over,
     sleepers: host::Metronome,
-    /// The daemon.
+    /// The PID of the daemon.
     pid: Arc<AtomicU32>,
     waits: Arc<Mutex<Waits>>,
 }
 
-/// How long the daemon had waited for a processor in all, at many times; in nanoseconds.
+/// The daemon's total waiting time for a processor, at many times; in nanoseconds.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Waits(Vec<(u64, u64)>);
 
 impl Metronome {
-    /// Measures the machine, for the daemon with this process id.
+    /// Starts to measure, for the daemon with this PID.
     pub(crate) fn start(pid: u32) -> Self {
         let (over, sleepers) = (Over::default(), host::Metronome::start());
         let (pid, waits) = (Arc::new(AtomicU32::new(pid)), Arc::<Mutex<Waits>>::default());
@@ -46,24 +46,24 @@ impl Metronome {
         Self { _over: over, sleepers, pid, waits }
     }
 
-    /// From now on, the daemon is this one.
+    /// From now on, measures another daemon.
     pub(crate) fn goes_on_with(&self, pid: u32) {
         self.pid.store(pid, Ordering::Relaxed);
     }
 
-    /// The latest that a sleeper was woken so far.
+    /// The longest delay of a sleeper so far.
     pub(crate) fn latest(&self) -> Duration {
         self.sleepers.latest()
     }
 
-    /// How long the daemon waited, and when.
+    /// The daemon's waiting times so far.
     pub(crate) fn waits(&self) -> Waits {
         self.waits.lock().expect("no panic").clone()
     }
 }
 
 impl Waits {
-    /// What is left of the time between these when the daemon could run, as far as it is known.
+    /// The time between these two, minus the daemon's waits as far as they are known.
     pub(crate) fn own(&self, from: u64, to: u64) -> Duration {
         let Self(looks) = self;
         let before = looks.partition_point(|(time, _)| *time <= from).saturating_sub(1);
@@ -75,8 +75,8 @@ impl Waits {
     }
 }
 
-/// How long the threads of the process have waited for a processor since they began, in
-/// nanoseconds; 0 where the kernel does not count it.
+/// Total time for which the threads of the process waited for a processor, in nanoseconds; 0 if the
+/// kernel does not count it.
 fn waited_by(pid: u32) -> u64 {
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
     let waited = threads.filter_map(|thread| {

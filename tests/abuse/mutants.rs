@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Mutants: builds with one limit removed, and the row that must fail for them.
 //!
-//! A row that holds proves little unless it is known to fail. Each patch `abuse-…` of
-//! `tests/patches` removes one limit in a copy of the sources.
+//! A row that holds proves little unless it can fail. Each patch `abuse-…` of `tests/patches`
+//! removes one limit in a copy of the sources.
 
 use std::env;
 use std::fmt::Write as _;
@@ -14,17 +14,17 @@ use std::time::Instant;
 
 use testkit::patches::{self, Tree};
 
-/// One limit removed.
+/// A removed limit.
 struct Mutant {
     patch: &'static str,
-    /// How the name of the row begins that must fail.
+    /// Beginning of the name of the row that must fail.
     row: &'static str,
-    /// How the claim begins that must fail; another claim would fail for another reason.
+    /// Beginning of the claim that must fail; another claim would fail for another reason.
     claim: &'static str,
 }
 
-/// How often a row may hold before its mutant has survived: on a busy machine those who abuse the
-/// daemon may not get to it.
+/// How often a row may hold before its mutant has survived. On a busy machine, the abusers may not
+/// reach the daemon.
 const TRIES: usize = 3;
 
 const MUTANTS: &[Mutant] = &[
@@ -138,8 +138,8 @@ const MUTANTS: &[Mutant] = &[
     },
 ];
 
-/// For each limit that is removed, its row must fail. All rows hold for the program as it is: the
-/// other test of this crate shows that.
+/// For each removed limit, its row must fail. The crate's other test shows that all rows hold for
+/// the unchanged program.
 #[test]
 #[ignore = "takes minutes: builds the program again for each limit"]
 fn every_limit_taken_out_breaks_its_row() {
@@ -168,7 +168,7 @@ fn every_limit_taken_out_breaks_its_row() {
             survived.push(format!("{patch} ({}): {why}", patches::fault(patch)));
         }
     }
-    // Not by `println!`, which the test runner keeps to itself.
+    // Not with `println!`, because the test runner captures it.
     let _ = writeln!(io::stdout(), "\n{table}");
     assert!(survived.is_empty(), "{survived:#?}");
 }
@@ -183,7 +183,7 @@ fn every_patch_of_abuse_is_planted_against_a_row() {
     }
 }
 
-/// A copy of the sources, and where it is built.
+/// A copy of the sources and its build directory.
 struct Workshop {
     tree: Tree,
     target: PathBuf,
@@ -193,12 +193,12 @@ impl Workshop {
     fn new() -> Result<Self, String> {
         let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("abuse");
         let sources = directory.join("sources");
-        // The libraries that were built before stay.
+        // Libraries that were already built stay.
         let _ = fs::remove_dir_all(&sources);
         Ok(Self { tree: Tree::copy_to(sources)?, target: directory.join("target") })
     }
 
-    /// Builds what stands there now; what is wrong with it where it does not build.
+    /// Builds the current sources; returns the compiler's errors if that fails.
     fn build(&self) -> Result<PathBuf, String> {
         let mut cargo = Command::new(env!("CARGO"));
         cargo.args(["build", "--locked", "--offline", "--bin", "early-service"]);
@@ -212,7 +212,7 @@ impl Workshop {
             .ok_or_else(complaint)
     }
 
-    /// What of the mutant's row is broken as it must be; why it survives where nothing is.
+    /// The broken claim that the mutant must break, or why the mutant survives.
     fn judge(&self, mutant: &Mutant) -> Result<String, String> {
         self.tree.plant(mutant.patch)?;
         let built = self.build();
@@ -230,7 +230,7 @@ impl Workshop {
     }
 }
 
-/// Runs the rows that begin so against this program, in a process of its own.
+/// Runs the rows that begin with `begins` against this program, in another process.
 fn row(program: &Path, begins: &str) -> Output {
     let ourselves = env::current_exe().expect("a program");
     let mut command = Command::new(ourselves);

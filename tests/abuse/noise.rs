@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Noise: lines that do not end, and bytes that are no lines.
+//! Noise: endless lines, and bytes that are not lines.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -18,29 +18,29 @@ use testkit::daemon::{Daemon, STILL};
 use testkit::scratch::Scratch;
 use testkit::{LIMIT, until};
 
-/// Those who make it, at the same time.
+/// Threads that make the noise.
 const HANDS: usize = 4;
 
-/// A line of 128 bytes is allowed, and one byte more may be a `\r`; the next is too many.
+/// A line has at most 128 bytes, and possibly a `\r`; the next byte is too many.
 const TOO_MANY: usize = 130;
 
-/// How many endless lines are begun.
+/// Number of endless lines.
 const LINES: usize = 200;
 
-/// What may be taken of one, to be thrown away, so that its client sees why it is closed; and what
-/// is in the socket at that time.
+/// Bytes of an endless line that the server may read and discard, so that its client sees why it is
+/// closed; and the bytes that are in the socket at that time.
 const TAKEN: u64 = 1_500_000;
 
 const GARBAGE: u64 = 100_000_000;
 
-/// By so many.
+/// Number of clients that send garbage.
 const POURING: u64 = 2;
 
-/// Invalid lines of one client, several times as many as are read at once; their replies fit into
-/// what the kernel queues for it.
+/// Invalid lines of one client: several times as many as one read takes. Their replies fit into the
+/// kernel's queue.
 const AHEAD: usize = 40;
 
-/// A line without an end is answered, and closed, at its first byte too many.
+/// The server answers an endless line, and closes the connection, at its first excess byte.
 pub(crate) fn endless_line(claims: &mut Claims) {
     let scene = Scene::open(SETUP);
     let start = Instant::now();
@@ -71,7 +71,7 @@ pub(crate) fn endless_line(claims: &mut Claims) {
     scene.claim(claims, Bounds { lines: 40, ..BOUNDS });
 }
 
-/// Sends until the server has had enough, and says how much that was.
+/// Sends until the server closes; returns the number of bytes.
 fn go_on_without_end(socket: &Path) -> u64 {
     let mut client = one(socket);
     client.set_write_timeout(Some(LIMIT)).expect("not zero");
@@ -84,11 +84,10 @@ fn go_on_without_end(socket: &Path) -> u64 {
     sent
 }
 
-/// A client that is far ahead of its replies does not delay the client behind it for longer than
-/// one read.
+/// A client that is far ahead of its replies delays the client behind it by one read at most.
 ///
-/// The replies show the order of the turns, whatever the machine does: after a handoff that is
-/// given up, the server goes on with all clients at once, in the order in which they came.
+/// The replies show the order of the turns, on any machine: after an aborted handoff, the server
+/// resumes all clients at once, in the order in which they arrived.
 pub(crate) fn far_ahead(claims: &mut Claims) {
     let scratch = Scratch::new();
     let daemon = Daemon::serve(scratch.join("sock"), &STILL);
@@ -111,8 +110,8 @@ pub(crate) fn far_ahead(claims: &mut Claims) {
     until("its lines are carried out", || exchange(&mut behind) == Ok(777));
 }
 
-/// Bytes of any value, in lines that are short enough for the connection to stay; each connection
-/// is written to and read from as fast as it goes, so that there is always more to do for it.
+/// Random bytes, in lines short enough that the connection stays open. Each connection is written
+/// and read at full speed, so that the server always has work for it.
 pub(crate) fn garbage(claims: &mut Claims) {
     let scene = Scene::open(SETUP);
     let (bytes, replies) = (any_bytes(), AtomicU64::new(0));
@@ -131,7 +130,7 @@ pub(crate) fn garbage(claims: &mut Claims) {
     scene.claim(claims, Bounds { lines: 0, ..BOUNDS });
 }
 
-/// Sends its part of the garbage, and then no more; says how much of it went out.
+/// Sends the garbage, then ends the output; returns the number of bytes sent.
 fn poured(mut client: &UnixStream, bytes: &[u8]) -> u64 {
     let mut sent = 0;
     while sent < GARBAGE / POURING {
@@ -146,7 +145,7 @@ fn poured(mut client: &UnixStream, bytes: &[u8]) -> u64 {
     sent
 }
 
-/// Reads to the end, and says how much that was.
+/// Reads to the end; returns the number of bytes.
 fn drained(mut client: &UnixStream) -> u64 {
     let (mut replies, mut read) = ([0; 64 * 1024], 0);
     while let Ok(count @ 1..) = client.read(&mut replies) {
@@ -155,7 +154,7 @@ fn drained(mut client: &UnixStream) -> u64 {
     read
 }
 
-/// A megabyte of any bytes, with an end of line at least every 128.
+/// A megabyte of random bytes, with a newline at least every 128.
 fn any_bytes() -> Vec<u8> {
     let mut random = 1_u64;
     let byte = |at: usize| {

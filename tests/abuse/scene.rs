@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Scene: one daemon, and all that watches it from outside while somebody abuses it.
+//! Scene: one daemon, and everything that observes it from outside during the abuse.
 //!
-//! Whatever the abuse is, these are claimed at its end: ticks on their time and none left out,
-//! every question of both witnesses answered rightly and in time, memory and log bounded. How late
-//! something is, is told without the time for which the machine let the daemon wait for a
-//! processor.
+//! At the end of any abuse, these claims must hold: ticks are on time and complete, both witnesses
+//! got every reply correctly and in time, memory and log are bounded. Delays exclude the time for
+//! which the machine let the daemon wait for a processor.
 
 use std::time::Duration;
 
@@ -21,32 +20,31 @@ use testkit::journald::{Entry, Journald};
 use testkit::scratch::Scratch;
 use testkit::{now, until};
 
-/// The daemon's own choice where it is told no other period, in nanoseconds.
+/// The daemon's default period, in nanoseconds.
 const PERIOD: u64 = 100_000_000;
 
 /// How often a thread must be woken for a tick (the reactor's and the daemon's), and for a reply
-/// (the witness and these two for the question, the witness for the reply, and once to spare).
+/// (the witness and these two for the request, the witness for the reply, and one in reserve).
 const WAKES_FOR_A_TICK: u32 = 2;
 const WAKES_FOR_A_REPLY: u32 = 5;
 
-/// What may be different in a row.
+/// The bounds that a row may change.
 #[derive(Clone, Copy)]
 pub(crate) struct Bounds {
-    /// How late a tick may be, beside what the machine keeps a sleeper waiting.
+    /// Delay of a tick, in addition to the machine's delay of a sleeper.
     pub(crate) tick: Duration,
-    /// How long a reply may take for one that is connected, and for one that connects; beside the
-    /// same.
+    /// Time for a reply to a connected client, and to one that connects; in addition to the same.
     pub(crate) reply: Duration,
     pub(crate) reply_anew: Duration,
-    /// How often a client may have to come again because others had its place.
+    /// How often a client may have to reconnect because others had its slot.
     pub(crate) returns: u64,
-    /// How much memory of its own the process may have, in kB.
+    /// The process's own memory, in kB.
     pub(crate) memory: u64,
-    /// How many lines the abuse may put into the log.
+    /// Lines that the abuse may add to the log.
     pub(crate) lines: u64,
 }
 
-/// One period for everything; a thousand clients in memory, nobody pushed out, and no line.
+/// One period for everything, memory for a thousand clients, no evicted client, and no line.
 pub(crate) const BOUNDS: Bounds = Bounds {
     tick: Duration::from_nanos(PERIOD),
     reply: Duration::from_nanos(PERIOD),
@@ -56,28 +54,28 @@ pub(crate) const BOUNDS: Bounds = Bounds {
     lines: 0,
 };
 
-/// How the daemon is started.
+/// How to start the daemon.
 #[derive(Clone, Copy)]
 pub(crate) struct Setup<'a> {
-    /// The command that it is started by.
+    /// The command that starts it.
     pub(crate) before: &'a [&'a str],
     pub(crate) options: &'a [&'a str],
-    /// In nanoseconds, as the options say.
+    /// In nanoseconds, as set by the options.
     pub(crate) period: u64,
-    /// Whether somebody sets the counter, so that the clock does not imply it.
+    /// Whether a client sets the counter, so that the clock does not imply it.
     pub(crate) is_set: bool,
 }
 
-/// As it starts by itself.
+/// A daemon with its defaults.
 pub(crate) const SETUP: Setup<'static> =
     Setup { before: &[], options: &[], period: PERIOD, is_set: false };
 
-/// What is watched.
+/// The daemon and its observers.
 pub(crate) struct Scene {
     pub(crate) daemon: Daemon,
     pub(crate) log: Log,
     pub(crate) vitals: Vitals,
-    /// Kept as long as the daemon.
+    /// Kept for as long as the daemon.
     _scratch: Scratch,
     period: u64,
     is_set: bool,
@@ -86,21 +84,21 @@ pub(crate) struct Scene {
     comes_anew: Witness,
 }
 
-/// What was seen of it.
+/// The observations.
 pub(crate) struct Seen {
     pub(crate) entries: Vec<Entry>,
     period: u64,
     is_set: bool,
     stays: Testimony,
     comes_anew: Testimony,
-    /// How late the machine woke a sleeper, and how long it let the daemon wait.
+    /// The machine's delay of a sleeper, and the daemon's waiting times.
     late: Duration,
     waits: Waits,
     memory: u64,
 }
 
 impl Scene {
-    /// Starts the daemon, and the witnesses as soon as it serves.
+    /// Starts the daemon, and the witnesses once it serves.
     pub(crate) fn open(setup: Setup<'_>) -> Self {
         let scratch = Scratch::new();
         let journald = Journald::new(&scratch);
@@ -108,7 +106,7 @@ impl Scene {
         Self::around(scratch, journald, daemon, setup)
     }
 
-    /// Watches this one.
+    /// Observes this daemon.
     pub(crate) fn around(
         scratch: Scratch,
         journald: Journald,
@@ -135,7 +133,7 @@ impl Scene {
         scene
     }
 
-    /// Waits until both witnesses have had `count` replies more.
+    /// Waits until both witnesses have had `count` more replies.
     #[track_caller]
     pub(crate) fn wait_for_witnesses(&self, count: usize) {
         let [stays, comes_anew] = [self.stays.answers(), self.comes_anew.answers()];
@@ -143,21 +141,21 @@ impl Scene {
         wait_for_replies(|| self.comes_anew.answers(), comes_anew + count);
     }
 
-    /// Waits until the witness that keeps its connection has had `count` replies more.
+    /// Waits until the witness that keeps its connection has had `count` more replies.
     #[track_caller]
     pub(crate) fn wait_for_the_one_that_stays(&self, count: usize) {
         let before = self.stays.answers();
         wait_for_replies(|| self.stays.answers(), before + count);
     }
 
-    /// Limits the descriptors of the daemon from now on.
+    /// Limits the daemon's descriptors from now on.
     pub(crate) fn limit_descriptors(&self, current: u64) {
         let pid = i32::try_from(self.daemon.pid()).ok().and_then(Pid::from_raw);
         let limit = Rlimit { current: Some(current), maximum: Some(4096) };
         prlimit(pid, Resource::Nofile, limit).expect("our own child");
     }
 
-    /// Watches this one instead of its predecessor, which is given out.
+    /// Observes this daemon from now on; returns its predecessor.
     pub(crate) fn replace_daemon(&mut self, mut daemon: Daemon) -> Daemon {
         daemon.socket.clone_from(&self.daemon.socket);
         self.vitals = Vitals::watch(daemon.pid());
@@ -165,17 +163,17 @@ impl Scene {
         std::mem::replace(&mut self.daemon, daemon)
     }
 
-    /// How many clients the daemon says it has.
+    /// Number of clients, as the daemon reports it.
     pub(crate) fn clients(&self) -> u64 {
         status(&self.daemon.socket, "clients").parse().expect("a number")
     }
 
-    /// What the machine may have added to the time of a reply so far.
+    /// Time that the machine may have added to a reply so far.
     pub(crate) fn slack(&self) -> Duration {
         WAKES_FOR_A_REPLY * self.metronome.latest()
     }
 
-    /// Ends it: what was seen, and the log to the last tick.
+    /// Ends the scene; returns the observations, and the log to the last tick.
     pub(crate) fn close(self) -> Seen {
         self.wait_for_witnesses(20);
         let (stays, comes_anew) = (self.stays.stop(), self.comes_anew.stop());
@@ -186,7 +184,7 @@ impl Scene {
         Seen { entries, period, is_set, stays, comes_anew, late, waits, memory }
     }
 
-    /// Ends it, and claims all that holds for any abuse.
+    /// Ends the scene, and claims everything that holds for any abuse.
     pub(crate) fn claim(self, claims: &mut Claims, bounds: Bounds) -> Seen {
         let seen = self.close();
         seen.claim(claims, bounds);
@@ -194,8 +192,8 @@ impl Scene {
     }
 }
 
-/// Waits until a witness has had so many replies; on a busy machine that takes as long as it takes,
-/// if only one more comes in time.
+/// Waits until a witness has had so many replies. On a busy machine this may take long, as long as
+/// one more reply always arrives in time.
 #[track_caller]
 fn wait_for_replies(replies: impl Fn() -> usize, count: usize) {
     let mut seen = replies();
@@ -220,7 +218,7 @@ impl Seen {
         let (Some(first), Some(last)) = (ticks.first(), ticks.last()) else {
             return claims.at_least("ticks in the log", 0, 1, "");
         };
-        // By deadlines, for a number may have been set.
+        // By deadlines, because a client may have set the counter.
         let period = self.period;
         let missing: Vec<_> = (first.deadline..=last.deadline)
             .step_by(usize::try_from(period).expect("small"))
@@ -237,7 +235,7 @@ impl Seen {
         );
     }
 
-    /// The same where the log does not have every tick.
+    /// Claims all but ticks, if the log does not contain every tick.
     pub(crate) fn claim_all_but_ticks(&self, claims: &mut Claims, bounds: Bounds) {
         let (ticks, period) = (log::ticks(&self.entries), self.period);
         let first = ticks.first().expect("ticks in the log");
@@ -262,7 +260,7 @@ impl Seen {
         claims.at_most("a client has to come again", returns, bounds.returns, "");
         claims.at_most("memory", self.memory, bounds.memory, "kB");
 
-        // Those before the first tick are not of the abuse, and nor is that it was replaced.
+        // Lines before the first tick, and the report of a handoff, are not due to the abuse.
         let lines = log::lines(&self.entries);
         let own = |line: &&&str| line.contains("=> ") || line.starts_with("Listening on");
         let abused = lines.len() - lines.iter().filter(own).count();
@@ -270,7 +268,7 @@ impl Seen {
     }
 }
 
-/// Whether the reply is a number that the clock implied between question and reply.
+/// Whether the reply is a number that the clock implied between request and reply.
 fn is_right(answer: &Answer, origin: u64, period: u64) -> bool {
     let implied = |time: u64| match time.checked_sub(origin) {
         Some(since) => since / period + 1,

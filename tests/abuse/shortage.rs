@@ -10,19 +10,19 @@ use crate::scene::{BOUNDS, Bounds, SETUP, Scene, Setup};
 use crate::vitals::{descriptors_of, processor_time};
 use testkit::until;
 
-/// What 32 descriptors leave for clients.
+/// Slots for clients with 32 descriptors.
 const PLACES: u64 = 8;
 
-/// How many clients come while there is no room.
+/// Clients that connect during the shortage.
 const WAITING: usize = 50;
 
 /// How long the shortage lasts.
 const SHORTAGE: Duration = Duration::from_secs(2);
 
-/// How long the daemon lets accepting rest, and how often in a shortage it may try again.
+/// Pause of the daemon before it accepts again; the interval of its attempts in a shortage.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// With 32 descriptors there are places for a few clients; a hundred come, ask, and stay.
+/// With 32 descriptors there are few slots; a hundred clients connect, ask and stay.
 pub(crate) fn limit_of_32(claims: &mut Claims) {
     let scene = Scene::open(Setup { before: &["prlimit", "--nofile=32:32", "--"], ..SETUP });
     let (mut clients, mut told) = (Vec::new(), Vec::new());
@@ -30,7 +30,7 @@ pub(crate) fn limit_of_32(claims: &mut Claims) {
         let mut client = one(&scene.daemon.socket);
         told.push(exchange(&mut client));
         clients.push(client);
-        // Among so few, who says nothing for a moment is soon the longest idle.
+        // With so few clients, one that pauses for a moment is soon the longest idle one.
         scene.wait_for_the_one_that_stays(1);
     }
     let of = told.len();
@@ -40,14 +40,14 @@ pub(crate) fn limit_of_32(claims: &mut Claims) {
     scene.claim(claims, Bounds { lines: 10, memory: 2048, ..BOUNDS });
 }
 
-/// The limit falls to what is open: who is connected is served on, and who comes waits.
+/// The limit falls to the number in use: connected clients are served, new clients wait.
 pub(crate) fn limit_reached(claims: &mut Claims) {
     let scene = Scene::open(SETUP);
     let pid = scene.daemon.pid();
     let mut connected = many(&scene.daemon.socket, 20);
     let told = lost(connected.iter_mut().map(exchange));
     claims.none_lost("a client before it is answered", &told, connected.len());
-    // No number below the limit is free, but that of a client that has just gone.
+    // No number below the limit is free, except for that of a client that has just left.
     scene.limit_descriptors(descriptors_of(pid) - 1);
     let (time, start) = (processor_time(pid), Instant::now());
     let mut waiting = many(&scene.daemon.socket, WAITING);
@@ -74,25 +74,25 @@ pub(crate) fn limit_reached(claims: &mut Claims) {
     scene.claim(claims, Bounds { reply_anew: anew, lines: 5, ..BOUNDS });
 }
 
-/// How many of them have no reply yet.
+/// Number of clients without a reply.
 fn waiting_of(clients: &[UnixStream]) -> u64 {
     let has_none = |client: &&UnixStream| rustix::io::ioctl_fionread(client) == Ok(0);
     clients.iter().filter(has_none).count() as u64
 }
 
-/// The kernel has no room for another file, or no memory: as the kernel says it, for nobody can
-/// take the machine's own files or memory away for a test.
+/// The kernel has no file or no memory left. The test injects the error, because it cannot take
+/// these from the whole machine.
 pub(crate) fn of_the_machine(claims: &mut Claims) {
     for error in ["ENFILE", "ENOMEM"] {
         refused_by_the_kernel(claims, error);
     }
 }
 
-/// How often accept(2) fails.
+/// Number of failures of accept(2).
 const FAILURES: u32 = 20;
 
 fn refused_by_the_kernel(claims: &mut Claims, error: &str) {
-    // In the daemon's place, with a tracer beside it that lets 30 calls pass.
+    // strace runs beside the daemon, and lets 30 calls pass.
     let inject = format!("inject=accept4:error={error}:when=30..{}", 30 + FAILURES - 1);
     let quiet = ["strace", "-D", "-f", "-qq", "--seccomp-bpf", "-o", "/dev/null"];
     let failing = ["-e", "trace=accept4", "-e", &inject];
@@ -106,7 +106,7 @@ fn refused_by_the_kernel(claims: &mut Claims, error: &str) {
     let told = lost(waiting.iter().map(number));
     let took = start.elapsed();
     claims.none_lost(&format!("a client that came in {error} is answered"), &told, WAITING);
-    // One that tries again at once has its 20 failures behind it in a millisecond.
+    // A daemon that tried again at once would have its 20 failures in a millisecond.
     let fewest = (PAUSE * (FAILURES - 2)).as_millis();
     claims.at_least(
         "20 failures last",

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Slow: clients that send a byte a second, and so never end a line.
+//! Slow: clients that send a byte a second, and therefore never finish a line.
 
 use std::io::Write;
 use std::thread;
@@ -9,18 +9,19 @@ use crate::claims::Claims;
 use crate::crowd::{exchange, is_closed, lost, many};
 use crate::scene::{BOUNDS, Bounds, SETUP, Scene};
 
-/// All but the witnesses and those who are patient: together as many as there are places for.
+/// With the witnesses and the patient clients, as many as there are slots.
 const SLOW: usize = 980;
 const PATIENT: usize = 10;
 
-/// Beyond the places.
+/// Over the limit.
 const NEW: usize = 200;
 
-/// How many bytes each of them sends.
+/// Bytes that each client sends.
 const BYTES: usize = 3;
 
-/// They fill every place, and each does something every second; the patient ones say nothing after
-/// their first question. When others come, those must go who never asked anything.
+/// Slow clients fill the slots, and each sends a byte every second. Patient clients send nothing
+/// after their first request. If new clients connect, the clients that never sent a request must be
+/// closed.
 pub(crate) fn a_byte_a_second(claims: &mut Claims) {
     let scene = Scene::open(SETUP);
     let mut slow = many(&scene.daemon.socket, SLOW);

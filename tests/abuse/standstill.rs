@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Standstill: a journald that does not read what it is sent.
+//! Standstill: a journald that does not read.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -17,17 +17,17 @@ use testkit::journald::Entry;
 use testkit::scratch::Scratch;
 use testkit::{LIMIT, now, until};
 
-/// How many lines are logged meanwhile.
+/// Lines logged meanwhile.
 const LINES: u64 = 10_000;
 
-/// One a millisecond, and all of them ticks.
+/// One line a millisecond, and all are ticks.
 const PERIOD: u64 = 1_000_000;
 
-/// What waits may take 72 kB, and the rest is the allocator's.
+/// Pending lines may take 72 kB; the rest is the allocator's.
 const GROWN: u64 = 512;
 
-/// Ten thousand lines; each comes to the log in the end, or is counted. That no tick is late
-/// meanwhile cannot be read in the log, but in the state file.
+/// Ten thousand lines: each is finally logged or counted as dropped. Only the state file, not the
+/// log, shows meanwhile that no tick is late.
 pub(crate) fn of_the_log(claims: &mut Claims) {
     let directory = Scratch::new();
     let state = directory.join("state");
@@ -78,11 +78,11 @@ pub(crate) fn of_the_log(claims: &mut Claims) {
     let reported = reported(&seen.entries);
     claims.at_most("ticks missing that nobody tells of", missing.saturating_sub(reported), 0, "");
     claims.at_most("lines told of that are there", reported.saturating_sub(missing), 0, "");
-    // The reports are few: one each time that the log is read again.
+    // Few reports: one for each time that the log is read again.
     seen.claim_all_but_ticks(claims, Bounds { lines: 10, ..BOUNDS });
 }
 
-/// The number and the deadline of the tick to come, as the file has it.
+/// The number and the deadline of the next tick, from the state file.
 fn next(path: &str) -> Option<(u64, u64)> {
     let boot = std::fs::read("/proc/sys/kernel/random/boot_id").expect("Linux");
     let boot = BootId::parse(boot.trim_ascii_end()).expect("a boot id");
@@ -92,7 +92,7 @@ fn next(path: &str) -> Option<(u64, u64)> {
     Some((snapshot.state.next, snapshot.deadline.as_nanos()))
 }
 
-/// How many lines the log says are missing from it.
+/// Number of lines that the log reports as dropped.
 fn reported(entries: &[Entry]) -> u64 {
     let counts = entries.iter().filter_map(|entry| {
         entry["MESSAGE"].split_once(" log lines dropped")?.0.parse::<u64>().ok()
@@ -100,8 +100,8 @@ fn reported(entries: &[Entry]) -> u64 {
     counts.sum()
 }
 
-/// Clients that set the counter make as many lines as there are ticks; none of a tick is lost for
-/// theirs.
+/// Clients that set the counter cause as many lines as there are ticks. No tick's line is lost
+/// because of theirs.
 pub(crate) fn with_lines_of_clients(claims: &mut Claims) {
     let options = ["--timer-delay-ms", "20"];
     let setup = Setup { options: &options, period: 20_000_000, is_set: true, ..SETUP };
@@ -121,6 +121,6 @@ pub(crate) fn with_lines_of_clients(claims: &mut Claims) {
         scene.log.go_on();
         is_over.store(true, Ordering::Relaxed);
     });
-    // A line a tick, for some seconds, and what the log says of those that are missing.
+    // One line a tick for some seconds, and the reports of dropped lines.
     scene.claim(claims, Bounds { lines: 400, ..BOUNDS });
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Vitals: what the process takes of the machine, from `/proc`.
+//! Vitals: the process's use of memory, descriptors and processor time, from `/proc`.
 
 use std::fs;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use testkit::host::Over;
 
-/// How often it is looked.
+/// Interval of the measurements.
 const EVERY: Duration = Duration::from_millis(20);
 
-/// The most that was seen so far.
+/// The maxima so far.
 pub(crate) struct Vitals {
     pid: u32,
     _over: Over,
@@ -36,31 +36,31 @@ impl Vitals {
         Self { pid, _over: over, memory, descriptors }
     }
 
-    /// The most memory of its own that the process had, in kB.
+    /// The process's largest own memory so far, in kB.
     pub(crate) fn memory(&self) -> u64 {
         let last = anonymous(self.pid).unwrap_or_default();
         self.memory.load(Ordering::Relaxed).max(last)
     }
 
-    /// The most descriptors that it had open.
+    /// The largest number of open descriptors so far.
     pub(crate) fn descriptors(&self) -> u64 {
         self.descriptors.load(Ordering::Relaxed).max(descriptors_of(self.pid))
     }
 }
 
-/// Resident memory that is the process's own: neither its program nor shared (proc_pid_status(5)).
+/// Resident memory of the process alone, without its program and shared pages (proc_pid_status(5)).
 fn anonymous(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
     line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
-/// How many descriptors it has open.
+/// Number of open descriptors.
 pub(crate) fn descriptors_of(pid: u32) -> u64 {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count) as u64
 }
 
-/// The time that all its threads have run, to a hundredth of a second (proc_pid_stat(5)).
+/// Processor time of all threads, to a hundredth of a second (proc_pid_stat(5)).
 pub(crate) fn processor_time(pid: u32) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
     let (_, fields) = stat.rsplit_once(") ").expect("a name in brackets");

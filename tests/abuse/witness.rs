@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Witnesses: legitimate clients that ask all the time, and what they were told.
+//! Witnesses: legitimate clients that send requests all the time, and the replies to them.
 //!
-//! One keeps its connection, the other connects anew each time. Whoever is closed because there are
-//! more clients than places comes again at once with its question, as the server tells it to; how
-//! often that is, is bounded. A reply must come, and be the number that the clock implies at some
-//! moment between question and reply.
+//! One keeps its connection, the other reconnects for each request. A witness that is closed
+//! because there are more clients than slots reconnects at once and repeats its request, as the
+//! server tells it to; the number of repetitions is bounded. A reply must arrive, with a number
+//! that the clock implies at some moment between request and reply.
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Write};
@@ -18,19 +18,19 @@ use std::time::Duration;
 use testkit::host::Over;
 use testkit::{LIMIT, now};
 
-/// The time between a reply and the next question.
+/// Time between a reply and the next request.
 ///
-/// Much shorter, and the witnesses are the load; much longer, and they miss what is short.
+/// Too short: the witnesses are the load. Too long: they miss short delays.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// One at work.
+/// A running witness.
 pub(crate) struct Witness {
     over: Over,
     answers: Arc<AtomicUsize>,
     thread: JoinHandle<Testimony>,
 }
 
-/// One question and its reply.
+/// One request and its reply.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Answer {
     pub(crate) asked: u64,
@@ -38,30 +38,30 @@ pub(crate) struct Answer {
     pub(crate) next: u64,
 }
 
-/// What a witness was told.
+/// The results of a witness.
 #[derive(Debug, Default)]
 pub(crate) struct Testimony {
     pub(crate) answers: Vec<Answer>,
-    /// Questions without a reply, or with another one.
+    /// Requests without a reply, or with a wrong one.
     pub(crate) lost: Vec<String>,
-    /// How often it had to come again.
+    /// How often it had to reconnect.
     pub(crate) returns: u64,
 }
 
 impl Testimony {
-    /// How many questions were asked.
+    /// Number of requests.
     pub(crate) fn asked(&self) -> usize {
         self.answers.len() + self.lost.len()
     }
 }
 
 impl Witness {
-    /// One that keeps its connection.
+    /// Starts a witness that keeps its connection.
     pub(crate) fn that_stays(socket: &Path) -> Self {
         Self::start(socket, true)
     }
 
-    /// One that connects anew for each question.
+    /// Starts a witness that reconnects for each request.
     pub(crate) fn that_comes_anew(socket: &Path) -> Self {
         Self::start(socket, false)
     }
@@ -98,12 +98,12 @@ impl Witness {
         Self { over, answers, thread }
     }
 
-    /// How many replies have come.
+    /// Number of replies so far.
     pub(crate) fn answers(&self) -> usize {
         self.answers.load(Ordering::Relaxed)
     }
 
-    /// Ends it, and says what it was told.
+    /// Ends it; returns its results.
     pub(crate) fn stop(self) -> Testimony {
         drop(self.over);
         self.thread.join().expect("a witness does not panic")
@@ -115,9 +115,9 @@ struct Client {
     connection: Option<BufReader<UnixStream>>,
 }
 
-/// Why there is no reply.
+/// Why a reply is missing.
 enum Failed {
-    /// The server had more clients than places, and said so.
+    /// The server had more clients than slots, and reported it.
     WithoutAPlace,
     Otherwise(String),
 }
@@ -141,7 +141,7 @@ impl Client {
                 none.insert(connect(&self.socket).map_err(|error| failed("connecting", error))?)
             }
         };
-        // Where that fails, what was said before says why.
+        // If that fails, the lines received before show why.
         let sent = connection.get_mut().write_all(b"get_counter\n");
         let mut reply = String::new();
         connection.read_line(&mut reply).map_err(|error| failed("no reply", error))?;
