@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Arrows: either side is killed or stopped at each arrow of the exchange.
+//! Arrows: kills or stops either process at each arrow of the exchange.
 
 use std::time::Duration;
 
@@ -10,25 +10,25 @@ use crate::trial::{Fault, Plan, Side, When};
 use crate::{number_from, seed};
 use testkit::random::Random;
 
-/// For each arrow, side and fault, half of them before the arrow; `FAULTS_TRIES` in the environment
-/// is another number.
+/// Tries for each arrow, side and fault, half of them before the arrow; `FAULTS_TRIES` in the
+/// environment sets another number.
 const TRIES: u64 = 20;
 
-/// The same for the camera, which shares all but its words; `FAULTS_TRIES_CAMERA` is another
+/// The same for the camera, which differs only in its words; `FAULTS_TRIES_CAMERA` sets another
 /// number.
 const TRIES_CAMERA: u64 = 4;
 
-/// Longer than the predecessor's offer lasts: it withdraws it meanwhile.
+/// Longer than the time limit of an offer, so the predecessor withdraws it meanwhile.
 const LONG: std::ops::Range<Duration> = Duration::from_millis(1100)..Duration::from_millis(1400);
 const SHORT: std::ops::Range<Duration> = Duration::from_millis(5)..Duration::from_millis(300);
 
-/// The time in which the receiver of an arrow gets to the next one.
+/// Time in which the receiver of an arrow sends the next one.
 const REACTION: Duration = Duration::from_micros(1000);
 
-/// Chooses what happens to a process.
+/// Chooses the fault of a process.
 type Chooses = fn(&mut Random) -> Fault;
 
-/// Who is hit, and by what.
+/// The process that is hit, and its fault.
 pub(crate) const KINDS: [(Side, Chooses); 6] = [
     (Side::Predecessor, |_| Fault::Kill),
     (Side::Predecessor, |random| Fault::Stop(while_stopped(random))),
@@ -38,7 +38,7 @@ pub(crate) const KINDS: [(Side, Chooses); 6] = [
     (Side::Successor, |random| Fault::Hang(while_stopped(random))),
 ];
 
-/// How long a process stands still: long in one of five.
+/// How long a process is stopped: long in one of five cases.
 fn while_stopped(random: &mut Random) -> Duration {
     let range = if random.one_in(5) { LONG } else { SHORT };
     random.duration(range)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Crowd: many tries, some at a time, and the table of what came of them.
+//! Crowd: many tries, several at a time, and the table of their results.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -13,15 +13,15 @@ use std::time::Duration;
 use crate::trial::{Outcome, Plan, make};
 use testkit::judge::Wrong;
 
-/// How many at a time: most of a try is waiting.
+/// Number of tries at a time: a try mostly waits.
 ///
-/// More, and the processes under test wait for a processor; fewer, and the tests take longer.
+/// Too many: the processes under test wait for a processor. Too few: the tests take longer.
 const AT_ONCE: usize = 6;
 
-/// What a plan came to.
+/// The result of a plan.
 pub(crate) type Result = std::result::Result<Outcome, Vec<String>>;
 
-/// Makes every try, in no order.
+/// Makes every try, in any order.
 pub(crate) fn make_all(plans: &[Plan]) -> Vec<Result> {
     let (next, results) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
     thread::scope(|scope| {
@@ -45,13 +45,13 @@ fn each(wrong: &[Wrong]) -> Vec<String> {
     wrong.iter().map(Wrong::to_string).collect()
 }
 
-/// What somebody panicked with.
+/// The message of a panic.
 fn words(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
     text.or_else(|| panic.downcast_ref().map(|text: &&str| (*text).to_owned())).unwrap_or_default()
 }
 
-/// The sums of the tries of one row.
+/// The sums over the tries of one row.
 #[derive(Default)]
 struct Row {
     tries: usize,
@@ -64,7 +64,7 @@ struct Row {
     silences: Vec<u64>,
 }
 
-/// A table with a row for each name; shown whether the test passes or not.
+/// A table with a row for each name, shown whether the test passes or not.
 ///
 /// `late` counts the tries in which the successor served before the process was hit.
 pub(crate) fn show(title: &str, names: &[String], results: &[Result]) {
@@ -103,11 +103,11 @@ pub(crate) fn show(title: &str, names: &[String], results: &[Result]) {
              {lines:10}  {named:11}  {median:12.1} ms  {longest:4.0} ms"
         );
     }
-    // Not by `println!`, which the test runner keeps to itself.
+    // Not with `println!`, because the test runner captures it.
     let _ = writeln!(io::stdout(), "\n{table}");
 }
 
-/// Fails where any has failed, with what was wrong in the first few.
+/// Fails if a try has failed; shows the errors of the first few.
 #[track_caller]
 pub(crate) fn assert_sound(plans: &[Plan], results: &[Result]) {
     let failed: Vec<_> = plans

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Instants: either side is killed or stopped at a random time.
+//! Instants: kills or stops either process at a random time.
 //!
-//! Three of ten at any time from before the successor's start to after it serves, without a proxy;
-//! as the exchange itself takes a millisecond, the others in the time after its first arrow.
+//! Three in ten tries use any time from before the successor's start until after it serves, without
+//! a proxy. The exchange itself takes a millisecond, so the other tries use the time after its
+//! first arrow.
 
 use std::time::Duration;
 
@@ -13,14 +14,13 @@ use crate::trial::{Plan, Side, When};
 use crate::{number_from, seed};
 use testkit::random::Random;
 
-/// In all; `FAULTS_INSTANTS` in the environment is another number.
+/// Number of tries; `FAULTS_INSTANTS` in the environment sets another number.
 const TRIES: u64 = 1000;
 
-/// The time in which a successor starts, adopts and serves, and as long again: on an idle machine
-/// and on a busy one.
+/// Twice the time in which a successor starts, adopts and serves, on an idle and on a busy machine.
 const START: [Duration; 2] = [Duration::from_millis(30), Duration::from_millis(200)];
 
-/// The time that the exchange takes, and as long again; likewise.
+/// Twice the time of an exchange, on an idle and on a busy machine.
 const EXCHANGE: [Duration; 2] = [Duration::from_millis(3), Duration::from_millis(30)];
 
 #[test]

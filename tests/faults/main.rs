@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Faults: a handoff between two processes under load, and what may happen to either.
+//! Faults: handoffs between two processes under load, with faults in either process.
 //!
-//! Each try is a whole handoff with ten clients at work, one process killed or stopped, and all
-//! that anybody saw held against what one undisturbed counter would have done.
+//! Each try is a whole handoff with ten active clients. One process is killed or stopped.
+//! Everything observed is then compared with the results of one undisturbed counter.
 //!
 //! | file | is |
 //! | --- | --- |
@@ -17,8 +17,8 @@
 //!
 //! `FAULTS_TRIES` (20 for each arrow, side and fault, half of them before the arrow is delivered),
 //! `FAULTS_TRIES_CAMERA` (4, of the example's service), `FAULTS_INSTANTS` (1000) and
-//! `FAULTS_HANDOFFS` in the environment ask for more, `FAULTS_SEED` for the same tries again. A
-//! table says how many tries each fault had, and what was lost by right.
+//! `FAULTS_HANDOFFS` in the environment set the number of tries; `FAULTS_SEED` repeats tries. A
+//! table shows the tries for each fault, and the permitted losses.
 #![allow(clippy::print_stderr, reason = "a test that fails shows what the daemon logged")]
 
 mod arrows;
@@ -32,7 +32,7 @@ mod trial;
 
 use testkit::now;
 
-/// A number from the environment, or this one.
+/// A number from the environment, or `otherwise`.
 fn number_from(variable: &str, otherwise: u64) -> u64 {
     match std::env::var(variable) {
         Ok(text) => text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")),
@@ -40,7 +40,7 @@ fn number_from(variable: &str, otherwise: u64) -> u64 {
     }
 }
 
-/// What decides the random numbers of a test; another one each time, unless `FAULTS_SEED` is one.
+/// The seed of a test's random numbers: `FAULTS_SEED`, or a new one each time.
 fn seed() -> u64 {
     number_from("FAULTS_SEED", now())
 }

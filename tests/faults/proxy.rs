@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Proxy: stands between successor and predecessor and can stop the exchange at any arrow.
+//! Proxy: sits between successor and predecessor, and can stop the exchange at any arrow.
 //!
-//! The successor connects to the proxy's path, the proxy to the predecessor's.
-//! Lines, the bytes of clients and descriptors pass in both directions, all and in order; at each
-//! arrow somebody may look on, before and after it is delivered, and nothing else moves meanwhile.
+//! The successor connects to the proxy's path, the proxy to the predecessor's. Lines, bytes of
+//! clients and descriptors pass in both directions, complete and in order. At each arrow it calls
+//! an onlooker, before and after the delivery; nothing else is delivered meanwhile.
 //!
-//! Owns what is under way, and a thread.
-//! Never keeps a copy of a descriptor that it has passed on: the lock's would keep the lock.
-//! Ends by being dropped.
+//! Owns the undelivered data, and a thread.
+//! Never keeps a copy of a descriptor that it has delivered: a copy would keep the lock.
+//! Ends when it is dropped.
 
 use std::fmt;
 use std::io::{IoSlice, IoSliceMut};
@@ -26,7 +26,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-/// One step of the exchange, in its order.
+/// One step of the exchange, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Arrow {
     /// `handoff 1`, from the successor.
@@ -47,7 +47,7 @@ impl Arrow {
     pub(crate) const ALL: [Self; 6] =
         [Self::Handoff, Self::State, Self::End, Self::Prepared, Self::Commit, Self::Done];
 
-    /// The arrow that a line is, if it is one.
+    /// The arrow that a line represents, if any.
     fn of(line: &[u8]) -> Option<Self> {
         match line.split(|byte| *byte == b' ').next()? {
             b"handoff" => Some(Self::Handoff),
@@ -74,12 +74,12 @@ impl fmt::Display for Arrow {
     }
 }
 
-/// When somebody looks on.
+/// When the onlooker is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Moment {
-    /// The arrow has left its sender and is in the proxy's hand.
+    /// The proxy has received the arrow and not yet delivered it.
     Before,
-    /// It lies in the receiver's socket.
+    /// The arrow is in the receiver's socket.
     After,
 }
 
@@ -92,17 +92,16 @@ impl fmt::Display for Moment {
     }
 }
 
-/// Told of each arrow, in the proxy's thread.
+/// Called for each arrow, in the proxy's thread.
 pub(crate) type Onlooker = Box<dyn FnMut(Arrow, Moment) + Send>;
 
-/// An arrow that was sent, on the connection of that number.
+/// An arrow, and the number of the connection on which it was sent.
 pub(crate) type Sent = (usize, Arrow);
 
-/// The proxy.
 pub(crate) struct Proxy {
     path: PathBuf,
     sent: Arc<Mutex<Vec<Sent>>>,
-    /// Its far end tells the thread to end.
+    /// Its other end tells the thread to end.
     quit: Option<UnixStream>,
     thread: Option<JoinHandle<()>>,
 }
@@ -130,7 +129,7 @@ impl Proxy {
         &self.path
     }
 
-    /// The arrows that were sent so far.
+    /// The arrows sent so far.
     pub(crate) fn sent(&self) -> Vec<Sent> {
         self.sent.lock().expect("no panic").clone()
     }
@@ -146,10 +145,10 @@ impl Drop for Proxy {
     }
 }
 
-/// The thread.
+/// The state of the thread.
 struct Middle {
     told: UnixStream,
-    /// Absent once there is no predecessor any more: who asks then is refused, as it would be.
+    /// Absent once the predecessor has ended: new connections are refused, as by the predecessor.
     listener: Option<UnixListener>,
     predecessor: PathBuf,
     links: Vec<Link>,
@@ -158,12 +157,12 @@ struct Middle {
     sent: Arc<Mutex<Vec<Sent>>>,
 }
 
-/// A successor's connection and the one that the proxy made for it.
+/// A successor's connection, and the proxy's connection to the predecessor for it.
 struct Link {
     number: usize,
     /// The successor's and the predecessor's end, in the order of [`SIDES`].
     ends: [UnixStream; 2],
-    /// What came from each of them and is not yet delivered to the other.
+    /// The undelivered data of each end.
     flows: [Flow; 2],
 }
 
@@ -174,7 +173,7 @@ impl Middle {
     fn run(mut self) {
         loop {
             let ready = self.wait();
-            // The last first: a link that goes away leaves the numbers of those before it alone.
+            // In reverse, because the removal of a link changes only the numbers after it.
             for (number, side) in ready.iter().rev().filter_map(|source| match source {
                 Source::Link(number, side) => Some((*number, *side)),
                 Source::Told | Source::Listener => None,
@@ -192,7 +191,7 @@ impl Middle {
         }
     }
 
-    /// Waits until something can be read, and says where.
+    /// Waits until a source is readable; returns all of them.
     fn wait(&self) -> Vec<Source> {
         let mut sources = vec![(Source::Told, self.told.as_fd())];
         sources.extend(self.listener.iter().map(|socket| (Source::Listener, socket.as_fd())));
@@ -221,7 +220,7 @@ impl Middle {
         }
     }
 
-    /// Reads once from one side and delivers to the other; false when that side has ended.
+    /// Reads once from one side and delivers to the other; false when the side has ended.
     fn pump(&mut self, number: usize, side: usize) -> bool {
         let link = &mut self.links[number];
         let goes_on = link.flows[side].read(&link.ends[side]);
@@ -238,7 +237,7 @@ impl Middle {
             (self.onlooker)(arrow, Moment::After);
         }
         if !goes_on {
-            // What it has not read yet, it still can.
+            // The other side can still read what it was sent.
             let _ = self.links[number].ends[1 - side].shutdown(Shutdown::Both);
         }
         goes_on
@@ -252,24 +251,24 @@ enum Source {
     Link(usize, usize),
 }
 
-/// What comes from one side.
+/// The data from one side.
 #[derive(Default)]
 struct Flow {
     bytes: Vec<u8>,
     descriptors: Vec<OwnedFd>,
-    /// How many of the bytes to come are a client's and no lines.
+    /// Number of the next bytes that belong to a client and not to a line.
     raw: usize,
 }
 
-/// What is delivered at once.
+/// Data that is delivered at once.
 struct Piece {
     bytes: Vec<u8>,
     descriptors: Vec<OwnedFd>,
-    /// What its last line is.
+    /// The arrow of its last line.
     arrow: Option<Arrow>,
 }
 
-/// The most descriptors that the kernel puts into one message (`SCM_MAX_FD`, unix(7)).
+/// Maximum number of descriptors in one message (`SCM_MAX_FD`, unix(7)).
 const MOST: usize = 253;
 
 impl Flow {
@@ -302,10 +301,10 @@ impl Flow {
         count > 0
     }
 
-    /// Takes all up to the end of the next arrow's line; without one, all that is whole lines or a
-    /// client's, and at the end the rest as well.
+    /// Takes everything up to the end of the next arrow's line. Without an arrow, takes whole lines
+    /// and bytes of clients, and at the end also the rest.
     ///
-    /// The descriptors go with the last piece, so that none is there before its line.
+    /// The last piece carries the descriptors, so that none arrives before its line.
     fn next_piece(&mut self, is_end: bool) -> Option<Piece> {
         let (mut whole, mut arrow) = (0, None);
         while arrow.is_none() && whole < self.bytes.len() {
@@ -335,7 +334,7 @@ impl Flow {
     }
 }
 
-/// How many bytes that are no lines follow a line: `client input=7 replies=0 …`.
+/// Number of bytes after a line that are not lines: `client input=7 replies=0 …`.
 fn raw_bytes(line: &[u8]) -> usize {
     let line = String::from_utf8_lossy(line);
     let Some(pairs) = line.strip_prefix("client ") else { return 0 };
@@ -345,7 +344,7 @@ fn raw_bytes(line: &[u8]) -> usize {
 }
 
 impl Piece {
-    /// Sends all of it, and lets go of the descriptors; nobody may be there to take it.
+    /// Sends everything and closes the descriptors; the receiver may be gone.
     fn deliver(self, to: &UnixStream) {
         let descriptors: Vec<_> = self.descriptors.iter().map(AsFd::as_fd).collect();
         let (mut left, mut with) = (&*self.bytes, &*descriptors);
@@ -395,7 +394,7 @@ mod tests {
         predecessor.read_exact(&mut line).expect("a line");
         assert_eq!(&line, b"handoff 1\n");
 
-        // Bytes of a client that read like an arrow are none.
+        // A client's bytes that look like an arrow are not one.
         let pipes: Vec<_> = (0..130).map(|_| UnixStream::pair().expect("a pair")).collect();
         let (mut readers, writers): (Vec<_>, Vec<_>) = pipes.into_iter().unzip();
         let mut writers = writers.into_iter().map(OwnedFd::from);
@@ -412,7 +411,7 @@ mod tests {
         assert_eq!(flow.descriptors.len(), 130);
         for (reader, writer) in readers.iter_mut().zip(flow.descriptors) {
             UnixStream::from(writer).write_all(b"x").expect("a reader");
-            // An end behind it says that the proxy holds no copy.
+            // The end of the stream shows that the proxy holds no copy.
             let mut read = String::new();
             reader.read_to_string(&mut read).expect("a pair");
             assert_eq!(read, "x");
@@ -431,7 +430,7 @@ mod tests {
     fn the_end_of_one_side_reaches_the_other_behind_what_was_sent() {
         let scratch = Scratch::new();
         let (_proxy, mut successor, predecessor) = connected(&scratch, Box::new(|_, _| ()));
-        // Unread at its end, as with one that is killed.
+        // Unread at its end, like that of a killed process.
         successor.write_all(b"handoff 1\n").expect("the proxy");
         send(&predecessor, b"state 1 counter=137\nclie", Vec::new());
         drop(predecessor);

@@ -2,9 +2,9 @@
 //! Relay: many handoffs in a row under load, each process the successor of the one before.
 //!
 //! `cargo test --release --test faults -- --ignored --nocapture` measures the release build: a
-//! thousand handoffs, and how long one takes with up to a thousand idle clients.
+//! thousand handoffs, and the duration of one with up to a thousand idle clients.
 //!
-//! All processes log to one file, each line in one write, which nobody reads before the end.
+//! All processes log to one file, with one write for each line. The test reads it at the end.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -27,17 +27,17 @@ use testkit::scratch::Scratch;
 use testkit::victim::Victim;
 use testkit::{LIMIT, now};
 
-/// How long a process owns the counter: two ticks, so that each has some.
+/// How long a process owns the counter: two ticks, so that each process has some.
 const TURN: Duration = Duration::from_millis(20);
 
 /// In milliseconds.
 const PERIOD: &str = "10";
 
-/// The longest time between a reply and the next request of the same client: the replies to all of
-/// them are some tens of microseconds apart, and the processor is not their alone.
+/// Maximum time between a reply and the next request of a client. Replies to all clients are then
+/// some tens of microseconds apart; the clients share the processor with others.
 const PAUSE: Duration = Duration::from_micros(400);
 
-/// Processes that hand one public socket on.
+/// Processes that pass on one public socket.
 struct Relay {
     scratch: Scratch,
     public: UnixListener,
@@ -46,7 +46,7 @@ struct Relay {
     owner: Runner,
 }
 
-/// One of them; killed, should the test end before it.
+/// One process; killed if the test ends first.
 struct Runner {
     child: Child,
     victim: Victim,
@@ -114,13 +114,13 @@ impl Relay {
         Record::read(&self.scratch.join("state"), COUNTER.key).rhythm()
     }
 
-    /// Ends the last process, and says what is known.
+    /// Ends the last process; returns the evidence.
     fn end(self, rhythm: Rhythm, told: Told) -> Evidence {
         self.owner.victim.end();
         self.owner.assert_success();
         let log = fs::read_to_string(self.scratch.join("log")).expect("text");
         let mut lines: Vec<_> = log.lines().map(Line::read).collect();
-        // Stable: the lines of one process stay in their order.
+        // A stable sort keeps the lines of one process in order.
         lines.sort_by_key(|line| line.time);
         let last = Record::read(&self.scratch.join("state"), COUNTER.key);
         let owners = self.pids;
@@ -146,13 +146,13 @@ fn connect(scratch: &Scratch) -> UnixStream {
     client
 }
 
-/// Asks, and says whether there is a reply.
+/// Sends a request; returns whether a reply arrives.
 fn is_answered(client: &mut UnixStream) -> bool {
     let mut reply = [0; 32];
     client.write_all(b"get_counter\n").is_ok() && client.read(&mut reply).is_ok_and(|n| n > 0)
 }
 
-/// From the request to the moment at which the successor serves, by the lines of both.
+/// The time from each request until the successor serves, from the lines of both.
 fn exchanges(lines: &[Line]) -> Vec<(u64, u64)> {
     let times = |text: &'static str| {
         lines.iter().filter(move |line| line.message.contains(text)).map(|line| line.time)
@@ -160,12 +160,12 @@ fn exchanges(lines: &[Line]) -> Vec<(u64, u64)> {
     times("Handing over to process").zip(times("adopting => serving")).collect()
 }
 
-/// The longest time without a reply to anybody that touches each of these.
+/// The longest time without a reply to any client, around each of these times.
 fn holes(told: &Told, during: &[(u64, u64)]) -> Vec<u64> {
     let mut replies: Vec<_> = told.answers.iter().map(|answer| answer.received).collect();
     replies.sort_unstable();
     let hole = |(start, end): &(u64, u64)| {
-        // From the last reply before it to the first one after it.
+        // From the last reply before the exchange to the first one after it.
         let first = replies.partition_point(|time| time < start).saturating_sub(1);
         let last = replies.partition_point(|time| time <= end).min(replies.len() - 1);
         let gaps = replies[first..=last].windows(2).map(|pair| pair[1] - pair[0]);
@@ -174,14 +174,14 @@ fn holes(told: &Told, during: &[(u64, u64)]) -> Vec<u64> {
     during.iter().map(hole).collect()
 }
 
-/// The longest that any client waited for a reply at each of these times.
+/// The longest wait of any client for a reply, around each of these times.
 fn waits(told: &Told, during: &[(u64, u64)]) -> Vec<u64> {
     let mut answers: Vec<_> =
         told.answers.iter().map(|answer| (answer.received, answer.sent)).collect();
     answers.sort_unstable();
     let wait = |(start, end): &(u64, u64)| {
         let first = answers.partition_point(|(received, _)| received < start);
-        // Whoever asked before the end has its reply long before a second is over.
+        // A request before the end has its reply within a second.
         let asked = answers[first..].iter().take_while(|(received, _)| *received < end + SECOND);
         let asked = asked.filter(|(_, sent)| sent <= end);
         asked.map(|(received, sent)| received - sent).max().unwrap_or_default()
@@ -200,7 +200,8 @@ fn summary(mut times: Vec<u64>) -> String {
     format!("median {median:.2} ms, 99 % within {most:.2} ms, longest {longest:.2} ms")
 }
 
-/// Ten, of which one only sets the counter: each number set makes a range to be judged.
+/// Ten clients, one of which only sets the counter, because each new number makes another range to
+/// judge.
 fn clients() -> Vec<Habit> {
     let habit = |asks, stays| Habit { asks, stays, pause: PAUSE };
     let mut clients = vec![habit(Asks::Get, true); 5];
@@ -210,7 +211,7 @@ fn clients() -> Vec<Habit> {
     clients
 }
 
-/// So many handoffs under load; shows figures with `--nocapture`.
+/// Makes `count` handoffs under load; shows figures with `--nocapture`.
 #[allow(clippy::print_stdout, reason = "the figures are for people to read")]
 fn run(handoffs: u64) {
     let mut relay = Relay::start();
@@ -231,7 +232,7 @@ fn run(handoffs: u64) {
 
     let judged = judge(&evidence);
     let during = exchanges(&evidence.lines);
-    // As long, and half a turn later: what the machine does to replies when nothing happens.
+    // As long, but half a turn later: the machine's effect on replies without a handoff.
     let half = TURN.as_nanos() as u64 / 2;
     let between: Vec<_> = during.iter().map(|(start, end)| (start + half, end + half)).collect();
     let (refused, wrong, missing) = (told.refused, told.wrong.len(), told.unanswered.len());
@@ -278,7 +279,7 @@ fn a_thousand_handoffs_in_a_row_lose_nothing() {
 #[allow(clippy::print_stdout, reason = "the figures are for people to read")]
 fn idle_clients_are_handed_over_and_cost_little() {
     const HANDOFFS: usize = 50;
-    // A thousand clients need as many descriptors, here and in the processes.
+    // A thousand clients need as many descriptors, in the test and in the processes.
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     setrlimit(Resource::Nofile, limit).expect("up to the maximum");

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Service: what differs between the programs that are put to the same test.
+//! Service: the differences between the programs that pass the same tests.
 //!
-//! All count something, so what one of them says is read as what the counter would have said, and
-//! judged by the same rules.
+//! All programs count something. Their lines are translated to the counter's, and judged by the
+//! same rules.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -16,14 +16,14 @@ use testkit::load::{self, Words};
 #[derive(Debug)]
 pub(crate) struct Service {
     pub(crate) program: fn() -> OsString,
-    /// What its clients say, and are told.
+    /// The commands and replies of its clients.
     pub(crate) words: &'static Words,
-    /// A line of the log in the counter's words; `None` where they are no others.
+    /// Translates a log line to the counter's words; `None` if they are the same.
     translate: fn(&str) -> Option<String>,
 }
 
 impl Service {
-    /// A line of the log as the counter would have said it.
+    /// A log line in the counter's words.
     pub(crate) fn in_words_of_the_counter(&self, message: String) -> String {
         (self.translate)(&message).unwrap_or(message)
     }
@@ -32,7 +32,7 @@ impl Service {
 pub(crate) static COUNTER: Service =
     Service { program: daemon::binary, words: &load::COUNTER, translate: |_| None };
 
-/// The example that carries a camera.
+/// The example with a camera.
 pub(crate) static CAMERA: Service = Service {
     program: || {
         static BUILT: OnceLock<PathBuf> = OnceLock::new();
@@ -60,7 +60,7 @@ pub(crate) static CAMERA: Service = Service {
     },
 };
 
-/// The example of this name, built if it is not.
+/// The example of this name; builds it if necessary.
 fn example(name: &str) -> PathBuf {
     build::example(name).unwrap_or_else(|error| panic!("{error}"))
 }

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Trial: one handoff under load, one fault, and the evidence of what came of it.
+//! Trial: one handoff under load with one fault, and the evidence from it.
 //!
-//! The test stands in for systemd: it holds the public socket and passes it to both processes, and
-//! starts a successor that was killed again.
-//! Clients work at the public socket from before to after.
+//! The test replaces systemd: it holds the public socket, passes it to both processes, and restarts
+//! a killed successor. Clients use the public socket throughout.
 
 use std::fmt;
 use std::os::unix::net::UnixListener;
@@ -28,14 +27,14 @@ use testkit::starting;
 use testkit::victim::Victim;
 use testkit::{LIMIT, now, until};
 
-/// In milliseconds; small, so that a fault spans ticks and an exchange is seldom without one.
+/// In milliseconds; short, so that a fault spans ticks and most exchanges contain one.
 const PERIOD: &str = "10";
 
-/// Often enough that some client always waits for a reply, and seldom enough that many trials at
-/// once leave the processor to the processes under test.
+/// Short enough that some client always waits for a reply. Long enough that many simultaneous
+/// trials leave the processor to the processes under test.
 const PAUSE: Duration = Duration::from_millis(12);
 
-/// Who is hit.
+/// The process that is hit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     Predecessor,
@@ -51,18 +50,18 @@ impl fmt::Display for Side {
     }
 }
 
-/// What happens to it.
+/// The fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     Kill,
-    /// It goes on after so long.
+    /// Stops the process for this time.
     Stop(Duration),
-    /// It is stopped and, after so long, killed, as by its watchdog.
+    /// Stops the process and kills it after this time, as its watchdog does.
     Hang(Duration),
 }
 
 impl Fault {
-    /// Whether the process ends by it.
+    /// Whether the process dies.
     fn is_deadly(self) -> bool {
         !matches!(self, Self::Stop(_))
     }
@@ -78,20 +77,19 @@ impl fmt::Display for Fault {
     }
 }
 
-/// When it happens.
+/// When to inject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum When {
-    /// At an arrow of the exchange, which passes the proxy; so long after the moment.
+    /// This time after an arrow of the exchange, which passes through the proxy.
     Arrow(Arrow, Moment, Duration),
-    /// So long after the first arrow.
+    /// This time after the first arrow.
     Exchange(Duration),
-    /// So long after the successor's start, which talks to the predecessor without a proxy; or
-    /// before its start.
+    /// This time after the successor's start, without a proxy; or before its start.
     Start(Duration),
     BeforeStart,
 }
 
-/// One try.
+/// The plan of one try.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
     pub(crate) side: Side,
@@ -103,11 +101,11 @@ pub(crate) struct Plan {
     pub(crate) service: &'static Service,
 }
 
-/// What came of it.
+/// The result of a try.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outcome {
     pub(crate) loss: Loss,
-    /// Whether the successor served already when it happened.
+    /// Whether the successor already served at the time of the fault.
     pub(crate) is_late: bool,
 }
 
@@ -127,7 +125,7 @@ pub(crate) fn make(plan: &Plan) -> Result<Outcome, Vec<Wrong>> {
     judged.map(|loss| Outcome { loss, is_late }).inspect_err(|_| tell(plan, &evidence.lines))
 }
 
-/// Shows the log of a try that has failed.
+/// Shows the log of a failed try.
 #[allow(clippy::print_stderr, reason = "a test that fails shows what the daemons logged")]
 fn tell(plan: &Plan, lines: &[Line]) {
     let lines = lines.iter().map(|line| {
@@ -137,27 +135,27 @@ fn tell(plan: &Plan, lines: &[Line]) {
     eprintln!("{plan:?}\n{}", lines.collect::<String>());
 }
 
-/// A process on stage.
+/// A process and its log.
 struct Actor {
     daemon: Daemon,
     victim: Victim,
 }
 
-/// Both processes, and what stands around them.
+/// Both processes and their surroundings.
 struct Stage<'a> {
     plan: &'a Plan,
     random: Random,
     scratch: Scratch,
     public: UnixListener,
     predecessor: Actor,
-    /// One after the other.
+    /// In the order of their starts.
     successors: Vec<Actor>,
     proxy: Option<Proxy>,
     rhythm: Rhythm,
 }
 
 impl<'a> Stage<'a> {
-    /// The predecessor serves, and nobody has asked it anything yet.
+    /// Waits until the predecessor serves; it has received no request yet.
     fn new(plan: &'a Plan) -> Self {
         let scratch = Scratch::new();
         let public = UnixListener::bind(scratch.join("public")).expect("a socket");
@@ -179,7 +177,7 @@ impl<'a> Stage<'a> {
         Load::start(&public, &ten(PAUSE), ranges.as_ref(), seed, self.plan.service.words)
     }
 
-    /// Starts the first successor, and sees to it that the blow falls when it is to fall.
+    /// Starts the first successor, and arranges for the fault at its time.
     fn successor(&mut self) -> Blow {
         let (arm, blow) = Arm::new(self.plan);
         if self.plan.side == Side::Predecessor {
@@ -210,13 +208,12 @@ impl<'a> Stage<'a> {
         self.successors.push(Actor::start(&mut command, &self.scratch));
     }
 
-    /// The number of the connection on which the exchange is, where it passes a proxy.
+    /// The number of the exchange's connection, if it passes through a proxy.
     fn connection(&self) -> Option<usize> {
         self.proxy.as_ref().map(|proxy| proxy.sent().last().map_or(0, |(number, _)| *number))
     }
 
-    /// Waits until the predecessor has ended and a successor serves; one that was killed is started
-    /// again.
+    /// Waits until the predecessor has ended and a successor serves; restarts a killed successor.
     fn wait_for_the_last_owner(&mut self) {
         if self.plan.side == Side::Successor && self.plan.fault.is_deadly() {
             thread::sleep(self.random.duration(Duration::ZERO..Duration::from_millis(30)));
@@ -229,7 +226,7 @@ impl<'a> Stage<'a> {
         });
     }
 
-    /// Ends the last owner and gathers the evidence.
+    /// Ends the last owner and collects the evidence.
     fn end(mut self, told: Told, connection: Option<usize>) -> Evidence {
         let last = self.successors.last_mut().expect("one");
         last.daemon.signal(Signal::TERM);
@@ -253,8 +250,8 @@ impl<'a> Stage<'a> {
             let sent = self.proxy.as_ref().map(Proxy::sent).unwrap_or_default();
             sent.iter().any(|sent| *sent == (connection.unwrap_or_default(), arrow))
         };
-        // Who dies takes along the connections that nobody else has; and where nobody watched the
-        // exchange, nobody knows.
+        // A dead process takes along the connections that no other process has. Without a proxy,
+        // nobody knows which.
         let may_end = is_deadly
             && match side {
                 _ if self.proxy.is_none() => true,
@@ -292,12 +289,12 @@ impl Actor {
     }
 }
 
-/// Whether a successor says that it serves.
+/// Whether a successor's log line reports that it serves.
 fn is_serving(line: &str) -> bool {
     line == "adopting => serving"
 }
 
-/// What strikes: once, at whom it was aimed.
+/// Injects the fault, once.
 #[derive(Clone)]
 struct Arm(Arc<ArmParts>);
 
@@ -308,11 +305,11 @@ struct ArmParts {
     over: Mutex<Option<Sender<u64>>>,
 }
 
-/// That it has struck.
+/// Receives the time of the fault.
 struct Blow(Receiver<u64>);
 
 impl Blow {
-    /// Waits until the victim is dead, or goes on, and says when it was hit.
+    /// Waits until the victim is dead or continues; returns the time of the fault.
     fn wait_for_its_end(&self) -> u64 {
         self.0.recv_timeout(LIMIT).expect("the occasion comes")
     }
@@ -330,7 +327,7 @@ impl Arm {
         assert!(self.0.victim.set(victim.clone()).is_ok(), "one victim a try");
     }
 
-    /// Looks on at the exchange, and strikes at its time.
+    /// The onlooker that injects the fault at its time.
     fn onlooker(&self, when: When) -> Onlooker {
         let arm = self.clone();
         Box::new(move |arrow, moment| match when {
@@ -356,7 +353,7 @@ impl Arm {
         });
     }
 
-    /// Strikes, unless it has already.
+    /// Injects the fault, unless that has happened.
     fn strike(&self) {
         if self.0.struck.swap(true, Ordering::Relaxed) {
             return;
