@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Chain: the processes, each the successor of the one before, on one public socket and one state
-//! file from the first round to the last.
+//! Chain: processes that succeed each other on one public socket and one state file.
 //!
-//! The soak stands in for systemd: it holds the public socket and passes it to each process, and
-//! starts what was killed again.
-//! A round begins and ends with one process, the owner, and is judged for itself, from where the
-//! last one left the counter; so a broken promise is known at once, and with its round.
+//! The soak replaces systemd: it holds the public socket, passes it to each process, and restarts a
+//! killed process. A round begins and ends with one process, the owner. Each round is judged
+//! separately, from the counter at the end of the last round. A broken promise is therefore known
+//! at once, and with its round.
 
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -27,50 +26,49 @@ use testkit::scratch::Scratch;
 use testkit::until;
 use testkit::victim::Victim;
 
-/// Often enough that some client always waits for a reply, and seldom enough that the processes
-/// find a processor.
+/// Short enough that some client always waits for a reply. Long enough that the processes find a
+/// processor.
 const PAUSE: Duration = Duration::from_millis(12);
 
-/// How long a process owns the counter before its round brings something, in milliseconds, at the
-/// most; long in one of twenty.
+/// Maximum time for which a process owns the counter before the round's fate, in milliseconds; the
+/// second one in one of twenty rounds.
 const TURN: [u64; 2] = [60, 2000];
 
-/// How long it takes until what ended is started again, in milliseconds, at the most.
+/// Maximum delay before a restart, in milliseconds.
 const RESTART: u64 = 200;
 
-/// How often to look for the moment at which a successor begins to ask: the exchange itself takes
-/// less than a millisecond.
+/// Interval of the search for a successor's request: an exchange takes less than a millisecond.
 const LOOK: Duration = Duration::from_micros(50);
 
-/// How long to look for it: a successor that was not heard by then is hit all the same.
+/// Duration of that search; the fault is then injected without it.
 const LOOK_FOR: Duration = Duration::from_secs(1);
 
-/// How long the owner may take to close the connections of clients that have gone.
+/// Time in which the owner closes the connections of clients that have left.
 const CLOSED_WITHIN: Duration = Duration::from_secs(5);
 
-/// Processes that may be alive, for whoever ends the soak in a hurry.
+/// Processes that may be alive, to be killed if the soak ends early.
 pub(crate) type Living = Arc<Mutex<Vec<Victim>>>;
 
-/// What a round came to.
+/// The outcome of a round.
 pub(crate) struct Outcome {
     pub(crate) loss: Loss,
     pub(crate) commands: usize,
     pub(crate) answers: usize,
     pub(crate) sets: usize,
     pub(crate) connected: usize,
-    /// How many processes were started, and how many ended in order.
+    /// Number of processes that were started, and number that ended cleanly.
     pub(crate) started: usize,
     pub(crate) ended: usize,
-    /// What the owner takes when the round is over, without the connections of the clients.
+    /// The owner's use of resources after the round, without connections of clients.
     pub(crate) figures: Figures,
-    /// What the first process took when it had no clients yet.
+    /// The first process's use of resources, before its first client.
     pub(crate) at_first: Figures,
-    /// Whether connections could end by right.
+    /// Whether connections were permitted to end.
     pub(crate) may_end: bool,
     pub(crate) owner: u32,
 }
 
-/// The processes, and what stands around them.
+/// The processes and their surroundings.
 pub(crate) struct Chain {
     program: PathBuf,
     scratch: Scratch,
@@ -79,13 +77,13 @@ pub(crate) struct Chain {
     /// The next number that a client sets, in ranges.
     ranges: Arc<AtomicU64>,
     sleepers: Sleepers,
-    /// How many processes were started.
+    /// Number of processes started.
     started: usize,
     living: Living,
     rhythm: Rhythm,
-    /// Where the last round left the counter.
+    /// The counter at the end of the last round.
     last: Record,
-    /// What the first process took when it had no clients yet.
+    /// The first process's use of resources, before its first client.
     at_first: Figures,
     owner: Process,
 }
@@ -93,18 +91,17 @@ pub(crate) struct Chain {
 /// A round under way.
 struct Round<'a> {
     chain: &'a mut Chain,
-    /// Its own, so that what this round takes by chance does not change the next one.
+    /// Separate, so that what happens in this round does not change the next one.
     random: Random,
-    /// Those that have owned the counter, or may have, and are no more; the last owner is the
-    /// chain's.
+    /// Ended processes that have owned the counter, or may have. The chain has the last owner.
     past: Vec<Process>,
     may_end: bool,
-    /// What was not in order.
+    /// The first broken promise.
     broken: Option<Broken>,
 }
 
 impl Chain {
-    /// The first process serves, and nobody has asked it anything yet.
+    /// Waits until the first process serves; it has received no request yet.
     pub(crate) fn start(program: PathBuf, seed: u64, living: &Living) -> Self {
         let (scratch, mut random) = (scratch(), Random::new(seed));
         let public = UnixListener::bind(scratch.join("public")).expect("a socket");
@@ -128,12 +125,12 @@ impl Chain {
         }
     }
 
-    /// Where the sockets, the state file and the logs are.
+    /// The directory of the sockets, the state file and the logs.
     pub(crate) fn directory(&self) -> PathBuf {
         self.scratch.join("")
     }
 
-    /// Plays one round with clients at work, and judges it.
+    /// Plays one round with active clients, and judges it.
     pub(crate) fn round(&mut self, fate: Fate) -> Result<Outcome, Vec<Broken>> {
         let started = self.started;
         let (seed, random) = (self.random.draw(), Random::new(self.random.draw()));
@@ -203,19 +200,19 @@ impl Chain {
         self.owner.end().map_err(Broken::Ending)
     }
 
-    /// Leaves what the processes of the last round logged where it is.
+    /// Keeps the logs of the last round.
     pub(crate) fn keep_logs(self) {
         let Self { scratch, owner, .. } = self;
         drop(owner);
         std::mem::forget(scratch);
     }
 
-    /// Waits for a tick of the owner that is written to the state file and to the log.
+    /// Waits for a tick that the owner has written to the state file and to the log.
     fn settle(&mut self) -> Record {
         let state = self.scratch.join("state");
         let before = Record::read(&state, COUNTER.key);
         let mut last = before;
-        // Any tick: the line of this one or that one may find no room.
+        // Any tick, because the line of a certain one may be dropped.
         until("a tick and its line", || {
             last = Record::read(&state, COUNTER.key);
             last.deadline > before.deadline && self.owner.has_logged(last.counter - 1)
@@ -223,16 +220,16 @@ impl Chain {
         last
     }
 
-    /// The lines of all processes up to this record, in the order of their times.
+    /// All processes' lines up to this record, in the order of their times.
     fn lines(&mut self, past: &mut [Process], last: Record) -> Vec<Line> {
         let mut lines: Vec<_> = past.iter_mut().flat_map(Process::last_lines).collect();
         lines.extend(self.owner.lines_to(last.counter - 1));
-        // Stable: the lines of one process stay in their order.
+        // A stable sort keeps the lines of one process in order.
         lines.sort_by_key(|line| line.time);
         lines
     }
 
-    /// What the owner takes, once it has seen that the clients of the round have gone.
+    /// The owner's use of resources, after it has closed the connections of the round's clients.
     fn figures(&self) -> Figures {
         let clients = self.sleepers.connections();
         let mut figures = self.owner.figures();
@@ -256,13 +253,13 @@ impl Chain {
     }
 }
 
-/// In memory, as `/run` is: a disk that is busy with something else would hold up ticks and logs.
+/// In memory, like `/run`, because a busy disk would delay ticks and logs.
 fn scratch() -> Scratch {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() { Scratch::within(memory) } else { Scratch::new() }
 }
 
-/// How many commands were given, and how many of them set the counter and were acknowledged.
+/// Number of commands, and number of acknowledged ones that set the counter.
 fn counts(told: &Told) -> (usize, usize) {
     let is_set = |said: Said| matches!(said, Said::Replaced { .. });
     let sets = told.answers.iter().filter(|answer| is_set(answer.said)).count();
@@ -297,7 +294,7 @@ impl Round<'_> {
         }
     }
 
-    /// Any time up to so many milliseconds.
+    /// Waits for a random time of at most `at_most` milliseconds.
     fn pause(&mut self, at_most: u64) {
         let pause = self.random.duration(Duration::ZERO..Duration::from_millis(at_most));
         thread::sleep(pause);
@@ -324,7 +321,7 @@ impl Round<'_> {
         self.retire(last);
     }
 
-    /// Waits for the end of a process that is no owner any more.
+    /// Waits for the end of a process that no longer owns the counter.
     fn retire(&mut self, mut process: Process) {
         if let Err(what) = process.end() {
             self.broken = Some(Broken::Ending(what));
@@ -332,8 +329,7 @@ impl Round<'_> {
         self.past.push(process);
     }
 
-    /// Starts a process after the owner has ended, or is about to, with or without the path at
-    /// which nobody is any more.
+    /// Starts a process after the owner's end, with or without the owner's path.
     fn restart(&mut self) {
         self.chain.owner.victim.wait_for_end();
         self.pause(RESTART);
@@ -367,7 +363,7 @@ impl Round<'_> {
         self.pause(30);
         let another = self.start_successor();
         self.succeed(another);
-        // After the predecessor: if this one ever answered, it did so later.
+        // After the predecessor, because this process answered later, if at all.
         self.retire(next);
     }
 
@@ -378,7 +374,7 @@ impl Round<'_> {
             owner.victim.has_ended() && (one.serves() || other.serves())
         });
         self.pause(60);
-        // The second may have adopted from the first; `one` is the first.
+        // The second one may have adopted from the first; `one` is the first.
         let is_second = match (one.victim.has_ended(), other.victim.has_ended()) {
             (false, true) => true,
             (true, _) => false,
@@ -406,7 +402,7 @@ impl Round<'_> {
         }
         other.victim.end();
         other.victim.wait_for_end();
-        // Its lines are all there now: did it adopt at the last moment?
+        // All its lines are there now, and may show that it adopted at the last moment.
         if other.served_at() > self.chain.owner.served_at() {
             self.may_end = true;
             let first = std::mem::replace(&mut self.chain.owner, other);
@@ -418,7 +414,7 @@ impl Round<'_> {
     }
 }
 
-/// Waits for the time at which a blow is to fall.
+/// Waits for the time of a fault.
 fn await_moment(successor: &mut Process, when: When) {
     match when {
         When::BeforeStart => {}

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Fate: what a round brings to whom.
+//! Fate: the faults of a round, and the processes that they hit.
 
 use std::fmt;
 use std::ops::Range;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use testkit::random::Random;
 
-/// What happens in a round.
+/// The event of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fate {
     HandedOver,
@@ -38,15 +38,15 @@ impl Fate {
         Self::StoppedAndStarted,
     ];
 
-    /// Any; the ordinary handoff three times as often as each of the others.
+    /// Chooses one at random; the ordinary handoff is three times as likely as each other.
     pub(crate) fn choose(random: &mut Random) -> Self {
         let place = random.number(0..Self::ALL.len() as u64 + 2);
         let place = usize::try_from(place).expect("small").saturating_sub(2);
         Self::ALL[place]
     }
 
-    /// Whether a process is killed, and with it the lines that it had not written yet and, where it
-    /// was the owner, the connections.
+    /// Whether a process is killed. Its unwritten lines are then lost, and also its connections if
+    /// it was the owner.
     pub(crate) fn is_deadly(self) -> bool {
         match self {
             Self::PredecessorKilled
@@ -82,42 +82,41 @@ impl fmt::Display for Fate {
     }
 }
 
-/// What a blow does to a process.
+/// The effect of a fault on a process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Blow {
     Kill,
-    /// It goes on after so long.
+    /// Stops the process for this time.
     Stop(Duration),
-    /// It is stopped and, after so long, killed, as by its watchdog.
+    /// Stops the process and kills it after this time, as its watchdog does.
     Hang(Duration),
 }
 
-/// Longer than the predecessor's offer lasts: it withdraws it meanwhile.
+/// Longer than the time limit of an offer, so the predecessor withdraws it meanwhile.
 const LONG: Range<Duration> = Duration::from_millis(1100)..Duration::from_millis(1400);
 const SHORT: Range<Duration> = Duration::from_millis(5)..Duration::from_millis(300);
 
-/// How long a process stands still: long in one of five.
+/// How long a process is stopped: long in one of five cases.
 pub(crate) fn while_stopped(random: &mut Random) -> Duration {
     let range = if random.one_in(5) { LONG } else { SHORT };
     random.duration(range)
 }
 
-/// When a blow falls.
+/// The time of a fault.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum When {
     /// Before there is a successor.
     BeforeStart,
-    /// So long after the successor's start.
+    /// This time after the successor's start.
     Start(Duration),
-    /// So long after the successor has begun to ask.
+    /// This time after the successor's request.
     Asking(Duration),
 }
 
-/// The time in which a successor starts, adopts and serves, and as long again: on an idle machine
-/// and on a busy one.
+/// Twice the time in which a successor starts, adopts and serves, on an idle and on a busy machine.
 const START: [u64; 2] = [30, 200];
 
-/// The time that the exchange takes, and as long again; likewise.
+/// Twice the time of an exchange, on an idle and on a busy machine.
 const EXCHANGE: [u64; 2] = [3, 30];
 
 impl When {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Process: one of the chain, the lines that it logs, and what it takes of the machine.
+//! Process: one of the chain, with its log lines and its use of resources.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -14,30 +14,30 @@ use testkit::scratch::Scratch;
 use testkit::starting;
 use testkit::victim::Victim;
 
-/// In milliseconds; small, so that a fault spans ticks and an exchange is seldom without one.
+/// In milliseconds; short, so that a fault spans ticks and most exchanges contain one.
 const PERIOD: &str = "10";
 
-/// The process; killed, should the soak end before it.
+/// The process; killed if the soak ends first.
 pub(crate) struct Process {
     child: Child,
     pub(crate) victim: Victim,
-    /// The socket that its successor asks at.
+    /// The socket at which its successor asks.
     pub(crate) private: PathBuf,
     log: File,
     log_path: PathBuf,
-    /// What of the log is not a whole line yet.
+    /// The part of the log after its last whole line.
     rest: Vec<u8>,
-    /// Read, and not judged yet.
+    /// Read, but not yet judged.
     lines: Vec<Line>,
     is_serving: bool,
-    /// Whether it was killed: then it need not end in order.
+    /// Whether it was killed, and therefore need not end cleanly.
     pub(crate) is_killed: bool,
 }
 
-/// What a process takes.
+/// A process's use of resources.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Figures {
-    /// The most memory that it ever had, in kB.
+    /// The peak of its memory, in kB.
     pub(crate) memory: u64,
     pub(crate) descriptors: u64,
 }
@@ -60,7 +60,7 @@ impl Process {
             command.arg("--client-socket-path").arg(predecessor);
         }
         let written = File::create_new(&log_path).expect("a new log");
-        // A group of its own, so that Ctrl-C is for the soak alone.
+        // Its own process group, because Ctrl-C is meant for the soak only.
         let child = command.stderr(Stdio::from(written)).process_group(0).spawn();
         let child = child.expect("the program starts");
         let victim = Victim::new(child.id());
@@ -73,13 +73,13 @@ impl Process {
         self.victim.pid()
     }
 
-    /// Kills it, and waits until it is gone.
+    /// Kills it and waits for its end.
     pub(crate) fn kill(&mut self) {
         self.is_killed = true;
         self.victim.kill();
     }
 
-    /// Reads what it has logged since.
+    /// Reads the lines that it has logged since.
     pub(crate) fn read(&mut self) -> &[Line] {
         self.log.read_to_end(&mut self.rest).expect("a file of our own");
         if let Some(end) = self.rest.iter().rposition(|byte| *byte == b'\n') {
@@ -90,18 +90,18 @@ impl Process {
         &self.lines
     }
 
-    /// Whether it says that it serves, or said so.
+    /// Whether it has logged that it serves.
     pub(crate) fn serves(&mut self) -> bool {
         self.is_serving |= self.served_at().is_some();
         self.is_serving
     }
 
-    /// When it said that it serves, where that is among the lines not judged yet.
+    /// When it logged that it serves, if that line is not yet judged.
     pub(crate) fn served_at(&mut self) -> Option<u64> {
         self.read().iter().find(|line| line.message.ends_with(" => serving")).map(|line| line.time)
     }
 
-    /// Whether a line says this.
+    /// Whether a line contains this text.
     pub(crate) fn says(&mut self, text: &str) -> bool {
         self.read().iter().any(|line| line.message.contains(text))
     }
@@ -111,19 +111,19 @@ impl Process {
         self.read().iter().any(|line| tick(line) == Some(number))
     }
 
-    /// Takes the lines up to this number's.
+    /// Removes and returns the lines up to this number's.
     pub(crate) fn lines_to(&mut self, number: u64) -> Vec<Line> {
         let end = self.read().iter().position(|line| tick(line) == Some(number));
         self.lines.drain(..end.map_or(0, |last| last + 1)).collect()
     }
 
-    /// Takes all lines that are left of a process that has ended, and its log.
+    /// Removes and returns the remaining lines of an ended process; deletes its log.
     pub(crate) fn last_lines(&mut self) -> Vec<Line> {
         self.read();
         std::mem::take(&mut self.lines)
     }
 
-    /// Waits for the end of a process that nobody killed; says what was not in order.
+    /// Waits for the end of a process that nobody killed; fails if it did not end cleanly.
     pub(crate) fn end(&mut self) -> Result<(), String> {
         self.victim.wait_for_end();
         let status = self.child.wait().expect("our own child");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Report: what was promised, how often it was tried, and what was seen.
+//! Report: the promises, the number of their tests, and the measured values.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
@@ -10,24 +10,24 @@ use crate::chain::Outcome;
 use crate::fate::Fate;
 use testkit::judge::{Promise, Wrong};
 
-/// How many kB an owner of the chain may take at its peak beyond what the first process takes
-/// without clients: what some twenty clients cost, and not what a thousand lost ones would.
+/// Permitted growth of an owner's peak memory over that of the first process without clients, in
+/// kB: twenty clients need less, a thousand lost ones more.
 const MORE_MEMORY: u64 = 1024;
 
-/// How many descriptors it may have besides: one that is about to be closed is no leak.
+/// Permitted additional descriptors: one that is about to be closed is not a leak.
 const MORE_DESCRIPTORS: u64 = 2;
 
 /// A promise that was broken.
 #[derive(Clone, Debug)]
 pub(crate) enum Broken {
-    /// By what clients were told, processes logged and the state file says.
+    /// Found in the replies, the logs and the state file.
     Judged(Wrong),
-    /// A process that nobody killed did not end as it should.
+    /// A process that nobody killed did not end cleanly.
     Ending(String),
-    /// What an owner took, and what the first process did.
+    /// The memory of an owner, and of the first process.
     Memory(u64, u64),
     Descriptors(u64, u64),
-    /// Something took so long that it will never be.
+    /// A wait exceeded its limit.
     Waiting(String),
 }
 
@@ -70,7 +70,7 @@ struct Row {
     holes: Vec<u64>,
 }
 
-/// Which promise that is, in the words of the table.
+/// The promise, in the words of the table.
 impl Broken {
     fn promise(&self) -> String {
         match self {
@@ -86,14 +86,14 @@ impl Broken {
 /// The sums of all rounds so far.
 pub(crate) struct Report {
     seed: u64,
-    /// Where the logs are.
+    /// The directory of the logs.
     pub(crate) directory: PathBuf,
     begun: Instant,
     rows: BTreeMap<Fate, Row>,
     /// The round under way.
     under_way: Option<Fate>,
     rounds: usize,
-    /// Those in which nobody was killed or stopped for good.
+    /// Rounds in which no process was killed or stopped for good.
     gentle: usize,
     ticks: u64,
     commands: usize,
@@ -107,7 +107,7 @@ pub(crate) struct Report {
     descriptors: Span,
 }
 
-/// What the first process took, and the last and the greatest of those after it.
+/// The use of resources: of the first process, of the last one, and the maximum after the first.
 #[derive(Clone, Copy, Default)]
 struct Span {
     first: u64,
@@ -146,13 +146,13 @@ impl Report {
         }
     }
 
-    /// A round begins.
+    /// Begins a round.
     pub(crate) fn begin(&mut self, fate: Fate) {
         self.under_way = Some(fate);
         self.rounds += 1;
     }
 
-    /// A round is over, and all that is in the evidence is right.
+    /// Ends a round whose evidence is right.
     pub(crate) fn add(&mut self, fate: Fate, outcome: &Outcome) -> Result<(), Broken> {
         let Outcome { loss, figures, at_first, .. } = outcome;
         let row = self.rows.entry(fate).or_default();
@@ -189,7 +189,7 @@ impl Report {
         holes.copied().max().unwrap_or_default()
     }
 
-    /// One line for whoever waits.
+    /// One line of progress.
     pub(crate) fn progress(&self) -> String {
         let Self { begun, rounds, ticks, answers, owner, memory, descriptors, .. } = self;
         let hole = milliseconds(self.longest_hole());
@@ -202,7 +202,7 @@ impl Report {
         )
     }
 
-    /// The line that says which promise was broken.
+    /// The line that names the broken promise.
     pub(crate) fn verdict(&self, broken: &str) -> String {
         let Self { rounds, seed, .. } = self;
         let directory = self.directory.display();
@@ -212,7 +212,7 @@ impl Report {
         )
     }
 
-    /// The line that says that none was.
+    /// The line that reports that no promise was broken.
     pub(crate) fn praise(&self) -> String {
         let (rounds, seed) = (self.rounds, self.seed);
         let minutes = self.begun.elapsed().as_secs_f64() / 60.0;
@@ -221,7 +221,7 @@ impl Report {
         )
     }
 
-    /// Both tables; the promises that were broken are marked.
+    /// Both tables, with marks at the broken promises.
     pub(crate) fn tables(&self, broken: &[Broken]) -> String {
         let mut text = String::new();
         // Writing to a string does not fail.

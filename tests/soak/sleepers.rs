@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Sleepers: clients that keep their connections from round to round, silent most of the time.
+//! Sleepers: clients that keep their connections from round to round, and are mostly silent.
 //!
-//! They are what travels from one process to the next, often many times: an idle connection, half a
-//! line, a reply that nobody has read yet, and more replies than the kernel takes.
+//! Their connections pass from process to process, often many times, with nothing pending, with
+//! half a line, with an unread reply, or with more replies than the kernel queues.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -12,42 +12,42 @@ use testkit::load::{Answer, COUNTER, Command, Told};
 use testkit::random::Random;
 use testkit::{LIMIT, now};
 
-/// Of each habit.
+/// Number of clients with each habit.
 const EACH: usize = 4;
 
-/// For how many rounds one is silent, at most.
+/// Maximum number of silent rounds.
 const SILENT: u64 = 20;
 
-/// What most of them ask.
+/// The command of most clients.
 const LINE: &[u8] = b"get_counter\n";
 
-/// So many commands that their replies do not fit into a connection: some 100 bytes each.
+/// Number of commands whose replies do not fit into a connection, at some 100 bytes each.
 const MANY: u64 = 3000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Habit {
     Idle,
-    /// It has sent the first bytes of a line, and sends the others much later.
+    /// Sends the first bytes of a line, and the others much later.
     HalfLine,
-    /// It asks when a round begins, and reads the reply when it is over.
+    /// Sends a command when a round begins, and reads the reply when it is over.
     Unread,
-    /// Likewise, [`MANY`] times in one write: most of it the server has to keep.
+    /// Likewise, [`MANY`] times in one write. The server must keep most of the replies.
     Glut,
 }
 
 struct Sleeper {
     habit: Habit,
     stream: Option<UnixStream>,
-    /// How many bytes of its line it has sent.
+    /// Number of bytes of the line that were sent.
     cut: usize,
-    /// What it waits for the replies to, and since when.
+    /// The commands without a reply, and their times.
     asked: Vec<Command>,
     sent: u64,
-    /// In how many rounds it wakes.
+    /// Number of rounds until it wakes.
     rounds: u64,
 }
 
-/// All of them.
+/// All clients.
 pub(crate) struct Sleepers {
     socket: PathBuf,
     random: Random,
@@ -64,7 +64,7 @@ impl Sleepers {
         Self { socket, random, all: all.collect(), told: Told::default() }
     }
 
-    /// Begins a round: who lost its connection makes a new one, and who asks early asks.
+    /// Begins a round: reconnects closed clients, and sends the early commands.
     pub(crate) fn begin(&mut self) {
         let Self { socket, random, all, told } = self;
         for sleeper in all {
@@ -83,7 +83,7 @@ impl Sleepers {
         }
     }
 
-    /// Ends a round: who is to wake asks, and all say what they saw.
+    /// Ends a round: clients that wake send commands, and all report what they received.
     pub(crate) fn end(&mut self) -> Told {
         let Self { random, all, told, .. } = self;
         for sleeper in all {
@@ -95,13 +95,13 @@ impl Sleepers {
                 sleeper.hear(told);
                 sleeper.fall_asleep(random, told);
             }
-            // A reply may be older than the end.
+            // A reply may be older than the end of the connection.
             sleeper.look(told);
         }
         std::mem::take(told)
     }
 
-    /// How many connections there are.
+    /// Number of connections.
     pub(crate) fn connections(&self) -> u64 {
         self.all.iter().filter(|sleeper| sleeper.stream.is_some()).count() as u64
     }
@@ -123,7 +123,7 @@ impl Sleeper {
         self.fall_asleep(random, told);
     }
 
-    /// Is silent for some rounds, after the first bytes of a line where that is its habit.
+    /// Is silent for some rounds, possibly after the first bytes of a line.
     fn fall_asleep(&mut self, random: &mut Random, told: &mut Told) {
         self.rounds = random.number(1..SILENT);
         self.cut = 0;
@@ -175,7 +175,7 @@ impl Sleeper {
         }
     }
 
-    /// Looks whether the connection is still there, and nothing on it.
+    /// Reports a byte that no command requested, or the end of the connection.
     fn look(&mut self, told: &mut Told) {
         let Some(mut stream) = self.stream.as_ref() else { return };
         stream.set_nonblocking(true).expect("a socket");
