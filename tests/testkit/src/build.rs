@@ -1,26 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Build: a program of this package, with the profile of the test, example or bench that starts it.
 //!
-//! Cargo names the daemon to tests only, and an example to nobody; and what lies in the target
-//! directory may be of yesterday.
+//! Cargo tells only tests where the daemon is, and tells nobody where an example is. A file in the
+//! target directory may be outdated.
 
 use std::env;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Builds the daemon, and says where it is.
+/// Builds the daemon; returns its path.
 pub fn daemon() -> Result<PathBuf, Box<dyn Error>> {
     let directory = cargo(&["build", "--bin", "early-service"])?;
     Ok(directory.join("early-service"))
 }
 
-/// Builds the library, and says where it is.
+/// Builds the library; returns its path.
 pub fn library() -> Result<PathBuf, Box<dyn Error>> {
     Ok(cargo(&["build", "--lib"])?.join("libearly_service.rlib"))
 }
 
-/// Builds an example, and says where it is.
+/// Builds an example; returns its path.
 pub fn example(name: &str) -> Result<PathBuf, Box<dyn Error>> {
     let program = cargo(&["build", "--example", name])?.join("examples").join(name);
     if !program.exists() {
@@ -29,7 +29,7 @@ pub fn example(name: &str) -> Result<PathBuf, Box<dyn Error>> {
     Ok(program)
 }
 
-/// Runs cargo, and says where it puts what it builds.
+/// Runs cargo; returns the directory of its output.
 fn cargo(arguments: &[&str]) -> Result<PathBuf, Box<dyn Error>> {
     let profile = profile()?;
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -45,7 +45,7 @@ fn cargo(arguments: &[&str]) -> Result<PathBuf, Box<dyn Error>> {
     Ok(profile)
 }
 
-/// The directory of what cargo builds with the profile of this test, example or bench.
+/// Cargo's output directory for the profile of this test, example or bench.
 pub fn profile() -> Result<PathBuf, Box<dyn Error>> {
     let program = env::current_exe()?;
     let profile = program.parent().and_then(Path::parent).ok_or("no target directory")?;

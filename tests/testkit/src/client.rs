@@ -12,13 +12,13 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{LIMIT, until};
 
-/// What OpenBSD's `nc` prints when it is given `input` in one write.
+/// The output of OpenBSD's `nc` if `input` is written to it at once.
 #[track_caller]
 pub fn nc(socket: impl AsRef<Path>, input: impl AsRef<[u8]>) -> String {
     nc_as(&[], socket, input)
 }
 
-/// The same, run by the command `before`, such as one that changes the user.
+/// Like [`nc`], but run by the command `before`, which may change the user.
 #[track_caller]
 pub fn nc_as(before: &[&str], socket: impl AsRef<Path>, input: impl AsRef<[u8]>) -> String {
     require_nc();
@@ -32,7 +32,7 @@ pub fn nc_as(before: &[&str], socket: impl AsRef<Path>, input: impl AsRef<[u8]>)
         .stderr(Stdio::piped())
         .spawn()
         .expect("timeout (coreutils) runs");
-    // A server that closes first is no error here: what nc printed says what came of it.
+    // A server may close first; the output of nc shows the result.
     let _ = nc.stdin.take().expect("a pipe").write_all(input.as_ref());
     let output = nc.wait_with_output().expect("our own child");
     assert_ne!(output.status.code(), Some(124), "nc did not come back");
@@ -41,7 +41,7 @@ pub fn nc_as(before: &[&str], socket: impl AsRef<Path>, input: impl AsRef<[u8]>)
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Fails where `nc` is missing, or another one than OpenBSD's, which alone has `-N`.
+/// Fails if `nc` is missing or is not OpenBSD's, because only that one has `-N`.
 fn require_nc() {
     static IS_OPENBSD: OnceLock<bool> = OnceLock::new();
     let is_openbsd = IS_OPENBSD.get_or_init(|| {
@@ -51,8 +51,8 @@ fn require_nc() {
     assert!(*is_openbsd, "these tests need OpenBSD's nc: install the package netcat-openbsd");
 }
 
-/// Lets this process, and those that it starts, have as many descriptors as are allowed: for a
-/// thousand clients and more.
+/// Raises the descriptor limit of this process and its children to the maximum, for a thousand
+/// clients and more.
 pub fn allow_all_descriptors() {
     let limit = getrlimit(Resource::Nofile);
     let all = Rlimit { current: limit.maximum, ..limit };
@@ -77,12 +77,12 @@ impl Client {
         self.0.write_all(bytes.as_ref()).expect("a server that listens");
     }
 
-    /// Says that no more will be sent.
+    /// Ends the client's output.
     pub fn finish(&mut self) {
         self.0.shutdown(Shutdown::Write).expect("a connection");
     }
 
-    /// Reads one line, a byte at a time so that nothing is read beyond it.
+    /// Reads one line and nothing beyond it, byte by byte.
     #[track_caller]
     pub fn line(&mut self) -> String {
         let (mut line, mut byte) = (Vec::new(), [0]);
@@ -101,7 +101,7 @@ impl Client {
         self.line()
     }
 
-    /// Reads to the end; a server that closes with something unread of ours resets (unix(7)).
+    /// Reads to the end. A server that closes with unread input resets the connection (unix(7)).
     #[track_caller]
     pub fn rest(&mut self) -> String {
         let (mut rest, mut piece) = (Vec::new(), [0; 4096]);
@@ -125,7 +125,7 @@ impl From<UnixStream> for Client {
     }
 }
 
-/// A value of the status line.
+/// A value in the status line.
 #[track_caller]
 pub fn status(socket: impl AsRef<Path>, key: &str) -> String {
     let line = Client::connect(socket).ask("status");
@@ -134,13 +134,13 @@ pub fn status(socket: impl AsRef<Path>, key: &str) -> String {
     value.to_owned()
 }
 
-/// Waits until somebody listens: a socket is bound, and its file there, a moment before that.
+/// Waits until a server listens, which is a moment after the socket file exists.
 #[track_caller]
 pub fn until_served(socket: &Path) {
     until("a server", || UnixStream::connect(socket).is_ok());
 }
 
-/// Waits until the status line says so.
+/// Waits until a value in the status line satisfies the condition.
 #[track_caller]
 pub fn until_status(socket: &Path, key: &str, holds: impl Fn(u64) -> bool) {
     until(key, || holds(status(socket, key).parse().expect("a number")));

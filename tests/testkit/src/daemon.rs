@@ -22,10 +22,10 @@ use crate::starting;
 pub use crate::starting::detach;
 use crate::{LIMIT, until};
 
-/// A period that no test lives to see the end of: the count stands still.
+/// A period that is longer than any test: the daemon does not tick.
 pub const STILL: [&str; 2] = ["--timer-delay-ms", "3600000"];
 
-/// The process; killed, should the test end before it.
+/// The process; killed if the test ends first.
 pub struct Daemon {
     child: Child,
     log: Arc<Log>,
@@ -36,12 +36,12 @@ pub struct Daemon {
 struct Log {
     lines: Mutex<Vec<Line>>,
     grown: Condvar,
-    /// Nobody is left who could write another line.
+    /// Whether no process is left that could write another line.
     is_whole: AtomicBool,
 }
 
-/// The program under test: the one that cargo builds before an integration test, or the one that
-/// `EARLY_SERVICE_PROGRAM` names, such as a build with a fault planted in it.
+/// The program under test: cargo builds it for integration tests, or `EARLY_SERVICE_PROGRAM` names
+/// another build, such as one with a planted fault.
 pub fn binary() -> OsString {
     env::var_os("EARLY_SERVICE_PROGRAM").unwrap_or_else(|| {
         let profile = build::profile().expect("a target directory");
@@ -49,7 +49,7 @@ pub fn binary() -> OsString {
     })
 }
 
-/// The program with nothing but what a test gives it.
+/// The program, without anything inherited from the test.
 pub fn program() -> Command {
     let mut program = Command::new(binary());
     detach(&mut program);
@@ -61,10 +61,10 @@ pub fn started_with(socket: &UnixListener) -> Command {
     starting::with(binary(), socket)
 }
 
-/// Copies the program to where any user can start it.
+/// Copies the program to a path where any user can start it.
 ///
-/// By a process of its own: while this one has the copy open for writing, another test that forks
-/// would keep it open, and then it cannot be started (ETXTBSY).
+/// Another process makes the copy. If this one did, a concurrent fork would keep the file open for
+/// writing, and the program could not be started (ETXTBSY).
 pub fn copy_program(to: &Path) {
     let status = Command::new("cp").arg(binary()).arg(to).status();
     assert!(status.is_ok_and(|status| status.success()), "room for a copy");
@@ -102,7 +102,7 @@ impl Daemon {
         Self { child, log: Arc::default(), socket: PathBuf::new() }
     }
 
-    /// Begins to read the standard error of a process that was started unread.
+    /// Begins to read the standard error of a process from [`Self::spawn_unread`].
     pub fn read_at_last(&mut self) {
         let stderr = self.child.stderr.take().expect("a pipe");
         let log = Arc::clone(&self.log);
@@ -118,7 +118,7 @@ impl Daemon {
         kill_process(pid, signal).expect("the process is there");
     }
 
-    /// Stops the process, and waits until it stands still.
+    /// Stops the process, and waits until all its threads have stopped.
     pub fn stop(&self) {
         self.signal(Signal::STOP);
         until("stopped", || self.status("State").starts_with('T'));
@@ -140,7 +140,7 @@ impl Daemon {
         self.child.try_wait().expect("our own child").is_none()
     }
 
-    /// Waits for the end, and says how long it took, without the delays of the machine.
+    /// Waits for the end; returns its duration without the machine's delays.
     #[track_caller]
     pub fn ended(&mut self) -> (ExitStatus, Duration) {
         let watch = Stopwatch::start();
@@ -149,7 +149,7 @@ impl Daemon {
         (status, watch.elapsed())
     }
 
-    /// Waits for a line that says `text`.
+    /// Waits for a line that contains `text`.
     #[track_caller]
     pub fn wait_for(&self, text: &str) -> Line {
         self.wait_until(text, |lines| {
@@ -157,7 +157,7 @@ impl Daemon {
         })
     }
 
-    /// Waits until the lines so far have in them what is looked for.
+    /// Waits until `look` accepts the lines so far.
     #[track_caller]
     pub fn wait_until<T>(&self, what: &str, look: impl Fn(&[Line]) -> Option<T>) -> T {
         let (start, mut lines) = (Instant::now(), self.log.lines.lock().expect("the log"));
@@ -167,33 +167,33 @@ impl Daemon {
             }
             let left = LIMIT.saturating_sub(start.elapsed());
             assert!(!left.is_zero(), "still waiting for {what:?} in {lines:#?}");
-            // Woken often enough to see the limit, should no line come any more.
+            // Wakes often enough to notice the limit if no line arrives.
             let step = left.min(Duration::from_millis(100));
             (lines, _) = self.log.grown.wait_timeout(lines, step).expect("the log");
         }
     }
 
-    /// Waits until `count` ticks were logged, and gives the numbers of all.
+    /// Waits until `count` ticks were logged; returns all numbers.
     #[track_caller]
     pub fn ticks(&self, count: usize) -> Vec<u64> {
         let enough = |lines: &[Line]| Some(numbers(lines)).filter(|ticks| ticks.len() >= count);
         self.wait_until(&format!("{count} ticks"), enough)
     }
 
-    /// What was logged up to now.
+    /// The messages logged so far.
     pub fn messages(&self) -> Vec<String> {
-        // Also after a test that gave up waiting, for whoever reads why.
+        // Also after a failed wait, to show the log.
         let lines = self.log.lines.lock().unwrap_or_else(PoisonError::into_inner);
         lines.iter().map(|line| line.message.clone()).collect()
     }
 
-    /// Every line of a process that has ended, in whatever way.
+    /// Every line of a process that has ended.
     pub fn whole_log(&self) -> Vec<Line> {
         let is_whole = || self.log.is_whole.load(Ordering::Acquire);
         self.wait_until("the end of the log", |lines| is_whole().then(|| lines.to_vec()))
     }
 
-    /// Every number that a process that has ended logged.
+    /// Every number logged by a process that has ended.
     pub fn all_ticks(&self) -> Vec<u64> {
         numbers(&self.whole_log())
     }

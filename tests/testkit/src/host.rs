@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Host: how late the machine wakes threads that could run.
 //!
-//! A busy machine delays every program. A test that bounds a duration subtracts what a thread that
-//! has nothing to do with the daemon had to wait at the same time.
+//! A busy machine delays every program. A test that bounds a duration subtracts the delay of an
+//! unrelated thread at the same time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,15 +14,15 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 /// Duration of each sleep.
 const BEAT: Duration = Duration::from_millis(2);
 
-/// How often threads are woken, one after the other, for one event of a test: a client, the
-/// daemon's reactor and executor, and the client again, with room for what goes through a shell.
+/// Wake-ups in sequence for one event of a test: a client, the daemon's reactor and executor, the
+/// client again, and room for a shell.
 const WAKES: u32 = 8;
 
-/// Ends a thread when it is dropped, whether the test ended well or not.
+/// Ends a thread when dropped, even if the test fails.
 #[derive(Default)]
 pub struct Over(Arc<AtomicBool>);
 
-/// Held by the thread.
+/// The thread's side.
 pub struct Whether(Arc<AtomicBool>);
 
 impl Over {
@@ -43,8 +43,8 @@ impl Whether {
     }
 }
 
-/// Sleeping threads, one on each processor: a virtual machine may lose one processor and not
-/// another.
+/// Sleeping threads, one on each processor, because a virtual machine may lose only one of its
+/// processors.
 pub struct Metronome {
     _over: Over,
     latest: Arc<AtomicU64>,
@@ -59,7 +59,7 @@ impl Metronome {
             thread::spawn(move || {
                 let mut here = CpuSet::new();
                 here.set(processor);
-                // If this processor is not ours to run on, the thread runs on any.
+                // If this processor is not available to the test, the thread runs on any.
                 let _ = sched_setaffinity(None, &here);
                 while !whether.is_over() {
                     let start = Instant::now();
@@ -79,7 +79,7 @@ impl Metronome {
     }
 }
 
-/// A stopwatch that subtracts what the machine may have added.
+/// A stopwatch that subtracts the delays of the machine.
 pub struct Stopwatch {
     metronome: Metronome,
     start: Instant,
@@ -90,12 +90,12 @@ impl Stopwatch {
         Self { metronome: Metronome::start(), start: Instant::now() }
     }
 
-    /// The time since the start, without the delays of the machine.
+    /// The time since the start, without the machine's delays.
     pub fn elapsed(&self) -> Duration {
         self.own(self.start.elapsed())
     }
 
-    /// What is left of a duration since the start without the delays of the machine.
+    /// A duration since the start, without the machine's delays.
     pub fn own(&self, duration: Duration) -> Duration {
         duration.saturating_sub(WAKES * self.metronome.latest())
     }

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Journald: a socket in its place, seen only by the process under test.
+//! Journald: a socket in its place, visible only to the process under test.
 //!
-//! The path is fixed, so the process runs in a mount namespace of its own, where a directory of
-//! ours lies over `/run`.
-//! The format is that of <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>.
+//! The path is fixed, so the process runs in its own mount namespace, in which a directory of the
+//! test covers `/run`. The format is that of <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -20,10 +19,10 @@ use crate::daemon::{self, Daemon};
 use crate::scratch::Scratch;
 use crate::{LIMIT, until};
 
-/// One record as journald would get it.
+/// One record, as journald would receive it.
 pub type Entry = BTreeMap<String, String>;
 
-/// The socket, and all that came over it.
+/// The socket and everything received.
 pub struct Journald {
     socket: UnixDatagram,
     run: PathBuf,
@@ -41,17 +40,18 @@ impl Journald {
         Self { socket, run, stderr: scratch.join("stderr"), entries: Vec::new() }
     }
 
-    /// Goes away for good, as far as the process can see.
+    /// Removes the socket, so that the process finds no journald.
     pub fn remove(&self) {
         fs::remove_file(self.run.join("systemd/journal/socket")).expect("our own socket");
     }
 
-    /// Starts the program as systemd would: standard error is the journal, and it is told so.
+    /// Starts the program as systemd would: standard error is the journal, as `$JOURNAL_STREAM`
+    /// says.
     pub fn start(&self, socket: PathBuf, options: &[&str]) -> Daemon {
         self.start_by(&[], socket, options)
     }
 
-    /// The same by the command `before`, which runs in the process's place first and sees its
+    /// Like [`Self::start`], but the command `before` runs first in the same process and sees its
     /// `/run`.
     pub fn start_by(&self, before: &[&str], socket: PathBuf, options: &[&str]) -> Daemon {
         let mut daemon = self.spawn_by(before, &socket, options);
@@ -63,7 +63,7 @@ impl Journald {
         daemon
     }
 
-    /// The same, and waits for nothing.
+    /// Like [`Self::start_by`], but waits for nothing.
     pub fn spawn_by(&self, before: &[&str], socket: &Path, options: &[&str]) -> Daemon {
         let stderr = OpenOptions::new().create(true).append(true).open(&self.stderr);
         let file = stderr.and_then(|stderr| stderr.metadata()).expect("an open file");
@@ -117,12 +117,12 @@ impl Journald {
         Daemon::spawn_unread(&mut unshare)
     }
 
-    /// What went to standard error instead.
+    /// The output on standard error.
     pub fn complaint(&self) -> String {
         fs::read_to_string(&self.stderr).expect("our own file")
     }
 
-    /// Reads until the entries so far have in them what is looked for.
+    /// Reads until `look` accepts the entries so far.
     #[track_caller]
     pub fn read_until<T>(&mut self, what: &str, look: impl Fn(&[Entry]) -> Option<T>) -> T {
         let start = Instant::now();
@@ -136,7 +136,7 @@ impl Journald {
         }
     }
 
-    /// Reads a tick whose number is at least `number`, and all before it.
+    /// Reads up to a tick whose number is at least `number`.
     #[track_caller]
     pub fn read_to_tick(&mut self, number: u64) {
         let is_there = |entries: &[Entry]| {
@@ -150,11 +150,11 @@ impl Journald {
         self.entries.iter().filter_map(Tick::of).collect()
     }
 
-    /// Reads one record, where one comes within a moment.
+    /// Reads one record, if one arrives within a moment.
     pub fn receive(&mut self) {
         let mut datagram = [0; 4096];
         match self.socket.recv(&mut datagram) {
-            // A client that begins says so with nothing.
+            // An empty datagram, which a new client sends.
             Ok(0) => {}
             Ok(count) => self.entries.push(parse(&datagram[..count])),
             Err(error)
@@ -164,7 +164,7 @@ impl Journald {
     }
 }
 
-/// What a tick's record says.
+/// The content of a tick's record.
 #[derive(Clone, Copy, Debug)]
 pub struct Tick {
     pub number: u64,

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Judge: whether what clients were told, what processes logged and what the state file says in the
-//! end is what one counter that nobody disturbed would have made of it.
+//! Judge: whether replies, logs and the final state file match one undisturbed counter.
 //!
-//! Ticks have an index beside their number: the count of ticks since the first owner's start, which
-//! is what the clock implies, for the rhythm never shifts.
-//! `set_counter` begins a new range of numbers at some index; each reply, each logged tick and the
-//! final record narrow down at which, and must all agree.
+//! A tick has a number and an index. The index counts ticks since the first owner's start, and
+//! follows from the clock, because the rhythm never shifts. `set_counter` begins a new range of
+//! numbers at some index. Each reply, each logged tick and the final record narrow this index down,
+//! and all must agree.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -16,7 +15,7 @@ use crate::load::{RANGE, Said, Told};
 use crate::order;
 use crate::record::{Record, Rhythm};
 
-/// What is promised to whoever relies on the counter.
+/// The promises to a user of the counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Promise {
     NobodyIsRefused,
@@ -57,51 +56,50 @@ impl fmt::Display for Wrong {
     }
 }
 
-/// The same for each of them.
+/// A broken promise for each of `whats`.
 fn all(promise: Promise, whats: impl IntoIterator<Item = String>) -> impl Iterator<Item = Wrong> {
     whats.into_iter().map(move |what| Wrong { promise, what })
 }
 
-/// All that is known of one try.
+/// All evidence of one try.
 pub struct Evidence {
     pub rhythm: Rhythm,
-    /// What the state file said before the first client and the first of the lines.
+    /// The record before the first client and the first line.
     pub first: Record,
     pub told: Told,
-    /// The lines of all processes, in the order of their times.
+    /// All processes' lines, in the order of their times.
     pub lines: Vec<Line>,
-    /// The process ids of those that may have owned the counter, in this order.
+    /// The PIDs of the processes that may have owned the counter, in order.
     pub owners: Vec<u32>,
-    /// What the last owner left.
+    /// The record of the last owner.
     pub last: Record,
     /// Whether an owner was killed together with the connections of its clients.
     pub may_end: bool,
-    /// Whether a process was killed, and with it the lines that it had not written yet.
+    /// Whether a process was killed, so that its unwritten lines are lost.
     pub may_lose_lines: bool,
-    /// Whether lines may find no room, if the log says how many: the machine may have no time for
-    /// it.
+    /// Whether lines may be dropped and counted, because the machine may have no time for them.
     pub may_drop_lines: bool,
 }
 
-/// What was lost by right.
+/// The permitted losses.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Loss {
     /// Connections that ended with their owner.
     pub connections: usize,
     /// Commands on them without a reply.
     pub replies: usize,
-    /// Lines of ticks that died with their process, and were named.
+    /// Lines of ticks that were lost with their process, and reported.
     pub lines: usize,
-    /// Lines that found no room, and were counted.
+    /// Lines that were dropped and counted.
     pub dropped: u64,
-    /// Ticks of which an owner said that they may be missing, in the log or not.
+    /// Ticks that an owner reported as possibly missing, whether they are or not.
     pub named: usize,
     /// The longest time without any reply to any client.
     pub silence: u64,
     pub ticks: u64,
 }
 
-/// Says what was lost by right, or everything that is wrong.
+/// Returns the permitted losses, or everything that is wrong.
 pub fn judge(evidence: &Evidence) -> Result<Loss, Vec<Wrong>> {
     let Evidence { rhythm, first, told, lines, owners, last, .. } = evidence;
     let mut wrong: Vec<_> = all(Promise::EachCommandIsAnswered, told.wrong.clone()).collect();
@@ -156,19 +154,19 @@ pub fn judge(evidence: &Evidence) -> Result<Loss, Vec<Wrong>> {
     })
 }
 
-/// The longest time between two replies, whoever got them.
+/// The longest time between two replies to any clients.
 pub fn longest_silence(told: &Told) -> u64 {
     let mut times: Vec<_> = told.answers.iter().map(|answer| answer.received).collect();
     times.sort_unstable();
     times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
 }
 
-/// At which index each range of numbers begins, as far as it is known.
+/// The index at which each range of numbers begins, as far as it is known.
 struct Bases {
     rhythm: Rhythm,
-    /// The least and the greatest possible index of a range's first number.
+    /// The minimum and maximum index of a range's first number.
     bounds: BTreeMap<u64, (u64, u64)>,
-    /// This range began when the other stood at this offset.
+    /// The first range began when the second one was at this offset.
     links: BTreeSet<(u64, u64, u64)>,
     wrong: Vec<String>,
 }
@@ -179,7 +177,7 @@ const UNKNOWN: u64 = u64::MAX / 4;
 impl Bases {
     /// `first` is the number of the tick of index `begin`.
     fn new(rhythm: Rhythm, first: u64, begin: u64) -> Self {
-        // Where the file and the clock disagree the judge has said so already.
+        // If the file and the clock disagree, the judge has already reported it.
         let base = begin.saturating_sub(first % RANGE);
         let bounds = BTreeMap::from([(first / RANGE, (base, base))]);
         Self { rhythm, bounds, links: BTreeSet::new(), wrong: Vec::new() }
@@ -204,7 +202,7 @@ impl Bases {
     fn learn_from_log(&mut self, lines: &[Line]) {
         for line in lines {
             if let Some(number) = tick(line) {
-                // It was due when it was logged, to the microsecond that the log shows.
+                // The tick was due when it was logged, to the microsecond that the log shows.
                 match self.rhythm.due_by(line.time + 1000).checked_sub(1) {
                     Some(most) => self.narrow(number, 0, most, &format!("{line:?}")),
                     None => self.wrong.push(format!("a tick before its time: {line:?}")),
@@ -224,12 +222,12 @@ impl Bases {
         *high = (*high).min(most.unwrap_or_default());
         if most.is_none() || low > high {
             self.wrong.push(format!("{number} is not what the clock implies, by {why}"));
-            // Said once is enough.
+            // Reported only once.
             (*low, *high) = (0, UNKNOWN);
         }
     }
 
-    /// Lets ranges that are linked agree.
+    /// Makes linked ranges agree.
     fn propagate(&mut self) {
         let mut changes = true;
         while changes {
@@ -254,27 +252,27 @@ impl Bases {
         }
     }
 
-    /// The index of a number, where it is certain.
+    /// The index of a number, if it is certain.
     fn index(&self, number: u64) -> Option<u64> {
         let (low, high) = self.bounds.get(&(number / RANGE))?;
         (low == high).then_some(low + number % RANGE)
     }
 }
 
-/// What the log says.
+/// The content of the log.
 #[derive(Default)]
 struct Log {
     /// Indices of the ticks.
     logged: BTreeSet<u64>,
     /// Indices of ticks that may be missing.
     named: BTreeSet<u64>,
-    /// How many lines found no room.
+    /// Number of dropped lines.
     dropped: u64,
     wrong: Vec<String>,
 }
 
 impl Log {
-    /// Ticks before the one of index `begin` were logged before.
+    /// Earlier owners have logged the ticks before index `begin`.
     fn read(lines: &[Line], bases: &Bases, begin: u64) -> Self {
         let (mut log, mut numbers) = (Self::default(), BTreeSet::new());
         let mut last = begin.checked_sub(1);
@@ -306,13 +304,13 @@ impl Log {
         log
     }
 
-    /// Which of these ticks the log lacks.
+    /// The ticks of these that are not in the log.
     fn missing(&self, ticks: Range<u64>) -> BTreeSet<u64> {
         ticks.filter(|index| !self.logged.contains(index)).collect()
     }
 }
 
-/// The number, where the line is a tick.
+/// The number, if the line is a tick.
 pub fn tick(line: &Line) -> Option<u64> {
     line.message.parse().ok()
 }
@@ -330,8 +328,8 @@ fn setting(line: &Line) -> Option<(u64, u64)> {
     Some((number.parse().ok()?, previous.parse().ok()?))
 }
 
-/// The first number, how many, and the number after them: `Numbers 135 to 136 may be missing …`,
-/// `Number 136 may be missing …`, or, where the first is not said, `The last 2 before the counter
+/// The first number, the count, and the number after the last: `Numbers 135 to 136 may be missing
+/// …`, `Number 136 may be missing …`, or, without the first number, `The last 2 before the counter
 /// was set to 137 may be missing …`.
 fn may_be_missing(line: &Line) -> Option<(Option<u64>, u64, u64)> {
     let message = line.message.strip_prefix("warning: ").unwrap_or(&line.message);
@@ -364,7 +362,7 @@ mod tests {
         Answer { sent: sent_ms * 1_000_000, received: received_ms * 1_000_000, said }
     }
 
-    /// Five ticks, of which the third and later ones are in another range.
+    /// Five ticks; the third and later ones are in another range.
     fn sound() -> Evidence {
         let set = Said::Replaced { previous: 2, by: RANGE };
         let lines = [
@@ -414,7 +412,7 @@ mod tests {
         assert_eq!(judge(&evidence).map(|loss| loss.ticks), Ok(4));
         evidence.first.deadline += 10_000_000;
         assert_found(&evidence, "not what the clock implies");
-        // In a range that was set before.
+        // The same in a range that was set earlier.
         let mut evidence = sound();
         evidence.first = Record { counter: RANGE + 1, deadline: 40_000_000, period: 10_000_000 };
         evidence.lines.drain(..4);
@@ -488,7 +486,7 @@ mod tests {
         let mut evidence = sound();
         evidence.told.answers[0] = answer(21, 22, Said::Next(1));
         assert_found(&evidence, "not what the clock implies");
-        // As is one in a range whose beginning only other replies tell.
+        // The same in a range whose beginning only other replies show.
         let mut evidence = sound();
         evidence.told.answers[2] = answer(55, 56, Said::Next(RANGE + 2));
         assert_found(&evidence, "not what the clock implies");

@@ -17,7 +17,7 @@
 //! | [`scratch`] | a directory that is removed with its test |
 //! | [`waiting`] | waiting for a condition, with a limit |
 //!
-//! Helpers panic when a test cannot go on: the message says what was attempted.
+//! Helpers panic when a test cannot continue. The message says what was attempted.
 #![allow(clippy::print_stderr, reason = "a failing test shows what the daemon logged")]
 
 pub mod build;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Line: one line of a process's log, in its parts.
+//! Line: one log line, in its parts.
 
 /// One line of standard error: `[   12.345678] early-service[323]: Listening on …`.
 #[derive(Clone, Debug)]

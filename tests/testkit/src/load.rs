@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Load: clients at work, and what each of them was told.
+//! Load: active clients, and the replies to each.
 //!
-//! Each is a thread that asks, reads the replies and notes both times, until it is told to stop.
-//! Some keep one connection, some connect anew each time; some send one command, some a batch, in
-//! one write or in two that cut a line.
+//! Each client is a thread that sends commands, reads the replies and notes both times, until told
+//! to stop. Some keep one connection, some reconnect each time. Some send one command, some a
+//! batch, in one write or in two that cut a line.
 //!
-//! A number that a client sets begins a [`RANGE`] of its own, never used before: so no number can
-//! come twice by right, and a number tells which `set_counter` it goes back to.
+//! A client that sets the number begins a new [`RANGE`]. No number can therefore occur twice, and
+//! each number identifies its `set_counter`.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -20,37 +20,37 @@ use std::time::Duration;
 use crate::random::Random;
 use crate::{LIMIT, now, until};
 
-/// The numbers that follow one that was set: more than any test lasts.
+/// The size of a range: more numbers than any test needs.
 pub const RANGE: u64 = 1_000_000_000;
 
-/// What a service calls the number that it counts.
+/// The words of a service for the number that it counts.
 #[derive(Debug)]
 pub struct Words {
-    /// What a client sends to read it.
+    /// The command that reads the number.
     pub get: &'static str,
-    /// What it sends, before another number, to set it.
+    /// The command that sets the number, before its argument.
     pub set: &'static str,
-    /// What stands before the number that was replaced, in the answer to that.
+    /// The reply to that command, before the previous number.
     pub previous: &'static str,
-    /// Its key in a status line and in the state file.
+    /// The key in the status line and in the state file.
     pub key: &'static str,
 }
 
 pub static COUNTER: Words =
     Words { get: "get_counter", set: "set_counter", previous: "previous value ", key: "counter" };
 
-/// What a client asks.
+/// A command of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
     Get,
-    /// To the first number of a range.
+    /// Sets the first number of a range.
     Set(u64),
     Status,
-    /// An invalid line, which comes back with the complaint: no other reply has this number.
+    /// An invalid line that is unique: the error message repeats it.
     Echo(u64),
 }
 
-/// What the reply says.
+/// The content of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Said {
     Next(u64),
@@ -69,7 +69,7 @@ impl Command {
         }
     }
 
-    /// Reads the reply; `None` where it is the reply to something else.
+    /// Parses the reply; `None` if it belongs to another command.
     pub fn understand(self, reply: &str, words: &Words) -> Option<Said> {
         match self {
             Self::Get => reply.parse().ok().map(Said::Next),
@@ -104,19 +104,19 @@ pub struct Answer {
     pub said: Said,
 }
 
-/// What a client saw.
+/// The results of a client.
 #[derive(Debug, Default)]
 pub struct Told {
     pub answers: Vec<Answer>,
-    /// What was sent, and when, on a connection that ended before the reply.
+    /// Commands on connections that ended before the reply, and their times.
     pub unanswered: Vec<(u64, Command)>,
-    /// Connections that were made.
+    /// Number of connections.
     pub connected: usize,
-    /// Connections that the server ended.
+    /// Number of connections that the server ended.
     pub ended: usize,
-    /// Connections that were not made.
+    /// Number of failed connections.
     pub refused: usize,
-    /// What must not be: another reply than the one that is due, one too many, none.
+    /// Errors: a wrong reply, an additional one, or a missing one.
     pub wrong: Vec<String>,
 }
 
@@ -131,15 +131,15 @@ impl Told {
     }
 }
 
-/// What a client asks again and again.
+/// The repeated commands of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asks {
     Get,
     Set,
     Status,
-    /// A mixture, pipelined.
+    /// All kinds of commands, pipelined.
     Batch,
-    /// The same without setting the counter.
+    /// Like `Batch`, without setting the counter.
     Many,
 }
 
@@ -147,9 +147,9 @@ pub enum Asks {
 #[derive(Clone, Copy, Debug)]
 pub struct Habit {
     pub asks: Asks,
-    /// It keeps its connection, else it connects anew each time.
+    /// Whether it keeps its connection; otherwise it reconnects each time.
     pub stays: bool,
-    /// The longest time between a reply and the next request.
+    /// Maximum time between a reply and the next request.
     pub pause: Duration,
 }
 
@@ -170,17 +170,17 @@ pub fn ten(pause: Duration) -> Vec<Habit> {
     kinds.into_iter().map(|(asks, stays)| Habit { asks, stays, pause }).collect()
 }
 
-/// Clients at work.
+/// Active clients.
 pub struct Load {
     is_over: Arc<AtomicBool>,
     clients: Vec<(Arc<AtomicU64>, JoinHandle<Told>)>,
 }
 
 impl Load {
-    /// Lets clients of these habits work at `socket`.
+    /// Starts clients with these habits at `socket`.
     ///
-    /// With `ranges`, the next of which is the first to be used, some of them set the counter;
-    /// without, they only ask for it.
+    /// With `ranges`, some of them set the counter, first to the next of these. Without, they only
+    /// read it.
     pub fn start(
         socket: &Path,
         habits: &[Habit],
@@ -210,7 +210,7 @@ impl Load {
         Self { is_over, clients }
     }
 
-    /// Waits until every client was answered `times` times more.
+    /// Waits until every client has received `times` more replies.
     pub fn wait_for_answers(&self, times: u64) {
         let rounds = || self.clients.iter().map(|(rounds, _)| rounds.load(Ordering::Relaxed));
         let before: Vec<_> = rounds().collect();
@@ -219,7 +219,7 @@ impl Load {
         });
     }
 
-    /// Ends it, and says what all were told.
+    /// Ends the load; returns what all clients received.
     pub fn stop(mut self) -> Told {
         self.is_over.store(true, Ordering::Relaxed);
         let mut told = Told::default();
@@ -246,7 +246,7 @@ struct Client {
     connection: Option<BufReader<UnixStream>>,
     told: Told,
     is_over: Arc<AtomicBool>,
-    /// How often it was answered.
+    /// Number of replies.
     rounds: Arc<AtomicU64>,
 }
 
@@ -264,7 +264,7 @@ impl Client {
         self.told
     }
 
-    /// One request, or one batch of them, and the replies.
+    /// Sends one request or one batch, and reads the replies.
     fn ask(&mut self) {
         let Some(mut connection) = self.connection.take().or_else(|| self.connect()) else {
             return;
@@ -338,7 +338,7 @@ impl Client {
         }
     }
 
-    /// Writes in one piece, or in two; false when the connection has ended.
+    /// Writes in one piece or in two; false if the connection has ended.
     fn write(&mut self, stream: &mut UnixStream, bytes: &[u8]) -> bool {
         if self.habit.pause.is_zero() || !self.random.one_in(4) {
             return stream.write_all(bytes).is_ok();
@@ -355,7 +355,7 @@ impl Client {
         self.told.unanswered.extend(unanswered.iter().map(|command| (sent, *command)));
     }
 
-    /// Says that it will ask no more; the server owes it nothing, and closes.
+    /// Ends the client's output; the server then closes without another reply.
     fn finish(&mut self, mut connection: BufReader<UnixStream>) {
         let _ = connection.get_mut().shutdown(Shutdown::Write);
         let mut rest = String::new();

@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Order: whether the replies fit one counter that one owner after the other holds.
+//! Order: whether the replies fit one counter with one owner after the other.
 //!
-//! Every `set_counter` sets another number, so the replies of all clients together can be explained
-//! by one order of the commands, in which no acknowledged one is lost, if and only if the times at
-//! which each number was there do not contradict each other: the criterion of Gibbons and Korach
-//! ("Testing Shared Memories", 1997), applied to the ranges.
+//! Every `set_counter` sets a different number. One order of the commands explains all replies,
+//! without a lost acknowledgement, if and only if the times of the numbers do not contradict each
+//! other. This is the criterion of Gibbons and Korach ("Testing Shared Memories", 1997), applied to
+//! ranges.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::load::{Command, RANGE, Said, Told};
 
-/// All that is known of the time during which a range was the counter's.
+/// The time during which the counter was in a range, as far as it is known.
 #[derive(Clone, Copy, Debug)]
 struct Span {
-    /// It began after this.
+    /// The range began after this time.
     set_from: u64,
-    /// By then it had been there at the latest.
+    /// The range had begun by this time.
     first_received: u64,
-    /// Then it was still there, or came later.
+    /// The range had not ended by this time.
     last_sent: u64,
     is_seen: bool,
 }
@@ -26,7 +26,7 @@ struct Span {
 const NEVER: u64 = u64::MAX;
 
 impl Span {
-    /// Set by a command that was sent and, unless that was never, acknowledged at these times.
+    /// A range set by a command with this time of sending and of acknowledgement, if any.
     fn set(sent: u64, acknowledged: u64) -> Self {
         let is_seen = acknowledged < NEVER;
         Self { set_from: sent, first_received: acknowledged, last_sent: sent, is_seen }
@@ -38,14 +38,13 @@ impl Span {
         self.is_seen = true;
     }
 
-    /// From when to when it certainly was there without a break; empty for one that may have come
-    /// and gone in a moment between.
+    /// Whether the range certainly lasted for some time; otherwise a single moment may suffice.
     fn is_lasting(&self) -> bool {
         self.first_received < self.last_sent
     }
 
-    /// Whether no order has room for both: two that lasted overlap, or one came and went within
-    /// the time of the other.
+    /// Whether no order allows both: either two lasting ranges overlap, or a range without a
+    /// certain duration lies within a lasting one.
     fn contradicts(&self, other: &Self) -> bool {
         (self.is_lasting() || other.is_lasting())
             && self.first_received < other.last_sent
@@ -53,7 +52,7 @@ impl Span {
     }
 }
 
-/// What no order of the commands explains, where the counter stood at `first` in the beginning.
+/// The replies that no order explains, if the counter began at `first`.
 pub fn contradictions(told: &Told, first: u64) -> Vec<String> {
     let mut found = Vec::new();
     let mut spans = BTreeMap::from([(first / RANGE, Span::set(0, 0))]);
@@ -101,7 +100,7 @@ pub fn contradictions(told: &Told, first: u64) -> Vec<String> {
     found
 }
 
-/// Ranges that were seen after one that came later, where the replies say which replaced which.
+/// Ranges seen after a later one, if the replies say which range replaced which.
 fn forgotten(spans: &[(&u64, &Span)], replaced: &BTreeMap<u64, u64>) -> Vec<String> {
     let span = |range| {
         let place = spans.binary_search_by_key(&range, |(range, _)| **range).ok()?;
@@ -111,7 +110,7 @@ fn forgotten(spans: &[(&u64, &Span)], replaced: &BTreeMap<u64, u64>) -> Vec<Stri
     let mut found = Vec::new();
     for first in replaced.keys().filter(|range| !replacing.contains(range)) {
         let (mut last_sent, mut range) = (span(*first).map_or(0, |span| span.last_sent), *first);
-        // A circle has no first, so this ends.
+        // A cycle has no first range, so this ends.
         while let Some(next) = replaced.get(&range) {
             let Some(span) = span(*next) else { break };
             if span.first_received < last_sent {
@@ -126,7 +125,7 @@ fn forgotten(spans: &[(&u64, &Span)], replaced: &BTreeMap<u64, u64>) -> Vec<Stri
     found
 }
 
-/// Replies of a process that came after replies of a later owner.
+/// Replies of a process after replies of a later owner.
 pub fn owners_out_of_order(told: &Told, owners: &[u32]) -> Vec<String> {
     let rank = |pid: u32| owners.iter().position(|owner| *owner == pid);
     let status = |said: Said| match said {
@@ -140,7 +139,7 @@ pub fn owners_out_of_order(told: &Told, owners: &[u32]) -> Vec<String> {
         .filter_map(|answer| status(answer.said).map(|pid| (answer.received, answer.sent, pid)))
         .collect();
     replies.sort_unstable();
-    // When each owner's first reply was read: no earlier one may be asked after that and answer.
+    // The time of each owner's first reply: no earlier owner may answer a later request.
     let mut first: Vec<Option<u64>> = vec![None; owners.len()];
     for (received, _, pid) in &replies {
         match rank(*pid) {
@@ -178,10 +177,10 @@ mod tests {
     fn an_acknowledged_command_that_is_lost_contradicts() {
         let kept = [(10, 20, set(1, 5)), (30, 40, Said::Next(RANGE + 1))];
         assert_eq!(contradictions(&told(&kept), 0), [""; 0]);
-        // The old number is back after the new one was acknowledged.
+        // The old number returns after the acknowledgement of the new one.
         let lost = [(10, 20, set(1, 5)), (30, 40, Said::Next(6))];
         assert_ne!(contradictions(&told(&lost), 0), [""; 0]);
-        // So it is where another command says so.
+        // The same if another command shows it.
         let lost = [(10, 20, set(1, 5)), (30, 40, set(2, 6))];
         assert_ne!(contradictions(&told(&lost), 0), [""; 0]);
         let concurrent = [(10, 20, set(1, 5)), (15, 40, Said::Next(6))];

@@ -54,7 +54,7 @@ fn text(name: &str) -> Result<String, String> {
     fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))
 }
 
-/// Says why a patch does not fit the repository as it is now.
+/// Returns an error if a patch does not fit the current sources.
 pub fn check(name: &str) -> Result<(), String> {
     apply(&repository(), &path(name), &["--check"])
 }
@@ -63,9 +63,9 @@ pub fn check(name: &str) -> Result<(), String> {
 pub struct Tree(PathBuf);
 
 impl Tree {
-    /// Copies the sources to `root`, where nothing may be yet.
+    /// Copies the sources to `root`, which must not exist yet.
     ///
-    /// The copies are new files: cargo does not take an older build for theirs.
+    /// The copies are new files, so cargo does not reuse an older build.
     pub fn copy_to(root: PathBuf) -> Result<Self, String> {
         copy(&repository(), &root, &NOT_COPIED)?;
         Ok(Self(root))
@@ -84,9 +84,9 @@ impl Tree {
     }
 }
 
-/// Runs `git apply` in a directory as if it belonged to no repository.
+/// Runs `git apply` in a directory as if it were outside any repository.
 ///
-/// In a directory of a repository, `git apply` ignores patches for files beside that directory.
+/// Inside a repository, `git apply` ignores patches for files outside the current directory.
 fn apply(root: &Path, patch: &Path, options: &[&str]) -> Result<(), String> {
     let mut git = Command::new("git");
     git.arg("apply").args(options).arg(patch).current_dir(root);
@@ -135,7 +135,7 @@ mod tests {
         }
     }
 
-    /// The rings hold their patches against their own tables.
+    /// Each ring of tests compares its patches with its own table.
     #[test]
     fn every_patch_belongs_to_a_ring() {
         for name in of_ring("") {
@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn a_stale_patch_is_refused_and_a_fresh_one_changes_the_file() {
-        // Within the repository, where `git apply` would ignore the patch.
+        // Inside the repository, where `git apply` would ignore the patch.
         let target = crate::build::profile().expect("a target directory");
         let scratch = Scratch::within(&target);
         let (file, patch) = (scratch.join("file"), scratch.join("patch"));

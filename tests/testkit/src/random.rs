@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Random: numbers that a seed decides (splitmix64), so that a try can be made again.
+//! Random: numbers from a seed (splitmix64), so that a try can be repeated.
 
 use std::ops::Range;
 use std::time::Duration;
 
-/// The numbers that follow from one seed.
+/// The numbers from one seed.
 pub struct Random(u64);
 
 impl Random {
@@ -24,7 +24,7 @@ impl Random {
         range.start + self.draw() % (range.end - range.start)
     }
 
-    /// True once in so many times.
+    /// True with a probability of 1 in `times`.
     pub fn one_in(&mut self, times: u64) -> bool {
         self.draw() % times == 0
     }

@@ -1,27 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Record: what the state file says, and the rhythm that follows from it.
+//! Record: the state file's content, and the rhythm that follows from it.
 
 use std::fs;
 use std::path::Path;
 
 use crate::until;
 
-/// The part of the state file that the tests stand on.
+/// The fields that the tests use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
     /// The next number to be logged.
     pub counter: u64,
-    /// When it is due.
+    /// The deadline of that tick.
     pub deadline: u64,
     pub period: u64,
 }
 
 impl Record {
-    /// Reads the file once there is a record in it, whose number has this key.
+    /// Reads the file once it contains a record, with this key for the number.
     pub fn read(path: &Path, key: &str) -> Self {
         let mut record = None;
         until("a record in the state file", || {
-            // Read twice, for the owner may be writing.
+            // Read twice, because the owner may be writing.
             let [one, other] = [(); 2].map(|()| fs::read_to_string(path).unwrap_or_default());
             record = (one == other).then(|| Self::parse(&one, key)).flatten();
             record.is_some()
@@ -39,13 +39,13 @@ impl Record {
         Some(Self { counter, deadline, period: value("period_ns")? })
     }
 
-    /// The rhythm of a count that started at 0 and that nobody has set yet.
+    /// The rhythm of a count that began at 0 and was never set.
     pub fn rhythm(self) -> Rhythm {
         Rhythm { start: self.deadline - self.counter * self.period, period: self.period }
     }
 }
 
-/// When ticks are due: exactly a period apart for ever, whoever owns the counter.
+/// When ticks are due: always exactly a period apart, whichever process owns the counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rhythm {
     /// When the very first tick was due.
@@ -54,17 +54,17 @@ pub struct Rhythm {
 }
 
 impl Rhythm {
-    /// How many ticks are due by `time`.
+    /// Number of ticks that are due by `time`.
     pub fn due_by(self, time: u64) -> u64 {
         if time < self.start { 0 } else { (time - self.start) / self.period + 1 }
     }
 
-    /// What the state file said before the very first tick.
+    /// The record before the very first tick.
     pub fn first(self) -> Record {
         Record { counter: 0, deadline: self.start, period: self.period }
     }
 
-    /// How many ticks lie before `deadline`; `None` where the rhythm has shifted.
+    /// Number of ticks before `deadline`; `None` if the rhythm has shifted.
     pub fn before(self, deadline: u64) -> Option<u64> {
         let since = deadline.checked_sub(self.start)?;
         (since % self.period == 0).then_some(since / self.period)

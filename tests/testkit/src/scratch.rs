@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Scratch: a directory of one test's own, gone with it.
+//! Scratch: a directory of one test, removed at its end.
 
 use std::env;
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The directory; short, for the path of a socket has at most 107 bytes.
+/// The directory; its name is short, because the path of a socket has at most 107 bytes.
 pub struct Scratch(PathBuf);
 
 impl Scratch {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Starting: the program with nothing around it but what it is given.
+//! Starting: the program, with nothing inherited from the process that starts it.
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
@@ -16,7 +16,7 @@ pub fn with(program: impl AsRef<OsStr>, socket: &UnixListener) -> Command {
     command
 }
 
-/// Takes away what belongs to the process that starts it.
+/// Removes what the program would inherit from the process that starts it.
 pub fn detach(command: &mut Command) {
     for variable in [
         "JOURNAL_STREAM",

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Victim: a process to be killed or stopped, whenever it suits.
+//! Victim: a process to kill or stop at any time.
 //!
-//! Held by a descriptor of the process, because it may have ended and its number be another's.
+//! Held by a pidfd, because the PID of an ended process may be reused.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -13,7 +13,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::{LIMIT, until};
 
-/// The process; clones are the same one.
+/// The process; clones are the same process.
 #[derive(Clone)]
 pub struct Victim {
     process: Arc<OwnedFd>,
@@ -21,7 +21,7 @@ pub struct Victim {
 }
 
 impl Victim {
-    /// A child that nobody has waited for yet.
+    /// Takes a child that nobody has waited for yet.
     pub fn new(pid: u32) -> Self {
         let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
         let process = pidfd_open(raw, PidfdFlags::empty()).expect("a child not waited for");
@@ -32,18 +32,18 @@ impl Victim {
         self.pid
     }
 
-    /// Ends it, and does not wait.
+    /// Kills it without waiting.
     pub fn kill_at_once(&self) {
         self.signal(Signal::KILL);
     }
 
-    /// Ends it, and waits until all that it held is closed.
+    /// Kills it, and waits until its descriptors are closed.
     pub fn kill(&self) {
         self.kill_at_once();
         until("killed", || self.has_ended());
     }
 
-    /// Stops it, and waits until it stands still; it may have ended.
+    /// Stops it, and waits until it has stopped or ended.
     pub fn stop(&self) {
         self.signal(Signal::STOP);
         until("stopped", || self.has_ended() || self.state() == Some('T'));
@@ -53,12 +53,12 @@ impl Victim {
         self.signal(Signal::CONT);
     }
 
-    /// Ends it as systemd does.
+    /// Terminates it, as systemd does.
     pub fn end(&self) {
         self.signal(Signal::TERM);
     }
 
-    /// Waits without looking again and again.
+    /// Waits for the end without polling.
     pub fn wait_for_end(&self) {
         let mut process = [PollFd::new(&*self.process, PollFlags::IN)];
         let limit = Timespec::try_from(LIMIT).expect("some seconds");
@@ -78,7 +78,7 @@ impl Victim {
         }
     }
 
-    /// As in proc(5); absent where the process was waited for already.
+    /// The state as in proc(5); absent once the end was waited for.
     fn state(&self) -> Option<char> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
         stat.rsplit_once(") ")?.1.chars().next()

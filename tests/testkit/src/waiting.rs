@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Waiting: for a condition, at most so long; never for a time.
+//! Waiting: for a condition, with a limit; never for a time.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// How long a condition may take on the busiest machine: only a test that fails waits so long.
+/// Maximum time for a condition on the busiest machine; only a failing test waits this long.
 pub const LIMIT: Duration = Duration::from_secs(30);
 
 /// Waits until `condition` holds.
