@@ -13,6 +13,7 @@
 //! | [`ticker`] | state, timer; the state file while it ticks | server, handoff, supervisor |
 //! | [`server`] | listeners and sessions while it serves | ticker, handoff |
 //! | [`handoff`] | state file, sockets and the connection to the other process at all other times | ticker, server, supervisor |
+//! | [`device::actor`] | the device and its descriptors, if the service has any | ticker, PID 1 |
 //! | [`platform::signals`] | signal handlers | supervisor |
 //! | [`journal`] | log queue, writer thread | |
 //! | [`supervisor`] | lifecycle | server, handoff, PID 1 |
@@ -28,6 +29,7 @@
 //! | [`messages`] | every mailbox, with its capacity and the reason for it |
 //! | [`handoff`] | both sides of a handoff, the lock and the state file |
 //! | [`server`] | clients: listeners, sessions and their limits |
+//! | [`device`] | the hardware of a service, if it has any |
 //! | [`service`] | the interface of a state; [`counter`] implements it |
 //! | [`status`] | what `status` and `systemctl status` show |
 //! | [`journal`] | from a log line to journald or the kernel log |
@@ -38,6 +40,7 @@
 
 mod cli;
 mod counter;
+pub mod device;
 mod fixed_buf;
 mod handoff;
 mod journal;

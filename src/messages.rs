@@ -7,9 +7,10 @@
 //! | to | message | from |
 //! | --- | --- | --- |
 //! | supervisor | `lifecycle::Event` | ticker, handoff, signals |
-//! | ticker | [`ToTicker`] | server, handoff |
+//! | ticker | [`ToTicker`] | server, handoff, device |
 //! | server | [`ToServer`] | supervisor, ticker, handoff |
 //! | handoff | [`ToHandoff`] | supervisor, ticker, server |
+//! | device, if there is one | [`ToDevice`], [`FromTicker`] | server, handoff; ticker |
 //!
 //! Two queues are not mailboxes of actors; their owners define them:
 //!
@@ -28,12 +29,12 @@
 use std::os::unix::net::UnixStream;
 
 use async_channel::{Receiver, Sender, TrySendError};
-use early_service_machine::lifecycle::takeover::Start;
+use early_service_machine::lifecycle::takeover::{Origin, Start};
 use early_service_machine::lifecycle::{Effect, Event};
 use early_service_machine::record::Unlogged;
 use smol::Async;
 
-use crate::handoff::bundle::Bundle;
+use crate::handoff::bundle::{Bundle, Named};
 use crate::handoff::channel::Peer;
 use crate::handoff::request::HandoffRequest;
 use crate::handoff::state_file::StateFile;
@@ -58,6 +59,10 @@ pub(crate) const HANDOFF_REQUESTS: usize = ACCEPTS;
 /// `Logged` and `Unlogged`, and leave; and one to spare.
 const ORDERS: usize = 6;
 
+/// Questions of the device that may be in flight: one for each time that the device's future is
+/// dropped before the ticker has answered, once for each message to the device, and the last one.
+const ASKED: usize = 8;
+
 /// A message to the ticker.
 pub(crate) enum ToTicker<S: Service> {
     /// From the handoff: continue the ticks from here.
@@ -75,13 +80,54 @@ pub(crate) enum ToTicker<S: Service> {
     Unlogged(S, Unlogged),
     /// From the handoff: the predecessor has logged all its ticks.
     Logged,
+    /// From the device: a question with its number; execute the command, if there is one, and answer
+    /// with the state.
+    Ask(u64, Option<S::Command>),
     /// From the server, after the last batch: stop ticking, and leave.
     Leave,
 }
 
+/// An answer of the ticker to the device.
+pub(crate) struct FromTicker<S: Service> {
+    /// The number of the question.
+    pub(crate) number: u64,
+    pub(crate) state: S,
+    pub(crate) reply: Option<S::Reply>,
+}
+
+/// From the ticker to the device. The device waits for each answer; another one may still be on its
+/// way if the future that waited for it was dropped.
+pub(crate) fn from_ticker<S: Service>() -> (Sender<FromTicker<S>>, Receiver<FromTicker<S>>) {
+    async_channel::bounded(ASKED)
+}
+
+/// A message to the device.
+pub(crate) enum ToDevice<S: Service> {
+    /// From the handoff: another process is the owner.
+    HeldElsewhere,
+    /// From the handoff: the process is the owner, with this state and what the predecessor sent.
+    Owned { origin: Origin, predecessor_leaves: bool, state: S, named: Vec<Named> },
+    /// From the handoff: the predecessor has left.
+    PredecessorLeft,
+    /// From the server, after the last batch: stop using the device, add copies of its descriptors
+    /// to the server's sockets, and have the ticker freeze.
+    Freeze(Bundle<S>),
+    /// From the handoff: the bundle is about to be offered.
+    Offered,
+    /// From the handoff: the successor is about to become the owner.
+    Committed,
+    /// From the server, after the last batch: close the device, have the ticker leave, and leave.
+    Leave,
+}
+
+/// The device's mailbox: one message of each kind.
+pub(crate) fn to_device<S: Service>() -> (Sender<ToDevice<S>>, Receiver<ToDevice<S>>) {
+    async_channel::bounded(7)
+}
+
 /// The ticker's mailbox: every batch and the orders.
 pub(crate) fn to_ticker<S: Service>() -> (Sender<ToTicker<S>>, Receiver<ToTicker<S>>) {
-    async_channel::bounded(IN_FLIGHT + ORDERS)
+    async_channel::bounded(IN_FLIGHT + ASKED + ORDERS)
 }
 
 /// A message to the server.

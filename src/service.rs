@@ -106,8 +106,7 @@ pub trait Service: State {
     /// The name of the state in log lines, in one or two words: "Returning counter to client …".
     const WHAT: &'static str;
 
-    /// Names of descriptors, separated by commas, that a predecessor may send with the state.
-    #[doc(hidden)]
+    /// The names of the descriptors of its [`Device`](crate::device::Device), separated by commas.
     const DESCRIPTORS: &'static str = "";
 
     /// Writes the log line of one tick; `self` is the state before the tick.
@@ -165,9 +164,19 @@ pub trait Service: State {
 ///
 /// ```ignore
 /// early_service::main!(Doors);
+/// early_service::main!(Pings, with: Feeder);
 /// ```
+///
+/// The second form runs a service with its [`Device`](crate::device::Device).
 #[macro_export]
 macro_rules! main {
+    ($service:ty, with: $device:ty) => {
+        const _: () = $crate::check::<$service>();
+
+        fn main() -> ::std::process::ExitCode {
+            $crate::device::main::<$device>()
+        }
+    };
     ($service:ty) => {
         const _: () = $crate::check::<$service>();
 

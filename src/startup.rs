@@ -25,10 +25,12 @@ use std::task::{Context, Waker};
 use early_service_machine::contract;
 use early_service_machine::lifecycle::Local;
 use early_service_machine::wire::handoff::Message;
+use early_service_machine::wire::request::Accepts;
 use futures_lite::future;
 use smol::{LocalExecutor, Timer};
 
 use crate::cli::{self, Command, Environment, Options, Predecessor, Stage};
+use crate::device::{self, actor::Parts};
 use crate::handoff::Handoff;
 use crate::handoff::bundle::Bundle;
 use crate::handoff::channel::Peer;
@@ -79,14 +81,19 @@ type Error = Box<dyn std::error::Error>;
 /// ```
 #[must_use]
 pub fn main<S: Service>() -> ExitCode {
+    run_program::<S>(None)
+}
+
+/// The same, with the actor of a device if the service has one.
+pub(crate) fn run_program<S: Service>(device: Option<device::Start<S>>) -> ExitCode {
     const { service::check::<S>() }
     contract::hold(&S::default());
-    let passed = Passed::take();
+    let passed = Passed::take(Accepts(S::DESCRIPTORS));
     let runtime_directory = env::var_os("RUNTIME_DIRECTORY");
     let passes_socket = !passed.as_ref().is_ok_and(|passed| passed.sockets.is_empty());
     let environment = Environment { runtime_directory, passes_socket };
     match cli::parse(S::NAME, env::args_os().skip(1), &environment) {
-        Ok(Command::Run(options)) => run::<S>(options, passed),
+        Ok(Command::Run(options)) => run::<S>(options, passed, device),
         Ok(Command::Help) => print(&cli::help::<S>()),
         Ok(Command::Version) => print(&format!("{} {}\n", S::NAME, S::VERSION)),
         Err(error) => {
@@ -103,10 +110,14 @@ fn print(text: &str) -> ExitCode {
     }
 }
 
-fn run<S: Service>(options: Options, passed: Result<Passed, String>) -> ExitCode {
+fn run<S: Service>(
+    options: Options,
+    passed: Result<Passed, String>,
+    device: Option<device::Start<S>>,
+) -> ExitCode {
     let mut journal = Journal::install(options.stage, S::NAME);
     let passed = passed.map_err(Error::from);
-    let result = passed.and_then(|passed| serve::<S>(options, passed, &mut journal));
+    let result = passed.and_then(|passed| serve::<S>(options, passed, device, &mut journal));
     if let Err(error) = &result {
         log::error!("{error}");
     }
@@ -127,6 +138,7 @@ fn run<S: Service>(options: Options, passed: Result<Passed, String>) -> ExitCode
 fn serve<S: Service>(
     options: Options,
     passed: Passed,
+    device: Option<device::Start<S>>,
     journal: &mut Journal,
 ) -> Result<Option<Peer>, Error> {
     // 1. Block signals, before there is a second thread, or a socket file that a signal leaves
@@ -170,6 +182,23 @@ fn serve<S: Service>(
     let (done_guard, done) = messages::done();
     let (log_flushed_to, successor) = messages::log_flushed();
     let status = Rc::<Status>::default();
+    let (to_device, from_ticker, device) = match device {
+        Some(start) => {
+            let (to_device, mailbox) = messages::to_device();
+            let (from_ticker, answers) = messages::from_ticker();
+            let device = start(Parts {
+                mailbox,
+                ticker: to_ticker.clone(),
+                answers,
+                done_guard: done_guard.clone(),
+                status: Rc::clone(&status),
+                status_changed: to_supervisor_continued.clone(),
+                stored: passed.stored,
+            });
+            (Some(to_device), Some(from_ticker), Some(device))
+        }
+        None => (None, None, None),
+    };
     let trusted = options.successor.map(User::find);
     let started = if adoption.is_some() { Local::StartedAsSuccessor } else { Local::StartedAlone };
     let signals = signals.run(to_supervisor.clone(), to_supervisor_continued);
@@ -177,6 +206,7 @@ fn serve<S: Service>(
         ticker_mailbox,
         to_server.clone(),
         to_handoff.clone(),
+        from_ticker,
         to_supervisor.clone(),
         done_guard.clone(),
         options.period,
@@ -185,6 +215,7 @@ fn serve<S: Service>(
         server_mailbox,
         to_ticker.clone(),
         to_handoff.clone(),
+        to_device.clone(),
         options.stage,
         Rc::clone(&status),
     );
@@ -193,6 +224,7 @@ fn serve<S: Service>(
         to_supervisor,
         to_ticker,
         to_server.clone(),
+        to_device,
         log_flushed_to,
         done_guard,
         Rc::clone(&status),
@@ -215,6 +247,9 @@ fn serve<S: Service>(
     executor.spawn(ticker.run()).detach();
     executor.spawn(server.run()).detach();
     executor.spawn(handoff.run()).detach();
+    if let Some(device) = device {
+        executor.spawn(device).detach();
+    }
     executor.spawn(signals).detach();
     // futures-lite's block_on sleeps until it is woken; smol's would also poll the reactor.
     future::block_on(executor.run(supervisor.run(started)));

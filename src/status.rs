@@ -7,9 +7,11 @@
 //! [`Status`] is shared, because the actors that know its parts are not those that report it. Never
 //! decides anything. Lives as long as the actors.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::io;
 
+use early_service_machine::device::{self, Need};
 use early_service_machine::lifecycle::Phase;
 use early_service_machine::lifecycle::takeover::Origin;
 use early_service_machine::schedule::Monotonic;
@@ -26,6 +28,14 @@ pub(crate) struct Status {
     pub(crate) clients: Cell<usize>,
     /// Whether clients cannot find a listener by its name; set by the server.
     pub(crate) is_unreachable: Cell<bool>,
+    /// The device of the service, if it has one; set by the device actor.
+    pub(crate) device: Cell<Option<device::Device>>,
+    /// Why the device cannot be opened, or what it reports; empty while it works.
+    device_error: RefCell<String>,
+    /// Whether the device is open and reports an error.
+    is_unhealthy: Cell<bool>,
+    /// Whether one of these has changed since PID 1 was told.
+    pub(crate) device_changed: Cell<bool>,
 }
 
 /// How the process came to own the state.
@@ -40,8 +50,17 @@ pub(crate) struct Provenance {
 }
 
 impl Status {
-    /// A phase in a few words: `serving: adopted from process 114`.
+    /// A phase in a few words, and what is wrong with the device: `serving: adopted from process
+    /// 114`.
     pub(crate) fn sentence(&self, phase: Phase) -> String {
+        let sentence = self.phase_sentence(phase);
+        match &*self.device_error.borrow() {
+            error if error.is_empty() => sentence,
+            error => format!("{sentence}; device: {error}"),
+        }
+    }
+
+    fn phase_sentence(&self, phase: Phase) -> String {
         let what = match phase {
             Phase::Booting => "waiting for the lock",
             Phase::Adopting => "asking the predecessor for the state",
@@ -56,6 +75,46 @@ impl Status {
             Phase::Ended => "writing out the log",
         };
         format!("{phase}: {what}")
+    }
+
+    /// Sets the error with which the device failed or cannot be opened; returns whether that is
+    /// another one than before.
+    pub(crate) fn device_failed(&self, error: &io::Error) -> bool {
+        let error = error.to_string();
+        self.is_unhealthy.set(false);
+        self.device_changed.set(true);
+        self.device_error.replace(error.clone()) != error
+    }
+
+    /// Sets what the device reports about itself.
+    pub(crate) fn set_health(&self, health: Result<(), &str>) {
+        self.is_unhealthy.set(health.is_err());
+        self.device_changed.set(true);
+        self.device_error.replace(health.err().unwrap_or_default().to_owned());
+    }
+
+    /// Whether the device reports that it does not do its work.
+    pub(crate) fn is_unhealthy(&self) -> bool {
+        self.is_unhealthy.get()
+    }
+
+    /// Whether the service has no device, or a device that works.
+    pub(crate) fn is_device_ready(&self) -> bool {
+        match self.device.get() {
+            None => true,
+            Some(device) => device == device::Device::Running && !self.is_unhealthy(),
+        }
+    }
+
+    /// The value of `device=`; none if the service has no device.
+    pub(crate) fn device_name(&self) -> Option<&'static str> {
+        Some(match self.device.get()? {
+            device::Device::Running if self.is_unhealthy() => "failing",
+            device::Device::Running => "running",
+            device::Device::Opening(Need::Failed(_)) => "failing",
+            device::Device::Opening(_) => "opening",
+            _ => "waiting",
+        })
     }
 }
 
@@ -101,6 +160,8 @@ pub(crate) struct StatusHeader {
     pub(crate) serving_s: u64,
     pub(crate) clients: usize,
     pub(crate) log_lines_dropped: u64,
+    /// What the device does, if there is one.
+    pub(crate) device: Option<&'static str>,
 }
 
 impl fmt::Display for StatusHeader {
@@ -114,7 +175,11 @@ impl fmt::Display for StatusHeader {
             Some(pid) => write!(f, " predecessor={pid}")?,
             None => f.write_str(" predecessor=none")?,
         }
-        write!(f, " serving_s={serving_s} clients={clients} log_lines_dropped={log_lines_dropped}")
+        write!(
+            f,
+            " serving_s={serving_s} clients={clients} log_lines_dropped={log_lines_dropped}"
+        )?;
+        self.device.map_or(Ok(()), |device| write!(f, " device={device}"))
     }
 }
 
@@ -178,6 +243,7 @@ mod tests {
             serving_s: u64::MAX / 1_000_000_000,
             clients: limits::CLIENTS + limits::RESERVE,
             log_lines_dropped: u64::MAX,
+            device: Some("running"),
         };
         let length = format!("{header} {}", Persistence::Failing).len();
         assert!(length <= MAX_HEADER, "{length} bytes");

@@ -49,6 +49,8 @@ pub(crate) struct Supervisor<S: Service> {
     /// is not possible.
     rounds: Timer,
     pending_notify: PendingNotify,
+    /// Whether PID 1 was told that the unit is ready, which waits for the device.
+    is_ready: bool,
     /// The number of clients and the reachability that PID 1 last received.
     reported: Option<(usize, bool)>,
     /// Closed when the actors that hold the lock have released it.
@@ -89,6 +91,7 @@ impl<S: Service> Supervisor<S> {
             root_failure_logged: false,
             rounds: Timer::never(),
             pending_notify: PendingNotify::default(),
+            is_ready: false,
             reported: None,
             done,
             status,
@@ -130,7 +133,10 @@ impl<S: Service> Supervisor<S> {
         if let Event::Lifecycle(event) = event {
             return Some(event);
         }
-        if is_round {
+        if self.status.device_changed.take() && phase == Phase::Serving {
+            self.pending_notify.phase = true;
+        }
+        if is_round || self.pending_notify.phase {
             self.repeat_pending(phase);
         }
         if self.follow_root() {
@@ -176,7 +182,10 @@ impl<S: Service> Supervisor<S> {
     }
 
     fn report_phase(&mut self, phase: Phase) {
-        self.pending_notify.phase = !notify::report_phase(phase, &self.status.sentence(phase));
+        let is_ready = self.status.is_device_ready();
+        let sentence = self.status.sentence(phase);
+        self.pending_notify.phase = !notify::report_phase(phase, is_ready, &sentence);
+        self.is_ready |= is_ready && phase == Phase::Serving;
         self.reported = None;
     }
 
@@ -195,6 +204,9 @@ impl<S: Service> Supervisor<S> {
         let shown = Some((clients, self.status.is_unreachable.get()));
         match phase {
             Phase::Booting | Phase::Adopting => notify::extend_start(),
+            // The unit's watchdog ends a process whose device does not do its work.
+            Phase::Serving if self.status.is_unhealthy() => {}
+            Phase::Serving if !self.is_ready => notify::extend_start(),
             Phase::Serving if self.reported != shown => {
                 let sentence = self.status.sentence(phase);
                 notify::feed_watchdog_with(format_args!("{sentence}; clients: {clients}"));

@@ -41,7 +41,7 @@ use crate::handoff::bundle::Bundle;
 use crate::handoff::state_file::StateFile;
 use crate::journal::message_id::Id;
 use crate::journal::{LOG, RoomWait};
-use crate::messages::{ToHandoff, ToServer, ToTicker, post};
+use crate::messages::{FromTicker, ToHandoff, ToServer, ToTicker, post};
 use crate::platform::clock;
 use crate::server::batch::Batch;
 use crate::service::Service;
@@ -62,6 +62,10 @@ pub(crate) struct Ticker<S: Service> {
     mailbox: Receiver<ToTicker<S>>,
     server: Sender<ToServer<S>>,
     handoff: Sender<ToHandoff<S>>,
+    /// The device, if the service has one.
+    device: Option<Sender<FromTicker<S>>>,
+    /// The question of the device that waits until no tick is due.
+    asked: Option<(u64, Option<S::Command>)>,
     supervisor: Sender<lifecycle::Event>,
     /// Closed when the actor has left.
     done_guard: Sender<()>,
@@ -97,6 +101,7 @@ impl<S: Service> Ticker<S> {
         mailbox: Receiver<ToTicker<S>>,
         server: Sender<ToServer<S>>,
         handoff: Sender<ToHandoff<S>>,
+        device: Option<Sender<FromTicker<S>>>,
         supervisor: Sender<lifecycle::Event>,
         done_guard: Sender<()>,
         period: Period,
@@ -105,6 +110,8 @@ impl<S: Service> Ticker<S> {
             mailbox,
             server,
             handoff,
+            device,
+            asked: None,
             supervisor,
             done_guard,
             period,
@@ -174,6 +181,7 @@ impl<S: Service> Ticker<S> {
                 }
                 post(&self.server, ToServer::BatchDone { slot, batch });
             }
+            Event::Message(ToTicker::Ask(number, command)) => self.asked = Some((number, command)),
             Event::Message(ToTicker::Freeze(bundle)) => self.freezing = Some(bundle),
             Event::Message(ToTicker::CatchUpFirst) => self.catch_up_first = true,
             Event::Message(ToTicker::Unlogged(state, unlogged)) => {
@@ -186,6 +194,9 @@ impl<S: Service> Ticker<S> {
                 self.make_file_private();
             }
             Event::Message(ToTicker::Leave) => self.log_range(),
+        }
+        if !self.is_behind || self.freezing.is_some() {
+            self.answer_device();
         }
         if !(self.is_behind && self.catch_up_first) {
             if let Some(bundle) = self.freezing.take() {
@@ -366,6 +377,23 @@ impl<S: Service> Ticker<S> {
         }
     }
 
+    /// Executes the command of the device, and answers it.
+    fn answer_device(&mut self) {
+        let Some((number, command)) = self.asked.take() else { return };
+        let Some(ticking) = &mut self.ticking else { return };
+        let before = ticking.state();
+        let reply = command.map(|command| ticking.apply(command));
+        let state = ticking.state();
+        if command.is_some_and(|command| S::is_change(&command)) {
+            self.before_change.get_or_insert(before);
+            self.unlogged.since_change = 0;
+            self.store(0);
+        }
+        // If there is no room, nobody waits for the answers that are there.
+        let answer = FromTicker { number, state, reply };
+        let _ = self.device.as_ref().map(|device| device.try_send(answer));
+    }
+
     /// Executes the commands of `batch`, and writes their replies into it.
     fn execute(&mut self, batch: &mut Batch<S>, now: Monotonic) {
         let Some(ticking) = &mut self.ticking else {
@@ -417,8 +445,15 @@ mod tests {
             let (to_supervisor, supervisor) = async_channel::bounded(4);
             let (done_guard, _) = async_channel::bounded(1);
             let period = Period::from_millis(100).expect("100 is not 0");
-            let ticker =
-                Ticker::new(mailbox, to_server, to_handoff, to_supervisor, done_guard, period);
+            let ticker = Ticker::new(
+                mailbox,
+                to_server,
+                to_handoff,
+                None,
+                to_supervisor,
+                done_guard,
+                period,
+            );
             let start = clock::now();
             Self { ticker, _mailbox, server, handoff, supervisor, start }
         }

@@ -11,12 +11,13 @@ use crate::state::State;
 use crate::wire::fields::{Fields, MissingField};
 
 /// The keys that requests, manifests, records and status lines use themselves.
-pub const RESERVED: [&str; 26] = [
+pub const RESERVED: [&str; 27] = [
     "accepts",
     "boot",
     "clients",
     "crc",
     "deadline_ns",
+    "device",
     "listener",
     "listeners",
     "lock",

@@ -15,10 +15,10 @@
 //! | unowned | Owned, and the predecessor leaves | Unstore | postponed |
 //! | unowned | Owned | Unstore, Open | opening |
 //! | received | Discarded | Close, Unstore | unowned |
-//! | received | Owned | Thaw, Store | running |
+//! | received | Owned | Store, Thaw | running |
 //! | postponed | PredecessorLeft | Open | opening |
 //! | postponed, opening | Frozen | Close | unowned |
-//! | opening | Opened | Thaw, Store | running |
+//! | opening | Opened | Store, Thaw | running |
 //! | opening | Failed | Open | opening |
 //! | running | Failed, and the predecessor leaves | Close, Unstore | postponed |
 //! | running | Failed | Close, Unstore, Open | opening |
@@ -151,7 +151,7 @@ impl Device {
                 }
             }
             (Self::Received, Event::Owned { .. }) | (Self::Opening(_), Event::Opened) => {
-                (Self::Running, &[Thaw, Store])
+                (Self::Running, &[Store, Thaw])
             }
             (Self::Frozen | Self::Lent | Self::Given, Event::Owned { .. }) => {
                 (Self::Running, &[Thaw])
@@ -257,7 +257,7 @@ mod tests {
         let opened = [ALONE, Event::Opened];
         let lent = [&opened[..], &[Event::Frozen, Event::Offered]].concat();
         let given = [&lent[..], &[Event::Committed]].concat();
-        let open = [Unstore, Open, Thaw, Store];
+        let open = [Unstore, Open, Store, Thaw];
         for (events, effects, end) in [
             (opened.to_vec(), open.to_vec(), Device::Running),
             (lent.clone(), [&open[..], &[Freeze]].concat(), Device::Lent),
@@ -291,7 +291,7 @@ mod tests {
         let (received, left) = (Event::Received, Event::PredecessorLeft);
         let recovered = Device::Opening(Need::Recovered);
         for (events, effects, end) in [
-            (&[received, COMMITTED][..], &[Thaw, Store][..], Device::Running),
+            (&[received, COMMITTED][..], &[Store, Thaw][..], Device::Running),
             (&[received, Event::Discarded], &[Close, Unstore], Device::Unowned),
             (&[COMMITTED], &[Unstore], Device::Postponed(Need::Recovered)),
             (&[COMMITTED, left], &[Unstore, Open], recovered),
@@ -328,7 +328,7 @@ mod tests {
                 let (next, effects) = device.step(event);
                 let is_user = matches!(device, Device::Running | Device::Frozen);
                 assert!(is_user || !effects.contains(&Release), "{device:?} {event:?}");
-                assert_eq!(effects.contains(&Store), effects.starts_with(&[Thaw, Store]));
+                assert_eq!(effects.contains(&Store), effects.starts_with(&[Store, Thaw]));
                 assert!(device != Device::Closed || next == Device::Closed, "{event:?}");
                 if !matches!(next, Device::Opening(Need::Failed(2..))) {
                     open.push(next);

@@ -33,9 +33,14 @@ impl Monotonic {
         self.0
     }
 
-    /// The point one period later, or the last one of the clock.
+    /// The point `nanoseconds` later, or the last one of the clock.
+    #[must_use]
+    pub const fn after_nanos(self, nanoseconds: u64) -> Self {
+        Self(self.0.saturating_add(nanoseconds))
+    }
+
     const fn after(self, period: Period) -> Self {
-        Self(self.0.saturating_add(period.as_nanos()))
+        self.after_nanos(period.as_nanos())
     }
 
     /// Nanoseconds since `earlier`; 0 if `earlier` is later.

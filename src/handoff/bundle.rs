@@ -12,6 +12,7 @@
 //! Owns the sockets, the state file and its lock: dropping a bundle closes all of them. Never reads
 //! from or writes to any of them.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -48,6 +49,8 @@ pub(crate) struct Bundle<S: Service> {
     pub(crate) sessions: Vec<Box<Session<S>>>,
     /// At most [`MAX_NAMED`](early_service_machine::bounds::MAX_NAMED).
     pub(crate) named: Vec<Named>,
+    /// Why a descriptor of the device is missing.
+    pub(crate) incomplete: Option<io::Error>,
 }
 
 /// A descriptor with a name.
@@ -59,7 +62,7 @@ pub(crate) struct Named {
 impl<S: Service> Default for Bundle<S> {
     fn default() -> Self {
         let (listeners, sessions, named) = (Vec::new(), Vec::new(), Vec::new());
-        Self { state: None, file: None, listeners, sessions, named }
+        Self { state: None, file: None, listeners, sessions, named, incomplete: None }
     }
 }
 

@@ -62,7 +62,7 @@ use crate::handoff::send::Offering;
 use crate::handoff::users::User;
 use crate::journal::message_id::Id;
 use crate::journal::rate_limit::RateLimit;
-use crate::messages::{ToHandoff, ToServer, ToTicker, post};
+use crate::messages::{ToDevice, ToHandoff, ToServer, ToTicker, post};
 use crate::server::listener::bind::remove_if_dead;
 use crate::service::Service;
 use crate::status::Status;
@@ -72,6 +72,8 @@ pub(crate) struct Handoff<S: Service> {
     supervisor: Sender<lifecycle::Event>,
     ticker: Sender<ToTicker<S>>,
     server: Sender<ToServer<S>>,
+    /// The device, if the service has one.
+    device: Option<Sender<ToDevice<S>>>,
     /// Receives the connection to the successor, for the report that the log is written.
     log_flushed_to: Sender<Peer>,
     /// Dropped when the actor has ended, so that the channel closes.
@@ -113,6 +115,7 @@ impl<S: Service> Handoff<S> {
         supervisor: Sender<lifecycle::Event>,
         ticker: Sender<ToTicker<S>>,
         server: Sender<ToServer<S>>,
+        device: Option<Sender<ToDevice<S>>>,
         log_flushed_to: Sender<Peer>,
         done_guard: Sender<()>,
         status: Rc<Status>,
@@ -126,6 +129,7 @@ impl<S: Service> Handoff<S> {
             supervisor,
             ticker,
             server,
+            device,
             log_flushed_to,
             done_guard,
             status,
@@ -150,10 +154,12 @@ impl<S: Service> Handoff<S> {
                     self.requested(stream, request, owner);
                 }
                 Event::Message(ToHandoff::Frozen(bundle)) => {
-                    let named = std::mem::take(&mut self.bundle.named);
-                    self.bundle = Bundle { named, ..bundle };
+                    self.bundle = bundle;
                 }
                 Event::Locking(event) => {
+                    if event == Lock::HeldElsewhere {
+                        self.tell_device(ToDevice::HeldElsewhere);
+                    }
                     if event == Lock::HeldElsewhere && self.adoption.is_none() {
                         self.locking.say_held();
                     }
@@ -235,9 +241,7 @@ impl<S: Service> Handoff<S> {
                 }
             }
             Effect::Listen => {
-                let Bundle { listeners, sessions, named, .. } = std::mem::take(&mut self.bundle);
-                // No actor uses the named descriptors; they are kept for the next successor.
-                self.bundle.named = named;
+                let Bundle { listeners, sessions, .. } = std::mem::take(&mut self.bundle);
                 post(&self.server, ToServer::Listen(listeners, sessions));
                 if self.leaving.is_none() {
                     post(&self.server, ToServer::PredecessorLeft);
@@ -315,6 +319,13 @@ impl<S: Service> Handoff<S> {
         if let Some(leaving) = self.leaving.take() {
             post(&self.ticker, leaving.into_message(has_logged));
             post(&self.server, ToServer::PredecessorLeft);
+            self.tell_device(ToDevice::PredecessorLeft);
+        }
+    }
+
+    fn tell_device(&self, message: ToDevice<S>) {
+        if let Some(device) = &self.device {
+            post(device, message);
         }
     }
 

@@ -9,7 +9,7 @@
 //! successor has everything. Never decides anything itself.
 
 use early_service_machine::lifecycle::Successor;
-use early_service_machine::lifecycle::takeover::{self, Start, Takeover};
+use early_service_machine::lifecycle::takeover::{self, Origin, Start, Takeover};
 use early_service_machine::record::Record;
 
 use crate::handoff::Handoff;
@@ -19,7 +19,7 @@ use crate::handoff::receive::Adoption;
 use crate::handoff::send::Offering;
 use crate::handoff::state_file::StateFile;
 use crate::journal::message_id::Id;
-use crate::messages::{ToTicker, post};
+use crate::messages::{ToDevice, ToTicker, post};
 use crate::platform::clock;
 use crate::service::Service;
 use crate::status::Provenance;
@@ -55,8 +55,15 @@ impl<S: Service> Handoff<S> {
             Some(offering) => self.take_back(&offering, recorded),
             None => self.take_over(recorded),
         };
+        let named = std::mem::take(&mut self.bundle.named);
         self.bundle.state = None;
         post(&self.ticker, ToTicker::Load(start, self.bundle.file.take()));
+        self.tell_device(ToDevice::Owned {
+            origin: if is_taken_back { Origin::Recovered } else { self.origin() },
+            predecessor_leaves: self.leaving.is_some(),
+            state: start.state(),
+            named,
+        });
         true
     }
 
@@ -108,13 +115,23 @@ impl<S: Service> Handoff<S> {
         start
     }
 
+    fn origin(&self) -> Origin {
+        self.status.provenance.get().map_or(Origin::New, |provenance| provenance.origin)
+    }
+
     /// Sends everything to the successor; this process remains the owner.
     pub(super) fn offer(&mut self) {
         let Some(offering) = self.offering.as_mut().filter(|_| self.bundle.state.is_some()) else {
             return self.report(Successor::Gone);
         };
+        if let Some(error) = self.bundle.incomplete.take() {
+            offering.failed(&error);
+            offering.abort::<S>();
+            return self.report(Successor::Gone);
+        }
         if !offering.is_legacy() {
-            return offering.offer(&self.bundle);
+            offering.offer(&self.bundle);
+            return self.tell_device(ToDevice::Offered);
         }
         log::info!("Returning {} to client and terminating the process", S::WHAT);
         let event = match offering.answer(&self.bundle) {
@@ -139,5 +156,6 @@ impl<S: Service> Handoff<S> {
         if let Some(offering) = &mut self.offering {
             offering.commit::<S>();
         }
+        self.tell_device(ToDevice::Committed);
     }
 }

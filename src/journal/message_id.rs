@@ -73,6 +73,8 @@ ids! {
     LockHeld = "940f9e044bea446a875e95bc7e2d116a",
     /// Clients could not find a socket by its name.
     SocketNameGone = "668db45be45549f2a64a9229c8e84f61",
+    /// The device of the service failed, or cannot be opened.
+    DeviceFails = "5031a0f1db524478baa405946214afc6",
     /// This process survived the switch of root.
     RootFollowed = "6d52eee35c634ca09b25d405641cfbc0",
 }

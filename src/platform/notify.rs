@@ -11,20 +11,24 @@
 
 use std::env;
 use std::fmt;
-use std::io;
-use std::os::fd::{IntoRawFd, OwnedFd};
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::process;
 use std::time::Duration;
 
 use early_service_machine::lifecycle::Phase;
+use early_service_machine::wire::request::Accepts;
 use rustix::fs::fstat;
 use rustix::io::{Errno, fcntl_getfd};
 use rustix::net::{
-    AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sendto, socket_with,
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType, sendmsg_addr, socket_with,
 };
 use rustix::process::{PidfdFlags, Resource, getpid, getrlimit, pidfd_open};
 
+use crate::handoff::bundle::Named;
 use crate::platform::socket;
 
 /// How long PID 1 waits for a sign of life before it kills a process that survived the switch of
@@ -53,15 +57,18 @@ const SHORTEST_WATCHDOG: Duration = Duration::from_millis(30);
 pub(crate) struct Passed {
     /// The sockets to serve.
     pub(crate) sockets: Vec<OwnedFd>,
+    /// The descriptors of the device that PID 1's store returned.
+    pub(crate) stored: Vec<Named>,
     /// The number and the name of each descriptor with another purpose.
     left_alone: Vec<(usize, String)>,
 }
 
 impl Passed {
-    /// Takes the sockets to serve, or refuses all if one of them cannot be served. Other
-    /// descriptors stay open and unchanged, because they belong to another part of the service. The
-    /// variables stay set, because the process starts no other program.
-    pub(crate) fn take() -> Result<Self, String> {
+    /// Takes the sockets to serve, or refuses all if one of them cannot be served, and those that
+    /// are open of the descriptors in `names`. Others stay open and unchanged, because they belong to
+    /// another part of the service. The variables stay set, because the process starts no other
+    /// program.
+    pub(crate) fn take(names: Accepts<'_>) -> Result<Self, String> {
         if !is_pidfd_ours() {
             return Ok(Self::default());
         }
@@ -85,6 +92,12 @@ impl Passed {
         let mut all = Self::default();
         // Checks every descriptor before it refuses the first one, because that closes the others.
         for (number, name, descriptor) in passed.collect::<Vec<_>>() {
+            if let Some(name) = name.as_ref().filter(|name| names.has(name)) {
+                let stored =
+                    descriptor.ok().map(|descriptor| Named { name: name.clone(), descriptor });
+                all.stored.extend(stored);
+                continue;
+            }
             if let Some(name) = name.as_ref().filter(|name| !is_for_us(name)) {
                 all.left_alone.push((number, name.clone()));
                 let _ = descriptor.map(IntoRawFd::into_raw_fd);
@@ -147,12 +160,13 @@ pub(crate) fn check_environment() {
     }
 }
 
-/// Reports the phase, with a sentence for `systemctl status`. In Serving, the unit is ready.
+/// Reports the phase, with a sentence for `systemctl status`. In Serving, the unit is ready if
+/// `is_ready`.
 #[must_use]
-pub(crate) fn report_phase(phase: Phase, sentence: &str) -> bool {
+pub(crate) fn report_phase(phase: Phase, is_ready: bool, sentence: &str) -> bool {
     let change = match phase {
-        Phase::Booting | Phase::Adopting | Phase::Draining => "",
-        Phase::Serving => "READY=1\n",
+        Phase::Serving if is_ready => "READY=1\n",
+        Phase::Booting | Phase::Adopting | Phase::Serving | Phase::Draining => "",
         Phase::Ended => "STOPPING=1\n",
     };
     notify(&format!("{change}STATUS={sentence}"))
@@ -226,9 +240,26 @@ pub(crate) fn feed_watchdog_with(sentence: fmt::Arguments<'_>) {
     let _ = notify(&format!("WATCHDOG=1\nSTATUS={sentence}"));
 }
 
+/// Gives PID 1's store a copy of a descriptor, which it returns under this name when the unit starts
+/// again (`FDSTORE=1` in sd_notify(3)). PID 1 does not poll it: a CAN socket whose link is down would
+/// be removed.
+#[must_use]
+pub(crate) fn store(name: &str, descriptor: impl AsFd) -> bool {
+    let message = format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}");
+    match notify_socket() {
+        Some(Ok(address)) => send(&address, &message, &[descriptor.as_fd()]).is_ok(),
+        Some(Err(_)) | None => true,
+    }
+}
+
+/// Removes the descriptors of this name from PID 1's store.
+pub(crate) fn unstore(name: &str) {
+    let _ = notify(&format!("FDSTOREREMOVE=1\nFDNAME={name}"));
+}
+
 fn notify(message: &str) -> bool {
     match notify_socket() {
-        Some(Ok(address)) => send(&address, message).is_ok(),
+        Some(Ok(address)) => send(&address, message, &[]).is_ok(),
         Some(Err(_)) | None => true,
     }
 }
@@ -243,10 +274,16 @@ fn notify_socket() -> Option<Result<SocketAddrUnix, Errno>> {
     })
 }
 
-fn send(address: &SocketAddrUnix, message: &str) -> io::Result<()> {
+fn send(address: &SocketAddrUnix, message: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
-    sendto(&socket, message.as_bytes(), SendFlags::NOSIGNAL, address)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() {
+        ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
+    }
+    let message = [IoSlice::new(message.as_bytes())];
+    sendmsg_addr(&socket, address, &message, &mut ancillary, SendFlags::NOSIGNAL)?;
     Ok(())
 }
 

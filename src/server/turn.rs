@@ -88,6 +88,7 @@ impl<S: Service> Server<S> {
                 .map_or(0, |provenance| clock::between(provenance.since, now).as_secs()),
             clients: self.slots.len(),
             log_lines_dropped: LOG.dropped(),
+            device: self.status.device_name(),
         };
         let written = write!(batch.replies, "{head} ");
         debug_assert!(written.is_ok(), "the session made sure of room");

@@ -13,6 +13,7 @@
 //! | [`catalog`] | the entries of the catalog |
 //! | [`catching_up`] | many ticks that are due, and another period |
 //! | [`commands`] | commands of clients |
+//! | [`device`] | the watchdog of the example: always open, used by one process |
 //! | [`exchange`] | a predecessor, and successors of all kinds |
 //! | [`handoff`] | one process after the other |
 //! | [`inheritance`] | listeners across a handoff, and their files |
@@ -51,6 +52,7 @@ mod camera;
 mod catalog;
 mod catching_up;
 mod commands;
+mod device;
 mod exchange;
 mod handoff;
 mod inheritance;

@@ -123,7 +123,7 @@ fn first_column(heading: &str) -> Vec<&'static str> {
 #[test]
 fn every_command_is_documented_and_understood() {
     let manual: Vec<_> = tagged("COMMANDS").into_iter().map(|(command, _)| command).collect();
-    let on_page = first_column("| line | reply | who may |").into_iter();
+    let on_page = first_column("| line | reply | allowed for |").into_iter();
     let mut on_page: Vec<_> = on_page.map(|line| line.trim_end_matches(" …")).collect();
     let mut in_manual: Vec<_> = manual.iter().map(String::as_str).collect();
     on_page.sort_unstable();

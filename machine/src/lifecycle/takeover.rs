@@ -71,6 +71,16 @@ pub enum Start<S> {
     },
 }
 
+impl<S: Copy> Start<S> {
+    /// The state without its deadline.
+    pub const fn state(&self) -> S {
+        match self {
+            Self::Anew(state) => *state,
+            Self::After { snapshot, .. } | Self::AfterDeath { snapshot, .. } => snapshot.state,
+        }
+    }
+}
+
 /// The source of an owner's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Origin {

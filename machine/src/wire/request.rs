@@ -84,7 +84,7 @@ impl Accepts<'_> {
     /// Whether a descriptor of this name may be sent.
     #[must_use]
     pub fn has(self, name: &str) -> bool {
-        self.0.split(',').any(|accepted| accepted == name)
+        !name.is_empty() && self.0.split(',').any(|accepted| accepted == name)
     }
 }
 

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Example of a service with hardware: feeds a watchdog from the initrd to power-off.
+//!
+//! The machine is reset if nobody writes to the watchdog within its timeout. So it must be open and
+//! fed at every moment: through the handoff, while a process is restarted, and until power-off. The
+//! owner feeds it, and counts. `$WATCHDOG` names the device, by default `/dev/watchdog`.
+
+use std::fmt::{self, Formatter};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+
+use early_service::Service;
+use early_service::device::{Device, Monotonic, Need, Port};
+use early_service::machine::State;
+use early_service::machine::wire::fields::{Fields, MissingField, number};
+
+/// The time between two pings, in nanoseconds: a third of a timeout of 1.5 s.
+const INTERVAL: u64 = 500_000_000;
+
+/// How many pings the watchdog has received.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Pings(u64);
+
+/// The only command is the feeder's own; clients can ask for `status`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Pinged;
+
+impl State for Pings {
+    type Command = Pinged;
+    type Reply = u64;
+    const NAME: &'static str = "early-watchdog";
+    const HAND_OVER: &'static str = "get_pings_and_terminate";
+    const EXPECTED: &'static str = "status";
+    const MAX_EXPECTED: usize = 6;
+    const MAX_FIELDS: usize = 26;
+    const MAX_REPLY: usize = 20;
+    fn parse(reply: &[u8]) -> Option<Self> {
+        number(reply).map(Self)
+    }
+    fn read(fields: Fields<'_>) -> Result<Self, MissingField> {
+        fields.number("pings").map(Self)
+    }
+    fn write_fields(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "pings={self}")
+    }
+    fn command(_: &[u8]) -> Result<Pinged, &'static str> {
+        Err(Self::EXPECTED)
+    }
+    fn is_change(_: &Pinged) -> bool {
+        true
+    }
+    fn apply(&mut self, _: Pinged) -> u64 {
+        self.0 = self.0.saturating_add(1);
+        self.0
+    }
+    fn tick(&mut self) {}
+}
+
+impl Service for Pings {
+    const ABOUT: &'static str = "Feeds a watchdog from the initrd to power-off.";
+    const WHAT: &'static str = "number of pings";
+    const DESCRIPTORS: &'static str = "watchdog";
+    fn write_tick(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{self} pings")
+    }
+    fn fields(&self) -> impl IntoIterator<Item = (&'static str, u64)> {
+        [("PINGS", self.0)]
+    }
+    fn write_change(&self, previous: &Self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{self} pings after {previous}")
+    }
+    fn write_last(&self, ticks: u64, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "The last {ticks} lines")
+    }
+    fn write_last_before_change(&self, ticks: u64, _: u64, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{ticks} lines")
+    }
+}
+
+impl fmt::Display for Pings {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for Pinged {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("ping")
+    }
+}
+
+/// The open watchdog.
+struct Feeder(File);
+
+impl Device for Feeder {
+    type Service = Pings;
+    type Luggage = File;
+
+    async fn acquire(_: Need, _: &Port<Pings>) -> io::Result<File> {
+        let path = std::env::var_os("WATCHDOG").unwrap_or_else(|| "/dev/watchdog".into());
+        OpenOptions::new().write(true).open(path)
+    }
+
+    fn thaw(watchdog: File, _: &Pings, _: Monotonic) -> Self {
+        Self(watchdog)
+    }
+
+    async fn run(&mut self, port: &Port<Pings>) -> io::Error {
+        loop {
+            if let Err(error) = self.0.write_all(b"p") {
+                return error;
+            }
+            let next = port.now().after_nanos(INTERVAL);
+            port.apply(Pinged).await;
+            port.until(next).await;
+        }
+    }
+
+    fn freeze(self) -> File {
+        self.0
+    }
+
+    fn keep_alive(mut watchdog: &File, now: Monotonic) -> Option<Monotonic> {
+        let _ = watchdog.write_all(b"p");
+        Some(now.after_nanos(INTERVAL))
+    }
+
+    /// The magic close: without this byte, the machine would be reset after the end.
+    fn release(mut watchdog: File) {
+        let _ = watchdog.write_all(b"V");
+    }
+}
+
+early_service::main!(Pings, with: Feeder);

@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Device actor: opens, uses, keeps and closes the device.
+//!
+//! Owns the device or its luggage. Never decides: what an event means is decided by
+//! [`machine::device`](early_service_machine::device), and when the process owns, by the lifecycle.
+//! Ends with the process.
+//!
+//! **Invariant:** in a freeze, the device stops before the state does: `run` is dropped first, and
+//! the ticker executes the commands that it sent before it freezes.
+
+use std::cell::Cell;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use async_channel::{Receiver, Sender};
+use early_service_machine::device::{Device as Phase, Effect, Event as Step, Need};
+use futures_lite::future;
+use smol::Timer;
+
+use crate::device::{Device, Luggage, Port};
+use crate::handoff::bundle::Named;
+use crate::journal::message_id::Id;
+use crate::messages::{FromTicker, ToDevice, ToTicker, post};
+use crate::platform::{clock, notify};
+use crate::service::Service;
+use crate::status::Status;
+
+/// The pause before copies are sent to PID 1's store again, if its queue was full.
+///
+/// Longer: a crash meanwhile closes the device. Shorter: PID 1 is not given time to read.
+const STORE_AGAIN: Duration = Duration::from_millis(100);
+
+/// What the actor is made of.
+pub(crate) struct Parts<S: Service> {
+    pub(crate) mailbox: Receiver<ToDevice<S>>,
+    pub(crate) ticker: Sender<ToTicker<S>>,
+    pub(crate) answers: Receiver<FromTicker<S>>,
+    /// Dropped when the actor has left.
+    pub(crate) done_guard: Sender<()>,
+    pub(crate) status: Rc<Status>,
+    pub(crate) status_changed: Sender<()>,
+    /// The descriptors that PID 1's store returned.
+    pub(crate) stored: Vec<Named>,
+}
+
+/// The actor.
+pub(crate) struct Actor<D: Device> {
+    mailbox: Receiver<ToDevice<D::Service>>,
+    port: Port<D::Service>,
+    done_guard: Sender<()>,
+    phase: Phase,
+    hardware: Hardware<D>,
+    /// The state with which the device is to be used.
+    state: D::Service,
+    /// Whether the predecessor has committed and not left yet.
+    predecessor_leaves: bool,
+    /// Copies that PID 1's store has not received yet.
+    unstored: Vec<Named>,
+    store_again: Timer,
+}
+
+enum Hardware<D: Device> {
+    None,
+    Luggage(D::Luggage),
+    Device(D),
+}
+
+enum Event<D: Device> {
+    Message(ToDevice<D::Service>),
+    Opened(D::Luggage, D::Service),
+    Failed(io::Error),
+    StoreAgain,
+}
+
+impl<D: Device> Actor<D> {
+    pub(crate) fn new(parts: Parts<D::Service>) -> Self {
+        let Parts { mailbox, ticker, answers, done_guard, status, status_changed, stored } = parts;
+        let port = Port { ticker, answers, asked: Cell::new(0), status, status_changed };
+        let mut actor = Self {
+            mailbox,
+            port,
+            done_guard,
+            phase: Phase::default(),
+            hardware: Hardware::None,
+            state: D::Service::default(),
+            predecessor_leaves: false,
+            unstored: Vec::new(),
+            store_again: Timer::never(),
+        };
+        actor.receive(stored, "PID 1's store");
+        actor
+    }
+
+    pub(crate) async fn run(mut self) {
+        while let Some(event) = self.next_event().await {
+            match event {
+                Event::Message(ToDevice::Leave) => {
+                    self.step(Step::Ended { predecessor_leaves: self.predecessor_leaves });
+                    post(&self.port.ticker, ToTicker::Leave);
+                    return drop(self.done_guard);
+                }
+                Event::Message(message) => self.handle(message),
+                Event::Opened(luggage, state) => {
+                    log::info!("Opened the device");
+                    (self.hardware, self.state) = (Hardware::Luggage(luggage), state);
+                    self.step(Step::Opened);
+                }
+                Event::Failed(error) => self.failed(&error),
+                Event::StoreAgain => self.store(),
+            }
+        }
+    }
+
+    /// Waits for the next event; `None` if no sender is left.
+    ///
+    /// Messages come first, so that a freeze does not wait for the device.
+    async fn next_event(&mut self) -> Option<Event<D>> {
+        let message = async { self.mailbox.recv().await.ok().map(Event::Message) };
+        let device = async {
+            match (&mut self.hardware, self.phase) {
+                (Hardware::Device(device), _) => Event::Failed(device.run(&self.port).await),
+                (Hardware::None, Phase::Opening(need)) => open::<D>(need, &self.port).await,
+                (Hardware::Luggage(luggage), Phase::Frozen | Phase::Lent | Phase::Given) => {
+                    while let Some(again) = D::keep_alive(luggage, clock::now()) {
+                        self.port.until(again).await;
+                    }
+                    future::pending().await
+                }
+                _ => future::pending().await,
+            }
+        };
+        let store_again = async {
+            (&mut self.store_again).await;
+            Event::StoreAgain
+        };
+        future::or(message, async { Some(future::or(store_again, device).await) }).await
+    }
+
+    fn handle(&mut self, message: ToDevice<D::Service>) {
+        match message {
+            ToDevice::HeldElsewhere => self.step(Step::Discarded),
+            ToDevice::Owned { origin, predecessor_leaves, state, named } => {
+                (self.state, self.predecessor_leaves) = (state, predecessor_leaves);
+                self.receive(named, "the predecessor");
+                self.step(Step::Owned { origin, predecessor_leaves });
+            }
+            ToDevice::PredecessorLeft => {
+                self.predecessor_leaves = false;
+                self.step(Step::PredecessorLeft);
+            }
+            ToDevice::Freeze(mut bundle) => {
+                self.step(Step::Frozen);
+                match self.copies() {
+                    Ok(named) => bundle.named = named,
+                    Err(error) => bundle.incomplete = Some(error),
+                }
+                post(&self.port.ticker, ToTicker::Freeze(bundle));
+            }
+            ToDevice::Offered => self.step(Step::Offered),
+            ToDevice::Committed => self.step(Step::Committed),
+            ToDevice::Leave => {}
+        }
+    }
+
+    /// Takes the descriptors of another process, unless this one has the device.
+    fn receive(&mut self, named: Vec<Named>, from: &str) {
+        let has_own = matches!(self.phase, Phase::Frozen | Phase::Lent | Phase::Given);
+        if named.is_empty() || has_own {
+            return;
+        }
+        match accept::<D>(named) {
+            Ok(luggage) => {
+                self.hardware = Hardware::Luggage(luggage);
+                self.step(Step::Received);
+            }
+            Err(why) => log::warn!("cannot use the device from {from}: {why}; opening it again"),
+        }
+    }
+
+    fn failed(&mut self, error: &io::Error) {
+        if self.port.status.device_failed(error) {
+            log::warn!(
+                MESSAGE_ID = Id::DeviceFails;
+                "cannot use the device: {error}; opening it until that succeeds"
+            );
+            let _ = self.port.status_changed.try_send(());
+        }
+        self.step(Step::Failed { predecessor_leaves: self.predecessor_leaves });
+    }
+
+    /// Carries out what an event leads to.
+    fn step(&mut self, event: Step) {
+        let (phase, effects) = self.phase.step(event);
+        self.phase = phase;
+        for effect in effects {
+            match effect {
+                // The phase says that it is to be opened.
+                Effect::Open => {}
+                Effect::Thaw => self.thaw(),
+                Effect::Store => {
+                    self.unstored = self.copies().unwrap_or_else(|error| {
+                        log::warn!("PID 1 does not keep the device: {error}");
+                        Vec::new()
+                    });
+                    self.store();
+                }
+                Effect::Freeze => {
+                    self.replace(|hardware| match hardware {
+                        Hardware::Device(device) => Hardware::Luggage(device.freeze()),
+                        other => other,
+                    });
+                }
+                Effect::Close => self.hardware = Hardware::None,
+                Effect::Unstore => {
+                    self.unstored.clear();
+                    for name in names::<D>() {
+                        notify::unstore(name);
+                    }
+                }
+                Effect::Release => self.replace(|hardware| {
+                    if let Hardware::Luggage(luggage) = hardware {
+                        D::release(luggage);
+                    }
+                    Hardware::None
+                }),
+            }
+        }
+        self.port.status.device.set(Some(self.phase));
+    }
+
+    fn thaw(&mut self) {
+        let state = self.state;
+        self.replace(|hardware| match hardware {
+            Hardware::Luggage(luggage) => Hardware::Device(D::thaw(luggage, &state, clock::now())),
+            other => other,
+        });
+        self.port.status.set_health(Ok(()));
+        let _ = self.port.status_changed.try_send(());
+    }
+
+    fn replace(&mut self, change: impl FnOnce(Hardware<D>) -> Hardware<D>) {
+        self.hardware = change(std::mem::replace(&mut self.hardware, Hardware::None));
+    }
+
+    /// Sends copies of the descriptors to PID 1's store.
+    fn store(&mut self) {
+        self.store_again.clear();
+        self.unstored.retain(|named| !notify::store(&named.name, &named.descriptor));
+        if !self.unstored.is_empty() {
+            self.store_again.set_after(STORE_AGAIN);
+        }
+    }
+
+    /// Copies of the descriptors for a successor; none if the device is not open.
+    fn copies(&self) -> Result<Vec<Named>, io::Error> {
+        let Hardware::Luggage(luggage) = &self.hardware else { return Ok(Vec::new()) };
+        let copy = |(name, descriptor): (&str, BorrowedFd<'_>)| {
+            Ok(Named { name: name.to_owned(), descriptor: descriptor.try_clone_to_owned()? })
+        };
+        names::<D>().zip(luggage.lend()).map(copy).collect()
+    }
+}
+
+/// Opens the device after the pause that its need has.
+async fn open<D: Device>(need: Need, port: &Port<D::Service>) -> Event<D> {
+    let pause = need.pause_ms();
+    if pause > 0 {
+        Timer::after(Duration::from_millis(pause)).await;
+    }
+    match D::acquire(need, port).await {
+        Ok(luggage) => Event::Opened(luggage, port.state().await),
+        Err(error) => Event::Failed(error),
+    }
+}
+
+/// The names of the descriptors, in their order.
+fn names<D: Device>() -> impl Iterator<Item = &'static str> {
+    <D::Service as Service>::DESCRIPTORS.split(',')
+}
+
+/// Sorts descriptors by their names, and checks them.
+fn accept<D: Device>(mut named: Vec<Named>) -> Result<D::Luggage, String> {
+    let take = |name: &str| -> Result<OwnedFd, String> {
+        let at = named.iter().position(|named| named.name == name);
+        let at = at.ok_or_else(|| format!("the descriptor '{name}' is missing"))?;
+        Ok(named.swap_remove(at).descriptor)
+    };
+    D::Luggage::accept(names::<D>().map(take).collect::<Result<_, _>>()?)
+}

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Port: what a device can ask of the process that runs it.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use async_channel::{Receiver, Sender};
+use early_service_machine::schedule::Monotonic;
+use smol::Timer;
+
+use crate::messages::{FromTicker, ToTicker, post};
+use crate::platform::clock;
+use crate::service::Service;
+use crate::status::Status;
+
+/// The device's connection to the state, the clock and PID 1.
+pub struct Port<S: Service> {
+    pub(super) ticker: Sender<ToTicker<S>>,
+    pub(super) answers: Receiver<FromTicker<S>>,
+    /// The number of the last question.
+    pub(super) asked: Cell<u64>,
+    pub(super) status: Rc<Status>,
+    pub(super) status_changed: Sender<()>,
+}
+
+impl<S: Service> Port<S> {
+    /// Executes a command on the state.
+    ///
+    /// The change is in the state file when this returns, so it outlives a crash. A command that no
+    /// client may give is one that [`State::command`](crate::machine::State::command) does not read.
+    pub async fn apply(&self, command: S::Command) -> S::Reply {
+        loop {
+            if let (_, Some(reply)) = self.ask(Some(command)).await {
+                return reply;
+            }
+        }
+    }
+
+    /// The state, after all ticks that are due.
+    pub async fn state(&self) -> S {
+        self.ask(None).await.0
+    }
+
+    async fn ask(&self, command: Option<S::Command>) -> (S, Option<S::Reply>) {
+        let number = self.asked.get() + 1;
+        self.asked.set(number);
+        post(&self.ticker, ToTicker::Ask(number, command));
+        loop {
+            match self.answers.recv().await {
+                Ok(answer) if answer.number == number => return (answer.state, answer.reply),
+                // The future that asked for this one was dropped.
+                Ok(_) => {}
+                // The ticker has left, and this future is about to be dropped.
+                Err(_) => std::future::pending().await,
+            }
+        }
+    }
+
+    /// The time of the clock that ticks follow (`CLOCK_MONOTONIC`).
+    #[must_use]
+    pub fn now(&self) -> Monotonic {
+        clock::now()
+    }
+
+    /// Waits until `deadline`.
+    pub async fn until(&self, deadline: Monotonic) {
+        Timer::at(clock::instant(deadline)).await;
+    }
+
+    /// Reports whether the device does its work.
+    ///
+    /// After an error, PID 1 receives no signs of life, so that the unit's watchdog restarts the
+    /// service, until the device reports that it works again. The error is shown by `status` and by
+    /// `systemctl status`.
+    pub fn health(&self, health: Result<(), &str>) {
+        self.status.set_health(health);
+        let _ = self.status_changed.try_send(());
+    }
+}
