@@ -59,8 +59,8 @@ pub(crate) const HANDOFF_REQUESTS: usize = ACCEPTS;
 /// `Logged` and `Unlogged`, and leave; and one to spare.
 const ORDERS: usize = 6;
 
-/// Questions of the device that may be in flight: one for each time that the device's future is
-/// dropped before the ticker has answered, once for each message to the device, and the last one.
+/// Questions of the device that may be in flight: the last one, and one for each message to the
+/// device, because a message may drop the device's future before the ticker has answered.
 const ASKED: usize = 8;
 
 /// A message to the ticker.
@@ -80,8 +80,8 @@ pub(crate) enum ToTicker<S: Service> {
     Unlogged(S, Unlogged),
     /// From the handoff: the predecessor has logged all its ticks.
     Logged,
-    /// From the device: a question with its number; execute the command, if there is one, and answer
-    /// with the state.
+    /// From the device: a question with its number; execute the command, if there is one, and
+    /// answer with the state.
     Ask(u64, Option<S::Command>),
     /// From the server, after the last batch: stop ticking, and leave.
     Leave,
@@ -95,8 +95,8 @@ pub(crate) struct FromTicker<S: Service> {
     pub(crate) reply: Option<S::Reply>,
 }
 
-/// From the ticker to the device. The device waits for each answer; another one may still be on its
-/// way if the future that waited for it was dropped.
+/// From the ticker to the device. The device waits for each answer; another one may be in
+/// flight if the future that waited for it was dropped.
 pub(crate) fn from_ticker<S: Service>() -> (Sender<FromTicker<S>>, Receiver<FromTicker<S>>) {
     async_channel::bounded(ASKED)
 }
@@ -105,7 +105,7 @@ pub(crate) fn from_ticker<S: Service>() -> (Sender<FromTicker<S>>, Receiver<From
 pub(crate) enum ToDevice<S: Service> {
     /// From the handoff: another process is the owner.
     HeldElsewhere,
-    /// From the handoff: the process is the owner, with this state and what the predecessor sent.
+    /// From the handoff: the process is the owner, with this state and these descriptors.
     Owned { origin: Origin, predecessor_leaves: bool, state: S, named: Vec<Named> },
     /// From the handoff: the predecessor has left.
     PredecessorLeft,
@@ -194,8 +194,8 @@ pub(crate) fn done() -> (Sender<()>, Receiver<()>) {
     async_channel::bounded(1)
 }
 
-/// From the handoff actor to the end of [`startup`](crate::startup): the only successor, which waits
-/// until the log is written.
+/// From the handoff actor to the end of [`startup`](crate::startup): the only successor, which
+/// waits until the log is written.
 pub(crate) fn log_flushed() -> (Sender<Peer>, Receiver<Peer>) {
     async_channel::bounded(1)
 }

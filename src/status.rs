@@ -30,11 +30,11 @@ pub(crate) struct Status {
     pub(crate) is_unreachable: Cell<bool>,
     /// The device of the service, if it has one; set by the device actor.
     pub(crate) device: Cell<Option<device::Device>>,
-    /// Why the device cannot be opened, or what it reports; empty while it works.
+    /// Why the device cannot be opened, or the error that it reports; empty while it works.
     device_error: RefCell<String>,
     /// Whether the device is open and reports an error.
     is_unhealthy: Cell<bool>,
-    /// Whether one of these has changed since PID 1 was told.
+    /// Whether one of these has changed since the last report to PID 1.
     pub(crate) device_changed: Cell<bool>,
 }
 
@@ -50,8 +50,7 @@ pub(crate) struct Provenance {
 }
 
 impl Status {
-    /// A phase in a few words, and what is wrong with the device: `serving: adopted from process
-    /// 114`.
+    /// A phase in a few words, and the error of the device: `serving: adopted from process 114`.
     pub(crate) fn sentence(&self, phase: Phase) -> String {
         let sentence = self.phase_sentence(phase);
         match &*self.device_error.borrow() {
@@ -77,8 +76,8 @@ impl Status {
         format!("{phase}: {what}")
     }
 
-    /// Sets the error with which the device failed or cannot be opened; returns whether that is
-    /// another one than before.
+    /// Sets the error with which the device failed or cannot be opened; returns whether the error
+    /// has changed.
     pub(crate) fn device_failed(&self, error: &io::Error) -> bool {
         let error = error.to_string();
         self.is_unhealthy.set(false);
@@ -86,7 +85,7 @@ impl Status {
         self.device_error.replace(error.clone()) != error
     }
 
-    /// Sets what the device reports about itself.
+    /// Sets the result that the device reports.
     pub(crate) fn set_health(&self, health: Result<(), &str>) {
         self.is_unhealthy.set(health.is_err());
         self.device_changed.set(true);
@@ -160,7 +159,7 @@ pub(crate) struct StatusHeader {
     pub(crate) serving_s: u64,
     pub(crate) clients: usize,
     pub(crate) log_lines_dropped: u64,
-    /// What the device does, if there is one.
+    /// The activity of the device, if there is one.
     pub(crate) device: Option<&'static str>,
 }
 

@@ -49,7 +49,7 @@ pub(crate) struct Supervisor<S: Service> {
     /// is not possible.
     rounds: Timer,
     pending_notify: PendingNotify,
-    /// Whether PID 1 was told that the unit is ready, which waits for the device.
+    /// Whether PID 1 was told that the unit is ready. The unit is ready once the device works.
     is_ready: bool,
     /// The number of clients and the reachability that PID 1 last received.
     reported: Option<(usize, bool)>,

@@ -389,7 +389,7 @@ impl<S: Service> Ticker<S> {
             self.unlogged.since_change = 0;
             self.store(0);
         }
-        // If there is no room, nobody waits for the answers that are there.
+        // If there is no room, no future waits for the answers in the mailbox.
         let answer = FromTicker { number, state, reply };
         let _ = self.device.as_ref().map(|device| device.try_send(answer));
     }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Device actor: opens, uses, keeps and closes the device.
 //!
-//! Owns the device or its luggage. Never decides: what an event means is decided by
-//! [`machine::device`](early_service_machine::device), and when the process owns, by the lifecycle.
-//! Ends with the process.
+//! Owns the device or its luggage. Never decides:
+//! [`machine::device`](early_service_machine::device) decides the effects of an event, and the
+//! lifecycle decides which process is the owner. Ends with the process.
 //!
-//! **Invariant:** in a freeze, the device stops before the state does: `run` is dropped first, and
-//! the ticker executes the commands that it sent before it freezes.
+//! **Invariant:** a freeze stops the device before the state: `run` is dropped first, and the
+//! ticker executes the commands that the device sent before the ticker freezes.
 
 use std::cell::Cell;
 use std::io;
@@ -29,10 +29,10 @@ use crate::status::Status;
 
 /// The pause before copies are sent to PID 1's store again, if its queue was full.
 ///
-/// Longer: a crash meanwhile closes the device. Shorter: PID 1 is not given time to read.
+/// Longer: a crash meanwhile closes the device. Shorter: PID 1 has no time to read.
 const STORE_AGAIN: Duration = Duration::from_millis(100);
 
-/// What the actor is made of.
+/// The parts of the actor.
 pub(crate) struct Parts<S: Service> {
     pub(crate) mailbox: Receiver<ToDevice<S>>,
     pub(crate) ticker: Sender<ToTicker<S>>,
@@ -190,13 +190,13 @@ impl<D: Device> Actor<D> {
         self.step(Step::Failed { predecessor_leaves: self.predecessor_leaves });
     }
 
-    /// Carries out what an event leads to.
+    /// Executes the effects of an event.
     fn step(&mut self, event: Step) {
         let (phase, effects) = self.phase.step(event);
         self.phase = phase;
         for effect in effects {
             match effect {
-                // The phase says that it is to be opened.
+                // The phase shows that it is to be opened.
                 Effect::Open => {}
                 Effect::Thaw => self.thaw(),
                 Effect::Store => {
@@ -263,7 +263,7 @@ impl<D: Device> Actor<D> {
     }
 }
 
-/// Opens the device after the pause that its need has.
+/// Opens the device after the pause of its need.
 async fn open<D: Device>(need: Need, port: &Port<D::Service>) -> Event<D> {
     let pause = need.pause_ms();
     if pause > 0 {

@@ -3,20 +3,20 @@
 //!
 //! A [`Device`] is the live half of a service: it feeds a watchdog, or answers on a bus. Its
 //! descriptors, the [`Luggage`], travel: to the successor in a handoff, and to PID 1's store, which
-//! returns them after a crash. [`main`] runs a service with a device; a service without one pays
-//! nothing.
+//! returns them after a crash. [`main`] runs a service with a device; there is no cost for a
+//! service without one.
 //!
 //! | what happens | called, in this order |
 //! | --- | --- |
 //! | the process is the first owner of this boot | [`acquire`](Device::acquire), `thaw`, `run` |
 //! | it hands over | `run` is dropped, [`freeze`](Device::freeze), [`keep_alive`](Device::keep_alive) until its end |
 //! | it adopts, also from PID 1's store | [`accept`](Luggage::accept), [`thaw`](Device::thaw), [`run`](Device::run) |
-//! | its offer comes to nothing | `thaw`, `run` |
+//! | its offer fails | `thaw`, `run` |
 //! | the device fails | the luggage is dropped, `acquire` after a pause, `thaw`, `run` |
 //! | the process is told to stop | `run` is dropped, `freeze`, [`release`](Device::release) |
 //!
-//! When each of them is called is decided by [`machine::device`](early_service_machine::device).
-//! The [`actor`] carries that out.
+//! [`machine::device`](early_service_machine::device) decides when each of them is called, and the
+//! [`actor`] calls it.
 
 pub(crate) mod actor;
 mod port;
@@ -45,8 +45,8 @@ pub trait Luggage: Sized + 'static {
     ///
     /// # Errors
     ///
-    /// Returns why they are not what the names promise, for example another device. The process then
-    /// opens the device itself, as soon as nobody else has it.
+    /// Returns why they do not fit the names, for example another device. The process then opens
+    /// the device itself, as soon as no other process has it.
     fn accept(descriptors: Vec<OwnedFd>) -> Result<Self, String>;
 }
 
@@ -72,15 +72,15 @@ pub trait Device: Sized + 'static {
     /// The state and its texts. Its `DESCRIPTORS` name the [`Luggage`](Self::Luggage).
     type Service: Service;
 
-    /// What travels.
+    /// The descriptors that travel.
     type Luggage: Luggage;
 
     /// Opens the device. Called only while no other process of the service has it.
     ///
     /// # Errors
     ///
-    /// Returns why it cannot be opened now, for example because its node is not there yet. It is
-    /// tried again after a pause of 100 ms, which doubles up to 3.2 s.
+    /// Returns why it cannot be opened now, for example because its node does not exist yet. The
+    /// next attempt follows after a pause of 100 ms, which doubles up to 3.2 s.
     async fn acquire(need: Need, port: &Port<Self::Service>) -> io::Result<Self::Luggage>;
 
     /// Begins to use the device, with the state at `now`.
@@ -89,14 +89,14 @@ pub trait Device: Sized + 'static {
     /// Uses the device; returns only the error with which it fails.
     ///
     /// The future is dropped at an `.await` when the process hands over or ends, and may be called
-    /// again on the same device. What must survive that belongs into `self` or the state.
+    /// again on the same device. Data that must survive that belongs into `self` or the state.
     async fn run(&mut self, port: &Port<Self::Service>) -> io::Error;
 
     /// Stops using the device.
     fn freeze(self) -> Self::Luggage;
 
-    /// Keeps a device alive that nobody uses, because it is being handed over; returns when to do so
-    /// again. By default it needs nothing.
+    /// Keeps a device alive that is not used, because it is being handed over; returns when to do
+    /// so again. By default it does nothing.
     fn keep_alive(luggage: &Self::Luggage, now: Monotonic) -> Option<Monotonic> {
         let _ = (luggage, now);
         None

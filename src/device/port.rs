@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Port: what a device can ask of the process that runs it.
+//! Port: the functions of the process that a device can call.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -26,8 +26,8 @@ pub struct Port<S: Service> {
 impl<S: Service> Port<S> {
     /// Executes a command on the state.
     ///
-    /// The change is in the state file when this returns, so it outlives a crash. A command that no
-    /// client may give is one that [`State::command`](crate::machine::State::command) does not read.
+    /// The change is in the state file when this returns, so it outlives a crash. Clients cannot
+    /// give a command that [`State::command`](crate::machine::State::command) does not read.
     pub async fn apply(&self, command: S::Command) -> S::Reply {
         loop {
             if let (_, Some(reply)) = self.ask(Some(command)).await {
@@ -48,7 +48,7 @@ impl<S: Service> Port<S> {
         loop {
             match self.answers.recv().await {
                 Ok(answer) if answer.number == number => return (answer.state, answer.reply),
-                // The future that asked for this one was dropped.
+                // An answer for a future that was dropped.
                 Ok(_) => {}
                 // The ticker has left, and this future is about to be dropped.
                 Err(_) => std::future::pending().await,

@@ -64,10 +64,9 @@ pub(crate) struct Passed {
 }
 
 impl Passed {
-    /// Takes the sockets to serve, or refuses all if one of them cannot be served, and those that
-    /// are open of the descriptors in `names`. Others stay open and unchanged, because they belong to
-    /// another part of the service. The variables stay set, because the process starts no other
-    /// program.
+    /// Takes the sockets to serve, or refuses all if one of them cannot be served. Takes also the
+    /// open descriptors in `names`. Others stay open and unchanged, because they belong to another
+    /// part of the service. The variables stay set, because the process starts no other program.
     pub(crate) fn take(names: Accepts<'_>) -> Result<Self, String> {
         if !is_pidfd_ours() {
             return Ok(Self::default());
@@ -240,9 +239,9 @@ pub(crate) fn feed_watchdog_with(sentence: fmt::Arguments<'_>) {
     let _ = notify(&format!("WATCHDOG=1\nSTATUS={sentence}"));
 }
 
-/// Gives PID 1's store a copy of a descriptor, which it returns under this name when the unit starts
-/// again (`FDSTORE=1` in sd_notify(3)). PID 1 does not poll it: a CAN socket whose link is down would
-/// be removed.
+/// Gives PID 1's store a copy of a descriptor, which it returns under this name when the unit
+/// starts again (`FDSTORE=1` in sd_notify(3)). PID 1 does not poll it, because it would remove a
+/// CAN socket whose link is down.
 #[must_use]
 pub(crate) fn store(name: &str, descriptor: impl AsFd) -> bool {
     let message = format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}");
