@@ -120,6 +120,17 @@ pub(crate) enum ToDevice<S: Service> {
     Leave,
 }
 
+/// The way to the device, if the service has one. The compiler leaves out what is only for a device
+/// from a service without descriptors.
+pub(crate) struct Device<S: Service>(pub(crate) Option<Sender<ToDevice<S>>>);
+
+impl<S: Service> Device<S> {
+    /// The mailbox, if there is a device.
+    pub(crate) fn get(&self) -> Option<&Sender<ToDevice<S>>> {
+        if S::DESCRIPTORS.is_empty() { None } else { self.0.as_ref() }
+    }
+}
+
 /// The device's mailbox: one message of each kind.
 pub(crate) fn to_device<S: Service>() -> (Sender<ToDevice<S>>, Receiver<ToDevice<S>>) {
     async_channel::bounded(7)

@@ -183,7 +183,7 @@ fn serve<S: Service>(
     let (log_flushed_to, successor) = messages::log_flushed();
     let status = Rc::<Status>::default();
     let (to_device, from_ticker, device) = match device {
-        Some(start) => {
+        Some(start) if !S::DESCRIPTORS.is_empty() => {
             let (to_device, mailbox) = messages::to_device();
             let (from_ticker, answers) = messages::from_ticker();
             let device = start(Parts {
@@ -197,7 +197,7 @@ fn serve<S: Service>(
             });
             (Some(to_device), Some(from_ticker), Some(device))
         }
-        None => (None, None, None),
+        _ => (None, None, None),
     };
     let trusted = options.successor.map(User::find);
     let started = if adoption.is_some() { Local::StartedAsSuccessor } else { Local::StartedAlone };
@@ -215,7 +215,7 @@ fn serve<S: Service>(
         server_mailbox,
         to_ticker.clone(),
         to_handoff.clone(),
-        to_device.clone(),
+        messages::Device(to_device.clone()),
         options.stage,
         Rc::clone(&status),
     );
@@ -224,7 +224,7 @@ fn serve<S: Service>(
         to_supervisor,
         to_ticker,
         to_server.clone(),
-        to_device,
+        messages::Device(to_device),
         log_flushed_to,
         done_guard,
         Rc::clone(&status),

@@ -379,7 +379,10 @@ impl<S: Service> Ticker<S> {
 
     /// Executes the command of the device, and answers it.
     fn answer_device(&mut self) {
-        let Some((number, command)) = self.asked.take() else { return };
+        let Some((number, command)) = self.asked.take().filter(|_| !S::DESCRIPTORS.is_empty())
+        else {
+            return;
+        };
         let Some(ticking) = &mut self.ticking else { return };
         let before = ticking.state();
         let reply = command.map(|command| ticking.apply(command));

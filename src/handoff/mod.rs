@@ -62,7 +62,7 @@ use crate::handoff::send::Offering;
 use crate::handoff::users::User;
 use crate::journal::message_id::Id;
 use crate::journal::rate_limit::RateLimit;
-use crate::messages::{ToDevice, ToHandoff, ToServer, ToTicker, post};
+use crate::messages::{Device, ToDevice, ToHandoff, ToServer, ToTicker, post};
 use crate::server::listener::bind::remove_if_dead;
 use crate::service::Service;
 use crate::status::Status;
@@ -72,8 +72,7 @@ pub(crate) struct Handoff<S: Service> {
     supervisor: Sender<lifecycle::Event>,
     ticker: Sender<ToTicker<S>>,
     server: Sender<ToServer<S>>,
-    /// The device, if the service has one.
-    device: Option<Sender<ToDevice<S>>>,
+    device: Device<S>,
     /// Receives the connection to the successor, for the report that the log is written.
     log_flushed_to: Sender<Peer>,
     /// Dropped when the actor has ended, so that the channel closes.
@@ -115,7 +114,7 @@ impl<S: Service> Handoff<S> {
         supervisor: Sender<lifecycle::Event>,
         ticker: Sender<ToTicker<S>>,
         server: Sender<ToServer<S>>,
-        device: Option<Sender<ToDevice<S>>>,
+        device: Device<S>,
         log_flushed_to: Sender<Peer>,
         done_guard: Sender<()>,
         status: Rc<Status>,
@@ -324,7 +323,7 @@ impl<S: Service> Handoff<S> {
     }
 
     fn tell_device(&self, message: ToDevice<S>) {
-        if let Some(device) = &self.device {
+        if let Some(device) = self.device.get() {
             post(device, message);
         }
     }

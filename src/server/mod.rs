@@ -35,7 +35,7 @@ use crate::cli::Stage;
 use crate::handoff::bundle::Bundle;
 use crate::journal::message_id::Id;
 use crate::journal::rate_limit::RateLimit;
-use crate::messages::{IN_FLIGHT, ToDevice, ToHandoff, ToServer, ToTicker, post};
+use crate::messages::{Device, IN_FLIGHT, ToDevice, ToHandoff, ToServer, ToTicker, post};
 use crate::platform::clock;
 use crate::server::floods::Floods;
 use crate::server::limits::CloseLog;
@@ -69,8 +69,8 @@ pub(crate) struct Server<S: Service> {
     mailbox: Receiver<ToServer<S>>,
     ticker: Sender<ToTicker<S>>,
     handoff: Sender<ToHandoff<S>>,
-    /// The device, if the service has one. It stops before the ticker does.
-    device: Option<Sender<ToDevice<S>>>,
+    /// Stops before the ticker does.
+    device: Device<S>,
     stage: Stage,
     status: Rc<Status>,
     listeners: Vec<Listener>,
@@ -114,7 +114,7 @@ impl<S: Service> Server<S> {
         mailbox: Receiver<ToServer<S>>,
         ticker: Sender<ToTicker<S>>,
         handoff: Sender<ToHandoff<S>>,
-        device: Option<Sender<ToDevice<S>>>,
+        device: Device<S>,
         stage: Stage,
         status: Rc<Status>,
     ) -> Self {
@@ -148,7 +148,7 @@ impl<S: Service> Server<S> {
             self.handle(event, clock::now());
             if self.gate == Gate::Leaving && self.in_flight == 0 {
                 // The ticker carries out no batch after this message.
-                return match &self.device {
+                return match self.device.get() {
                     Some(device) => post(device, ToDevice::Leave),
                     None => post(&self.ticker, ToTicker::Leave),
                 };
@@ -308,7 +308,7 @@ impl<S: Service> Server<S> {
             sessions: self.slots.drain().collect(),
             ..Bundle::default()
         };
-        match &self.device {
+        match self.device.get() {
             Some(device) => post(device, ToDevice::Freeze(bundle)),
             None => post(&self.ticker, ToTicker::Freeze(bundle)),
         }
@@ -343,8 +343,14 @@ mod tests {
             let (_mailbox, mailbox) = async_channel::bounded(1);
             let (to_ticker, ticker) = async_channel::bounded(IN_FLIGHT + 2);
             let (to_handoff, handoff) = async_channel::bounded(1);
-            let mut server =
-                Server::new(mailbox, to_ticker, to_handoff, None, Stage::Root, Rc::default());
+            let mut server = Server::new(
+                mailbox,
+                to_ticker,
+                to_handoff,
+                Device(None),
+                Stage::Root,
+                Rc::default(),
+            );
             let listen = ToServer::Listen(vec![listener], Vec::new());
             server.handle(Event::Message(listen), clock::now());
             Self { server, _mailbox, ticker, handoff }
