@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Cache: what has been built stays under `target/boot`, named by the hash of what went into it.
+//! Cache: build results under `target/boot`, named by the hash of their inputs.
 //!
-//! A change of any input is another name; nothing is ever updated in place. An entry is built under
-//! a temporary name and renamed, so that an interrupted run leaves nothing that looks complete. It
-//! replaces what was built of other inputs: a guest takes a gigabyte.
+//! A changed input changes the name; no entry is updated in place. An entry is built under a
+//! temporary name and renamed, so that an interrupted run leaves no incomplete entry. Older entries
+//! are removed, because a guest takes a gigabyte.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ pub(crate) fn directory() -> PathBuf {
     path
 }
 
-/// The entry for these inputs, built by `build` if it is not there yet.
+/// The entry for these inputs; calls `build` if it does not exist.
 pub(crate) fn entry(
     name: &str,
     inputs: &Inputs,
@@ -41,7 +41,7 @@ pub(crate) fn entry(
     Ok(complete)
 }
 
-/// The complete entries of this name.
+/// The complete entries with this name.
 fn entries_of(name: &str) -> Result<Vec<PathBuf>, String> {
     let is_one = |path: &PathBuf| {
         let file = path.file_name().and_then(|file| file.to_str()).unwrap_or_default();
@@ -51,7 +51,7 @@ fn entries_of(name: &str) -> Result<Vec<PathBuf>, String> {
     Ok(entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_one).collect())
 }
 
-/// Removes a file or a tree; that it is not there is as good.
+/// Removes a file or a tree, if it exists.
 pub(crate) fn remove(path: &Path) -> Result<(), String> {
     let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     match removed {
@@ -62,7 +62,7 @@ pub(crate) fn remove(path: &Path) -> Result<(), String> {
     }
 }
 
-/// A hash over everything that decides what an entry contains (FNV-1a).
+/// A hash of everything that determines an entry's contents (FNV-1a).
 #[derive(Clone, Copy)]
 pub(crate) struct Inputs(u64);
 
@@ -78,7 +78,7 @@ impl Inputs {
         Self(hash)
     }
 
-    /// The contents and the name of a file, or of all files in a directory.
+    /// Adds the contents and the name of a file, or of all files in a directory.
     pub(crate) fn with_path(self, path: &Path) -> Result<Self, String> {
         let explain = |error| format!("cannot read {}: {error}", path.display());
         let named = self.with(path.as_os_str().as_encoded_bytes());

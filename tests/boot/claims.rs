@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Claims: what a row asserts about a boot.
 //!
-//! A claim that does not hold ends nothing: the row goes on, so that one boot tells all that is
-//! wrong with it.
+//! A broken claim does not end its row, so one boot reports everything that is wrong.
 
 use std::fmt::Display;
 
@@ -23,7 +22,7 @@ impl Claims {
         }
     }
 
-    /// What did not hold; a row that has claimed nothing has proved nothing.
+    /// The broken claims; a row without claims proves nothing.
     pub(crate) fn broken(self) -> Vec<String> {
         if self.held == 0 && self.broken.is_empty() {
             return vec!["the row claims nothing".to_owned()];

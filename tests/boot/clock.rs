@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 const INTERVAL: Duration = Duration::from_millis(500);
 const DAY: u64 = 24 * 60 * 60;
 
-/// The guest's time so far, and when the host saw it advance.
+/// The guest's time so far, and the host's time when it last advanced.
 #[derive(Clone, Copy)]
 pub(crate) struct Reading {
     pub(crate) guest: Duration,
@@ -40,7 +40,7 @@ impl Clock {
     }
 }
 
-/// Returns when QEMU has closed either end.
+/// Returns once QEMU has closed either end.
 fn watch(mut commands: ChildStdin, mut replies: impl BufRead, reading: &Mutex<Reading>) {
     let mut ask = |command: Value| -> Option<Value> {
         writeln!(commands, "{command}").ok()?;
@@ -49,7 +49,7 @@ fn watch(mut commands: ChildStdin, mut replies: impl BufRead, reading: &Mutex<Re
             if replies.read_line(&mut line).ok()? == 0 {
                 return None;
             }
-            // The greeting and events are no replies.
+            // The greeting and events are not replies.
             let mut reply: Value = serde_json::from_str(&line).ok()?;
             if reply.get("return").is_some() {
                 return Some(reply["return"].take());
@@ -79,7 +79,7 @@ fn watch(mut commands: ChildStdin, mut replies: impl BufRead, reading: &Mutex<Re
     }
 }
 
-/// The second of the day of a time as QEMU writes it.
+/// The second of the day in a time from QEMU.
 fn seconds(time: &Value) -> u64 {
     let field = |name: &str| time[name].as_u64().unwrap_or_default();
     (field("tm_hour") * 60 + field("tm_min")) * 60 + field("tm_sec")

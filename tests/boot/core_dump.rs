@@ -13,7 +13,7 @@ use testkit::scratch::Scratch;
 #[test]
 #[ignore = "builds the package: a minute"]
 fn a_core_dump_has_a_stack_with_function_names() {
-    // The package is built once, and by one test.
+    // One test at a time builds the package.
     let _alone = MACHINES.lock().unwrap_or_else(PoisonError::into_inner);
     require(&["cargo-deb", "dpkg-deb", "gdb", "objcopy", "readelf"]);
     let (package, _) = package::build().expect("the package");
@@ -41,18 +41,18 @@ fn a_core_dump_has_a_stack_with_function_names() {
         assert!(main.contains(ours), "{ours} is on the stack of the main thread: {main}");
     }
     assert!(others.contains("early_service::journal"), "and on the log's thread: {others}");
-    // No debug information of the C library is installed.
+    // The C library's debug information is not installed.
     let unknown = others.lines().find(|line| line.contains("??") && !line.contains("libc.so"));
     assert_eq!(unknown, None, "each frame of the program has a name: {others}");
 }
 
-/// Writes the core dump of a process that serves.
+/// Writes the core dump of a running daemon.
 fn dump(program: &Path, socket: &Path, core: &Path) {
     let mut start = Command::new(program);
     start.arg("--server-socket-path").arg(socket).stderr(std::process::Stdio::null());
     let mut process = start.spawn().expect("a process");
     testkit::until("the program serves", || UnixStream::connect(socket).is_ok());
-    // Where SIGABRT's dump goes is the machine's own business (core(5)); gdb writes the same file.
+    // The machine decides where a dump by SIGABRT is stored (core(5)), so gdb writes the file.
     let mut dump = gdb();
     dump.args(["-p", &process.id().to_string(), "-ex"]);
     let dumped = output("gdb", dump.arg(format!("generate-core-file {}", core.display())));
@@ -63,7 +63,7 @@ fn dump(program: &Path, socket: &Path, core: &Path) {
 
 fn gdb() -> Command {
     let mut gdb = Command::new("gdb");
-    // Nothing of the user's configuration, and nothing from the network.
+    // Uses neither the user's configuration nor the network.
     gdb.args(["-q", "-nx", "-batch"]).env_remove("DEBUGINFOD_URLS");
     gdb
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Guest: the Debians, from a bare tree by mmdebstrap to a disk that boots, with our package
-//! installed by dpkg, or by rpm, and three initrds built by the guest's own dracut.
+//! Guest: a Debian, from a bare tree by mmdebstrap to a bootable disk, with our package installed
+//! by dpkg or rpm, and three initrds built by the guest's dracut.
 
 #[allow(dead_code, reason = "compiled on its own for the guests; here it is only checked")]
 mod probe;
@@ -21,7 +21,8 @@ pub(crate) enum Guest {
     Bookworm,
     /// Debian 13: systemd 257, dracut-ng 106, kernel 6.12.
     Trixie,
-    /// The newest Debian, which moves: systemd 262, dracut-ng 112, kernel 7.2 when it was added.
+    /// The newest Debian, a moving target: systemd 262, dracut-ng 112, kernel 7.2 when it was
+    /// added.
     Sid,
 }
 
@@ -47,33 +48,33 @@ impl fmt::Display for Guest {
     }
 }
 
-/// Which initrd a boot starts from.
+/// The initrd of a boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Initrd {
-    /// What the package's installation made dracut build.
+    /// Built when the package was installed.
     Usual,
-    /// The same without our module.
+    /// The same, without our module.
     Without,
-    /// No journald and no shell, in the manner of the automotive images.
+    /// Without journald and shell, like automotive images.
     Lean,
 }
 
-/// What all guests are made with.
+/// The parts of all guests.
 pub(crate) struct Parts {
     package: PathBuf,
     format: Format,
-    /// What the package was made of.
+    /// The inputs of the package.
     contents: Inputs,
     probe: PathBuf,
     older: Older,
 }
 
-/// What installs our package.
+/// The program that installs our package.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     /// The guest's own dpkg.
     Deb,
-    /// The host's rpm, as builders of images do it: the guest then needs none.
+    /// The host's rpm, as in image builders; the guest needs none.
     Rpm,
 }
 
@@ -87,22 +88,22 @@ impl Parts {
     }
 }
 
-/// A guest that is ready to boot: what QEMU loads, read only. Boots write to copies.
+/// A bootable guest: the read-only files for QEMU. Boots write to copies.
 #[derive(Clone)]
 pub(crate) struct Image {
     pub(crate) guest: Guest,
-    /// What is installed.
+    /// The installed package.
     pub(crate) package: PathBuf,
-    /// What a plan may put in the place of the package's.
+    /// The build that a plan may use instead of the package.
     pub(crate) older: Older,
     directory: PathBuf,
 }
 
 const PACKAGES: &str =
     "dbus,dracut,linux-image-cloud-amd64,netcat-openbsd,passwd,systemd,systemd-sysv,udev";
-/// Documentation and translations: a third of the tree, and nobody reads them here.
+/// Documentation and translations: a third of the tree, and unused here.
 const LEFT_OUT: [&str; 3] = ["/usr/share/man/*", "/usr/share/locale/*", "/usr/share/doc/*"];
-/// Room for the journal and for what the scenarios write.
+/// Space for the journal and for files of the scenarios.
 const DISK: &str = "640M";
 
 impl Image {
@@ -133,7 +134,7 @@ impl Image {
                     copy(package, &tree.join("boot-test/early-service.deb"))?;
                     chroot(&tree, &["dpkg", "-i", "/boot-test/early-service.deb"])?;
                 }
-                // Its database knows nothing of what dpkg has installed.
+                // rpm's database does not contain the packages that dpkg has installed.
                 Format::Rpm => rpm(&tree, &["--nodeps", "--install"], Some(package))?,
             }
             chroot(&tree, &["/boot-test/initrds.sh"])?;
@@ -155,7 +156,7 @@ impl Image {
         self.directory.join("tree/boot").join(name)
     }
 
-    /// The same guest with Debian's SELinux policy, in which every file has the policy's label.
+    /// The same guest with Debian's SELinux policy and labels on every file.
     pub(crate) fn labelled(&self, policy_module: PolicyModule) -> Result<Self, String> {
         let policy = policy(self.guest)?;
         let source = Path::new(SOURCE).join("conf/selinux");
@@ -188,14 +189,14 @@ impl Image {
         Ok(Self { directory, ..self.clone() })
     }
 
-    /// How many bytes our module adds to an initrd that gzip compresses; the guest's own is not
-    /// compressed, to boot sooner.
+    /// Number of bytes that our module adds to an initrd compressed by gzip. The guest's own initrd
+    /// is not compressed, to boot sooner.
     pub(crate) fn added_to_initrd(&self) -> Result<usize, String> {
         let (with, without) = (self.initrd(Initrd::Usual), self.initrd(Initrd::Without));
         Ok(compressed(&with)?.saturating_sub(compressed(&without)?))
     }
 
-    /// How many of them the program is.
+    /// Number of these bytes that belong to the program.
     pub(crate) fn program_in_initrd(&self) -> Result<usize, String> {
         compressed(&self.tree().join("usr/bin/early-service"))
     }
@@ -204,39 +205,38 @@ impl Image {
         self.directory.join("disk")
     }
 
-    /// The tree that the disk was made from, for what can be asked without a boot.
+    /// The tree from which the disk was made, for tests that need no boot.
     pub(crate) fn tree(&self) -> PathBuf {
         self.directory.join("tree")
     }
 }
 
-/// The bytes of a file as gzip writes it.
+/// The file compressed by gzip.
 fn compressed(file: &Path) -> Result<usize, String> {
     const SIZE: &str = r#"gzip --stdout "$1" | wc --bytes"#;
     let bytes = output("gzip", Command::new("sh").args(["-euc", SIZE, "sh"]).arg(file))?;
     bytes.trim().parse().map_err(|error| format!("wc said {bytes:?}: {error}"))
 }
 
-/// A file system of a tree: owners, modes and attributes included.
+/// Makes a file system of a tree, with owners, modes and attributes.
 fn disk_of(tree: &Path, disk: &Path) -> Result<(), String> {
     let mut make = Command::new("mke2fs");
     make.args(["-q", "-t", "ext4", "-d"]).arg(tree).arg(disk).arg(DISK);
     output("mke2fs", &mut make).map(drop)
 }
 
-/// Whether the policy has a domain for the root stage.
+/// The policy's domain for the root stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PolicyModule {
     None,
-    /// That of `conf/selinux`.
+    /// The domain of `conf/selinux`.
     Ours,
 }
 
-/// Gives a tree the policy of another one, and every file in it its label.
+/// Gives a tree the policy of another one, and labels all its files.
 ///
-/// By the programs of that other one, so that the host needs none. The policy is built anew,
-/// without what it would deny and not tell (`-D`); files are labelled whatever the host's own
-/// mounts can (`-m`).
+/// The other tree's programs do it, so that the host needs none. The policy is rebuilt without its
+/// dontaudit rules (`-D`). Files are labelled whatever the host's mounts support (`-m`).
 const LABEL: &str = r#"
     cp "$1/boot-test/user.cil" "$2/"
     chroot "$2" semodule -n -i /user.cil
@@ -247,14 +247,14 @@ const LABEL: &str = r#"
     exec chroot "$2" /usr/sbin/setfiles -F -m -r /mnt \
         /etc/selinux/default/contexts/files/file_contexts /mnt"#;
 
-/// Compiles our module as its file says, and adds it to a tree's policy.
+/// Compiles our module as its file describes, and adds it to a tree's policy.
 const COMPILE: &str = r#"
     checkmodule -M -m -o "$2/early_service.mod" "$1/early_service.te" > /dev/null
     semodule_package -o "$2/early_service.pp" -m "$2/early_service.mod" -f "$1/early_service.fc"
     cp "$3/boot-test/client.cil" "$2/"
     exec chroot "$2" semodule -n -i /early_service.pp -i /client.cil"#;
 
-/// A Debian with the policy, for what its package has made when it was installed.
+/// A Debian with the policy, for the files that its package made when it was installed.
 fn policy(guest: Guest) -> Result<PathBuf, String> {
     const PACKAGE: &str = "selinux-policy-default";
     let inputs = Inputs::new().with(PACKAGE.as_bytes());
@@ -262,7 +262,7 @@ fn policy(guest: Guest) -> Result<PathBuf, String> {
     cache::entry(&name, &inputs, |to| bare(guest, PACKAGE, to))
 }
 
-/// A bare Debian as a tar archive, the same for every version of ours.
+/// A bare Debian as a tar archive, the same for all our versions.
 fn base(guest: Guest) -> Result<PathBuf, String> {
     let inputs = LEFT_OUT
         .iter()
@@ -270,8 +270,8 @@ fn base(guest: Guest) -> Result<PathBuf, String> {
     cache::entry(&format!("{}-base.tar", guest.suite()), &inputs, |to| bare(guest, PACKAGES, to))
 }
 
-/// A Debian with these packages and what cannot be without, from the suite's own mirror unless
-/// `DEBIAN_MIRROR` names another.
+/// A Debian with these packages and the essential ones, from the suite's own mirror, or from
+/// `DEBIAN_MIRROR`.
 fn bare(guest: Guest, packages: &str, to: &Path) -> Result<(), String> {
     let mut strap = Command::new("mmdebstrap");
     strap.args(["--quiet", "--variant=minbase", "--format=tar"]);
@@ -279,7 +279,7 @@ fn bare(guest: Guest, packages: &str, to: &Path) -> Result<(), String> {
     strap.arg("--aptopt=Acquire::Languages \"none\"");
     strap.arg("--dpkgopt=force-unsafe-io");
     if guest == Guest::Sid {
-        // A mirror that lags is good enough; the signature is still checked.
+        // A mirror may lag; the signature is still checked.
         strap.arg("--aptopt=Acquire::Check-Valid-Until \"false\"");
     }
     strap.args(LEFT_OUT.map(|path| format!("--dpkgopt=path-exclude={path}")));
@@ -287,7 +287,7 @@ fn bare(guest: Guest, packages: &str, to: &Path) -> Result<(), String> {
     output(&format!("mmdebstrap of {guest}"), &mut strap).map(drop)
 }
 
-/// The clients that live inside the guests, linked statically: any initrd can run them.
+/// The clients inside the guests, linked statically, so that any initrd can run them.
 fn probe() -> Result<PathBuf, String> {
     let source = Path::new(SOURCE).join("tests/boot/guest/probe.rs");
     cache::entry("probe", &Inputs::new().with_path(&source)?, |to| {
@@ -298,21 +298,21 @@ fn probe() -> Result<PathBuf, String> {
     })
 }
 
-/// Runs a program inside a tree, with the kernel's file systems there for as long as it runs.
+/// Runs a program inside a tree, with the kernel's file systems mounted meanwhile.
 pub(crate) fn chroot(tree: &Path, program: &[&str]) -> Result<String, String> {
     let mut command = with_kernel_in(tree);
     command.arg("chroot").arg(tree).args(program);
     output(&format!("{} in {}", program.join(" "), tree.display()), &mut command)
 }
 
-/// Has the host's rpm change a tree; scriptlets run inside.
+/// Changes a tree with the host's rpm; scriptlets run inside.
 pub(crate) fn rpm(tree: &Path, orders: &[&str], package: Option<&Path>) -> Result<(), String> {
     let mut command = with_kernel_in(tree);
     command.arg("rpm").arg("--root").arg(tree).args(orders).args(package);
     output(&format!("rpm {} in {}", orders.join(" "), tree.display()), &mut command).map(drop)
 }
 
-/// What runs its arguments with the kernel's file systems in a tree.
+/// A command that runs its arguments with the kernel's file systems in a tree.
 fn with_kernel_in(tree: &Path) -> Command {
     const MOUNT: &str = r#"
         for each in dev proc sys; do mount --rbind "/$each" "$1/$each"; done
@@ -323,7 +323,7 @@ fn with_kernel_in(tree: &Path) -> Command {
     command
 }
 
-/// Copies a file or the contents of a directory, links and modes included.
+/// Copies a file or the contents of a directory, with links and modes.
 pub(crate) fn copy(from: &Path, to: &Path) -> Result<(), String> {
     let mut copy = Command::new("cp");
     copy.args(["-a", "--sparse=always", "--reflink=auto"]).arg(from).arg(to);

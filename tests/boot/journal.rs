@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Journal: what journald of both stages has kept, read from the disk of a guest that is off.
+//! Journal: the entries of both stages, read from the disk of a guest that is off.
 
 use crate::tools::output;
 use serde_json::{Map, Value};
@@ -13,8 +13,7 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// A field's text; journalctl writes what is not text as a list of bytes, which none of ours
-    /// is.
+    /// A field's text. journalctl prints other fields as lists of bytes; we use none.
     pub(crate) fn field(&self, name: &str) -> Option<&str> {
         self.fields.get(name)?.as_str()
     }
@@ -31,15 +30,14 @@ impl Record {
         self.field("SYSLOG_IDENTIFIER").unwrap_or_default()
     }
 
-    /// When it was written, by the guest's CLOCK_MONOTONIC; when it was received, where the writer
-    /// did not say.
+    /// When it was written, by the guest's CLOCK_MONOTONIC; if unknown, when it was received.
     pub(crate) fn at(&self) -> Duration {
         let written = self.number("_SOURCE_MONOTONIC_TIMESTAMP");
         let received = self.number("__MONOTONIC_TIMESTAMP");
         Duration::from_micros(written.or(received).unwrap_or_default())
     }
 
-    /// When it was made: ours say so, of others journald notes when it received it.
+    /// When the event happened: our entries contain it, for others see [`Self::at`].
     pub(crate) fn made(&self) -> Duration {
         let ours = self.number("ACTUAL_NS").or_else(|| self.number("LOGGED_NS"));
         ours.map_or_else(|| self.at(), Duration::from_nanos)
@@ -51,7 +49,7 @@ impl Record {
     }
 }
 
-/// Reads the journal of a disk that no guest uses any more.
+/// Reads the journal of a disk that no guest uses.
 pub(crate) fn read_disk(disk: &Path, id: &str, scratch: &Path) -> Result<Vec<Record>, String> {
     let dump = format!("rdump /var/log/journal {}", scratch.display());
     output("debugfs", Command::new("debugfs").args(["-R", &dump]).arg(disk))?;

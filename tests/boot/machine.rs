@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Machine: one boot in QEMU, from the first instruction to power-off.
 //!
-//! Two serial ports: the console, and the lines that the scenario's scripts and clients say. The
-//! journal is read from the disk afterwards; nothing has to be fetched while the guest runs.
+//! Two serial ports: the console, and the lines of the scenario's scripts and clients. The journal
+//! is read from the disk afterwards, so nothing is fetched while the guest runs.
 
 use crate::cache;
 use crate::clock::Clock;
@@ -16,59 +16,60 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// One id for both stages, so that one journal has both; see the README on why it would not.
+/// One ID for both stages, so that one journal contains both; the README explains when it would
+/// not.
 const MACHINE_ID: &str = "5ca1ab1e5ca1ab1e5ca1ab1e5ca1ab1e";
 
-/// Mitigations cost emulated time and change nothing that is tested; so do the tests of the
-/// kernel's own ciphers, which take half of its start.
+/// Mitigations and the self-tests of the kernel's ciphers take much emulated time and change
+/// nothing that is tested.
 const CMDLINE: &str = "root=/dev/vda rw console=ttyS0 quiet panic=-1 systemd.show_status=0 \
      mitigations=off cryptomgr.notests";
 
-/// How much of its own time a guest may take. The script on the root filesystem is ended after 90
-/// s, so no boot needs half of this.
+/// Limit of a guest's own time. The script on the root filesystem is killed after 90 s, so no boot
+/// needs half of this.
 const GUEST_TIME: Duration = Duration::from_secs(300);
 
-/// How long the guest's clock may stand still by the host's. At a load of seven for each core a
+/// Maximum host time in which the guest's clock does not advance. At a load of seven per core, a
 /// guest's second takes a minute.
 const STALLED: Duration = Duration::from_secs(600);
 
-/// What differs from one boot to the next.
+/// The differences between boots.
 pub(crate) struct Setting {
-    /// Names the directory that a failed boot leaves behind.
+    /// The name of the directory that a failed boot leaves.
     pub(crate) name: String,
     pub(crate) initrd: Initrd,
     /// Appended to the kernel's command line.
     pub(crate) cmdline: String,
     pub(crate) shared_machine_id: bool,
-    /// Laid over the initrd: path and contents.
+    /// Files added to the initrd: path and contents.
     pub(crate) over_initrd: Vec<(String, Vec<u8>)>,
-    /// Written to a copy of the disk: path and contents.
+    /// Files written to a copy of the disk: path and contents.
     pub(crate) over_disk: Vec<(String, Vec<u8>)>,
-    /// Removed from that copy.
+    /// Files removed from that copy.
     pub(crate) off_disk: Vec<String>,
 }
 
-/// What came back from a boot.
+/// The results of a boot.
 pub(crate) struct Boot {
     pub(crate) powered_off: bool,
     pub(crate) took: Duration,
     /// In the order of the kernel's clock.
     pub(crate) journal: Vec<Record>,
-    /// What scripts and clients said: key and line.
+    /// The lines of scripts and clients: key and line.
     pub(crate) said: Vec<(String, String)>,
     pub(crate) console: String,
-    /// Where all of it lies, for whoever wants to look.
+    /// The directory of all results.
     pub(crate) directory: PathBuf,
 }
 
 impl Boot {
-    /// The lines under one key, in order.
+    /// The lines with one key, in order.
     pub(crate) fn lines<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
         self.said.iter().filter(move |(k, _)| k == key).map(|(_, line)| line.as_str())
     }
 }
 
-/// Boots an image with a setting, to power-off.
+/// Boots an image with a setting, and waits for power-off.
 pub(crate) fn boot(image: &Image, setting: &Setting) -> Result<Boot, String> {
     let directory = cache::directory().join("runs").join(&setting.name);
     cache::remove(&directory)?;
@@ -100,7 +101,7 @@ pub(crate) fn boot(image: &Image, setting: &Setting) -> Result<Boot, String> {
     Ok(boot)
 }
 
-/// A running QEMU; ended with its owner.
+/// A running QEMU, killed when dropped.
 struct Qemu {
     process: Child,
     clock: Clock,
@@ -116,16 +117,16 @@ impl Qemu {
     ) -> Result<Self, String> {
         let mut qemu = Command::new("qemu-system-x86_64");
         qemu.args(["-accel", "tcg", "-smp", "1", "-m", "512", "-nodefaults", "-no-reboot"]);
-        // QEMU 7.2 computes the zero flag of cmpxchg16b wrongly now and then: kernel 6.12 dies of
-        // it.
+        // QEMU 7.2 sometimes computes the zero flag of cmpxchg16b wrongly, and kernel 6.12 then
+        // crashes.
         qemu.args(["-display", "none", "-cpu", "qemu64,-cx16"]);
-        // The guest's clock counts its instructions, two nanoseconds each: what else the host has
-        // to do makes a boot longer, but no tick late, unless the guest was idle just then.
+        // The guest's clock counts its instructions, two nanoseconds each. Load on the host makes a
+        // boot longer, but makes a tick late only if the guest is idle at that time.
         qemu.args(["-icount", "shift=1", "-rtc", "clock=vm", "-qmp", "stdio"]);
         for port in serial {
             qemu.arg("-serial").arg(format!("file:{}", port.display()));
         }
-        // The disk is a copy: it need not survive a crash of the host.
+        // The disk is a copy, which need not survive a crash of the host.
         let drive = format!("file={},format=raw,if=virtio,cache=unsafe", disk.display());
         qemu.arg("-drive").arg(drive);
         qemu.arg("-kernel").arg(image.kernel()).arg("-initrd").arg(initrd);
@@ -141,7 +142,7 @@ impl Qemu {
         Ok(Self { process, clock: Clock::of(commands, replies) })
     }
 
-    /// Whether the guest has ended by itself, by its own clock in time.
+    /// Whether the guest has powered off within its limit.
     fn wait(&mut self) -> Result<bool, String> {
         loop {
             let ended = self.process.try_wait();
@@ -165,7 +166,7 @@ impl Drop for Qemu {
     }
 }
 
-/// Changes a disk that is not mounted.
+/// Changes a disk while it is not mounted.
 fn change_disk(disk: &Path, setting: &Setting, scratch: &Path) -> Result<(), String> {
     let mut orders = String::new();
     for path in &setting.off_disk {
@@ -174,7 +175,7 @@ fn change_disk(disk: &Path, setting: &Setting, scratch: &Path) -> Result<(), Str
     for (number, (path, contents)) in setting.over_disk.iter().enumerate() {
         let local = scratch.join(format!("file-{number}"));
         write(&local, contents)?;
-        // A directory that is there already and a file that is not are no errors to debugfs.
+        // debugfs does not fail if a directory exists already or a file does not exist.
         for (end, _) in path.match_indices('/').skip(1) {
             orders += &format!("mkdir {}\n", &path[..end]);
         }
@@ -186,7 +187,7 @@ fn change_disk(disk: &Path, setting: &Setting, scratch: &Path) -> Result<(), Str
     output("debugfs", Command::new("debugfs").arg("-w").arg("-f").arg(list).arg(disk)).map(drop)
 }
 
-/// The kernel unpacks one archive after another: what comes later lies over what came before.
+/// The kernel unpacks one archive after another, so a later file replaces an earlier one.
 fn lay_over(from: &Path, to: &Path, setting: &Setting, scratch: &Path) -> Result<(), String> {
     let tree = scratch.join("over-initrd");
     for (path, contents) in &setting.over_initrd {
@@ -206,7 +207,7 @@ fn lay_over(from: &Path, to: &Path, setting: &Setting, scratch: &Path) -> Result
     output("cpio", &mut pack).map(drop)
 }
 
-/// Programs and scripts can be run; a unit file that can is one that systemd warns of.
+/// Programs and scripts are executable; systemd warns of an executable unit file.
 fn mode(contents: &[u8]) -> u32 {
     if contents.starts_with(b"#!") || contents.starts_with(b"\x7fELF") { 0o755 } else { 0o644 }
 }

@@ -2,10 +2,10 @@
 //! Tests of a whole boot: a real dracut initrd, real systemd in both stages, real journald, in
 //! QEMU.
 //!
-//! The second test proves that the first one can fail.
+//! The second test shows that the first one can fail.
 //!
-//! Slow (minutes) and in need of root, so they are ignored unless asked for:
-//! `cargo test --test boot -- --ignored`. What they build stays in `target/boot`.
+//! The tests take minutes and need root, so they are ignored by default: `cargo test --test boot --
+//! --ignored`. Their build results stay in `target/boot`.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the table is for people to read")]
 
@@ -30,7 +30,7 @@ mod tools;
 
 use std::sync::{Mutex, PoisonError};
 
-/// Each test keeps two processors busy, and both use the same guests: one after the other.
+/// One test at a time, because each keeps two processors busy and all use the same guests.
 static MACHINES: Mutex<()> = Mutex::new(());
 
 #[test]
@@ -81,9 +81,9 @@ fn assert_all_hold(verdicts: &[plan::Verdict]) {
     assert_eq!(broken, 0, "{broken} of {} verdicts are broken:\n{table}", verdicts.len());
 }
 
-/// For whoever works on a few rows: `BOOT_ONLY` holds words with commas between, and what has one
-/// of them in its name is booted, on all guests or on that of `BOOT_GUEST`. A run that leaves rows
-/// out fails all the same.
+/// Selects rows during development. `BOOT_ONLY` contains words separated by commas: only boots
+/// whose name contains one of them run, on all guests or on that of `BOOT_GUEST`. A run without all
+/// rows fails in any case.
 fn is_meant(name: &str) -> bool {
     match std::env::var("BOOT_ONLY") {
         Ok(words) => words.split(',').any(|word| name.contains(word)),
@@ -91,8 +91,8 @@ fn is_meant(name: &str) -> bool {
     }
 }
 
-/// For people: `scripts/boot` runs this one alone. `BOOT_GUEST` says `bookworm`, `trixie` or `sid`,
-/// `BOOT_TIMELINE` names the file for a picture of the boot, if one is wanted.
+/// For people: `scripts/boot` runs only this test. `BOOT_GUEST` is `bookworm`, `trixie` or `sid`.
+/// `BOOT_TIMELINE` names the file for a picture of the boot, if any.
 #[test]
 #[ignore = "boots a virtual machine: a minute, and root"]
 fn one_boot_is_told_with_its_figures() {

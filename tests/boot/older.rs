@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Older: the last build whose handoff is one line each way, for the rows that set it against the
+//! Older: the last build with a handoff of one line each way, for the rows that combine it with the
 //! present one.
 //!
-//! An update changes the root filesystem first and the initrd later, and going back changes it the
-//! other way round; so each of the two is tried in each stage, with the units that came with it.
+//! An update changes the root filesystem first and the initrd later; a downgrade may do the
+//! reverse. The rows therefore try each build in each stage, with its own units.
 
 use crate::cache::{self, Inputs, SOURCE};
 use crate::guest::copy;
@@ -13,10 +13,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// It speaks `get_counter_and_terminate` and nothing else to a successor, and keeps no state file.
+/// This build understands only `get_counter_and_terminate` from a successor, and keeps no state
+/// file.
 const COMMIT: &str = "02a2953";
 
-/// Which stage is the older build.
+/// The stage that runs the older build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     Initrd,
@@ -25,7 +26,7 @@ pub(crate) enum Stage {
 
 const UNITS: &str = "/usr/lib/systemd/system";
 
-/// What of it is installed in both stages: the file in the repository, and its directory and name.
+/// Files installed in both stages: the file in the repository, its directory and its name.
 const IN_BOTH: &[(&str, &str)] = &[
     ("conf/early-service-initrd.service", "early-service-initrd.service"),
     ("conf/early-service.socket", "early-service.socket"),
@@ -36,12 +37,12 @@ const IN_INITRD: &[(&str, &str)] = &[
 ];
 const IN_ROOT: &[(&str, &str)] = &[("conf/early-service.service", "early-service.service")];
 
-/// The build, ready to be laid over an initrd or a disk.
+/// The build, ready to be added to an initrd or a disk.
 #[derive(Clone)]
 pub(crate) struct Older(PathBuf);
 
 impl Older {
-    /// Builds it, or takes it from the cache.
+    /// Builds it, or uses the cache.
     pub(crate) fn build() -> Result<Self, String> {
         let inputs =
             QUICK.iter().fold(Inputs::new().with(COMMIT.as_bytes()), |inputs, (_, value)| {
@@ -83,11 +84,11 @@ impl Older {
     }
 }
 
-/// Puts the sources of that commit into a directory.
+/// Exports the sources of that commit to a directory.
 fn export(to: &Path) -> Result<(), String> {
     let archive = to.join("archive.tar");
     let mut git = Command::new("git");
-    // The suite runs as root, the clone may be another user's: nothing of it is run here.
+    // The suite runs as root, but the clone may belong to another user. Nothing in it is run here.
     git.args(["-c", "safe.directory=*", "-C", SOURCE, "archive", "--output"]);
     output("git archive", git.arg(&archive).arg(COMMIT)).map_err(|error| {
         format!(

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Package: the release binary and the packages around it, built as a release is.
+//! Package: the release binary and its packages, built like a release.
 
 use crate::cache::{self, Inputs, SOURCE};
 use crate::tools::output;
@@ -7,15 +7,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Everything of the repository that ends up in the package.
+/// All files of the repository that end up in the package.
 const CONTENTS: &[&str] = &["conf", "dracut", "scripts/debian", "Cargo.toml"];
 
-/// The profile of a build whose size and speed nobody measures.
+/// The profile of builds whose size and speed do not matter.
 pub(crate) const QUICK: [(&str, &str); 2] =
     [("CARGO_PROFILE_RELEASE_LTO", "off"), ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")];
 
-/// The package, and what it was made of. The package with its debug information lies beside it,
-/// with the extension `ddeb`.
+/// The package and its inputs. The package with its debug information is beside it, with the
+/// extension `ddeb`.
 pub(crate) fn build() -> Result<(PathBuf, Inputs), String> {
     const PROFILE: &str = "dist";
     let mut build = Command::new("cargo");
@@ -36,7 +36,7 @@ pub(crate) fn build() -> Result<(PathBuf, Inputs), String> {
     Ok((packages.join(NAME), inputs))
 }
 
-/// What the RPM is made of besides: it is built from the sources.
+/// Further inputs of the RPM, which is built from the sources.
 const SOURCES: &[&str] = &[
     "Cargo.lock",
     "LICENSE",
@@ -49,7 +49,7 @@ const SOURCES: &[&str] = &[
     "src",
 ];
 
-/// The RPM, and what it was made of.
+/// The RPM and its inputs.
 pub(crate) fn build_rpm() -> Result<(PathBuf, Inputs), String> {
     const BUILD: &str = r#"
         scripts/create-rpm.sh early-service.spec > /dev/null

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Plan: what is different in one boot, and the rows that it proves.
+//! Plan: the differences of one boot, and the rows that it proves.
 //!
-//! Each guest has its plans; they are booted a few at a time, and every row of every plan gives a
+//! Each guest has its plans. They are booted a few at a time, and every row of every plan gives a
 //! verdict. A boot that does not reach power-off breaks all of its rows.
 //!
-//! A boot may be made of other files than the package's, which is how [`crate::sabotage`] proves
-//! that rows can break.
+//! A boot may replace files of the package. [`crate::sabotage`] uses this to prove that rows can
+//! break.
 
 use crate::claims::Claims;
 use crate::guest::{Format, Guest, Image, Initrd, Parts, PolicyModule};
@@ -21,62 +21,62 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// One boot, in the words of its author.
+/// One boot.
 #[derive(Clone, Copy)]
 pub(crate) struct Plan {
     pub(crate) name: &'static str,
     pub(crate) initrd: Initrd,
     /// Units of `tests/boot/guest` that run from the initrd to power-off.
     pub(crate) clients: &'static [&'static str],
-    /// Runs in the initrd, before the switch of root.
+    /// Script in the initrd, before the switch of root.
     pub(crate) in_initrd: &'static str,
-    /// Runs on the root filesystem; power-off follows.
+    /// Script on the root filesystem; power-off follows.
     pub(crate) in_root: &'static str,
     /// Files on the root filesystem: path and contents.
     pub(crate) over_disk: &'static [(&'static str, &'static str)],
-    /// Files that are not there.
+    /// Files removed from the root filesystem.
     pub(crate) off_disk: &'static [&'static str],
     /// Files in the initrd.
     pub(crate) over_initrd: &'static [(&'static str, &'static str)],
-    /// The stage that is not the package's, but an older build.
+    /// The stage that runs an older build instead of the package's.
     pub(crate) older: Option<older::Stage>,
-    /// What the kernel is told of its security modules.
+    /// The kernel's parameters for its security modules.
     pub(crate) security: &'static str,
     pub(crate) cmdline: &'static str,
-    /// One machine id in both stages, and with it one journal that outlives power-off.
+    /// Whether both stages have one machine ID, and therefore one persistent journal.
     pub(crate) shared_machine_id: bool,
-    /// Takes much longer than the others, and so is booted first.
+    /// Takes much longer than the others, and is therefore booted first.
     pub(crate) is_long: bool,
     pub(crate) rows: &'static [Row],
 }
 
-/// One line of the table.
+/// A row of the table.
 #[derive(Clone, Copy)]
 pub(crate) struct Row {
     pub(crate) name: &'static str,
     pub(crate) holds: fn(&Boot, &mut Claims),
 }
 
-/// A line of the table that needs no boot: what a guest's tree and its initrds tell.
+/// A row that needs no boot, but only a guest's tree and initrds.
 #[derive(Clone, Copy)]
 pub(crate) struct TreeRow {
     pub(crate) name: &'static str,
     pub(crate) holds: fn(&Image, &mut Claims) -> Result<(), String>,
 }
 
-/// A line of the table that sets one package against the other, in trees that differ in nothing
-/// else: the Debian package's first.
+/// A row that compares both packages, in trees that are otherwise the same: the Debian package's
+/// tree first.
 #[derive(Clone, Copy)]
 pub(crate) struct PairRow {
     pub(crate) name: &'static str,
     pub(crate) holds: fn([&Image; 2], &mut Claims) -> Result<(), String>,
 }
 
-/// A file in the place of the package's, in the initrd and on the disk: path and contents.
+/// A file that replaces the package's, in the initrd and on the disk: path and contents.
 pub(crate) type Swap = (&'static str, Vec<u8>);
 
 impl Plan {
-    /// Nothing is different.
+    /// A plan without differences.
     pub(crate) const ORDINARY: Self = Self {
         name: "ordinary",
         initrd: Initrd::Usual,
@@ -87,7 +87,7 @@ impl Plan {
         off_disk: &[],
         over_initrd: &[],
         older: None,
-        // They cost emulated time, and change nothing of what most rows are about.
+        // Security modules cost emulated time and do not matter to most rows.
         security: "audit=0 apparmor=0",
         cmdline: "",
         shared_machine_id: true,
@@ -145,7 +145,8 @@ impl Plan {
             }
             wanted.push(format!("{client}.service"));
         }
-        // By file: rd.systemd.wants= takes a generator that the lean initrd does not have.
+        // With a file, because rd.systemd.wants= needs a generator that the lean initrd does not
+        // have.
         let wants = format!("[Unit]\nWants={}\n", wanted.join(" "));
         let path = "/etc/systemd/system/initrd.target.d/boot-test.conf".to_owned();
         setting.over_initrd.push((path, wants.into_bytes()));
@@ -153,7 +154,7 @@ impl Plan {
     }
 }
 
-/// Where a file of `tests/boot/guest` lies.
+/// The path of a file in `tests/boot/guest`.
 fn in_guest(name: &str) -> PathBuf {
     Path::new(crate::cache::SOURCE).join("tests/boot/guest").join(name)
 }
@@ -163,7 +164,7 @@ fn from_guest(name: &str) -> Vec<u8> {
     fs::read(&local).unwrap_or_else(|error| panic!("cannot read {}: {error}", local.display()))
 }
 
-/// What one row came to on one guest.
+/// The verdict of one row on one guest.
 #[derive(Clone)]
 pub(crate) struct Verdict {
     pub(crate) row: &'static str,
@@ -172,7 +173,7 @@ pub(crate) struct Verdict {
     pub(crate) took: Duration,
 }
 
-/// What one worker takes on: a boot with all its rows, or a row that needs none.
+/// The task of a worker: a boot with all its rows, or a row without a boot.
 #[derive(Clone, Copy)]
 enum Job<'a> {
     Boot(&'a Plan),
@@ -192,7 +193,7 @@ pub(crate) fn run_all(tables: &[Table]) -> Vec<Verdict> {
             jobs.map(move |job| (job, *guest, image))
         })
         .collect();
-    // The longest first, so that no core is idle at the end.
+    // The longest first, so that all cores are busy until the end.
     jobs.sort_by_key(|(job, ..)| std::cmp::Reverse(job.length()));
     let verdicts = side_by_side(jobs, |(job, guest, image)| {
         let of_job = match (job, image) {
@@ -216,7 +217,7 @@ impl Job<'_> {
         }
     }
 
-    /// A guest that cannot be built breaks all of its rows, and no other guest's.
+    /// A guest that cannot be built breaks only its own rows.
     fn without_guest(&self, guest: Guest, error: &str) -> Vec<Verdict> {
         let rows: Vec<_> = match self {
             Self::Boot(plan) => plan.rows.iter().map(|row| row.name).collect(),
@@ -230,10 +231,10 @@ impl Job<'_> {
     }
 }
 
-/// More than there are cores to count on: a guest is idle for a third of its time.
+/// More than the cores, because a guest is idle for a third of its time.
 const WORKERS: usize = 3;
 
-/// Does a few jobs at a time; what comes of them is in the order in which they end.
+/// Runs a few jobs at a time; returns the results in the order in which they end.
 pub(crate) fn side_by_side<J: Send, T: Send>(
     jobs: impl IntoIterator<Item = J>,
     work: impl Fn(J) -> T + Sync,
@@ -254,12 +255,12 @@ pub(crate) fn side_by_side<J: Send, T: Send>(
     done.into_inner().expect("no worker panics")
 }
 
-/// These guests, built side by side.
+/// Builds these guests at the same time.
 pub(crate) fn images(guests: &[Guest], format: Format) -> Result<Vec<Image>, String> {
     build(guests, format)?.into_iter().collect()
 }
 
-/// The same, with what became of each.
+/// The same, with a result for each guest.
 fn build(guests: &[Guest], format: Format) -> Result<Vec<Result<Image, String>>, String> {
     let parts = &Parts::build(format)?;
     Ok(std::thread::scope(|scope| {
@@ -288,7 +289,7 @@ pub(crate) fn boot(plan: &Plan, image: &Image, swaps: &[Swap]) -> Vec<Verdict> {
                 for line in boot.lines("gave-up") {
                     claims.that("no script gives up", false, line);
                 }
-                // A row that does not expect what it finds breaks, and the others are still tried.
+                // A row that panics breaks; the other rows are still tried.
                 let tried = catch_unwind(AssertUnwindSafe(|| (row.holds)(boot, &mut claims)));
                 if tried.is_err() {
                     claims.that("the row comes to its end", false, "it panicked");
@@ -305,7 +306,7 @@ pub(crate) fn boot(plan: &Plan, image: &Image, swaps: &[Swap]) -> Vec<Verdict> {
     plan.rows.iter().map(verdict).collect()
 }
 
-/// Boots one plan on one guest, for whoever wants to look at the boot itself.
+/// Boots one plan on one guest, for callers that use the boot itself.
 pub(crate) fn boot_one(plan: &Plan, guest: Guest) -> Result<(Image, Boot), String> {
     tools::require_all();
     let image = images(&[guest], Format::Deb)?.remove(0);
@@ -313,8 +314,8 @@ pub(crate) fn boot_one(plan: &Plan, guest: Guest) -> Result<(Image, Boot), Strin
     Ok((image, boot))
 }
 
-/// Tries plans on a guest with SELinux's labels. What is denied is its policy's doing: another
-/// release would have a list of its own.
+/// Tries plans on a guest with SELinux labels. The denials depend on its policy; another release
+/// would have another list.
 pub(crate) fn run_labelled(plans: &[(PolicyModule, Plan)], guest: Guest) -> Vec<Verdict> {
     tools::require_all();
     let image = images(&[guest], Format::Deb).unwrap_or_else(|error| panic!("{error}")).remove(0);
@@ -325,7 +326,7 @@ pub(crate) fn run_labelled(plans: &[(PolicyModule, Plan)], guest: Guest) -> Vec<
     side_by_side(jobs, |(plan, image)| boot(plan, &image, &[])).concat()
 }
 
-/// Sets the RPM against the Debian package on one guest, and boots what the RPM has installed.
+/// Compares the RPM with the Debian package on one guest, and boots the system with the RPM.
 pub(crate) fn run_rpm(boots: &Plan, rows: &[PairRow], guest: Guest) -> Vec<Verdict> {
     tools::require_all();
     let image =
@@ -356,7 +357,7 @@ fn try_row(
     Verdict { row, guest, broken: claims.broken(), took: started.elapsed() }
 }
 
-/// The verdicts as the table that people read.
+/// The verdicts as a table for people.
 pub(crate) fn table(verdicts: &[Verdict]) -> String {
     let width = verdicts.iter().map(|verdict| verdict.row.len()).max().unwrap_or_default();
     let mut table = String::new();

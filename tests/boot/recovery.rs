@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Recovery: an owner died, and the next one goes on from the state file; what it says of that, and
-//! whether the log bears it out.
+//! Recovery: an owner died, and the next one continues from the state file. Compares its report
+//! with the log.
 
 use crate::claims::Claims;
 use crate::machine::Boot;
@@ -9,20 +9,20 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// What a new owner says when it goes on where another one died.
+/// The report of a new owner that continues after another one died.
 struct Recovery {
-    /// The process that recovers.
+    /// The PID of the new owner.
     pid: u64,
     identifier: String,
-    /// The number that it goes on from.
+    /// The number at which it continues.
     from: u64,
-    /// How many ticks were due.
+    /// Number of due ticks.
     due: u64,
-    /// When it said so.
+    /// The time of the report.
     made: Duration,
 }
 
-/// All recoveries of a boot, in their order.
+/// All recoveries of a boot, in order.
 fn recoveries(boot: &Boot) -> Vec<Recovery> {
     let mut recoveries: Vec<_> = boot
         .journal
@@ -35,7 +35,7 @@ fn recoveries(boot: &Boot) -> Vec<Recovery> {
                 pid: record.number("_PID")?,
                 identifier: record.identifier().to_owned(),
                 from: from.parse().ok()?,
-                // "no tick is due" and "one tick is due" are no numbers.
+                // "no tick is due" and "one tick is due" contain no number.
                 due: due.split(' ').next()?.parse().ok()?,
                 made: record.made(),
             })
@@ -45,12 +45,13 @@ fn recoveries(boot: &Boot) -> Vec<Recovery> {
     recoveries
 }
 
-/// How often an owner has gone on where another one died.
+/// Number of recoveries.
 pub(crate) fn count(boot: &Boot) -> u64 {
     recoveries(boot).len() as u64
 }
 
-/// The stages (by their identifiers) that recover, each once, and that what they say is so.
+/// Claims that these stages (by their identifiers) recover, each once, and that their reports are
+/// true.
 pub(crate) fn told(identifiers: &[&str], boot: &Boot, ticks: &[Tick], claims: &mut Claims) {
     let recoveries = recoveries(boot);
     let who: Vec<_> = recoveries.iter().map(|recovery| recovery.identifier.as_str()).collect();
@@ -63,7 +64,7 @@ pub(crate) fn told(identifiers: &[&str], boot: &Boot, ticks: &[Tick], claims: &m
             first == Some(from),
             format!("it named {from} and came with {first:?}"),
         );
-        // It looked at the clock a moment before it spoke.
+        // The owner read the clock a moment before its report.
         let overdue = |at: Duration| {
             let of_owner = ticks.iter().filter(|tick| tick.pid == pid);
             of_owner.filter(|tick| tick.deadline <= at).count() as u64
@@ -77,8 +78,8 @@ pub(crate) fn told(identifiers: &[&str], boot: &Boot, ticks: &[Tick], claims: &m
     }
 }
 
-/// Every number from 0 on is in the log once; what is missing has been named by a new owner as what
-/// may be, because its line was still queued in the one that died.
+/// Every number from 0 on is in the log once. A new owner must have named each missing one, because
+/// its line may have been queued in the owner that died.
 pub(crate) fn each_once_but_named(boot: &Boot, ticks: &[Tick], claims: &mut Claims) {
     let mut seen = BTreeSet::new();
     let twice: Vec<_> = ticks.iter().map(|tick| tick.number).filter(|n| !seen.insert(*n)).collect();
@@ -94,7 +95,7 @@ pub(crate) fn each_once_but_named(boot: &Boot, ticks: &[Tick], claims: &mut Clai
     claims.that("there are numbers", end > 20, end);
 }
 
-/// The numbers that may be missing, as the new owners name them.
+/// The numbers that new owners name as possibly missing.
 fn named(boot: &Boot) -> Vec<RangeInclusive<u64>> {
     let parse = |message: &str| {
         let (numbers, _) = message.split_once(" may be missing from the log")?;

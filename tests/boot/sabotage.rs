@@ -2,9 +2,9 @@
 //! Sabotage: daemons and units with one fault each, and the row that must notice it.
 //!
 //! Each fault is a patch of `tests/patches`. It is applied to a copy of the sources, which is built
-//! and booted in the package's place.
+//! and booted instead of the package.
 //!
-//! One guest is enough for most: the rows are the same for all.
+//! Most faults need one guest: all guests have the same rows.
 
 use crate::cache;
 use crate::guest::{Format, Guest, Image};
@@ -17,17 +17,17 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use testkit::patches::{self, Tree};
 
-/// One fault, or several that only show together.
+/// One fault, or several that only have an effect together.
 struct Sabotage {
-    /// The patch is `boot-NAME`.
+    /// The name of the patch is `boot-NAME`.
     name: &'static str,
-    /// What is booted.
+    /// The plan that is booted.
     plan: &'static Plan,
     breaks: &'static [Break],
 }
 
-/// A row that must break, and how the claim begins that must break it; another one would break it
-/// for another reason.
+/// A row that must break, and the beginning of the claim that must break it; another claim would
+/// break for another reason.
 struct Break {
     row: &'static str,
     claim: &'static str,
@@ -40,13 +40,13 @@ const SABOTAGES: &[Sabotage] = &[
         breaks: &[Break { row: ordinary::NUMBERS, claim: "every number once and in order" }],
     },
     Sabotage {
-        // The root stage logs once more what the first stage has logged last.
+        // The root stage repeats the first stage's last line.
         name: "number-doubled",
         plan: &ORDINARY,
         breaks: &[Break { row: ordinary::NUMBERS, claim: "every number once and in order" }],
     },
     Sabotage {
-        // The count goes on, but the successor's first tick comes a period after it has adopted.
+        // The count continues, but the successor's first tick is a period after the adoption.
         name: "rhythm-begun-anew",
         plan: &ORDINARY,
         breaks: &[Break {
@@ -68,7 +68,7 @@ const SABOTAGES: &[Sabotage] = &[
         }],
     },
     Sabotage {
-        // What is in the file is older than what was logged.
+        // The file is older than the log.
         name: "written-too-late",
         plan: &first_stage::KILLED,
         breaks: &[Break { row: first_stage::RECOVERS, claim: "no number twice" }],
@@ -81,21 +81,21 @@ const SABOTAGES: &[Sabotage] = &[
             claim: "the first stage ends once, with success",
         }],
     },
-    // The daemon ignores SIGTERM in this stage, so a unit without `@` alone kills nothing: what
-    // breaks is the row that looks for the signal.
+    // The daemon ignores SIGTERM in this stage, so a unit without `@` alone kills nothing. The row
+    // that looks for the signal breaks.
     Sabotage {
         name: "unit-without-at",
         plan: &ORDINARY,
         breaks: &[Break { row: ordinary::SPARED, claim: ordinary::NO_SIGTERM }],
     },
-    // Without either belt the first stage is gone before the switch of root; the count goes on from
-    // the state file, but nobody hands over.
+    // Without both protections, the first stage ends before the switch of root. The count continues
+    // from the state file, but there is no handoff.
     Sabotage {
         name: "neither-belt",
         plan: &ORDINARY,
         breaks: &[Break { row: ordinary::ENDS_WELL, claim: "the first stage hands over once" }],
     },
-    // Each wall of the root stage has a row that sees whether it stands.
+    // Each wall of the root stage has a row that tests it.
     Sabotage {
         name: "root-unit-without-walls",
         plan: &confinement::CONFINED,
@@ -121,9 +121,10 @@ const SABOTAGES: &[Sabotage] = &[
         breaks: &[Break { row: first_stage::NO_RIGHTS, claim: first_stage::NO_THREAD }],
     },
     Sabotage {
-        // Their unit names no successor: who gets the socket is who may adopt.
+        // The C programs' unit names no successor: the owner of the socket may adopt.
         name: "owner-of-the-socket-refused",
-        // Their unit stops it by a signal that it ignores: power-off would wait for it.
+        // The C programs' unit stops it by a signal that it ignores, so power-off would wait for
+        // it.
         plan: &Plan {
             in_root: "
                 wait_until root_serves && sleep 2
@@ -134,7 +135,7 @@ const SABOTAGES: &[Sabotage] = &[
     },
     Sabotage {
         name: "by-the-wall-clock",
-        // Forward it would catch up a day's ticks, which takes too long.
+        // A step forward would make it catch up a day's ticks, which takes too long.
         plan: &Plan {
             in_initrd: "set_clock '-1 day'; sleep 0.7; set_clock '+1 day'; sleep 0.7",
             in_root: Plan::ORDINARY.in_root,
@@ -149,15 +150,15 @@ const SABOTAGES: &[Sabotage] = &[
     },
 ];
 
-/// What shows only where the kernel moves the first stage along.
+/// A fault that has an effect only if the kernel moves the first stage to the new root.
 const ON_NEWEST: &[Sabotage] = &[Sabotage {
-    // As it was when only PID 1's root was compared, and with ours.
+    // As in the version that compared only PID 1's root with its own.
     name: "moved-along-unnoticed",
     plan: &ORDINARY,
     breaks: &[Break { row: ordinary::SPARED, claim: ordinary::COMES_THROUGH }],
 }];
 
-/// Each with the guest that it is booted on.
+/// All sabotages, each with its guest.
 fn all() -> impl Iterator<Item = (&'static Sabotage, Guest)> {
     let on = |guest| move |sabotage| (sabotage, guest);
     SABOTAGES.iter().map(on(Guest::Bookworm)).chain(ON_NEWEST.iter().map(on(Guest::Sid)))
@@ -168,7 +169,7 @@ const ORDINARY: Plan = ordinary::ORDINARY;
 const FIRST_UNIT: &str = "conf/early-service-initrd.service";
 const ROOT_UNIT: &str = "conf/early-service.service";
 
-/// Boots every sabotage; says of which ones the row that must break did not.
+/// Boots every sabotage; returns those that did not break their row.
 pub(crate) fn survivors() -> Vec<String> {
     tools::require_all();
     let meant: Vec<_> = all().filter(|(sabotage, _)| crate::is_meant(sabotage.name)).collect();
@@ -177,7 +178,7 @@ pub(crate) fn survivors() -> Vec<String> {
     guests.dedup();
     let images = plan::images(&guests, Format::Deb).unwrap_or_else(|error| panic!("{error}"));
     let judged = plan::side_by_side(meant, |(sabotage, guest)| {
-        // Built while other guests boot; cargo builds one after another.
+        // Builds while other guests boot; cargo builds one after another.
         let swaps = sabotage.swaps().map_err(|error| format!("{}: {error}", sabotage.name))?;
         let image = images.iter().find(|image| image.guest == guest);
         let verdicts = sabotage.boot(image.expect("one of each guest"), &swaps);
@@ -219,10 +220,10 @@ impl Sabotage {
         format!("boot-{}", self.name)
     }
 
-    /// The files of the guest that the fault changes: the daemon, units, or both.
+    /// The guest's files that the fault changes: the daemon, units, or both.
     fn swaps(&self) -> Result<Vec<Swap>, String> {
         static TREE: Mutex<Option<Tree>> = Mutex::new(None);
-        // One tree for all, so that cargo compiles only what a patch changes.
+        // One tree for all, so that cargo compiles only what the patch changes.
         let mut shared = TREE.lock().unwrap_or_else(PoisonError::into_inner);
         let tree = match shared.take() {
             Some(tree) => tree,
@@ -261,7 +262,7 @@ const UNITS: [(&str, &str); 2] = [
     (ROOT_UNIT, "/usr/lib/systemd/system/early-service.service"),
 ];
 
-/// All into one target directory, so that what the daemon stands on is built once.
+/// Builds in one target directory, so that dependencies are compiled once.
 fn build(tree: &Path) -> Result<Vec<u8>, String> {
     let target = cache::directory().join("quick-target");
     let profile = [&package::QUICK[..], &[("CARGO_INCREMENTAL", "1")]].concat();

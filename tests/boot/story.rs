@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Story: what PID 1 and the clients have to say about a boot, and the claims that many rows share.
+//! Story: the reports of PID 1 and the clients about a boot, and the claims that many rows share.
 
 use crate::claims::Claims;
 use crate::journal::Record;
@@ -10,28 +10,28 @@ use std::time::Duration;
 pub(crate) const FIRST: &str = "early-service-initrd.service";
 pub(crate) const ROOT: &str = "early-service.service";
 
-/// "Gone within a second at power-off", and "within a second of the successor's taking over".
+/// The limit of two promises: from power-off to the end, and from the adoption to the end.
 const A_SECOND: Duration = Duration::from_secs(1);
 
-/// The records in which PID 1 says something of `unit` that contains `words`.
+/// The records of PID 1 about `unit` that contain `words`.
 pub(crate) fn of_unit<'a>(boot: &'a Boot, unit: &str, words: &str) -> Vec<&'a Record> {
     let matches = |record: &&Record| record.is_of_systemd(unit) && record.message().contains(words);
     boot.journal.iter().filter(matches).collect()
 }
 
-/// The records in which a stage (by its identifier) says something that contains `words`.
+/// The records of a stage (by its identifier) that contain `words`.
 pub(crate) fn of_stage<'a>(boot: &'a Boot, identifier: &str, words: &str) -> Vec<&'a Record> {
     let matches =
         |record: &&Record| record.identifier() == identifier && record.message().contains(words);
     boot.journal.iter().filter(matches).collect()
 }
 
-/// What the first stage says when its successor is the owner, by the lossless handoff.
+/// The first stage's line after a handoff without loss.
 pub(crate) const ADOPTED: &str = " has adopted the state";
-/// The same for a successor that asks by the older line.
+/// The first stage's line after a handoff with the older request.
 pub(crate) const RETURNED: &str = "Returning counter to client and terminating the process";
 
-/// The first stage hands over, ends by itself, with success and soon.
+/// The first stage hands over and ends soon, by itself and successfully.
 pub(crate) fn first_stage_ends_well(boot: &Boot, words: &str, claims: &mut Claims) {
     let handed_over = of_stage(boot, "early-service-initrd", words);
     claims.that("the first stage hands over once", handed_over.len() == 1, handed_over.len());
@@ -48,8 +48,8 @@ pub(crate) fn first_stage_ends_well(boot: &Boot, words: &str, claims: &mut Claim
     }
 }
 
-/// After the handoff the first stage holds no memory: there is no process, no control group that it
-/// could be charged to, and no directory of its own in `/run`.
+/// After the handoff the first stage holds no memory: it has no process, no control group to charge
+/// memory to, and no directory in `/run`.
 pub(crate) fn nothing_left_of_first(boot: &Boot, claims: &mut Claims) {
     let looked_for = boot.lines("first-looked-for").count();
     let left: Vec<_> = boot.lines("first-left").collect();
@@ -57,7 +57,7 @@ pub(crate) fn nothing_left_of_first(boot: &Boot, claims: &mut Claims) {
     claims.that("the first stage leaves nothing behind", left.is_empty(), left.join(", "));
 }
 
-/// PID 1 has nothing to complain of.
+/// PID 1 reports no failure.
 pub(crate) fn fails_never(boot: &Boot, unit: &str, claims: &mut Claims) {
     for words in ["Failed", "code=", "Scheduled restart", "timed out", "Watchdog"] {
         let complaints = of_unit(boot, unit, words);
@@ -66,7 +66,7 @@ pub(crate) fn fails_never(boot: &Boot, unit: &str, claims: &mut Claims) {
     }
 }
 
-/// From each order to stop to the end; the last one comes at power-off.
+/// From each stop order to the end; the last order comes at power-off.
 pub(crate) fn stops_within_a_second(boot: &Boot, unit: &str, claims: &mut Claims) {
     let orders = of_unit(boot, unit, "Stopping ");
     claims.that(&format!("{unit} is told to stop"), !orders.is_empty(), "PID 1 did not say so");
@@ -79,8 +79,8 @@ pub(crate) fn stops_within_a_second(boot: &Boot, unit: &str, claims: &mut Claims
     }
 }
 
-/// From the order to power off, which the scenario's script gives as its last, to the end. PID 1
-/// has no word for telling a unit to stop that has not yet started.
+/// From the order to power off, which ends the scenario's script, to the end. PID 1 does not log
+/// the stop of a unit that is still starting.
 pub(crate) fn off_within_a_second(boot: &Boot, unit: &str, claims: &mut Claims) {
     let ordered = of_unit(boot, "boot-test.service", "Deactivated successfully");
     let ended = of_unit(boot, unit, "Stopped ");
@@ -89,7 +89,7 @@ pub(crate) fn off_within_a_second(boot: &Boot, unit: &str, claims: &mut Claims) 
     claims.that(&format!("{unit} is off within a second"), holds, format!("{took:?}"));
 }
 
-/// The last tick comes right before the stop: nothing is missing at the end of the numbers.
+/// The last tick is just before the stop: no number is missing at the end.
 pub(crate) fn ticks_to_the_end(boot: &Boot, last_tick: Duration, unit: &str, claims: &mut Claims) {
     let Some(stop) = of_unit(boot, unit, "Stopping ").last().map(|record| record.at()) else {
         return claims.that(&format!("{unit} is stopped"), false, "PID 1 did not say so");
@@ -99,10 +99,10 @@ pub(crate) fn ticks_to_the_end(boot: &Boot, last_tick: Duration, unit: &str, cla
     claims.that("ticks go on to the stop", silence < bound, format!("{silence:?} of silence"));
 }
 
-/// The client that connects in a loop, from the initrd to power-off, is never refused.
+/// The client that connects in a loop is never refused, from the initrd to power-off.
 ///
-/// Whoever dies takes the connection with it that it is about to answer, and the older handoff
-/// closes it: up to `lost` questions may go without an answer.
+/// A process that dies takes along the connection that it is about to answer; the older handoff
+/// closes it too. Up to `lost` commands may get no answer.
 pub(crate) fn storm_is_never_refused(boot: &Boot, lost: u64, claims: &mut Claims) {
     let refusals: Vec<_> = boot.lines("storm-refused").collect();
     claims.that("no connect is refused", refusals.is_empty(), refusals.join("; "));
@@ -113,8 +113,7 @@ pub(crate) fn storm_is_never_refused(boot: &Boot, lost: u64, claims: &mut Claims
     claims.that("the storm is answered", answered > 50, answered);
 }
 
-/// The client that sits connected and asks keeps its one connection to power-off, and its answers
-/// never go back.
+/// The permanent client keeps one connection to power-off, and its answers never decrease.
 pub(crate) fn sitter_loses_nothing(boot: &Boot, claims: &mut Claims) {
     let sessions = boot.lines("sit-connected").count();
     let ends: Vec<_> = boot.lines("sit-ended").collect();
@@ -126,21 +125,21 @@ pub(crate) fn sitter_loses_nothing(boot: &Boot, claims: &mut Claims) {
     claims.that("it is answered", answered > 50, answered);
 }
 
-/// The longest that the whole machine stood still, as the client that connects in a loop measures
-/// it.
+/// The longest time for which the whole machine stood still, as measured by the client that
+/// connects in a loop.
 pub(crate) fn standstill(boot: &Boot) -> Duration {
     let millis = client_figure(boot, "storm", "standstill_ms").unwrap_or_default();
     Duration::from_millis(millis)
 }
 
-/// A figure of a client's last report, or of the last status line that a script has said.
+/// A figure of a client's last report, or of the last status line of a script.
 pub(crate) fn client_figure(boot: &Boot, client: &str, figure: &str) -> Option<u64> {
     let last = boot.lines(client).last()?;
     let word = last.split(' ').find_map(|word| word.strip_prefix(figure)?.strip_prefix('='))?;
     word.parse().ok()
 }
 
-/// A figure of all clients' reports between two lines that a script says, each with `word`.
+/// A figure of all clients' reports between two lines of a script, each with `word`.
 pub(crate) fn figures_between(
     boot: &Boot,
     from: &str,

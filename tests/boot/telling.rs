@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Telling: one boot for people to read, and its figures. `scripts/boot` shows it.
+//! Telling: one boot and its figures for people to read. `scripts/boot` shows it.
 //!
-//! Lines stand in the order in which they were made, not in that in which journald got to them:
-//! it starts later than the initrd stage, and is away for seconds around the switch of root.
+//! Lines are in the order of their events, not in the order in which journald received them:
+//! journald starts later than the initrd stage, and is stopped for seconds around the switch of
+//! root.
 
 use crate::guest::Image;
 use crate::journal::Record;
@@ -12,7 +13,7 @@ use crate::ticks::{PERIOD, ticks};
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// An ordinary boot in which somebody sits in nc.
+/// An ordinary boot with a person in nc.
 pub(crate) const TOLD: Plan = Plan {
     name: "told",
     clients: &["boot-nc", "boot-watch"],
@@ -20,15 +21,15 @@ pub(crate) const TOLD: Plan = Plan {
     in_root: r"
         wait_until root_serves && wait_until first_is_gone && sleep 2 && tell_left_of_first
         type_into_nc 'status\n'; wait_until nc_shows 2; tell nc < /run/boot-nc/out",
-    // What the watching client writes to the kernel's log is not held back.
+    // The kernel must not limit the lines of the watching client.
     cmdline: "printk.devkmsg=on",
     ..Plan::ORDINARY
 };
 
-/// Numbers between the first and the last few of a run are not worth a line each.
+/// Number of lines shown at the beginning and at the end of a run of numbers.
 const SHOWN: usize = 3;
 
-/// The log of both stages as one text.
+/// The log of both stages as text.
 pub(crate) fn log(boot: &Boot) -> String {
     let mut records: Vec<_> = boot.journal.iter().filter(|record| is_told(record)).collect();
     records.sort_by_key(|record| record.made());
@@ -56,7 +57,7 @@ pub(crate) fn log(boot: &Boot) -> String {
     text
 }
 
-/// What was typed into nc in either stage, and what it showed.
+/// The input and the output of nc in both stages.
 pub(crate) fn nc(boot: &Boot) -> String {
     let mut text = "One nc, which sits there from the initrd on:\n\n".to_owned();
     for line in boot.lines("nc") {
@@ -65,8 +66,8 @@ pub(crate) fn nc(boot: &Boot) -> String {
     text
 }
 
-/// What our processes say, and what PID 1 says of them and of the switch; what it said before there
-/// was a journal came by the kernel's log, and has no field of the unit.
+/// The lines of our processes, and PID 1's lines about them and the switch. Lines before the
+/// journal came from the kernel's log, without the unit's field.
 fn is_told(record: &Record) -> bool {
     match record.identifier() {
         "early-service-initrd" | "early-service" => true,
@@ -77,7 +78,7 @@ fn is_told(record: &Record) -> bool {
     }
 }
 
-/// The figures of a boot; an error names what the boot did not show.
+/// The figures of a boot; an error names the missing event.
 pub(crate) fn figures(boot: &Boot, image: &Image) -> Result<String, String> {
     let ticks = ticks(boot);
     let find = |words: &str, identifier: &str| {
@@ -116,7 +117,7 @@ pub(crate) fn figures(boot: &Boot, image: &Image) -> Result<String, String> {
     line("PID 1 to first tick", ms(init, first_tick));
     line("initrd stage, Starting to first tick", ms(starting, first_tick));
     line("initrd stage, Starting to serving", ms(starting, serving));
-    // PID 1 reads of it only when it has forked the other services that are due.
+    // PID 1 notices the start only after it has forked the other due services.
     line("initrd stage, Starting to Started", ms(starting, started));
     line("switch of root to handoff", ms(switch, drained));
     line("handoff, from freezing to serving", ms(drained, adopted));
@@ -134,7 +135,7 @@ pub(crate) fn figures(boot: &Boot, image: &Image) -> Result<String, String> {
     Ok(text)
 }
 
-/// What is left of the initrd stage after it has handed over.
+/// Resources of the initrd stage after its handoff.
 fn held_after(boot: &Boot) -> Result<String, String> {
     if boot.lines("first-looked-for").next().is_none() {
         return Err("nobody looked for what is left of the first stage".to_owned());

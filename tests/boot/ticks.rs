@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Ticks: the numbers in the journal, and what every boot may claim about them.
+//! Ticks: the numbers in the journal, and the claims for every boot about them.
 
 use crate::claims::Claims;
 use crate::machine::Boot;
 use crate::story;
 use std::time::Duration;
 
-/// The period that the units run with.
+/// The period in the units.
 pub(crate) const PERIOD: Duration = Duration::from_millis(100);
 
 /// One logged number.
@@ -14,7 +14,7 @@ pub(crate) const PERIOD: Duration = Duration::from_millis(100);
 pub(crate) struct Tick {
     pub(crate) number: u64,
     pub(crate) stage: String,
-    /// Of the process that logged it.
+    /// The PID of the process that logged it.
     pub(crate) pid: u64,
     /// When it was due, by CLOCK_MONOTONIC.
     pub(crate) deadline: Duration,
@@ -28,7 +28,7 @@ impl Tick {
     }
 }
 
-/// All ticks of a boot, in the order in which they happened.
+/// All ticks of a boot, in order.
 pub(crate) fn ticks(boot: &Boot) -> Vec<Tick> {
     let mut ticks: Vec<_> = boot
         .journal
@@ -47,12 +47,12 @@ pub(crate) fn ticks(boot: &Boot) -> Vec<Tick> {
     ticks
 }
 
-/// How many ticks one stage, `initrd` or `root`, has logged.
+/// Number of ticks that a stage, `initrd` or `root`, has logged.
 pub(crate) fn count(ticks: &[Tick], stage: &str) -> usize {
     ticks.iter().filter(|tick| tick.stage == stage).count()
 }
 
-/// Every number from `first` on happens once and in order.
+/// Every number from `first` on is logged once and in order.
 pub(crate) fn each_once_from(first: u64, ticks: &[Tick], claims: &mut Claims) {
     let odd = ticks.iter().zip(first..).find(|(tick, due)| tick.number != *due);
     claims.that(
@@ -68,15 +68,15 @@ pub(crate) fn each_once_from(first: u64, ticks: &[Tick], claims: &mut Claims) {
     );
 }
 
-/// Both stages tick, and the numbers go on across the handoff, once each and in order, from 0.
+/// Both stages tick, and every number from 0 on is logged once and in order across the handoff.
 pub(crate) fn unbroken(ticks: &[Tick], claims: &mut Claims) {
     let counts = (count(ticks, "initrd"), count(ticks, "root"));
     claims.that("both stages tick", counts.0 > 10 && counts.1 > 10, format!("{counts:?}"));
     each_once_from(0, ticks, claims);
 }
 
-/// Deadlines lie one period apart, number by number, from the first tick to the last: whoever owns
-/// the counter, its value is the one that the clock implies.
+/// Deadlines are one period apart, number by number, from the first tick to the last. The count is
+/// the one that the clock implies, whichever process owns the counter.
 pub(crate) fn in_rhythm(ticks: &[Tick], claims: &mut Claims) {
     let Some(first) = ticks.first() else {
         return claims.that("there is a rhythm", false, "no tick at all");
@@ -96,8 +96,8 @@ pub(crate) fn in_rhythm(ticks: &[Tick], claims: &mut Claims) {
     );
 }
 
-/// Deadlines lie a whole number of periods apart, and no two are the same, whatever the numbers are
-/// that clients set meanwhile and whichever lines are dropped.
+/// Deadlines are a positive whole number of periods apart, whatever numbers clients set and
+/// whichever lines are dropped.
 pub(crate) fn periods_apart(period: Duration, ticks: &[Tick], claims: &mut Claims) {
     let odd = ticks.windows(2).find(|pair| distance(period, &pair[0], &pair[1]).is_none());
     claims.that(
@@ -109,20 +109,20 @@ pub(crate) fn periods_apart(period: Duration, ticks: &[Tick], claims: &mut Claim
     );
 }
 
-/// How many ticks were due between the first and the last of these, and are not among them.
+/// Number of ticks that were due between the first and the last of these, but are not among them.
 pub(crate) fn missing(period: Duration, ticks: &[Tick]) -> u64 {
     let pairs = ticks.windows(2);
     pairs.filter_map(|pair| Some(distance(period, &pair[0], &pair[1])? - 1)).sum()
 }
 
-/// In periods; none where it is not a whole number of them, or not at least one.
+/// The distance in periods, if it is a positive whole number.
 fn distance(period: Duration, one: &Tick, other: &Tick) -> Option<u64> {
     let distance = other.deadline.checked_sub(one.deadline)?.as_nanos();
     let whole = distance > 0 && distance % period.as_nanos() == 0;
     whole.then(|| u64::try_from(distance / period.as_nanos()).ok())?
 }
 
-/// The owners in their order: the ticks of each. One that comes up again comes twice.
+/// The owners in order, each with its ticks. An owner that returns is listed twice.
 pub(crate) fn owners(ticks: &[Tick]) -> Vec<&[Tick]> {
     ticks.chunk_by(|a, b| a.pid == b.pid).collect()
 }
@@ -133,8 +133,8 @@ pub(crate) fn owned_by(stages: &[&str], ticks: &[Tick], claims: &mut Claims) {
     claims.that("one owner after another", owners == stages, owners.join(", "));
 }
 
-/// No tick is a period late; what the whole machine stood still comes on top, as it does where the
-/// host has other work and an idle guest waits for it.
+/// No tick is a period late, not counting the time for which the whole machine stood still: a busy
+/// host may delay an idle guest.
 pub(crate) fn on_time(boot: &Boot, ticks: &[Tick], claims: &mut Claims) {
     let bound = PERIOD + story::standstill(boot);
     let latest = ticks.iter().max_by_key(|tick| tick.late());

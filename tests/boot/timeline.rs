@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Timeline: one boot as a picture, from PID 1 to power-off. `scripts/boot --timeline` draws it.
 //!
-//! Three panels above one time axis: what PID 1 and the two instances do, the counter, and how far
-//! each tick is from its deadline. Everything in it is read from the boot's journal; it has a
-//! background of its own, for pages light and dark.
+//! Three panels have one time axis: PID 1 and the two instances, the counter, and the delay of each
+//! tick. All data is from the boot's journal. The background is drawn, so the picture suits light
+//! and dark pages.
 
 use crate::guest::Guest;
 use crate::machine::Boot;
@@ -23,9 +23,9 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Panel<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 type Drawn<T = ()> = Result<T, DrawingAreaErrorKind<std::io::Error>>;
 
-/// Pixels: the width of a README, and what the panels need below a head of two lines.
+/// Pixels: the width of a README, and the height of the panels and a head of two lines.
 const SIZE: (i32, i32) = (900, 700);
-/// The time axis.
+/// The position of the time axis.
 const PANELS_END: i32 = SIZE.1 - 48;
 const LANES_TOP: i32 = 64;
 const TARGETS_AT: i32 = LANES_TOP + 78;
@@ -33,23 +33,23 @@ const BARS_TOP: i32 = TARGETS_AT + 14;
 const BAR: i32 = 20;
 const LANES_END: i32 = BARS_TOP + 80;
 const COUNTER_END: i32 = LANES_END + 250;
-/// Beside the panels; to the left for their names and numbers.
+/// The left margin of the panels, for their names and numbers.
 const LEFT: i32 = 112;
 const RIGHT: i32 = 22;
-/// Rows of names of targets.
+/// Number of rows for the names of targets.
 const FLAGS: usize = 5;
 
 const PAPER: RGBColor = RGBColor(255, 255, 255);
 const INK: RGBColor = RGBColor(36, 41, 47);
 const FAINT: RGBColor = RGBColor(101, 109, 118);
 const GRID: RGBColor = RGBColor(234, 238, 242);
-/// Both are told apart by who does not see red and green, and on paper.
+/// Readers who cannot see red and green can tell these two apart, also on paper.
 const INITRD: RGBColor = RGBColor(207, 92, 0);
 const ROOT_FS: RGBColor = RGBColor(9, 88, 190);
 const SWITCH: RGBColor = RGBColor(164, 14, 38);
 const HANDOFF: RGBColor = RGBColor(110, 64, 201);
 
-/// The targets that people know the stages of a boot by.
+/// The well-known targets of a boot.
 const TARGETS: [&str; 7] = [
     "sysinit",
     "basic",
@@ -60,38 +60,37 @@ const TARGETS: [&str; 7] = [
     "multi-user",
 ];
 
-/// What the picture shows, in seconds since PID 1 began.
+/// The content of the picture, in seconds since the start of PID 1.
 struct Story {
     systemd: String,
     kernel: String,
     ticks: Vec<(f64, Tick)>,
-    /// Name, when it was reached, and whether that was in the initrd.
+    /// Name, time, and whether it was reached in the initrd.
     targets: Vec<(String, f64, bool)>,
     socket: (f64, f64),
     first: Instance,
     root: Instance,
     switch: f64,
-    /// When every process was stopped around the switch, and when all went on.
+    /// The start and the end of PID 1's stop of all processes at the switch.
     stopped: (f64, f64),
-    /// When a client with the first stage's own priority could not run for long, for whatever
-    /// reason.
+    /// Times when a client with the first stage's priority could not run for long, for any reason.
     standstills: Vec<(f64, f64)>,
-    /// From the predecessor's freezing to the successor's serving.
+    /// From the predecessor's freeze until the successor serves.
     handoff: (f64, f64),
     end: f64,
 }
 
-/// A process of ours.
+/// One of our processes.
 struct Instance {
-    /// When PID 1 began to start it.
+    /// When PID 1 began its start.
     starting: f64,
     serving: f64,
-    /// When PID 1 saw that it had ended.
+    /// When PID 1 noticed its end.
     gone: f64,
 }
 
 impl Story {
-    /// An error names what the boot did not show.
+    /// An error names the missing event.
     fn of(boot: &Boot) -> Result<Self, String> {
         let records = || boot.journal.iter().filter(|record| record.identifier() == "systemd");
         let said = |words: &str| {
@@ -133,7 +132,7 @@ impl Story {
             gone: gone(ROOT)?,
         };
         let standstills = standstills(boot, since);
-        // PID 1 stops all others before it does anything else that could keep them waiting.
+        // PID 1 stops all other processes before anything else that could delay them.
         let stopped = standstills.iter().find(|(from, _)| (switch..switch + 0.5).contains(from));
         let story = Self {
             systemd: word(start.message().trim_start_matches("systemd ")),
@@ -152,7 +151,7 @@ impl Story {
         if story.ticks.is_empty() { Err("no tick".to_owned()) } else { Ok(story) }
     }
 
-    /// How far each tick is from its deadline, in milliseconds: late is more than 0.
+    /// The delay of each tick, in milliseconds; positive if it is late.
     fn off(&self) -> impl Iterator<Item = (f64, f64, &Tick)> {
         self.ticks.iter().map(|(at, tick)| {
             let off = tick.actual.as_secs_f64() - tick.deadline.as_secs_f64();
@@ -161,8 +160,7 @@ impl Story {
     }
 }
 
-/// The times for which the watching client was kept from running; it says so as soon as it runs
-/// again.
+/// Times when the watching client could not run; it reports them as soon as it runs again.
 fn standstills(boot: &Boot, since: impl Fn(Duration) -> f64) -> Vec<(f64, f64)> {
     let windows = of_stage(boot, "boot-watch", "stood still").into_iter().filter_map(|record| {
         let micros = record.message().strip_prefix("stood still for ")?.strip_suffix(" us")?;
@@ -214,7 +212,7 @@ fn head(story: &Story, guest: Guest, paper: &Area) -> Drawn {
     write(paper, &below, (20, 44), 12, FAINT, HPos::Left)
 }
 
-/// A panel with its grid; the time axes of all of them lie above each other.
+/// A panel with its grid; the time axes of all panels are aligned.
 fn panel<'a>(
     area: &Area<'a>,
     story: &Story,
@@ -232,7 +230,7 @@ fn panel<'a>(
     mesh.x_labels(10).y_labels(5).light_line_style(TRANSPARENT).bold_line_style(GRID);
     mesh.axis_style(FAINT).label_style(("sans-serif", 12).into_font().color(&INK));
     let whole = |value: &f64| format!("{value:.0}");
-    // A boot without a late tick has a panel of less than 5 ms.
+    // If no tick was late, the panel spans less than 5 ms.
     let digits = usize::from(high - low < 5.0);
     let fine = |value: &f64| format!("{value:.digits$}");
     mesh.x_label_formatter(&whole).y_label_formatter(&fine);
@@ -243,7 +241,8 @@ fn panel<'a>(
     Ok(panel)
 }
 
-/// The switch of root and the handoff, through all panels; named where the counter has not come to.
+/// The switch of root and the handoff, through all panels; the labels are where the counter's line
+/// is not.
 fn moments(story: &Story, panel: &Panel, paper: &Area) -> Drawn {
     const LINES: [i32; 2] = [22, 38];
     let (top, bottom) = (TARGETS_AT, PANELS_END);
@@ -276,11 +275,11 @@ fn moments(story: &Story, panel: &Panel, paper: &Area) -> Drawn {
     Ok(())
 }
 
-/// What PID 1 and the two instances do.
+/// The activity of PID 1 and the two instances.
 fn lanes(story: &Story, panel: &Panel, paper: &Area) -> Drawn {
     let x = |at: f64| panel.backend_coord(&(at, 0.0)).0;
     let end = x(story.end);
-    // A flag for each target. None lies in the way of the staff of a later one.
+    // A flag for each target, placed so that none covers the staff of a later one.
     let mut taken = [0; FLAGS];
     for (name, at, in_initrd) in &story.targets {
         let at = x(*at);
@@ -387,13 +386,13 @@ fn color_of(tick: &Tick) -> RGBColor {
     if tick.stage == "initrd" { INITRD } else { ROOT_FS }
 }
 
-/// Text whose middle line is at this height.
+/// Draws text whose vertical centre is at this height.
 fn write(on: &Area, text: &str, at: (i32, i32), size: i32, color: RGBColor, from: HPos) -> Drawn {
     let style = ("sans-serif", size).into_font().color(&color);
     on.draw(&Text::new(text.to_owned(), at, style.pos(Pos::new(from, VPos::Center))))
 }
 
-/// Pixels that a text takes, about: whoever looks at it has another font.
+/// Approximate width of a text in pixels, because viewers have other fonts.
 fn width(text: &str, size: i32) -> i32 {
     6 + text.chars().count() as i32 * size * 11 / 20
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Tools: the programs of the host that the boot tests stand on, and how they are run.
+//! Tools: the host's programs that the boot tests need, and how to run them.
 //!
 //! A missing tool is a failure that names it, never a skipped test.
 
 use std::process::Command;
 
-/// Every program that is called, with the Debian package that has it.
+/// Every program, with its Debian package.
 const NEEDED: [(&str, &str); 22] = [
     ("cargo-deb", "cargo install cargo-deb --locked"),
     ("checkmodule", "checkpolicy"),
@@ -31,7 +31,7 @@ const NEEDED: [(&str, &str); 22] = [
     ("unshare", "util-linux"),
 ];
 
-/// Ends the test unless these tools are there.
+/// Panics unless these tools exist.
 pub(crate) fn require(tools: &[&str]) {
     let missing: Vec<_> = NEEDED
         .iter()
@@ -41,10 +41,10 @@ pub(crate) fn require(tools: &[&str]) {
     assert!(missing.is_empty(), "missing tools: {}", missing.join(", "));
 }
 
-/// Ends the test unless every tool is there.
+/// Panics unless every tool exists.
 pub(crate) fn require_all() {
     require(&NEEDED.map(|(name, _)| name));
-    // Debian's trees can only be made with the right owners by root.
+    // Only root can make Debian's trees with the right owners.
     let uid = output("id", Command::new("id").arg("-u")).expect("id answers");
     assert_eq!(uid.trim(), "0", "the boot tests build whole systems and must run as root");
 }

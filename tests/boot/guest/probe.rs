@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Probe: the clients that live inside a guest, from the first processes of the initrd to
-//! power-off.
+//! Probe: the clients inside a guest, from the first processes of the initrd to power-off.
 //!
-//! Nothing that a distribution ships can stand where these must: before a shell, through the switch
-//! of root, with the old root gone from under it. Compiled on its own, statically, and put into the
-//! guest; it reports by lines on the second serial port, which is there from the first process to
-//! the last and needs no file system.
+//! No program of a distribution can do this: run before a shell exists, across the switch of root,
+//! and after the old root is gone. The probe is compiled separately and statically, and copied into
+//! the guest. It reports on the second serial port, which exists from the first process to the last
+//! and needs no file system.
 //!
 //! It never judges: it counts, and the host asserts.
 
@@ -17,13 +16,13 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// Where the public socket lies; entered once, so that the path outlives the old root.
+/// The directory of the public socket, entered once, so that the path outlives the old root.
 const SOCKET_DIRECTORY: &str = "/run/early-service";
 const SOCKET: &str = "early-service.sock";
 const REPORTS: &str = "/dev/ttyS1";
-/// Between two connects; the figure of the promise that nobody is refused.
+/// Interval between connections, as in the promise that no connection is refused.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Longer than the worst pause of a slow boot: what takes longer counts as lost.
+/// Longer than the worst pause of a slow boot; a longer wait counts as a loss.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn main() {
@@ -38,7 +37,7 @@ fn main() {
     }
 }
 
-/// What one client has seen so far.
+/// The results of one client so far.
 #[derive(Default)]
 struct Tally {
     answered: u64,
@@ -46,9 +45,9 @@ struct Tally {
     lost: u64,
     backwards: u64,
     last: Option<u64>,
-    /// The longest that it waited for an answer since the last report.
+    /// The longest wait for an answer since the last report.
     slowest: Duration,
-    /// The longest that it woke up after its time: so long the machine stood still.
+    /// The longest delay of a wake-up: the time for which the machine stood still.
     standstill: Duration,
 }
 
@@ -60,7 +59,7 @@ impl Tally {
         self.slowest = self.slowest.max(took);
     }
 
-    /// Sleeps for what is left of [`PAUSE`] since `start`.
+    /// Sleeps for the rest of [`PAUSE`] since `start`.
     fn pause(&mut self, start: Instant) {
         let left = PAUSE.saturating_sub(start.elapsed());
         let asleep = Instant::now();
@@ -71,7 +70,8 @@ impl Tally {
     fn report(&mut self, name: &str, to: &mut File) {
         let Self { answered, refused, lost, backwards, slowest, standstill, .. } = self;
         let (slowest, standstill) = (slowest.as_millis(), standstill.as_millis());
-        // One write, so that lines of several clients do not mix. A full port is no reason to stop.
+        // One write, so that lines of several clients do not mix. A full port must not stop the
+        // client.
         let line = format!(
             "{name}\tanswered={answered} refused={refused} lost={lost} \
              backwards={backwards} slowest_ms={slowest} standstill_ms={standstill}\n"
@@ -81,7 +81,7 @@ impl Tally {
     }
 }
 
-/// A new connection every [`PAUSE`], each with one question.
+/// A new connection every [`PAUSE`], each with one command.
 fn storm(to: &mut File) {
     let mut tally = Tally::default();
     let mut reported = Instant::now();
@@ -110,7 +110,7 @@ fn storm(to: &mut File) {
     }
 }
 
-/// One connection for as long as it lasts, with a question every [`PAUSE`]; then a new one.
+/// One connection with a command every [`PAUSE`]; a new one when it ends.
 fn sit(to: &mut File) {
     let mut tally = Tally::default();
     let mut reported = Instant::now();
@@ -139,12 +139,12 @@ fn sit(to: &mut File) {
     }
 }
 
-/// Keeps the processor and the disk busy for as long as it lives.
+/// Keeps the processor and the disk busy until it is killed.
 fn busy() {
     std::thread::spawn(|| {
         let mut block = vec![0_u8; 1 << 16];
         loop {
-            // Before udev has made the device there is nothing to read.
+            // Nothing can be read before udev has made the device.
             if let Ok(mut disk) = File::open("/dev/vda") {
                 while std::io::Read::read(&mut disk, &mut block).is_ok_and(|count| count > 0) {}
             }
@@ -157,14 +157,14 @@ fn busy() {
     }
 }
 
-/// Says for how long it was kept from running, whenever that was long, in the kernel's log: its
-/// clock stamps what is written there, and the descriptor outlives the old root.
+/// Reports in the kernel's log whenever it could not run for long. The kernel's clock stamps the
+/// report, and the descriptor outlives the old root.
 ///
-/// Around the switch of root that is the time for which PID 1 stops every process, to within a
+/// At the switch of root, this is the time for which PID 1 stops every process, to within one
 /// sleep.
 fn watch() {
     const SLEEP: Duration = Duration::from_millis(1);
-    /// What is shorter makes no tick late that anybody would ask about.
+    /// A shorter delay makes no tick noticeably late.
     const LONG: Duration = Duration::from_millis(6);
     let mut log = OpenOptions::new().write(true).open("/dev/kmsg").expect("the kernel has a log");
     loop {
@@ -172,22 +172,22 @@ fn watch() {
         sleep(SLEEP);
         let still = asleep.elapsed().saturating_sub(SLEEP);
         if still > LONG {
-            // One write is one record.
+            // One write makes one record.
             let line = format!("boot-watch: stood still for {} us\n", still.as_micros());
             drop(log.write_all(line.as_bytes()));
         }
     }
 }
 
-/// Sets the counter so often, and no faster than a counter ticks that does so every 2 ms: of all
-/// that is set between two ticks only the last is worth a line in the log.
+/// Sets the counter so often, but no faster than it ticks with a period of 2 ms. Of all settings
+/// between two ticks, only the last one is logged.
 fn flood(to: &mut File, times: &str) {
     const PERIOD: Duration = Duration::from_millis(2);
     let times: u64 = times.parse().expect("the number of commands follows the role");
     let mut tally = Tally::default();
     let connection = UnixStream::connect(SOCKET).expect("somebody listens");
     let mut connection = BufReader::new(connection);
-    // Far enough apart that the count never goes back, whatever it has come to meanwhile.
+    // Far enough apart that the count never decreases.
     let mut number = ask(&mut connection).expect("an answer");
     for _ in 0..times {
         number += 1000;
@@ -202,21 +202,21 @@ fn flood(to: &mut File, times: &str) {
     tally.report("flood", to);
 }
 
-/// Where successors that the probe starts find the predecessor that they are killed for.
+/// The predecessor of the successors that the probe starts and kills.
 const PREDECESSOR: &str = "/run/early-service-initrd/early-service.sock";
-/// In the place of the predecessor, to find out when a successor comes to ask.
+/// Replaces the predecessor, to measure when a successor asks.
 const DECOY: &str = "/run/boot-probe.sock";
-/// A successor that is stopped hangs for so long: longer than its predecessor waits for it.
+/// How long a stopped successor hangs: longer than its predecessor waits.
 const STOPPED: Duration = Duration::from_millis(1300);
 
-/// Successors, one after another, each killed a little later than the one before, from just before
-/// it asks to some time after; every sixteenth is stopped first.
+/// Starts one successor after another and kills each a little later than the last, from just before
+/// its request to some time after it. Every sixteenth is first stopped.
 ///
-/// A handoff takes a fraction of a millisecond on a fast host: the steps are so small that dozens
-/// of them are in the middle of it there too.
+/// A handoff takes a fraction of a millisecond on a fast host. The steps are so small that dozens
+/// of kills are in the middle of it even there.
 ///
-/// The words are the successor's command; `PREDECESSOR` among them stands for the socket to adopt
-/// from. It ends when a successor was left enough time to adopt, and the predecessor is gone.
+/// `words` is the successor's command, with `PREDECESSOR` for the socket of the predecessor. Ends
+/// once a successor had enough time to adopt and the predecessor is gone.
 fn kill(to: &mut File, words: &[String]) {
     const TRIES: u32 = 400;
     const EARLIER: Duration = Duration::from_micros(500);
@@ -227,7 +227,7 @@ fn kill(to: &mut File, words: &[String]) {
         let program = words.next().expect("the successor's command follows the role");
         Command::new(program).args(words).spawn().expect("the successor starts")
     };
-    // What sleeps here wakes up on time.
+    // Sleeps of this thread then end on time.
     drop(fs::write("/proc/self/timerslack_ns", "1"));
     let asks_after = (0..3).map(|_| time_to_ask(&start)).min().unwrap_or_default();
     for number in 0..TRIES {
@@ -252,8 +252,8 @@ fn kill(to: &mut File, words: &[String]) {
     say(to, "kill-over", &format!("after={TRIES} asks_after={asks_after:?}"));
 }
 
-/// A shell that stands by to stop a process: to start one at the moment would take too long, and to
-/// send a signal from here takes more than the standard library.
+/// A shell that waits to stop a process. Starting one when it is needed would take too long, and
+/// the standard library cannot send signals.
 struct Stopper(Child);
 
 impl Stopper {
@@ -263,7 +263,7 @@ impl Stopper {
             .stdin(Stdio::piped())
             .spawn();
         let stopper = Self(shell.expect("the shell starts"));
-        // It is waiting by then.
+        // It is waiting by now.
         sleep(Duration::from_millis(20));
         stopper
     }
@@ -275,7 +275,7 @@ impl Stopper {
     }
 }
 
-/// From a successor's start until it asks for the state.
+/// The time from a successor's start to its request.
 fn time_to_ask(start: &impl Fn(&str) -> Child) -> Duration {
     drop(fs::remove_file(DECOY));
     let decoy = UnixListener::bind(DECOY).expect("/run can be written");

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The C programs' own unit files, with our program in the place of theirs.
+//! The unit files of the C programs, with our program.
 //!
-//! Both forms run the first stage as root, without an `@` and without a name for the successor, and
-//! give the socket away with chown(1): its new owner is the one who may adopt. In the first form
-//! each stage has a socket of its own, in the second the root stage takes over that of the first.
+//! Both forms run the first stage as root, without an `@` and without the name of a successor. They
+//! give the socket away with chown(1): its new owner may adopt. In the first form each stage has
+//! its own socket. In the second form the root stage takes over the first stage's socket.
 
 use crate::claims::Claims;
 use crate::journal::Record;
@@ -12,7 +12,7 @@ use crate::plan::{Plan, Row};
 use crate::story;
 use crate::ticks::{self, ticks};
 
-/// Every directive as in the C programs' files; `RuntimeDirectory=` is where they differ.
+/// All directives of the C programs' files; they differ in `RuntimeDirectory=`.
 macro_rules! first_unit {
     ($directory:literal) => {
         concat!(
@@ -39,7 +39,7 @@ macro_rules! first_unit {
     };
 }
 
-/// The same, where they differ in how the predecessor is found.
+/// The same; they differ in how the predecessor is found.
 macro_rules! root_unit {
     ($predecessor:literal) => {
         concat!(
@@ -77,15 +77,15 @@ const ROOT_OF_ONE: &str = root_unit!("--takeover_existing_socket");
 
 const FIRST_UNIT: &str = "/usr/lib/systemd/system/early-service-initrd.service";
 const ROOT_UNIT: &str = "/usr/lib/systemd/system/early-service.service";
-/// What our dracut module adds to that unit, and the C programs' does not.
+/// Our dracut module adds this to the unit; the C programs' module does not.
 const NO_DROP_IN: (&str, &str) =
     ("/usr/lib/systemd/system/early-service-initrd.service.d/50-initrd.conf", "");
-/// As their dracut module enables it.
+/// Their dracut module enables the unit in this way.
 const ENABLED: (&str, &str) = (
     "/etc/systemd/system/sysinit.target.d/enabled.conf",
     "[Unit]\nWants=early-service-initrd.service\n",
 );
-/// They have no socket unit.
+/// The C programs have no socket unit.
 const NO_SOCKET_UNIT: &[&str] = &[
     "/usr/lib/systemd/system/early-service.socket",
     "/etc/systemd/system/sockets.target.wants/early-service.socket",
@@ -98,7 +98,7 @@ const TELL_STATUS: &str = r#"
 pub(crate) const GOES_ON: &str = "units of the C program, one socket: the count goes on";
 pub(crate) const HANDS_OVER: &str = "the first stage hands over once";
 
-/// Also what [`crate::sabotage`] boots.
+/// [`crate::sabotage`] boots this plan too.
 pub(crate) const ONE_SOCKET: Plan = Plan {
     name: "c-program-one-socket",
     clients: &["boot-storm"],
@@ -161,7 +161,7 @@ fn goes_on(boot: &Boot, claims: &mut Claims) {
     claims.that("the root stage answers, and says that it has adopted", adopted, status);
 }
 
-/// What PID 1 says of a unit. Theirs start before journald: until then PID 1 says it in the
+/// PID 1's lines about a unit. These units start before journald, so the first lines are in the
 /// kernel's log, without fields.
 fn said_of<'a>(unit: &str, boot: &'a Boot, words: &str) -> Vec<&'a str> {
     let of_systemd = boot.journal.iter().filter(|record| record.identifier() == "systemd");

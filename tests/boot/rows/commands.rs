@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The commands of the README, typed into `nc` in the guest, by root and by a stranger; and the way
-//! to see the initrd's lines where the initrd has made up a machine id of its own.
+//! The commands of the README, typed into `nc` in the guest by root and by a stranger; and how to
+//! see the initrd's lines if the initrd has its own machine ID.
 
 use crate::claims::Claims;
 use crate::machine::Boot;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Confinement: what the root stage cannot do, tried from inside of its sandbox.
+//! Confinement: what the root stage cannot do, tried from inside its sandbox.
 //!
-//! The attempts are those of `tests/boot/guest/tries.pl`. systemd runs them as it runs the service
-//! itself, by `ExecStartPost=`: same user, same namespaces, same filters; that the service is held
-//! by the same walls is a claim of its own. Outside the same attempts must succeed: what nobody can
-//! do anywhere proves nothing.
+//! `tests/boot/guest/tries.pl` makes the attempts. systemd runs it by `ExecStartPost=`, with the
+//! user, namespaces and filters of the service. A separate claim compares these with the service's.
+//! The same attempts must succeed outside the sandbox; otherwise their failure inside proves
+//! nothing.
 
 use crate::claims::Claims;
 use crate::machine::Boot;
@@ -15,7 +15,7 @@ pub(crate) const SOCKETS: &str = "root stage confined: opens no socket to a netw
 pub(crate) const FILES: &str = "root stage confined: writes to its runtime directory alone";
 pub(crate) const RIGHTS: &str = "root stage confined: gains no right";
 
-/// The claims that stand on single lines of the unit.
+/// Claims that depend on single lines of the unit.
 pub(crate) const NO_NETWORK: &str = "no network socket is opened";
 pub(crate) const READ_ONLY: &str = "the file system itself refuses";
 pub(crate) const ONE_DIRECTORY: &str = "nothing can be written but the runtime directory";
@@ -23,7 +23,7 @@ pub(crate) const NO_CAPABILITY: &str = "the service has no capability, nor could
 
 pub(super) const PLANS: &[Plan] = &[CONFINED];
 
-/// Also what [`crate::sabotage`] boots.
+/// [`crate::sabotage`] boots this plan too.
 pub(crate) const CONFINED: Plan = Plan {
     name: "confined",
     is_long: true,
@@ -42,7 +42,7 @@ walls self > walls
 "#,
         ),
     ],
-    // One more place that anybody may write to, as every ordinary system has it.
+    // Another directory that anybody may write to, as on every ordinary system.
     off_disk: &["/etc/systemd/system/dev-mqueue.mount"],
     in_root: r#"
         wait_until root_serves && wait_until first_is_gone
@@ -62,13 +62,13 @@ walls self > walls
     ..Plan::ORDINARY
 };
 
-/// What each attempt came to, by its name, where the name begins with `kind`.
+/// The result of each attempt whose name begins with `kind`.
 fn attempts<'a>(boot: &'a Boot, key: &'a str, kind: &str) -> BTreeMap<&'a str, &'a str> {
     let attempts = boot.lines(key).filter_map(|line| line.split_once('\t'));
     attempts.filter_map(|(what, result)| Some((what.strip_prefix(kind)?, result))).collect()
 }
 
-/// The filter ended the process that made the call.
+/// The filter killed the process that made the call.
 const ENDED: &str = "signal 31";
 
 fn sockets(boot: &Boot, claims: &mut Claims) {
@@ -91,7 +91,7 @@ fn files(boot: &Boot, claims: &mut Claims) {
     claims.that("a file is created in its directory", own == Some("done"), format!("{own:?}"));
     let none = !created.is_empty() && created.values().all(|&result| result != "done");
     claims.that("and in no other", none, format!("{created:?}"));
-    // Not only the mode of the directory, which a mistake of an administrator can open.
+    // Not only by the directory's mode, which an administrator could change by mistake.
     for directory in ["/usr", "/usr/bin", "/etc", "/var", "/var/tmp", "/tmp", "/run", "/boot"] {
         let result = created.get(directory);
         let claim = format!("{READ_ONLY}, in {directory}");
@@ -113,7 +113,7 @@ fn rights(boot: &Boot, claims: &mut Claims) {
         ("mount", ENDED),
         ("setuid", ENDED),
         ("personality", "EPERM"),
-        // By a filter; by the kernel itself where it knows how.
+        // Denied by a filter, or by the kernel itself if it can.
         ("mmap", "EPERM EACCES"),
     ] {
         let result = calls.get(call).copied().unwrap_or_default();

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The maintainer scripts, by the table of Debian's policy (chapter 6), in a tree in which no
-//! systemd runs: what is enabled, what the initrd has, and in what state dpkg leaves the package.
+//! The maintainer scripts, according to Debian's policy (chapter 6), in a tree without a running
+//! systemd: which units are enabled, what the initrd contains, and the state of the package in
+//! dpkg.
 //!
-//! What a running systemd does is booted: `updates.rs`.
+//! `updates.rs` boots a system to test what a running systemd does.
 
 use crate::cache::{self, SOURCE};
 use crate::claims::Claims;
@@ -22,11 +23,11 @@ pub(super) const ROWS: &[TreeRow] = &[
     TreeRow { name: "dpkg: interrupted or given up, it is put right", holds: interrupted },
 ];
 
-/// The release without a record of what it had enabled, for the rows that start from it.
+/// A release that did not record which units it had enabled, for the rows that start from it.
 const RELEASE: &str = "530d698";
 
-/// Words for the scripts. dracut is replaced, for it is run by trigger after each of dozens of
-/// steps: that it runs, and what its module's condition says then, is what matters here.
+/// Functions for the scripts. dracut is replaced, because a trigger runs it after each of dozens of
+/// steps. Only that it runs, and its module's condition, matter here.
 const WORDS: &str = r#"#!/bin/bash
 exec 2>> /log
 # An installation that nobody has touched.
@@ -60,12 +61,12 @@ version() {
 put() { dpkg --install --force-downgrade "$1" >> /log; printf '%s exit\t%s\n' "$2" "$?"; say "$2"; }
 "#;
 
-/// Everything enabled, in the initrd, installed.
+/// Enabled, in the initrd, and installed.
 const WELL: &str = "enabled enabled enabled; yes; ii ";
-/// Everything disabled by the administrator.
+/// Disabled by the administrator.
 const DISABLED: &str = "disabled disabled disabled; no; ii ";
 
-/// Runs a script and holds what it has said, key by key, against what it should.
+/// Runs a script and compares its lines, key by key, with the expected ones.
 fn hold(
     image: &Image,
     purpose: &str,
@@ -95,7 +96,7 @@ fn end_of(log: &str) -> String {
     lines[lines.len().saturating_sub(6)..].join(" | ")
 }
 
-/// Puts the release's maintainer scripts into a tree.
+/// Adds the release's maintainer scripts to a tree.
 fn add_release(tree: &Path) -> Result<(), String> {
     for script in ["postinst", "prerm", "postrm"] {
         let mut git = Command::new("git");
@@ -133,7 +134,7 @@ put $new twice
         ("off", DISABLED),
         ("twice", WELL),
     ];
-    // What is-enabled says of a unit that is not there, both before 254 and after.
+    // The output of is-enabled for a missing unit, before and after systemd 254.
     let script = SCRIPT
         .replace("say removed", "say removed | sed 's/\\t *;/\\tnot-found not-found not-found;/'");
     hold(image, "dpkg-again", &script, &expected, claims)

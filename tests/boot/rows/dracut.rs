@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The dracut module, in the tree of a guest: what of the root filesystem gets into an initrd, and
-//! what does not.
+//! The dracut module, in the tree of a guest: which files of the root filesystem it installs in an
+//! initrd.
 
 use crate::cache;
 use crate::claims::Claims;
@@ -20,7 +20,7 @@ pub(super) const ROWS: &[TreeRow] = &[
     TreeRow { name: "dracut: no program or no systemd: an initrd without it", holds: without },
 ];
 
-/// Builds an image and says its status, its files and their contents, each line under a key.
+/// Builds an image; prints its status, its files and their contents, each line with a key.
 const IMAGE: &str = r#"#!/bin/bash
 kernel=$(ls /lib/modules)
 image() {
@@ -37,7 +37,7 @@ has() { [ -e "/image/$2" ] && printf '%s has\t%s\n' "$1" "$2"; }
 accounts() { sed "s/^/$1 $2\t/" "/image/etc/$2"; }
 "#;
 
-/// What a script has said.
+/// The lines of a script.
 struct Said(BTreeMap<String, Vec<String>>);
 
 impl Said {
@@ -64,7 +64,7 @@ impl Said {
         claims.that(&format!("{key}: {line}"), self.has(key, line), self.lines(key).join(", "));
     }
 
-    /// There is an image, and nothing of ours in it.
+    /// Claims that there is an image, and that it contains nothing of ours.
     fn claim_left_out(&self, case: &str, claims: &mut Claims) {
         self.claim(&format!("{case} status"), "0", claims);
         let files = self.lines(&format!("{case} file"));
@@ -194,7 +194,7 @@ image service; accounts service passwd; accounts service group
     Ok(())
 }
 
-/// With `--sysroot`; only the module's own functions, because dracut would want a whole system.
+/// With `--sysroot`. Uses only the module's functions, because dracut would need a whole system.
 fn other_root(image: &Image, claims: &mut Claims) -> Result<(), String> {
     const SCRIPT: &str = r#"
 exec 2> /dev/null
@@ -216,7 +216,7 @@ printf 'file passwd\t%s\n' "$(account passwd early-service)"
 }
 
 fn without(image: &Image, claims: &mut Claims) -> Result<(), String> {
-    // A module named as kdump's is.
+    // A module with the name of kdump's.
     const SCRIPT: &str = r#"
 exec 2> /dev/null
 mkdir /no-conf /usr/lib/dracut/modules.d/99kdumpbase

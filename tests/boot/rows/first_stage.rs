@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Trouble with the first stage: killed, stopped, left without a root, or not there at all.
+//! Trouble with the first stage: killed, stopped, without a root, or missing.
 
 use crate::claims::Claims;
 use crate::guest::Initrd;
@@ -10,8 +10,8 @@ use crate::story;
 use crate::ticks::{self, PERIOD, Tick, ticks};
 use std::time::Duration;
 
-/// Has the root stage run a script, with all rights, before its own start; the port that it speaks
-/// through is a device, which the sandbox keeps even from such a script.
+/// Runs a script with all privileges before the root stage starts. The sandbox applies even to this
+/// script, so the drop-in permits the serial port for its output.
 pub(super) const BEFORE_START: (&str, &str) = (
     "/etc/systemd/system/early-service.service.d/before.conf",
     "[Service]\nExecStartPre=+/boot-test/before-start\nDeviceAllow=/dev/ttyS1 w\n",
@@ -23,7 +23,7 @@ const FOLLOWING: u64 = 1 << 18 | 1 << 19;
 pub(crate) const FEW_RIGHTS: &str = "first stage: two capabilities, and no way to more";
 pub(crate) const NO_RIGHTS: &str = "first stage re-rooted: no thread has a capability";
 
-/// The claims that stand on single lines of the unit, and on what the daemon does.
+/// Claims that depend on single lines of the unit, or on the daemon.
 pub(crate) const ONE_THREAD: &str = "before the switch one thread has the two";
 pub(crate) const NO_THREAD: &str = "before the handoff no thread has any";
 pub(crate) const BOUNDED: &str = "no more than the two could be had";
@@ -31,7 +31,7 @@ pub(crate) const NO_NEW: &str = "no program gives new privileges";
 
 pub(crate) const RECOVERS: &str = "first stage killed, before the switch and after";
 
-/// Also what [`crate::sabotage`] boots.
+/// [`crate::sabotage`] boots this plan too.
 pub(crate) const KILLED: Plan = Plan {
     name: "first-killed",
     clients: &["boot-storm"],
@@ -50,7 +50,7 @@ pub(crate) const KILLED: Plan = Plan {
     ..Plan::ORDINARY
 };
 
-/// Also what [`crate::sabotage`] boots.
+/// [`crate::sabotage`] boots this plan too.
 pub(crate) const STOPPED: Plan = Plan {
     name: "first-stopped",
     clients: &["boot-storm"],
@@ -79,8 +79,8 @@ kill -STOP "$(first_pid)"
 pub(super) const NO_ROOT: Plan = Plan {
     name: "no-root",
     clients: &["boot-storm"],
-    // The file system is ext4: mounting it fails at once, as a missing one does after a minute.
-    // The initrd's journal ends with it: what PID 1 says at the end is on the console, with the
+    // The file system is ext4, so mounting it as vfat fails at once; a missing one would fail after
+    // a minute. The initrd's journal is lost, so PID 1's last lines are on the console, with the
     // kernel's time.
     cmdline: "rootfstype=vfat loglevel=7 systemd.log_target=kmsg printk.devkmsg=on",
     over_initrd: &[
@@ -127,8 +127,8 @@ pub(super) const PLANS: &[Plan] = &[
         initrd: Initrd::Without,
         over_disk: &[
             BEFORE_START,
-            // A process of ours that is shown another boot's id, and killed: what it leaves behind
-            // is what a boot before this one could have left.
+            // Runs the program with the ID of another boot and kills it. The files are then those
+            // of an earlier boot.
             (
                 "/boot-test/before-start",
                 r#"#!/bin/sh
@@ -158,8 +158,8 @@ tell stale < "$STATE"
     },
 ];
 
-/// Where it dies in the initrd, systemd starts it again; where it dies after the switch, it is the
-/// root stage that goes on. Either says from which number.
+/// If it dies in the initrd, systemd restarts it. If it dies after the switch, the root stage
+/// continues. Either one reports the number.
 fn killed(boot: &Boot, claims: &mut Claims) {
     let restarts = story::of_unit(boot, story::FIRST, "Scheduled restart").len();
     claims.that("systemd starts it again in the initrd and not after", restarts == 1, restarts);
@@ -171,7 +171,7 @@ fn killed(boot: &Boot, claims: &mut Claims) {
 }
 
 fn killed_refuses_nobody(boot: &Boot, claims: &mut Claims) {
-    // One with each that was killed.
+    // One for each killed process.
     story::storm_is_never_refused(boot, 2, claims);
 }
 
@@ -188,7 +188,7 @@ fn stopped(boot: &Boot, claims: &mut Claims) {
     story::storm_is_never_refused(boot, 1, claims);
 }
 
-/// The least that the way back into the new root takes, and nothing that could make it more.
+/// The first stage has the minimum that it needs to enter the new root, and cannot gain more.
 fn few_rights(boot: &Boot, claims: &mut Claims) {
     let threads = rights(boot, "rights-before");
     claims.that("there are threads", threads.len() > 1, threads.len());
@@ -203,7 +203,8 @@ fn few_rights(boot: &Boot, claims: &mut Claims) {
     }
 }
 
-/// What following PID 1 takes is held by one thread for as long as it takes that, and then by none.
+/// One thread has the capabilities to follow PID 1 for as long as it needs them; then no thread has
+/// any.
 fn no_rights(boot: &Boot, claims: &mut Claims) {
     let before = rights(boot, "rights-before").len();
     let threads = rights(boot, "rights-after");
@@ -215,9 +216,8 @@ fn no_rights(boot: &Boot, claims: &mut Claims) {
     }
 }
 
-/// The bounding set cannot be made smaller by one who has not CAP_SETPCAP, and the two stay in it;
-/// but what is only there comes by running a program with rights, which `NoNewPrivileges=` rules
-/// out.
+/// A process without CAP_SETPCAP cannot reduce its bounding set, so both capabilities stay in it.
+/// They could only be gained from a privileged program, which `NoNewPrivileges=` prevents.
 fn cannot_gain(rights: &Rights, claims: &mut Claims) {
     claims.that(BOUNDED, rights.set("CapBnd") == FOLLOWING, format!("{rights:x?}"));
     let inherits = rights.set("CapInh") != 0 || rights.set("CapAmb") != 0;
@@ -225,18 +225,18 @@ fn cannot_gain(rights: &Rights, claims: &mut Claims) {
     claims.that(NO_NEW, rights.set("NoNewPrivs") == 1, format!("{rights:x?}"));
 }
 
-/// The sets of a thread and its flag, by their names in `/proc/PID/status`.
+/// A thread's capability sets and its flag, by their names in `/proc/PID/status`.
 #[derive(Debug)]
 struct Rights(Vec<(String, u64)>);
 
 impl Rights {
-    /// All bits where it is not there.
+    /// All bits if the field is missing.
     fn set(&self, name: &str) -> u64 {
         self.0.iter().find(|(field, _)| field == name).map_or(u64::MAX, |(_, bits)| *bits)
     }
 }
 
-/// What each thread of the first stage has.
+/// The capability sets of each thread of the first stage.
 fn rights(boot: &Boot, key: &str) -> Vec<Rights> {
     let parse = |word: &str| {
         let (field, bits) = word.split_once(':')?;
@@ -247,7 +247,7 @@ fn rights(boot: &Boot, key: &str) -> Vec<Rights> {
         .collect()
 }
 
-/// systemd then tells the first stage to end, by SIGTERM, when its successor starts.
+/// systemd sends the first stage SIGTERM when its successor starts.
 fn unit_missing(boot: &Boot, claims: &mut Claims) {
     let heard = story::of_stage(boot, "early-service-initrd", "SIGTERM").len();
     claims.that("SIGTERM is heard, and no more", heard >= 1, heard);
@@ -318,7 +318,7 @@ fn stale(boot: &Boot, claims: &mut Claims) {
     );
 }
 
-/// Without those of the process that stood for another boot.
+/// Without the ticks of the process that represents another boot.
 fn of_the_service(boot: &Boot) -> Vec<Tick> {
     let mut ticks = ticks(boot);
     let last = ticks.last().map(|tick| tick.pid);

@@ -21,30 +21,30 @@ mod updates;
 use crate::guest::Guest;
 use crate::plan::{Plan, TreeRow};
 
-/// What is tried on one guest.
+/// The tests on one guest.
 #[derive(Clone)]
 pub(crate) struct Table {
     pub(crate) guest: Guest,
     /// Every boot.
     pub(crate) plans: Vec<Plan>,
-    /// What is proved in the guest's tree, without a boot.
+    /// Rows that need only the guest's tree.
     pub(crate) tree_rows: Vec<TreeRow>,
 }
 
 impl Table {
-    /// How many rows it has.
+    /// Number of rows.
     pub(crate) fn len(&self) -> usize {
         self.tree_rows.len() + self.plans.iter().map(|plan| plan.rows.len()).sum::<usize>()
     }
 }
 
-/// On the released Debians, all rows that depend on the kernel, PID 1 or dracut; what depends only
-/// on our programs and on dpkg is booted on one of them. On the newest Debian, what depends on its
-/// kernel.
+/// The released Debians have all rows that depend on the kernel, PID 1 or dracut. One of them has
+/// the rows that depend only on our programs and on dpkg. The newest Debian has the rows that
+/// depend on its kernel.
 pub(crate) fn of(guest: Guest) -> Table {
     let plans = |of_one: &[&[Plan]]| [&of_any(), of_one.concat().as_slice()].concat();
     match guest {
-        // The sabotages of these plans are booted on this guest too.
+        // This guest also boots the sabotages of these plans.
         Guest::Bookworm => Table {
             guest,
             plans: plans(&[c_program::PLANS, surroundings::OF_OUR_OWN]),
@@ -73,7 +73,7 @@ fn of_any() -> Vec<Plan> {
     .concat()
 }
 
-/// What is proved in a guest's tree, without a boot.
+/// Rows that need only a guest's tree.
 fn tree_rows() -> Vec<TreeRow> {
     [package::ROWS, dpkg::ROWS, dracut::ROWS].concat()
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The newest Debian: what depends on its kernel and its PID 1.
+//! The newest Debian: the rows that depend on its kernel and its PID 1.
 //!
-//! From Linux 7.0 on the kernel moves the first stage along when PID 1 switches root, so each of
-//! these boots tells whether it notices; the other rows would tell nothing that the released
-//! Debians do not.
+//! From Linux 7.0 on, the kernel moves the first stage to the new root when PID 1 switches. Each of
+//! these boots shows whether the first stage notices. The other rows would show the same as on the
+//! released Debians.
 
 use crate::claims::Claims;
 use crate::guest::{Guest, Image};
@@ -11,8 +11,8 @@ use crate::plan::{Plan, TreeRow};
 use crate::rows::{Table, first_stage, ordinary, package, root_stage};
 use std::fs;
 
-/// The whole way; a first stage that hangs after the switch; power-off in the initrd, and with the
-/// first stage still serving on the root filesystem.
+/// A whole boot; a first stage that hangs after the switch; power-off in the initrd; and power-off
+/// while the first stage still serves on the root filesystem.
 const PLANS: [Plan; 4] =
     [ordinary::ORDINARY, first_stage::STOPPED, first_stage::NO_ROOT, root_stage::DISABLED];
 
@@ -25,7 +25,7 @@ pub(super) fn table() -> Table {
     Table { guest: Guest::Sid, plans: PLANS.to_vec(), tree_rows }
 }
 
-/// With an older one these boots would prove nothing of their own.
+/// With an older kernel, these boots would prove nothing new.
 fn moves_roots(image: &Image, claims: &mut Claims) -> Result<(), String> {
     let modules = image.tree().join("lib/modules");
     let kernels = fs::read_dir(&modules)

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Old against new: an update changes the root filesystem first and the initrd later, and going
-//! back is the same the other way round.
+//! Old against new: an update changes the root filesystem first and the initrd later; a downgrade
+//! may do the reverse.
 //!
-//! The older build speaks one line each way: the connections of its clients end with it, and where
-//! it is the successor it begins a rhythm of its own.
+//! The older build sends one line each way. Connections of its clients end with it. As the
+//! successor, it begins a new rhythm.
 
 use crate::claims::Claims;
 use crate::machine::Boot;
@@ -34,7 +34,7 @@ pub(super) const PLANS: &[Plan] = &[
         name: "older-root",
         older: Some(Stage::Root),
         clients: &["boot-storm", "boot-sit"],
-        // As an update in the running system does it, but for dracut, which takes minutes here.
+        // Like an update of a running system, but without dracut, which takes minutes here.
         in_root: r#"
             wait_until root_serves && wait_until first_is_gone && sleep 1
             dpkg-deb --extract /boot-test/early-service.deb / && systemctl daemon-reload
@@ -49,7 +49,7 @@ pub(super) const PLANS: &[Plan] = &[
     },
 ];
 
-/// From then on the root stage keeps a state file: a restart continues.
+/// From then on the root stage keeps a state file, so a restart continues.
 fn older_first(boot: &Boot, claims: &mut Claims) {
     goes_on(boot, claims);
     let ticks = ticks(boot);
@@ -79,8 +79,8 @@ fn goes_on(boot: &Boot, claims: &mut Claims) {
     story::stops_within_a_second(boot, story::ROOT, claims);
 }
 
-/// The older root stage keeps nothing. What the first stage has left in the state file is as old as
-/// the handoff: going on from there, all that was logged since would be logged again.
+/// The older root stage does not write the state file, which is therefore as old as the handoff. To
+/// continue from it would repeat everything logged since.
 fn updated(boot: &Boot, claims: &mut Claims) {
     let command = boot.lines("updated").next().unwrap_or_default();
     claims.that("the unit is the new one", command.contains("--state-file"), command);
@@ -98,7 +98,7 @@ fn updated(boot: &Boot, claims: &mut Claims) {
 
 fn refused(boot: &Boot, claims: &mut Claims) {
     let owners = ticks::owners(&ticks(boot)).len() as u64;
-    // One with each process that ends.
+    // One for each process that ends.
     let Some(ends) = owners.checked_sub(1) else {
         return claims.that("there is an owner", false, "no tick at all");
     };

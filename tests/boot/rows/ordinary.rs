@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The ordinary boot: nobody fails, clients watch from the initrd to power-off.
+//! The ordinary boot: nothing fails, and clients watch from the initrd to power-off.
 
 use crate::claims::Claims;
 use crate::machine::Boot;
@@ -13,13 +13,14 @@ pub(crate) const SPARED: &str = "ordinary boot: PID 1 spares the first stage";
 pub(crate) const CLIENTS: &str = "ordinary boot: no client is refused, none loses an answer";
 pub(crate) const NC: &str = "ordinary boot: nc sits through it all, half a line typed";
 
-/// The claims of [`SPARED`]: one stands on the `@`, the other on how the switch of root is noticed.
+/// The claims of [`SPARED`]: one depends on the `@`, the other on how the switch of root is
+/// noticed.
 pub(crate) const NO_SIGTERM: &str = "no SIGTERM reaches the first stage";
 pub(crate) const COMES_THROUGH: &str = "it comes through the switch";
 
 pub(super) const PLANS: &[Plan] = &[ORDINARY];
 
-/// Also what [`crate::sabotage`] boots.
+/// [`crate::sabotage`] boots this plan too.
 pub(crate) const ORDINARY: Plan = Plan {
     clients: &["boot-storm", "boot-sit", "boot-nc"],
     in_initrd: r#"
@@ -71,8 +72,8 @@ fn numbers(boot: &Boot, claims: &mut Claims) {
     }
 }
 
-/// Without the `@` of its name the first stage would live on as well, because it ignores SIGTERM;
-/// what tells is that none has come.
+/// The first stage ignores SIGTERM, so it would survive without the `@` in its name too. Only the
+/// missing signal shows the effect of the `@`.
 fn spared(boot: &Boot, claims: &mut Claims) {
     let heard = story::of_stage(boot, "early-service-initrd", "SIGTERM");
     let seen = heard.first().map_or("", |record| record.message());
@@ -95,8 +96,8 @@ fn clients(boot: &Boot, claims: &mut Claims) {
     claims.that("the socket ends up with its owner", owners == expected, owners.join(", "));
 }
 
-/// One connection, a question before the switch of root, half of one across it and the handoff, and
-/// one afterwards.
+/// One connection: a command before the switch of root, half a command across it and the handoff,
+/// and one afterwards.
 fn nc(boot: &Boot, claims: &mut Claims) {
     let shown: Vec<_> = boot.lines("nc").collect();
     let [before, counter, after] = shown[..] else {
@@ -127,7 +128,7 @@ fn state_file(boot: &Boot, claims: &mut Claims) {
     claims.that("it is never replaced", same, inodes.join(", "));
 }
 
-/// To whoever asks `systemctl status`, `status` or `journalctl --catalog`.
+/// What `systemctl status`, `status` and `journalctl --catalog` show.
 fn told(boot: &Boot, claims: &mut Claims) {
     let shown: Vec<_> = boot.lines("nc").collect();
     let first = shown.first().and_then(|line| line.split(' ').find_map(|w| w.strip_prefix("pid=")));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The package and its units, as far as they can be judged without a boot: in the tree of a guest.
+//! The package and its units, as far as a guest's tree shows them without a boot.
 
 use crate::cache;
 use crate::claims::Claims;
@@ -20,7 +20,7 @@ pub(super) const ROWS: &[TreeRow] = &[
     TreeRow { name: VERIFIED, holds: units },
 ];
 
-/// The rows that the newest Debian has too; the others differ by dpkg and dracut alone.
+/// The rows for the newest Debian too; the others depend only on dpkg and dracut.
 pub(super) const ON_NEWEST: [&str; 2] = [INSTALLS, VERIFIED];
 
 const INSTALLS: &str = "package: installs, enables and is in the initrd";
@@ -71,7 +71,7 @@ fn disabled(image: &Image, claims: &mut Claims) -> Result<(), String> {
     cache::remove(&tree)
 }
 
-/// All told, by gzip. The C example on glib adds 1,467 kB.
+/// Total size, compressed by gzip. The C example with glib adds 1,467 kB.
 const MOST_ADDED: usize = 240_000;
 
 fn small(image: &Image, claims: &mut Claims) -> Result<(), String> {
@@ -83,7 +83,7 @@ fn small(image: &Image, claims: &mut Claims) -> Result<(), String> {
     Ok(())
 }
 
-/// No library, no tool, no unit of anybody else's; the directory of links is where ours must lie.
+/// No library, tool or unit of another package; links must be in the directory of links.
 fn own(image: &Image, claims: &mut Claims) -> Result<(), String> {
     const LINKS: &str = "usr/lib/systemd/system/initrd.target.wants";
     let (with, without) =
@@ -114,14 +114,14 @@ fn removed(image: &Image, claims: &mut Claims) -> Result<(), String> {
 
 fn units(image: &Image, claims: &mut Claims) -> Result<(), String> {
     let tree = copy_of(image, "units")?;
-    // Without `man`, which the guest does not have; that the package brings the page is seen below.
+    // Without `man`, which the guest does not have; the page itself is checked below.
     let said = run_in(
         &tree,
         "#!/bin/sh\nsystemd-analyze verify --man=no early-service.service \
          early-service-initrd.service early-service.socket 2>&1\n",
     )?;
     claims.that("systemd-analyze verify says nothing", said.is_empty(), said.trim());
-    // The guest leaves out manual pages as it unpacks, but not from this list.
+    // dpkg omits manual pages in the guest, but this list contains them.
     let files = run_in(&tree, "#!/bin/sh\ndpkg -L early-service\n")?;
     let has_page = files.lines().any(|file| file == "/usr/share/man/man8/early-service.8.gz");
     claims.that("the page that they name is in the package", has_page, files.replace('\n', ", "));
@@ -156,8 +156,8 @@ pub(super) fn run_in(tree: &Path, script: &str) -> Result<String, String> {
     chroot(tree, &["/boot-test/script"])
 }
 
-/// The names in an initrd that is not compressed: one cpio archive after another, with zeros
-/// between (`initramfs/buffer-format` in the kernel's documentation).
+/// The names in an uncompressed initrd: several cpio archives with zeros between them
+/// (`initramfs/buffer-format` in the kernel's documentation).
 pub(super) fn contents(initrd: &Path) -> Result<String, String> {
     let explain = |what: &dyn Display| format!("cannot list {}: {what}", initrd.display());
     let bytes = fs::read(initrd).map_err(|error| explain(&error))?;
@@ -173,7 +173,7 @@ pub(super) fn contents(initrd: &Path) -> Result<String, String> {
     Ok(names)
 }
 
-/// The name of the entry at the beginning of these bytes, and the size of all of it.
+/// The name of the entry at the beginning of these bytes, and the entry's size.
 fn entry(bytes: &[u8]) -> Option<(String, usize)> {
     const HEADER: usize = 110;
     let field = |number: usize| {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Trouble with the second stage: disabled, failing, there twice, killed in the middle of the
-//! handoff, restarted, stopped, killed.
+//! Trouble with the second stage: disabled, failing, started twice, killed during the handoff,
+//! restarted, stopped, killed.
 
 use crate::claims::Claims;
 use crate::machine::Boot;
@@ -23,7 +23,7 @@ pub(super) const DISABLED: Plan = Plan {
     ..Plan::ORDINARY
 };
 
-/// What is the same whatever PID 1 and the kernel are.
+/// Plans for any PID 1 and any kernel.
 pub(super) const OF_OUR_OWN: &[Plan] = &[
     Plan {
         name: "two-successors",
@@ -33,8 +33,8 @@ pub(super) const OF_OUR_OWN: &[Plan] = &[
                 "/etc/systemd/system/early-service.service.d/fail.conf",
                 "[Service]\nExecStartPre=+/boot-test/before-start\nTimeoutStartSec=5\n",
             ),
-            // Fails twice; then the predecessor is stopped, so that two successors are there before
-            // it hears of either.
+            // Fails twice. Then the predecessor is stopped, so that both successors ask before it
+            // reads either request.
             (
                 "/boot-test/before-start",
                 r#"#!/bin/sh
@@ -56,7 +56,7 @@ wait_until is_adopting second.service
                  --state-file /run/early-service/state\n",
             ),
         ],
-        // The service's own start may take 5 s here, unless it asks for more.
+        // The service has 5 s to start here, unless it asks for more.
         in_root: r#"
             wait_until is_adopting early-service.service
             kill -CONT "$(first_pid)"
@@ -142,8 +142,7 @@ fn fails_twice(boot: &Boot, claims: &mut Claims) {
     story::first_stage_ends_well(boot, story::ADOPTED, claims);
 }
 
-/// The predecessor is stopped meanwhile, for a second and more: all wait, and its ticks are caught
-/// up.
+/// The predecessor is stopped for more than a second: all wait, and it catches up its ticks.
 fn two_at_once(boot: &Boot, claims: &mut Claims) {
     let ticks = ticks(boot);
     ticks::owned_by(&["initrd", "root", "root"], &ticks, claims);
@@ -156,7 +155,7 @@ fn two_at_once(boot: &Boot, claims: &mut Claims) {
     claims.that("the other says that it waits", waiters.contains(&story::ROOT), waiters.join(", "));
 }
 
-/// Longer than its start may take, and then goes on from the state file.
+/// It waits longer than its start may take, and then continues from the state file.
 fn waits_for_long(boot: &Boot, claims: &mut Claims) {
     let status = boot.lines("waits").next().unwrap_or_default();
     claims.that("systemctl shows what it waits for", status.contains("another process"), status);
@@ -171,8 +170,8 @@ fn waits_for_long(boot: &Boot, claims: &mut Claims) {
     claims.that("it waits for more than six seconds", long, format!("{took:?}"));
     let ticks = ticks(boot);
     recovery::told(&["early-service"], boot, &ticks, claims);
-    // With the one that is stopped ends the connection that it is about to answer, and that of who
-    // sits connected.
+    // The stopped process takes along the connection that it is about to answer, and that of the
+    // permanent client.
     story::storm_is_never_refused(boot, 1, claims);
     let sessions = boot.lines("sit-connected").count();
     claims.that("who sits connected is cut off once", sessions == 2, sessions);
@@ -185,13 +184,13 @@ fn off_waiting(boot: &Boot, claims: &mut Claims) {
     story::off_within_a_second(boot, story::ROOT, claims);
 }
 
-/// The units of the root stage's processes that say something with these words in it.
+/// The units of the root stage's processes whose log lines contain these words.
 fn units_that_say<'a>(boot: &'a Boot, words: &'a str) -> Vec<&'a str> {
     let said = story::of_stage(boot, "early-service", words);
     said.into_iter().filter_map(|record| record.field("_SYSTEMD_UNIT")).collect()
 }
 
-/// The predecessor serves on, unless the one that was killed was the owner by then.
+/// The predecessor continues, unless the killed process was the owner by then.
 fn ended_in_it(boot: &Boot, claims: &mut Claims) {
     let over = boot.lines("kill-over").next().unwrap_or_default();
     claims.that("the killing comes to its end", !over.is_empty(), "it did not");
@@ -208,8 +207,7 @@ fn ended_in_it(boot: &Boot, claims: &mut Claims) {
 }
 
 fn none_lost(boot: &Boot, claims: &mut Claims) {
-    // The last one may have been the owner when it was killed, and then its connections end with
-    // it.
+    // If the last killed process was the owner, its connections end with it.
     let owners_killed = recovery::count(boot);
     story::storm_is_never_refused(boot, owners_killed, claims);
     if owners_killed == 0 {
@@ -227,7 +225,7 @@ fn again(boot: &Boot, claims: &mut Claims) {
     ticks::in_rhythm(&ticks, claims);
 }
 
-/// Who is told to stop writes out what is queued: up to the kill no number is missing.
+/// A process that is told to stop logs all queued lines, so no number is missing up to the kill.
 fn restarted(boot: &Boot, claims: &mut Claims) {
     let ticks = ticks(boot);
     let owners = ticks::owners(&ticks);
@@ -257,6 +255,6 @@ fn catches_up(boot: &Boot, claims: &mut Claims) {
 }
 
 fn clients_wait(boot: &Boot, claims: &mut Claims) {
-    // One with each process that ends while it owns the counter.
+    // One for each process that ends while it owns the counter.
     story::storm_is_never_refused(boot, 2, claims);
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The RPM, beside the Debian package: the same files, and scriptlets that leave the same system.
+//! The RPM, compared with the Debian package: the same files, and scriptlets with the same result.
 
 use crate::cache::{self, SOURCE};
 use crate::claims::Claims;
@@ -24,7 +24,7 @@ pub(crate) const ROWS: &[PairRow] = &[
     PairRow { name: "rpm: rpmlint has nothing to say", holds: lint },
 ];
 
-/// Where each of the two keeps its licences; the second also links to programs by their build ids.
+/// Where each package has its licences; the RPM also has links for its build IDs.
 const LICENCES: [&str; 4] = [
     "deb -rw-r--r-- /usr/share/doc/early-service/copyright",
     "rpm -rw-r--r-- /usr/share/licenses/early-service/LICENSE",
@@ -48,20 +48,20 @@ fn files([deb, rpm]: [&Image; 2], claims: &mut Claims) -> Result<(), String> {
     Ok(())
 }
 
-/// What an RPM says of itself.
+/// A field of an RPM.
 fn query(image: &Image, format: &str) -> Result<String, String> {
     let mut query = Command::new("rpm");
     output("rpm", query.args(["--query", "--queryformat", format, "--package"]).arg(&image.package))
 }
 
-/// Mode and path of each file in the list of either, and its owner where that is not root.
+/// Mode and path of each file in a package's list, and its owner unless that is root.
 fn listed(list: &str) -> BTreeSet<String> {
     let file = |line: &str| {
         let fields: Vec<_> = line.split_whitespace().collect();
         let (mode, owner) = (fields.first()?, fields.get(1)?);
         let path = fields.iter().find(|field| field.starts_with(['/', '.']))?;
         let path = path.trim_start_matches('.');
-        // The link has the build's own number for a name.
+        // The name of the link is the build's own ID.
         let path = if path.starts_with("/usr/lib/.build-id") { "/usr/lib/.build-id" } else { path };
         let owner = if matches!(*owner, "0/0" | "root/root") { "" } else { owner };
         (!mode.starts_with('d')).then(|| format!("{mode} {path}{owner}"))
@@ -69,8 +69,8 @@ fn listed(list: &str) -> BTreeSet<String> {
     list.lines().filter_map(file).collect()
 }
 
-/// What is no part of the system: what each packager keeps of packages, what differs from one
-/// installation to the next, what is compared elsewhere, and what the guests' dpkg leaves out.
+/// Files that are not compared: the package managers' own data, files that differ between
+/// installations, files compared elsewhere, and files that dpkg omits in the guests.
 const NO_MATTER: [&str; 11] = [
     "boot",
     "boot-test",
@@ -85,7 +85,7 @@ const NO_MATTER: [&str; 11] = [
     "var/log",
 ];
 
-/// Every file with its type, mode, owner and target, and what is in those of the system's set-up.
+/// Every file with its type, mode, owner and target, and the contents of configuration files.
 fn same_system([deb, rpm]: [&Image; 2], claims: &mut Claims) -> Result<(), String> {
     const LIST: &str = r#"
         cd "$1"
@@ -147,10 +147,10 @@ fn removed([_, image]: [&Image; 2], claims: &mut Claims) -> Result<(), String> {
     cache::remove(&tree)
 }
 
-/// Removed, installed, updated and removed again with each of the units masked.
+/// Removes, installs, updates and removes the package with each of its units masked.
 fn masked([_, image]: [&Image; 2], claims: &mut Claims) -> Result<(), String> {
     let tree = copy_of(image, "rpm-masked")?;
-    // Its scriptlets would run it each time.
+    // The scriptlets would run dracut each time.
     run_in(&tree, "#!/bin/sh\nset -e\nprintf '#!/bin/sh\\n' > /usr/bin/dracut\n")?;
     let there = |link: &str| tree.join(link).symlink_metadata().is_ok();
     for masked in LINKS {
@@ -162,8 +162,7 @@ fn masked([_, image]: [&Image; 2], claims: &mut Claims) -> Result<(), String> {
         run_in(&tree, &format!("#!/bin/sh\nexec systemctl -q mask {unit}\n"))?;
         rpm(&tree, &["--nodeps", "--install"], Some(&image.package))?;
         for link in LINKS {
-            // systemd 252 makes the link of a unit that another one names by `Also=`, masked or
-            // not.
+            // systemd 252 links a unit named by `Also=` of another one, masked or not.
             let holds = link == masked || there(link);
             claims.that("the others are enabled", holds, format!("{unit}: {link}"));
         }
@@ -185,7 +184,7 @@ fn lint([_, image]: [&Image; 2], claims: &mut Claims) -> Result<(), String> {
     let source = Path::new(SOURCE);
     let mut rpmlint = Command::new("rpmlint");
     rpmlint.arg("-r").arg(source.join("early-service.rpmlintrc"));
-    // It tells a package by its name.
+    // The file is named after the package.
     let name = query(image, "%{NAME}-%{VERSION}-%{RELEASE}.%{ARCH}.rpm")?;
     let package = cache::directory().join("runs").join(name);
     copy(&image.package, &package)?;

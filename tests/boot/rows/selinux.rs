@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! SELinux: boots with Debian's policy, which systemd loads on the root filesystem, when the first
-//! stage and its sockets have been there for seconds.
+//! SELinux: boots with Debian's policy. systemd loads it on the root filesystem, when the first
+//! stage and its sockets have existed for seconds.
 //!
-//! The policy denies nothing in silence here (see [`crate::guest`]), so the list is complete.
+//! The policy logs all denials here (see [`crate::guest`]), so the list is complete.
 
 use crate::claims::Claims;
 use crate::guest::PolicyModule;
@@ -14,13 +14,13 @@ use crate::story;
 use crate::ticks::{self, ticks};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What is denied of all that concerns us: to whom, on what, and what it was about to do.
+/// Denials that concern us: the subject, the object and the permission.
 ///
-/// The README explains each.
+/// The README explains each one.
 const DENIED: [&str; 2] =
     ["user_t kernel_t:unix_stream_socket { connectto }", "user_t tmpfs_t:sock_file { write }"];
 
-// The kernel's log is the record: no line of it may be left out for there being many.
+// The denials are in the kernel's log, which must not drop lines because of their rate.
 const PERMISSIVE: &str =
     "audit=1 security=selinux selinux=1 enforcing=0 sysctl.kernel.printk_ratelimit=0";
 const ENFORCING: &str =
@@ -80,7 +80,7 @@ pub(crate) const PLANS: &[(PolicyModule, Plan)] = &[
     ),
 ];
 
-/// The domain of the first stage, in which it was started.
+/// The domain in which the first stage was started.
 const DOMAIN: (&str, &str) = (
     "/boot-test/before-start",
     "#!/bin/sh\n. /boot-test/words.sh\ntell domain < \"/proc/$(first_pid)/attr/current\"\n",
@@ -89,10 +89,10 @@ const DOMAIN: (&str, &str) = (
 const LABELLED: Plan = Plan {
     clients: &["boot-storm", "boot-sit"],
     over_disk: &[BEFORE_START, DOMAIN],
-    // A policy in which every denial is told makes a boot twice as long, on a busy host much
-    // longer.
+    // A policy that logs every denial makes a boot take twice as long, or much longer on a busy
+    // host.
     is_long: true,
-    // The client that asks is a member of the group, and confined as an ordinary user is.
+    // The client is a member of the group, and confined like an ordinary user.
     in_root: r#"
         wait_until root_serves && wait_until first_is_gone && sleep 1
         tell domain < "/proc/$(root_pid)/attr/current"
@@ -125,7 +125,7 @@ fn exactly(known: &[&str], boot: &Boot, claims: &mut Claims) {
     claims.that("all that is known is seen", unseen.is_empty(), unseen.join(", "));
 }
 
-/// The denials of which a process of ours is the subject, or something of ours the object.
+/// The denials whose subject is one of our processes, or whose object is one of ours.
 fn denials(boot: &Boot) -> Vec<String> {
     let is_ours = |record: &&Record| record.identifier().starts_with("early-service");
     let ours = boot.journal.iter().filter(is_ours);
@@ -146,7 +146,7 @@ fn denials(boot: &Boot) -> Vec<String> {
     denials.into_iter().map(text).collect()
 }
 
-/// To whom and on what something was denied, and what.
+/// The subject, object and permissions of a denial.
 fn denial(line: &str) -> Option<(String, impl Iterator<Item = &str>)> {
     let (_, rest) = line.split_once("denied  { ")?;
     let (permissions, _) = rest.split_once(" }")?;
@@ -160,7 +160,7 @@ fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     line.split([' ', '\'']).find_map(|word| word.strip_prefix(name))
 }
 
-/// The type of a context, which is all that Debian's policy looks at.
+/// The type of a context; Debian's policy uses nothing else.
 fn domain(context: &str) -> &str {
     context.split(':').nth(2).unwrap_or(context)
 }
@@ -184,7 +184,7 @@ fn confined(boot: &Boot, claims: &mut Claims) {
     claims.that("a confined client is answered", reply.parse::<u64>().is_ok(), reply);
 }
 
-/// The file, and what a client is told of the other side.
+/// The file, and the peer that a client sees.
 fn rebound(boot: &Boot, claims: &mut Claims) {
     for (key, expected) in
         [("label-of-file", "early_service_runtime_t"), ("label-of-socket", "early_service_t")]

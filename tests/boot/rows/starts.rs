@@ -11,7 +11,7 @@ use std::time::Duration;
 pub(super) const PLANS: &[Plan] = &[
     Plan {
         name: "first-fails-for-ever",
-        // Its group is nowhere: PID 1 fails before it executes the program.
+        // Its group does not exist, so PID 1 fails before it executes the program.
         over_initrd: &[("/etc/group", "root:x:0:\n"), ("/etc/passwd", "root:x:0:0::/:/bin/sh\n")],
         in_initrd: r#"
             systemctl --version | { read -r _ version _; say version "$version"; }
@@ -24,8 +24,8 @@ pub(super) const PLANS: &[Plan] = &[
     },
     Plan {
         name: "slow-set-up",
-        // PID 1's child opens the file before it executes the program, and a FIFO has no end to
-        // open until somebody opens the other one.
+        // PID 1's child opens the file before it executes the program. Opening a FIFO blocks until
+        // another process opens its other end.
         over_disk: &[
             (
                 "/etc/systemd/system/early-service.service.d/slow.conf",
@@ -65,7 +65,7 @@ pub(super) const PLANS: &[Plan] = &[
     },
 ];
 
-/// The first release whose units know `RestartSteps=`.
+/// The first systemd release with `RestartSteps=`.
 const STEPS: u32 = 254;
 
 fn slows(boot: &Boot, claims: &mut Claims) {
@@ -78,22 +78,21 @@ fn slows(boot: &Boot, claims: &mut Claims) {
     claims.that("it is tried again and again", at.len() > 3, format!("{at:?}"));
     let first = failures.first().zip(at.first()).map(|(failed, at)| at.saturating_sub(failed.at()));
     if knows_steps {
-        // 10 ms and what PID 1 has to do besides, and not the five seconds of an older one.
+        // 10 ms and PID 1's other work; an older systemd waits for five seconds.
         let soon = first.is_some_and(|first| first < Duration::from_secs(2));
         claims.that("at first soon", soon, format!("{first:?}"));
         let slower = gaps.last().is_some_and(|last| *last > Duration::from_secs(2));
         claims.that("then ever more slowly", slower, format!("{gaps:?}"));
     } else {
-        // The last one may be due to the root filesystem's unit, which is read at the switch of
-        // root.
+        // The unit of the root filesystem may cause the last one; it is read at the switch of root.
         let in_initrd = &gaps[..gaps.len().saturating_sub(1)];
         let apart = in_initrd.iter().all(|gap| *gap >= Duration::from_secs(5));
         claims.that("five seconds apart", apart, format!("{gaps:?}"));
     }
     claims.that("few times in 25 seconds", at.len() <= 9, format!("{} times", at.len()));
     let ticks = ticks(boot);
-    // A restart that is due at the switch of root comes after it: systemd 252 looks at the unit's
-    // condition then, and 257 starts it, before the root stage, which adopts from it as ever.
+    // A restart that is due at the switch of root happens after it. systemd 252 then checks the
+    // unit's condition. 257 starts the unit before the root stage, which adopts from it as usual.
     let last = ticks.last().map_or("nobody", |tick| &*tick.stage);
     claims.that("the root stage serves", last == "root", last);
     ticks::each_once_from(0, &ticks, claims);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Trouble around the service: no journald, a journald that does not read or is not there, a clock
-//! that is set, a machine that is busy.
+//! Trouble around the service: no journald, a journald that does not read or is missing, a clock
+//! that is set, a busy machine.
 
 use crate::claims::Claims;
 use crate::guest::Initrd;
@@ -10,21 +10,21 @@ use crate::story;
 use crate::ticks::{self, PERIOD, ticks};
 use std::time::Duration;
 
-/// The period of the root stage in [`FLOODED`]: a line a tick, and one for what was set before it,
-/// make a thousand lines a second.
+/// The root stage's period in [`FLOODED`]: a line for each tick, and one for the number set before
+/// it, are a thousand lines a second.
 const SHORT_PERIOD: Duration = Duration::from_millis(2);
 
-/// How often the counter is set there while journald is away, and while it is stopped.
+/// How often the counter is set while journald is missing, and while it is stopped.
 const SETS: [u64; 2] = [5000, 1000];
 
-/// What the log would have come to with journald away.
+/// Number of lines that the log would have while journald is missing.
 const LINES: u64 = 10_000;
 
 pub(crate) const DROPS_TOLD: &str = "journald away, 10,000 lines logged: what is dropped is told";
 
 pub(crate) const ALL_TOLD: &str = "what is told is what is missing";
 
-/// Also what [`crate::sabotage`] boots.
+/// [`crate::sabotage`] boots this plan too.
 pub(crate) const FLOODED: Plan = Plan {
     name: "journald-flooded",
     clients: &["boot-storm", "boot-sit"],
@@ -62,7 +62,7 @@ pub(crate) const FLOODED: Plan = Plan {
 
 pub(crate) const ANY_TIME: &str = "clock set by a day, forward and back, in both stages";
 
-/// Also what [`crate::sabotage`] boots.
+/// [`crate::sabotage`] boots this plan too.
 pub(crate) const CLOCK_SET: Plan = Plan {
     name: "clock-set",
     clients: &["boot-storm", "boot-sit"],
@@ -72,13 +72,13 @@ pub(crate) const CLOCK_SET: Plan = Plan {
     ..Plan::ORDINARY
 };
 
-/// On the root filesystem the first step comes while the first stage is still there, or right after
-/// the handoff.
+/// The first change of the clock on the root filesystem comes before the first stage ends, or just
+/// after the handoff.
 const SET_CLOCK: &str = r#"
     for step in '+1 day' '-1 day' '-1 day' '+1 day'; do set_clock "$step"; sleep 0.7; done
     [ -e /etc/initrd-release ] || wait_until first_is_gone"#;
 
-/// What is the same whatever PID 1 and the kernel are.
+/// Plans for any PID 1 and any kernel.
 pub(super) const OF_OUR_OWN: &[Plan] = &[FLOODED, CLOCK_SET];
 
 pub(super) const PLANS: &[Plan] = &[
@@ -131,7 +131,8 @@ fn no_journald(boot: &Boot, claims: &mut Claims) {
         .filter(|record| record.identifier().starts_with("early-service-initrd"))
         .any(|record| record.message().contains("booting => serving"));
     claims.that("the start of the first stage is in the kernel log", in_kernel_log, "not found");
-    // Numbers of the initrd are not worth the kernel's log; from the handoff on all are there.
+    // The initrd's numbers may be missing from the kernel's log; all others are there from the
+    // handoff on.
     let ticks = ticks(boot);
     if let Some(first) = ticks.iter().find(|tick| tick.stage == "root") {
         claims.that("the root stage goes on, not from 0", first.number > 10, first.number);
@@ -160,7 +161,7 @@ fn busy(boot: &Boot, claims: &mut Claims) {
     story::storm_is_never_refused(boot, 0, claims);
 }
 
-/// Numbers jump with each `set_counter`; what cannot jump is when one is due.
+/// Numbers change with each `set_counter`; deadlines must not.
 fn ticks_in_flood(boot: &Boot, claims: &mut Claims) {
     let active: Vec<_> = boot.lines("active").collect();
     let away = active.len() == 2 && active.iter().all(|state| *state == "inactive");
@@ -188,7 +189,7 @@ fn answers_in_flood(boot: &Boot, claims: &mut Claims) {
     }
 }
 
-/// What is not written is counted, and the count is told when journald is back.
+/// Dropped lines are counted, and the count is logged when journald is back.
 fn drops_told(boot: &Boot, claims: &mut Claims) {
     let told: Vec<u64> = story::of_stage(boot, "early-service", " log lines dropped: ")
         .iter()
@@ -202,7 +203,7 @@ fn drops_told(boot: &Boot, claims: &mut Claims) {
     let of_root = &ticks[ticks::count(&ticks, "initrd")..];
     let missing = ticks::missing(SHORT_PERIOD, of_root);
     let sets = story::of_stage(boot, "early-service", "Setting the counter to ").len() as u64;
-    // Of those that were set between the same two ticks one has a line.
+    // Of all settings between two ticks, only one is logged.
     let at_most = (missing + SETS.iter().sum::<u64>()).saturating_sub(sets);
     let seen = format!("{dropped} told, {missing} to {at_most} missing");
     claims.that("what is told is missing", (missing..=at_most).contains(&dropped), seen);

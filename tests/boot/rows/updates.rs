@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The Debian package on a running system: what an update restarts, and what a removal stops.
 //!
-//! What is enabled, and by which call of dpkg's, is tried without a boot: `dpkg.rs`.
+//! `dpkg.rs` tests without a boot which units dpkg's calls enable.
 
 use crate::claims::Claims;
 use crate::machine::Boot;
@@ -9,7 +9,7 @@ use crate::plan::{Plan, Row};
 
 pub(super) const PLANS: &[Plan] = &[Plan {
     name: "package-updates",
-    // The trigger would build an initrd each time.
+    // dpkg's trigger would build an initrd each time.
     over_disk: &[("/usr/bin/dracut", "#!/bin/sh\n")],
     in_root: r#"
         wait_until root_serves && wait_until first_is_gone
@@ -63,8 +63,7 @@ fn restarts(boot: &Boot, claims: &mut Claims) {
 }
 
 fn does_not_fail(boot: &Boot, claims: &mut Claims) {
-    // PID 1 drops the settings of a unit that is masked while it runs, and its watchdog then ends
-    // it.
+    // If a running unit is masked, PID 1 drops its settings, and the watchdog kills it.
     let masked = boot.lines("masked").next().unwrap_or("nothing");
     claims.that("masked: dpkg succeeds", masked.starts_with("0 ii "), masked);
     let failing = boot.lines("failing").next().unwrap_or("nothing");
