@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Floor: the least program that binds a UNIX socket and answers lines, one client after another.
+//! Floor: the smallest program that binds a UNIX socket and answers lines, one client at a time.
 //!
-//! Uses the standard library alone, with the release profile and without an unwinder, as the
-//! daemon. `cargo bench` compares the daemon's start with it, and the commands a second of one
-//! client. Takes every line for a whole one and for the same command, and never ends by itself.
+//! Uses only the standard library; has the daemon's release profile and, like it, no unwinder.
+//! `cargo bench` compares the daemon's start with it, and the commands a second of one client. It
+//! assumes that each line arrives whole and is the same command, and never ends by itself.
 
 use std::env;
 use std::io::{self, Read, Write};
@@ -11,7 +11,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::ExitCode;
 
-/// As many as there can be lines in one read.
+/// Maximum number of lines in one read.
 static REPLIES: [[u8; 2]; 1024] = [*b"0\n"; 1024];
 
 /// As in the daemon. Otherwise this program would load libgcc_s and the daemon would not.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Floor on the daemon's crates: the least program that answers one line on their reactor.
+//! Floor on the daemon's crates: the smallest program that answers one line on their reactor.
 //!
-//! One listener on one executor, with the release profile and the daemon's linkage: what of the
-//! daemon's start is not the daemon's.
+//! One listener on one executor, with the daemon's release profile and linkage: the part of the
+//! daemon's start that is not its own code.
 
 use std::env;
 use std::io;

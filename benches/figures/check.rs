@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Check: the figures that are the same on a busy machine, compared with those in
-//! `docs/performance.md`.
+//! Check: compares the figures that do not depend on load with those in `docs/performance.md`.
 
 use std::fmt;
 use std::fs;
@@ -12,13 +11,13 @@ use crate::size::{compressed, stripped};
 use crate::start::{looked, traced};
 use crate::table::{Measured, aligned};
 
-/// The page that has the committed figures, and the heading of their column.
+/// The page with the committed figures, and the heading of their column.
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.md");
 const HEADING: &str = "committed";
 
 /// A figure that is compared, and the share by which it may exceed the committed one.
 ///
-/// The tolerance is for another compiler or C library.
+/// The tolerance permits another compiler or C library.
 struct Figure {
     name: &'static str,
     unit: Unit,
@@ -55,8 +54,8 @@ const FIGURES: [Figure; 9] = [
             Ok(Sample::exact(Unit::Count, calls.before_listen as f64))
         },
     },
-    // Of a single client it depends on the processor how often it is looked for before it has asked
-    // again; of many, one has always asked, and only how many at a time differs.
+    // A single client's figure depends on the processor, because the daemon polls until the next
+    // command. Of many clients, one has always sent a command; only the number at a time differs.
     Figure {
         name: "instructions per command, one at a time, 1,000 clients",
         unit: Unit::Count,
@@ -72,7 +71,7 @@ const FIGURES: [Figure; 9] = [
     Figure {
         name: "instructions per tick",
         unit: Unit::Count,
-        // How often the three threads find each other at work differs from run to run.
+        // How often the three threads find each other busy differs between runs.
         tolerance: 0.25,
         measure: |programs| {
             let tries = at_each(&[10; 3], |period| per_tick(programs, period)).into_iter();
@@ -102,20 +101,20 @@ const FIGURES: [Figure; 9] = [
     },
 ];
 
-/// A figure as committed and as measured now.
+/// A committed figure and the measured one.
 struct Comparison {
     figure: &'static Figure,
     committed: f64,
     measured: Measured,
 }
 
-/// All figures, as committed and as measured now.
+/// All committed figures, with the measured ones.
 pub(crate) struct Checked(Vec<Comparison>);
 
 impl Checked {
     /// # Errors
     ///
-    /// Names the figure that the page does not have.
+    /// Names the figure that is not on the page.
     pub(crate) fn measure(programs: &Programs) -> Result<Self, String> {
         let page = fs::read_to_string(PAGE).map_err(|e| format!("cannot read {PAGE}: {e}"))?;
         let compare = |figure: &'static Figure| {
@@ -126,23 +125,23 @@ impl Checked {
         FIGURES.iter().map(compare).collect::<Result<_, String>>().map(Self)
     }
 
-    /// Whether every figure was measured, and none is too much.
+    /// Whether every figure was measured and none is too large.
     pub(crate) fn holds(&self) -> bool {
         self.0.iter().all(|comparison| comparison.verdict().0)
     }
 }
 
-/// Measures all figures, as the table that `docs/performance.md` has of them.
+/// All measured figures, as a table for `docs/performance.md`.
 pub(crate) struct ToCommit(Vec<[String; 2]>);
 
 impl ToCommit {
     /// # Errors
     ///
-    /// Says what could not be measured.
+    /// Names the figure that could not be measured.
     pub(crate) fn measure(programs: &Programs) -> Result<Self, String> {
         let row = |figure: &Figure| {
             let sample = (figure.measure)(programs)?;
-            // To the unit, unlike what people read: a size is compared byte by byte.
+            // As whole numbers, because sizes are compared byte by byte.
             Ok([figure.name.to_owned(), show(Unit::Count, sample.median().round())])
         };
         FIGURES.iter().map(row).collect::<Result<_, String>>().map(Self)
@@ -155,7 +154,7 @@ impl fmt::Display for ToCommit {
     }
 }
 
-/// The number in the row of this name, in the table whose second column has the heading.
+/// The number in this row of the table whose second column has the heading.
 fn committed(page: &str, name: &str) -> Option<f64> {
     let cells = |line: &str| {
         let mut cells = line.strip_prefix('|')?.split('|').map(|cell| cell.trim().to_owned());

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Commands: how many a second, and how long each takes.
+//! Commands: how many a second, and the time of each.
 
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use crate::programs::{ALONE, Programs, Run};
 use crate::sample::{Sample, Unit};
 use crate::table::{Measured, Row, Table, Target};
 
-/// How many clients, and how they are tried.
+/// A number of clients, and how to measure them.
 struct Crowd {
     count: usize,
-    /// How many commands each has in flight when it pipelines: with as many for each of a thousand
-    /// as for one, the last would wait for a quarter of a second.
+    /// Pipelined commands of each client. With as many for each of a thousand clients as for one,
+    /// the last would wait for a quarter of a second.
     pipelined: usize,
-    /// Many short tries in turns: what else the machine does hits all programs then.
+    /// Number of short tries, in turns, so that other load on the machine affects all programs.
     tries: usize,
     time: Duration,
 }
@@ -55,15 +55,15 @@ pub(crate) fn rows(programs: &Programs, table: &mut Table) {
     }
 }
 
-/// The same work by each program: the daemon, the floor where it can, the C programs.
+/// The same work by each program: the daemon, the floor if it can, and the C programs.
 struct Tried([Option<Result<Vec<Answered>, String>>; 4]);
 
 impl Tried {
-    /// Has them work in turns.
+    /// Measures all programs in turns.
     fn all(programs: &Programs, crowd: &Crowd, in_flight: usize) -> Self {
         let (run, count) = (Run::new(), crowd.count);
         let [glib, bare] = programs.c(&run);
-        // It serves one client after another.
+        // The floor serves one client after another.
         let floor = (count == 1).then(|| Ok(programs.floor_by(&run, ALONE)));
         let starts = [Some(Ok(programs.initrd(&run))), floor, Some(glib), Some(bare)];
         let processes = starts.map(|start| start.map(|start| start.map(Process::start)));
@@ -93,7 +93,7 @@ impl Tried {
         if let Some(floor) = floor { row.floor(floor) } else { row }
     }
 
-    /// How many commands a second over those of the C program on GIO.
+    /// Commands a second, relative to the C program with GIO.
     fn over_gio(&self) -> Measured {
         let per_second = |which| self.sample(which, Unit::PerSecond, Answered::per_second);
         let [daemon, glib] = [0, 2].map(|which| per_second(which).expect("it was tried"));

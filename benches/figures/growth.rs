@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Growth: how each cost grows with clients, with commands in flight, with ticks a second.
+//! Growth: each cost as a function of clients, of commands in flight, and of ticks a second.
 //!
-//! No worse than linear means: the last point, at twice the abscissa of the last but one, lies on
-//! the straight line through the first and the last but one, or below it.
+//! No worse than linear: the last point, at twice the abscissa of the last but one, is not above
+//! the straight line through the first point and the last but one.
 
 use std::thread;
 use std::time::Duration;
@@ -14,18 +14,18 @@ use crate::programs::{ALONE, Programs, Run};
 use crate::sample::{Sample, Unit};
 use crate::table::{Measured, Row, Table, Target};
 
-/// How far above the line noise may put the last point.
+/// How far noise may raise the last point above the line.
 const TOLERANCE: f64 = 1.25;
 
 const CLIENTS: [usize; 5] = [1, 100, 250, 500, 1000];
 const IN_FLIGHT: [usize; 6] = [1, 4, 16, 64, MOST / 2, MOST];
-/// Periods in ms, and so 1 to 1,000 ticks a second.
+/// Periods in ms, for 1 to 1,000 ticks a second.
 const PERIODS: [usize; 6] = [1000, 100, 10, 4, 2, 1];
 
 const TRY: Duration = Duration::from_millis(250);
 const TRIES: usize = 5;
 
-/// What the abscissa counts.
+/// The quantity on the abscissa.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum With {
     Clients,
@@ -43,18 +43,18 @@ impl With {
     }
 }
 
-/// What the ordinate counts.
+/// The quantity on the ordinate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cost {
-    /// In all.
+    /// In total.
     Memory,
-    /// A second, in ms.
+    /// Per second, in ms.
     ProcessorTime,
-    /// Each, in µs.
+    /// Per unit, in µs.
     ProcessorTimeEach,
-    /// Each.
+    /// Per command.
     InstructionsOfACommand,
-    /// Each.
+    /// Per tick.
     InstructionsOfATick,
 }
 
@@ -69,13 +69,13 @@ impl Cost {
         }
     }
 
-    /// Whether it is for each of what the abscissa counts, and not for all of them together.
+    /// Whether the cost is for one unit of the abscissa, and not for all together.
     const fn is_each(self) -> bool {
         !matches!(self, Self::Memory | Self::ProcessorTime)
     }
 }
 
-/// One cost along one abscissa; the reason where it could not be measured.
+/// One cost along one abscissa, or why it could not be measured.
 pub(crate) struct Curve {
     pub(crate) with: With,
     pub(crate) cost: Cost,
@@ -83,7 +83,7 @@ pub(crate) struct Curve {
 }
 
 impl Curve {
-    /// The last point over the straight line.
+    /// The last point relative to the straight line.
     pub(crate) fn over_line(&self) -> Measured {
         let points = self.points.as_ref().map_err(Clone::clone)?;
         let total = |(x, y): (f64, f64)| (x, if self.cost.is_each() { x * y } else { y });
@@ -159,7 +159,7 @@ fn with_ticks(programs: &Programs, curves: &mut Vec<Curve>) {
         time.push((rate as f64, Sample::new(Unit::Count, tries).quantile(0.0)));
         memory.push((rate as f64, process.memory().private));
     }
-    // A tick a second is not worth the wait under callgrind.
+    // One tick a second would take too long under callgrind.
     let instructions = at_each(&PERIODS[1..], |period| per_tick(programs, period));
     push(curves, With::Ticks, Cost::Memory, Ok(memory));
     push(curves, With::Ticks, Cost::ProcessorTime, Ok(time));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Handoff: how long the exchange takes, and how long a client waits for its reply meanwhile.
+//! Handoff: the time of an exchange, and the longest wait of a client during it.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -18,7 +18,7 @@ use testkit::until;
 
 const TRIES: usize = 9;
 
-/// How long the client asks before and after.
+/// Time for which the client sends commands before and after.
 const AROUND: Duration = Duration::from_millis(30);
 
 pub(crate) fn rows(programs: &Programs, table: &mut Table) {
@@ -38,7 +38,7 @@ struct Handoff {
     time: f64,
     /// The longest time between two replies.
     hole: f64,
-    /// The same over the same time without a handoff: what the machine alone does to the client.
+    /// The same without a handoff: the effect of the machine alone.
     before: f64,
 }
 
@@ -67,7 +67,7 @@ fn hand_over(programs: &Programs, count: usize) -> Handoff {
     Handoff { time: time.as_secs_f64(), hole: hole.as_secs_f64(), before: before.as_secs_f64() }
 }
 
-/// Asks one command at a time while `work` is done.
+/// Sends one command at a time during `work`; returns the longest time without a reply.
 fn longest_hole(client: &mut UnixStream, work: impl FnOnce()) -> Duration {
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {

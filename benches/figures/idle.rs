@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Idle: what a tick of 100 ms costs, while nobody asks for anything.
+//! Idle: the cost of a tick with a period of 100 ms, without clients.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,16 +9,16 @@ use crate::programs::{Programs, Run};
 use crate::sample::{Sample, Unit};
 use crate::table::{Measured, Row, Table, Target};
 
-/// How long each try lasts: twenty ticks.
+/// Duration of each try: twenty ticks.
 const TRY: Duration = Duration::from_secs(2);
 
-/// The start is no part of it.
+/// Time to wait before the measurement, to exclude the start.
 const SETTLED: Duration = Duration::from_millis(300);
 
 const TRIES: usize = 3;
 
 pub(crate) fn rows(programs: &Programs, table: &mut Table) {
-    // At the same time: each of them sleeps nearly always.
+    // At the same time, because each of them almost always sleeps.
     let (one, other) = (Run::new(), Run::new());
     let daemons = [programs.initrd(&one), programs.root(&other, &[])].map(Ok);
     let [initrd, root] = daemons.map(|start| start.map(Process::start));
@@ -51,14 +51,14 @@ pub(crate) fn rows(programs: &Programs, table: &mut Table) {
     }
 }
 
-/// What a process has spent at an instant.
+/// The use of resources up to a moment.
 struct Spent {
     at: Instant,
     switches: u64,
     time: Duration,
 }
 
-/// What it spent in a second.
+/// The use of resources per second.
 struct PerSecond {
     switches: f64,
     time: f64,

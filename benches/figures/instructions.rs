@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Instructions: counted by callgrind, in the process alone and not in the kernel.
 //!
-//! Exact enough to be held against a committed number on a busy machine; what varies is who waits
-//! for whom when two threads meet. The one figure that is not is that of a single client with one
-//! command at a time: the faster the processor, the more often the daemon looks for the next
-//! command before it waits (6,800 to 9,500).
+//! Exact enough to compare with a committed number on a busy machine; only the order in which
+//! threads wait for each other varies. The exception is a single client with one command at a time:
+//! on a faster processor, the daemon polls more often before it waits for the next command (6,800
+//! to 9,500).
 
 use std::ffi::OsString;
 use std::fs;
@@ -19,10 +19,10 @@ use crate::sample::{Sample, Unit};
 use crate::start::is_installed;
 use crate::table::{Measured, Row, Table};
 
-/// A period that no bench lives to see the end of: no tick among the commands.
+/// A period longer than any bench, so that there are no ticks among the commands.
 pub(crate) const STILL: [&str; 2] = ["--timer-delay-ms", "3600000"];
 
-/// How many runs at a time: most of one is valgrind's own start.
+/// Runs at a time; a run is mostly valgrind's own start.
 const AT_ONCE: usize = 4;
 
 pub(crate) fn rows(programs: &Programs, table: &mut Table) {
@@ -39,7 +39,7 @@ pub(crate) fn rows(programs: &Programs, table: &mut Table) {
     table.push(Row::new("instructions per tick, logged to a file", per_tick(programs, 10)));
 }
 
-/// Measures at each point, some at a time.
+/// Measures at each point, several at a time.
 pub(crate) fn at_each(
     points: &[usize],
     measure: impl Fn(usize) -> Measured + Sync,
@@ -63,7 +63,7 @@ pub(crate) fn to_listen(start: &dyn Fn(&Run, &[OsString]) -> Start) -> Measured 
     Ok(Sample::exact(Unit::Count, total(&run, "callgrind.1")?))
 }
 
-/// The difference of two runs, one with more commands than the other.
+/// The difference of two runs, one of which has more commands.
 pub(crate) fn per_command(programs: &Programs, clients: usize, in_flight: usize) -> Measured {
     let commands = |each: usize| {
         let run = Run::new();
@@ -79,7 +79,7 @@ pub(crate) fn per_command(programs: &Programs, clients: usize, in_flight: usize)
     Ok(Sample::exact(Unit::Count, difference / ((many - few) * clients) as f64))
 }
 
-/// The difference of two runs, one with more ticks than the other.
+/// The difference of two runs, one of which has more ticks.
 pub(crate) fn per_tick(programs: &Programs, period: usize) -> Measured {
     let ticks = |watched: Duration| {
         let (run, mut ticks) = (Run::new(), 0);
@@ -105,7 +105,7 @@ pub(crate) fn counter(process: &Process) -> u64 {
     reply.trim_end().parse().expect("a number")
 }
 
-/// Runs it under callgrind until `work` is done, and ends it in order.
+/// Runs the program under callgrind until `work` is done, and ends it cleanly.
 fn count(
     run: &Run,
     option: &str,

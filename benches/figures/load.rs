@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Load: clients that ask as fast as they are answered.
+//! Load: clients that send the next command as soon as they have a reply.
 //!
-//! One thread for all of them: plain reads and writes on blocking sockets, epoll(7) where there is
-//! more than one.
-//! Each keeps so many commands in flight, and writes the next ones when half of them are answered;
-//! with one in flight, that is one command at a time.
+//! One thread serves all clients, with plain reads and writes on blocking sockets, and epoll(7) if
+//! there are several. Each client keeps a number of commands in flight, and sends the next ones
+//! when half of them are answered. With one in flight, that is one command at a time.
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
@@ -20,23 +19,23 @@ use testkit::LIMIT;
 
 const COMMAND: &[u8] = b"get_counter\n";
 
-/// The most commands in flight for one client.
+/// Maximum number of commands in flight for one client.
 pub(crate) const MOST: usize = 1024;
 
-/// When it is enough.
+/// The end of a measurement.
 #[derive(Clone, Copy)]
 pub(crate) enum Until {
-    /// Over this time, and until a first write is answered.
+    /// After this time, but not before the first write is answered.
     Over(Duration),
-    /// So many commands of each client.
+    /// After this many commands of each client.
     Answered(usize),
 }
 
-/// What came of it.
+/// The results.
 pub(crate) struct Answered {
     pub(crate) commands: usize,
     pub(crate) elapsed: Duration,
-    /// From a write to the last reply to it, in order of length.
+    /// From each write to its last reply, in order of length.
     latencies: Vec<Duration>,
 }
 
@@ -52,27 +51,27 @@ impl Answered {
     }
 }
 
-/// Clients that are connected.
+/// Connected clients.
 pub(crate) struct Clients(Vec<Client>);
 
 struct Client {
     stream: UnixStream,
-    /// Written and not answered, the longest ago first: how many, and when.
+    /// Unanswered writes, the oldest first: number of commands, and time.
     writes: VecDeque<(usize, Instant)>,
     in_flight: usize,
-    /// How many more it may write.
+    /// Number of commands that it may still send.
     left: usize,
 }
 
 impl Clients {
-    /// Connects so many, each of them answered once.
+    /// Connects `count` clients; each of them receives a reply.
     pub(crate) fn connect(process: &Process, count: usize) -> Self {
         let mut clients = Self(Vec::new());
         clients.join(process, count);
         clients
     }
 
-    /// Connects until there are so many.
+    /// Connects clients until there are `count`.
     pub(crate) fn join(&mut self, process: &Process, count: usize) {
         while self.0.len() < count {
             let (stream, writes) = (process.connect(), VecDeque::new());
@@ -85,7 +84,7 @@ impl Clients {
         }
     }
 
-    /// Asks with all of them.
+    /// Sends commands with all clients.
     pub(crate) fn ask(&mut self, in_flight: usize, until: Until) -> Answered {
         let start = Instant::now();
         let (end, each) = match until {
@@ -104,7 +103,7 @@ impl Clients {
         let elapsed = start.elapsed();
         let mut others = 0;
         for client in &mut self.0 {
-            // What is still in flight is waited for, and not counted.
+            // Waits for the commands that are still in flight, without counting them.
             while client.in_flight > 0 {
                 others += client.read(&mut Vec::new());
             }
@@ -119,7 +118,7 @@ impl Clients {
 }
 
 impl Client {
-    /// Asks until the end, or until it has no more to ask; says how many were answered.
+    /// Sends commands until the end or the last one; returns the number of replies.
     fn ask(&mut self, in_flight: usize, end: Instant, latencies: &mut Vec<Duration>) -> usize {
         let mut answered = 0;
         while self.in_flight > 0 && (Instant::now() < end || latencies.is_empty()) {
@@ -149,7 +148,7 @@ impl Client {
         }
     }
 
-    /// Reads what there is, and says how many replies it was.
+    /// Reads what has arrived; returns the number of replies.
     fn read(&mut self, latencies: &mut Vec<Duration>) -> usize {
         let mut replies = [0; 32 * 1024];
         let length = self.stream.read(&mut replies).expect("a server");
@@ -169,7 +168,7 @@ impl Client {
     }
 }
 
-/// The same with many, whoever is answered first.
+/// The same with many clients, in the order of their replies.
 fn ask_in_turn(
     clients: &mut [Client],
     in_flight: usize,

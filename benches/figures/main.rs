@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Figures: what the daemon costs, in one table, beside the least program that could do its start
-//! and two C programs that do its work.
+//! Figures: the daemon's costs, in one table with those of the smallest program that could do its
+//! start, and of two C programs that do its work.
 //!
-//! `cargo bench` takes some four minutes; needs neither root nor systemd, and strace, valgrind,
-//! zstd, unshare, gcc, pkg-config and libglib2.0-dev for all rows: a row whose tool is missing says
-//! so. `cargo bench -- --plot FILE.svg` also draws how the costs grow. `cargo bench -- --check`
-//! takes less than a minute, measures only what is the same on a busy machine, and fails if a
+//! `cargo bench` takes some four minutes and needs neither root nor systemd. All rows together need
+//! strace, valgrind, zstd, unshare, gcc, pkg-config and libglib2.0-dev; a row without its tool
+//! names it. `cargo bench -- --plot FILE.svg` also draws the growth of the costs. `cargo bench --
+//! --check` takes less than a minute, measures only what does not depend on load, and fails if a
 //! figure exceeds the one in `docs/performance.md`; `--commit` prints the table for that page.
-//! `cargo bench -- start idle` measures only what these files are about. `scripts/figures` writes
-//! what is printed into the page.
+//! `cargo bench -- start idle` measures only the subjects of these files. `scripts/figures` writes
+//! the output into the page.
 //!
-//! A figure is the median of its tries; in brackets is the middle half of them. What is measured is
-//! the packaged binary (`cargo build --release`), started with the options of its unit; all sockets
-//! are in scratch directories.
+//! A figure is the median of its tries, with the middle half of them in brackets. The packaged
+//! binary (`cargo build --release`) is measured, with the options of its unit. All sockets are in
+//! scratch directories.
 #![allow(clippy::print_stdout, reason = "a bench is there to show something")]
 #![allow(clippy::print_stderr, reason = "progress is for whoever waits")]
 
@@ -62,23 +62,22 @@ const SUBJECTS: [(&str, Subject); 7] = [
     ("handoff", handoff::rows),
 ];
 
-/// The last one, which is also drawn.
+/// The last subject, which is also drawn.
 const GROWTH: &str = "growth";
 
 const USAGE: &str = "cargo bench [-- --check | --commit | [SUBJECT]... [--plot FILE.svg]]";
 
-/// The exit status after SIGINT, as shells have it.
+/// The exit status after SIGINT, as in shells.
 const INTERRUPTED: i32 = 130;
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     if !env::args_os().any(|argument| argument == "--bench") {
-        // `cargo test --all-targets` starts benches too, and the debug build is not what is
-        // packaged.
+        // `cargo test --all-targets` starts benches too, with a debug build that is not packaged.
         eprintln!("nothing is measured: {USAGE}");
         return Ok(ExitCode::SUCCESS);
     }
-    // Whoever started us in the background may ignore SIGINT, and so would what we start, which is
-    // ended by it; a handler is not passed on.
+    // A shell may start this program with SIGINT ignored. Its children would inherit that, but are
+    // ended by SIGINT. Children do not inherit a handler.
     flag::register_conditional_shutdown(SIGINT, INTERRUPTED, Arc::new(AtomicBool::new(true)))?;
     let mut arguments = env::args_os().skip(1).filter(|argument| argument != "--bench");
     let (mut is_check, mut is_commit) = (false, false);
@@ -114,7 +113,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Measures the subjects of these names, or all, and draws the growth.
+/// Measures these subjects, or all, and draws the growth.
 fn measure(
     programs: &Programs,
     names: &[String],
@@ -147,7 +146,7 @@ fn measure(
     Ok(())
 }
 
-/// What the figures were measured on.
+/// The machine and the system.
 fn machine() -> Result<String, Box<dyn Error>> {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let information = fs::read_to_string("/proc/cpuinfo")?;
@@ -160,7 +159,7 @@ fn machine() -> Result<String, Box<dyn Error>> {
     Ok(format!("{cores} × {model}, Linux {}, load {load}\n", kernel.trim()))
 }
 
-/// As many descriptors as the unit gives, for the daemon, and enough for the clients here.
+/// The daemon gets the unit's descriptor limit, which is also enough for the clients here.
 fn limit_descriptors() -> Result<(), Box<dyn Error>> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     if maximum.is_some_and(|maximum| maximum < DESCRIPTORS) {

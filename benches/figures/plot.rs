@@ -13,12 +13,12 @@ use plotters::style::{Color, IntoFont, RGBColor, TextStyle};
 
 use crate::growth::{Curve, With};
 
-/// Of one panel, in pixels.
+/// Size of a panel, in pixels.
 const WIDTH: u32 = 320;
 const HEIGHT: u32 = 240;
 const COLUMNS: u32 = 3;
 
-/// Light paper and dark ink, whatever the page around it has.
+/// Light paper and dark ink, for any page around it.
 const PAPER: RGBColor = RGBColor(255, 255, 255);
 const INK: RGBColor = RGBColor(36, 41, 47);
 const GRID: RGBColor = RGBColor(225, 228, 232);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Process: one of the programs at work, and what it takes of the machine, from `/proc`.
+//! Process: a running program and its use of resources, from `/proc`.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::programs::Start;
 use testkit::LIMIT;
 
-/// The process; killed, should the bench end before it.
+/// The process; killed if the bench ends first.
 pub(crate) struct Process {
     child: Child,
     pub(crate) socket: PathBuf,
@@ -23,11 +23,11 @@ pub(crate) struct Process {
 /// Memory in kB (proc_pid_smaps(5)).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Memory {
-    /// All pages, whoever else has them too.
+    /// All pages, shared or not.
     pub(crate) resident: f64,
-    /// Pages that no file stands behind: written to, and the process's own.
+    /// Private pages without a file that were written to.
     pub(crate) private: f64,
-    /// Pages that others have mapped too.
+    /// Pages that other processes have mapped too.
     pub(crate) shared: f64,
 }
 
@@ -36,9 +36,9 @@ impl Process {
         Self::start_timed(start).0
     }
 
-    /// Starts it, and gives the time from before the fork to the first reply.
+    /// Starts the program; returns the time from before the fork to the first reply.
     ///
-    /// Tries to connect without a rest: a client that sleeps between would only see its own sleep.
+    /// Connects without a pause, because a pause would be measured too.
     pub(crate) fn start_timed(Start { mut command, socket }: Start) -> (Self, Duration) {
         let start = Instant::now();
         let mut process = Self { child: command.spawn().expect("the program starts"), socket };
@@ -97,7 +97,7 @@ impl Process {
         self.tasks().len() as f64
     }
 
-    /// How often one of its threads gave up a processor, or was made to.
+    /// Number of context switches of all threads, voluntary or not.
     pub(crate) fn switches(&self) -> u64 {
         let of_task = |task: PathBuf| {
             let status = fs::read_to_string(task.join("status")).expect("a thread");
@@ -107,7 +107,7 @@ impl Process {
         self.tasks().into_iter().map(of_task).sum()
     }
 
-    /// The time that all its threads have run.
+    /// Processor time of all threads.
     pub(crate) fn processor_time(&self) -> Duration {
         let of_task = |task: PathBuf| {
             let text =

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Programs: the daemon as it is packaged, the floor and the C programs, built and ready to start.
+//! Programs: the packaged daemon, the floor and the C programs, built and ready to start.
 //!
-//! The daemon's options are those in its units' `ExecStart=`, with a scratch directory for `/run`.
-//! What is not as in the unit: no socket of PID 1 (a path is bound instead), no sandbox, no
+//! The daemon has the options of its units' `ExecStart=`, with a scratch directory instead of
+//! `/run`. Differences to the unit: a bound path instead of a passed socket, no sandbox, no
 //! `Nice=`.
 
 use std::env;
@@ -23,28 +23,28 @@ const ROOT: &str = include_str!("../../conf/early-service.service");
 /// `LimitNOFILE=` in both units.
 pub(crate) const DESCRIPTORS: u64 = 2048;
 
-/// What stands around the daemon's command line.
+/// A command before the daemon's command line.
 pub(crate) type Around<'a> = &'a [OsString];
 
-/// Nothing.
+/// No command.
 pub(crate) const ALONE: Around<'static> = &[];
 
-/// The sources in C, without their ending.
+/// The C sources, without their extension.
 const C: [&str; 2] = ["glib", "loop"];
 
-/// Where they are.
+/// The paths of the programs.
 pub(crate) struct Programs {
     pub(crate) daemon: PathBuf,
     pub(crate) floor: PathBuf,
-    /// The least program on the daemon's crates.
+    /// The smallest program on the daemon's crates.
     floor_async: PathBuf,
-    /// The one on GIO and the one on glib's bare loop; the reason where it could not be built.
+    /// The C programs for GIO and for glib's bare loop, or why one could not be built.
     pub(crate) c: [Result<PathBuf, String>; 2],
-    /// Where those lie.
+    /// The directory of the C programs.
     _scratch: Scratch,
 }
 
-/// One to start, and where it will listen.
+/// A program to start, and the socket on which it will listen.
 pub(crate) struct Start {
     pub(crate) command: Command,
     pub(crate) socket: PathBuf,
@@ -54,7 +54,7 @@ impl Programs {
     pub(crate) fn build() -> Result<Self, Box<dyn Error>> {
         let scratch = Scratch::new();
         let c = C.map(|name| compile(name, &scratch.join(name)));
-        // The daemon last: built with the examples, its dependencies would have features of theirs.
+        // The daemon last: the build of the examples adds features to its dependencies.
         let (floor, floor_async) = (build::example("floor")?, build::example("floor_async")?);
         Ok(Self { daemon: build::daemon()?, floor, floor_async, c, _scratch: scratch })
     }
@@ -64,7 +64,7 @@ impl Programs {
         self.unit(INITRD, run, ALONE, &[])
     }
 
-    /// The first stage, as an argument of another program and with more options.
+    /// The first stage, started by another program and with further options.
     pub(crate) fn initrd_by(&self, run: &Run, by: Around<'_>, options: &[&str]) -> Start {
         self.unit(INITRD, run, by, options)
     }
@@ -96,7 +96,7 @@ impl Programs {
     fn unit(&self, unit: &str, run: &Run, by: Around<'_>, options: &[&str]) -> Start {
         let mut words = exec_start(unit).into_iter();
         let program = words.next().expect("a program");
-        // `@`: what follows is argv[0]. A program that starts it gives it its own idea of that.
+        // `@`: the next word is argv[0]. A program before it sets argv[0] itself.
         let name = program.strip_prefix('@').and_then(|_| words.next());
         let arguments: Vec<_> = words.map(|word| run.path(word)).collect();
         let mut command = started(by, &self.daemon, run, &arguments);
@@ -114,16 +114,16 @@ impl Programs {
     }
 }
 
-/// A directory in the place of `/run`.
+/// A directory that replaces `/run`.
 pub(crate) struct Run {
     scratch: Scratch,
-    /// PID 1's end of what `Type=notify` asks for; nobody reads it.
+    /// PID 1's end of `Type=notify`; nobody reads it.
     _notifications: UnixDatagram,
 }
 
 impl Run {
     pub(crate) fn new() -> Self {
-        // As `/run`: in memory.
+        // In memory, like `/run`.
         let memory = Path::new("/dev/shm");
         let scratch = if memory.is_dir() { Scratch::within(memory) } else { Scratch::new() };
         let notifications = UnixDatagram::bind(scratch.join("notify")).expect("a socket");
@@ -132,7 +132,7 @@ impl Run {
         run
     }
 
-    /// What `RuntimeDirectory=` makes, and nothing else.
+    /// Restores the state after `RuntimeDirectory=`.
     pub(crate) fn clear(&self) {
         for directory in ["early-service-initrd", "early-service"] {
             let directory = self.scratch.join(directory);
@@ -154,7 +154,7 @@ impl Run {
     }
 }
 
-/// A command with nothing of ours around it, whose standard error is a file.
+/// A command that inherits nothing of ours; its standard error is a file.
 fn started<A: AsRef<OsStr>>(
     by: Around<'_>,
     program: &Path,
@@ -166,7 +166,7 @@ fn started<A: AsRef<OsStr>>(
     let log = fs::File::options().create(true).append(true).open(run.join("log"));
     command.args(words).args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
     command.stderr(log.expect("a file")).env_clear();
-    // Valgrind and strace are looked for; PID 1 sets the same.
+    // Needed to find Valgrind and strace; PID 1 sets the same.
     if let Some(path) = env::var_os("PATH").filter(|_| !by.is_empty()) {
         command.env("PATH", path);
     }
@@ -187,7 +187,7 @@ fn exec_start(unit: &str) -> Vec<&str> {
     words
 }
 
-/// Compiles a C program; says why, where that is not possible.
+/// Compiles a C program, or returns why that is not possible.
 fn compile(name: &str, to: &Path) -> Result<PathBuf, String> {
     let missing = "needs gcc, pkg-config and libglib2.0-dev";
     let flags = Command::new("pkg-config").args(["--cflags", "--libs", "gio-2.0"]).output();

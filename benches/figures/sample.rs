@@ -1,23 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Sample: what repeated tries gave, and how it is shown: the median, and the middle half as its
-//! spread.
+//! Sample: the results of repeated tries, shown as the median, with the middle half as the spread.
 
 use std::fmt;
 
-/// What a number counts.
+/// The unit of a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unit {
     Bytes,
-    /// As the kernel counts memory: 1,024 bytes.
+    /// 1,024 bytes, as the kernel counts memory.
     Kilobytes,
     Seconds,
     PerSecond,
     Count,
-    /// How many times as much as the one that it is compared with.
+    /// Relative to another figure.
     Times,
 }
 
-/// The figures of the tries, in order of size.
+/// The figures of the tries, in ascending order.
 #[derive(Clone, Debug)]
 pub(crate) struct Sample {
     sorted: Vec<f64>,
@@ -27,7 +26,7 @@ pub(crate) struct Sample {
 impl Sample {
     /// # Panics
     ///
-    /// Where there is none: a figure that was not taken is not a sample.
+    /// If there is none: a figure that was not measured is not a sample.
     pub(crate) fn new(unit: Unit, tries: impl IntoIterator<Item = f64>) -> Self {
         let mut sorted: Vec<_> = tries.into_iter().collect();
         assert!(!sorted.is_empty(), "at least one try");
@@ -35,7 +34,7 @@ impl Sample {
         Self { sorted, unit }
     }
 
-    /// One figure that every try gives.
+    /// A figure that is the same in every try.
     pub(crate) fn exact(unit: Unit, figure: f64) -> Self {
         Self::new(unit, [figure])
     }
@@ -54,7 +53,7 @@ impl Sample {
         self.sorted[(part * last as f64).round() as usize]
     }
 
-    /// How many times the median of `other` each try gave.
+    /// Every figure divided by the median of `other`.
     pub(crate) fn over(&self, other: &Self) -> Self {
         Self::new(Unit::Times, self.sorted.iter().map(|figure| figure / other.median()))
     }
@@ -70,13 +69,13 @@ impl fmt::Display for Sample {
     }
 }
 
-/// A figure alone.
+/// A single figure.
 pub(crate) fn show(unit: Unit, figure: f64) -> String {
     let scale = Scale::of(unit, figure);
     format!("{}{}", scale.digits(figure), scale.unit)
 }
 
-/// In which unit a figure is read best.
+/// The most readable unit of a figure.
 struct Scale {
     one: f64,
     unit: &'static str,
@@ -97,7 +96,7 @@ impl Scale {
         Self { one, unit }
     }
 
-    /// Three digits, and all of a whole number.
+    /// Three digits, or all digits of a whole number.
     fn digits(&self, figure: f64) -> String {
         let figure = figure / self.one;
         let decimals = match figure.abs() {
@@ -106,7 +105,7 @@ impl Scale {
             small if small < 99.95 => 1,
             _ => 0,
         };
-        // A count is whole, and so is a median of an odd number of them.
+        // A count is whole, like the median of an odd number of counts.
         let decimals = if figure.fract() == 0.0 && self.unit != " ×" { 0 } else { decimals };
         let text = format!("{figure:.decimals$}");
         let (whole, fraction) = text.split_once('.').map_or((&*text, None), |(w, f)| (w, Some(f)));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Size: what the binary, with what it alone needs, adds to an initrd.
+//! Size: what the binary and its own libraries add to an initrd.
 
 use std::fs;
 use std::io;
@@ -10,7 +10,7 @@ use crate::programs::Programs;
 use crate::sample::{Sample, Unit};
 use crate::table::{Measured, Row, Table, Target};
 
-/// Libraries that every initrd has for its PID 1.
+/// Libraries that PID 1 needs in every initrd.
 const EVERYWHERE: [&str; 8] = [
     "libc.so",
     "ld-linux",
@@ -62,7 +62,7 @@ pub(crate) fn compressed(program: &Path) -> Measured {
     Ok(Sample::exact(Unit::Bytes, length as f64))
 }
 
-/// What the loader would load for it that not every initrd has.
+/// Libraries of the program that not every initrd contains.
 fn libraries(program: &Path) -> Result<Vec<PathBuf>, String> {
     let list = Command::new("ldd").arg(program).output().map_err(|error| error.to_string())?;
     let list = String::from_utf8_lossy(&list.stdout);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Start: from exec to the first reply, in time and in system calls, and what it then holds.
+//! Start: from exec to the first reply, in time and system calls, and the resources afterwards.
 
 use std::ffi::OsString;
 use std::fs;
@@ -12,13 +12,13 @@ use crate::sample::{Sample, Unit};
 use crate::table::{Measured, Row, Table, Target};
 use testkit::until;
 
-/// How many starts of each program are timed, in turns.
+/// Number of timed starts of each program, in turns.
 const STARTS: usize = 150;
 
-/// How many are looked at for memory.
+/// Number of starts whose memory is measured.
 const LOOKS: usize = 9;
 
-/// How long after the first reply: the writer has started, and a few ticks are logged.
+/// Time after the first reply, in which the writer starts and a few ticks are logged.
 const SETTLED: Duration = Duration::from_millis(250);
 
 pub(crate) fn rows(programs: &Programs, table: &mut Table) {
@@ -81,7 +81,7 @@ fn calls(programs: &Programs, table: &mut Table) {
     );
 }
 
-/// How many a start took.
+/// Number of system calls of a start.
 pub(crate) struct Calls {
     pub(crate) before_listen: usize,
     to_reply: usize,
@@ -91,7 +91,7 @@ pub(crate) struct Calls {
 pub(crate) fn traced(run: &Run, start: &dyn Fn(&[OsString]) -> Start) -> Result<Calls, String> {
     let trace = run.join("trace");
     let _ = fs::remove_file(&trace);
-    // `-D`: strace is not the parent, so that the process is ours to end.
+    // `-D`: strace is not the parent, so the bench can end the process.
     let by = ["strace", "-D", "-f", "-o"].map(OsString::from);
     let by: Vec<_> = by.into_iter().chain([trace.clone().into()]).collect();
     is_installed("strace")?;
@@ -106,8 +106,8 @@ pub(crate) fn traced(run: &Run, start: &dyn Fn(&[OsString]) -> Start) -> Result<
 }
 
 impl Calls {
-    /// Each call is counted once, where it begins; before the socket listens only those of the
-    /// first thread, because when another one begins to run differs from start to start.
+    /// Counts each call once, at its beginning. Until the socket listens, counts only the first
+    /// thread, because the start of the others differs between runs.
     fn count(trace: &str) -> Self {
         let calls: Vec<_> = trace
             .lines()
@@ -128,14 +128,14 @@ impl Calls {
     }
 }
 
-/// Whether a call writes a number and the end of a line, and nothing else.
+/// Whether a call writes only a number and the end of a line.
 fn is_reply(call: &str) -> bool {
     let text = call.split_once('"').and_then(|(_, text)| text.split_once("\\n\", "));
     let is_number = text.is_some_and(|(text, _)| text.parse::<u64>().is_ok());
     is_number && (call.starts_with("sendto(") || call.starts_with("write("))
 }
 
-/// Says so where a tool is missing.
+/// Returns an error if a tool is missing.
 pub(crate) fn is_installed(tool: &str) -> Result<(), String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let is_there = |directory: &Path| directory.join(tool).is_file();
@@ -186,7 +186,7 @@ fn held(programs: &Programs, table: &mut Table) {
     }
 }
 
-/// What a process that has started holds.
+/// The resources of a process that has started.
 #[derive(Clone, Copy)]
 pub(crate) struct Held {
     pub(crate) memory: Memory,

@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Table: what was measured, beside the floor and the C programs, and what was promised.
+//! Table: the measured figures, with those of the floor and the C programs, and the targets.
 
 use std::fmt;
 
 use crate::sample::{Sample, Unit, show};
 
-/// A figure of one program; the reason where it could not be taken.
+/// A figure of one program, or why it could not be measured.
 pub(crate) type Measured = Result<Sample, String>;
 
-/// What a figure is to be.
+/// The target of a figure.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Target {
     AtMost(f64),
     AtLeast(f64),
 }
 
-/// One line of the table.
+/// A row of the table.
 pub(crate) struct Row {
     figure: String,
     daemon: Measured,
@@ -34,7 +34,7 @@ impl Row {
         Self { floor: Some(floor), ..self }
     }
 
-    /// With the figures of the C programs.
+    /// Adds the figures of the C programs.
     pub(crate) fn c(self, c: [Measured; 2]) -> Self {
         Self { c: c.map(Some), ..self }
     }
@@ -43,8 +43,7 @@ impl Row {
         Self { target: Some(target), ..self }
     }
 
-    /// The target in the figure's own unit, and whether the median meets it; `None` where it was
-    /// not measured.
+    /// The target in the figure's unit, and whether the median meets it; `None` if not measured.
     fn judged(&self, target: Target) -> (String, Option<bool>) {
         let median = self.daemon.as_ref().ok().map(Sample::median);
         let unit = self.daemon.as_ref().map_or(Unit::Count, Sample::unit);
@@ -92,7 +91,7 @@ impl From<Sample> for Measured {
     }
 }
 
-/// All rows, as a Markdown table that can also be read as it is.
+/// All rows, as a Markdown table that is also readable as text.
 #[derive(Default)]
 pub(crate) struct Table(Vec<Row>);
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Ticks: what one costs, by where its line goes.
+//! Ticks: the cost of one, for each destination of its line.
 //!
-//! At a period of 1 ms, so that the cost of a second is not lost among what else the process does.
+//! The period is 1 ms, because the process's other costs are then small in comparison.
 
 use std::ffi::OsString;
 use std::fs;
@@ -22,7 +22,7 @@ const PERIOD: [&str; 2] = ["--timer-delay-ms", "1"];
 const TRY: Duration = Duration::from_millis(700);
 const TRIES: usize = 5;
 
-/// Puts `$1` in the place of `/run`, for the process alone, and nothing in that of the kernel log.
+/// Replaces `/run` by `$1` and the kernel log by nothing, for this process only.
 const OWN_RUN: &str = r#"mount --bind "$1" /run && shift || exit
 [ ! -e /dev/kmsg ] || mount --bind /dev/null /dev/kmsg
 exec "$@""#;
@@ -35,7 +35,7 @@ pub(crate) fn rows(programs: &Programs, table: &mut Table) {
     table.push(Row::new("the same, in an initrd without a journal", without_a_journal(programs)));
 }
 
-/// The time that the process runs for each tick; `received` is how many lines came out of it.
+/// The processor time for each tick; `received` returns the number of lines that it has written.
 fn cost(process: Process, received: impl Fn() -> usize) -> Measured {
     thread::sleep(Duration::from_millis(100));
     let mut costs = Vec::new();
@@ -85,7 +85,7 @@ fn without_a_journal(programs: &Programs) -> Measured {
     cost(with_own_run(programs, &run)?, || 0)
 }
 
-/// Starts it as systemd does: standard error is the journal, and it is told so.
+/// Starts it as systemd does: standard error is the journal, as `$JOURNAL_STREAM` says.
 fn with_own_run(programs: &Programs, run: &Run) -> Result<Process, String> {
     is_installed("unshare")?;
     let own = run.join("own");
