@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Example of another state than the counter: a rear-view camera.
+//! Example of a state other than the counter: a rear-view camera.
 //!
 //! The camera counts its frames, knows whether the gear is in reverse, and shows a text over the
 //! picture. A service of your own needs these two files:

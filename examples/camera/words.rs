@@ -17,7 +17,7 @@ impl Service for Camera {
         write!(f, "Frame {}, {}", self.frame, self.gear)
     }
 
-    /// Without the overlay: a longer record would take two places of the log's queue.
+    /// Without the overlay, because a longer record would take two slots of the log's queue.
     fn fields(&self) -> impl IntoIterator<Item = (&'static str, u64)> {
         [("FRAME", self.frame)]
     }
