@@ -27,7 +27,7 @@ fuzz_target!(|bytes: &[u8]| {
     say(said);
 });
 
-/// The lines of `said`, read in pieces of `size` bytes; `None` stands for one that is too long.
+/// The lines of `said`, read in pieces of `size` bytes; `None` if a line is too long.
 fn read(said: &[u8], size: usize) -> Vec<Option<Vec<u8>>> {
     let (mut lines, mut kept) = (Vec::new(), Vec::new());
     for piece in said.chunks(size.max(1)) {
@@ -51,7 +51,7 @@ fn read(said: &[u8], size: usize) -> Vec<Option<Vec<u8>>> {
     lines
 }
 
-/// Holds what a line is understood as against what it says.
+/// Compares the decoded message with the text of its line.
 fn hear(line: &[u8]) {
     if let Some(request) = Request::parse::<Counter>(line) {
         let written = request.line::<Counter>().to_string();
@@ -89,10 +89,9 @@ fn hear(line: &[u8]) {
     }
 }
 
-/// Whether the period is one of the option's; and whether a deadline that is accepted leaves work
-/// for a few steps.
+/// Whether the period is valid, and whether an accepted deadline leaves work for a few steps.
 fn is_possible(snapshot: &Snapshot<Counter>, line: &[u8]) -> bool {
-    // Any time will do, and this one comes with the line.
+    // Any time will do; this one is derived from the line.
     let now = line.iter().rev().fold(0, |now: u64, byte| now.rotate_left(7) ^ u64::from(*byte));
     let (deadline, period) = (snapshot.deadline.as_nanos(), snapshot.period.as_nanos());
     let is_ahead = u128::from(deadline) > u128::from(now) + u128::from(period);
@@ -105,14 +104,14 @@ fn is_possible(snapshot: &Snapshot<Counter>, line: &[u8]) -> bool {
     (1_000_000..=4_294_967_295_000_000).contains(&period)
 }
 
-/// Whether the first field with this key has this number in the text, perhaps after zeros.
+/// Whether the first field with this key has this number, perhaps after zeros.
 fn says(text: &str, (key, number): (&str, &str)) -> bool {
     let mut fields = text.split(' ').filter_map(|field| field.split_once('='));
     let Some((_, value)) = fields.find(|field| field.0 == key) else { return false };
     !value.is_empty() && value.trim_start_matches('0') == number.trim_start_matches('0')
 }
 
-/// Says a message of each form that carries something, with numbers and a reason from `bytes`.
+/// Writes a message of each form with content, with numbers and a reason from `bytes`.
 fn say(bytes: &[u8]) {
     let number = |at: usize| {
         let piece = bytes.chunks(8).nth(at).unwrap_or_default();

@@ -81,7 +81,7 @@ fn take(action: Action, world: &mut World, daemon: &Daemon) {
     }
 }
 
-/// Whether a successor waits for the state of the owner and can receive it.
+/// Whether a successor waits for the owner's state and can receive it.
 fn is_asked(world: &World, daemon: &Daemon) -> bool {
     let Bounds { successors, lockable, takeover, .. } = daemon.bounds;
     let phase = |who| daemon.atlas.phase(world.process(who).place);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Atlas: the lifecycles of one world, in place of the model's table of all lifecycles.
 //!
-//! The model copies worlds, and therefore looks the results of `Lifecycle::step` up. Here is only
-//! one world, and each of its processes has its lifecycle.
+//! The model copies worlds, and therefore looks up the results of `Lifecycle::step`. This target
+//! has only one world, and each of its processes has its lifecycle.
 
 use std::cell::RefCell;
 
