@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Timeline: every short sequence of owners that tick, write, die and hand over.
 //!
-//! The model of the lifecycle (`machine/tests/model`) counts ticks; this one has their times. What
-//! an owner writes at any point is a record that the next owner accepts. From there each tick comes
-//! once, and the next one within a period. A reader whose clock is behind, as in another time
-//! namespace, either refuses the record by the name of its field or has the next tick within a
-//! period as well.
+//! The model of the lifecycle (`machine/tests/model`) only counts ticks; this one has their times.
+//! Whatever an owner writes at any time, the next owner accepts it. Each tick then comes once, and
+//! the next one within a period. A reader whose clock is behind, as in another time namespace,
+//! either refuses the record and names the field, or also has the next tick within a period.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::expect_used,

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Transitions: the documented table of the lifecycle against what `Lifecycle::step` does.
+//! Transitions: compares the documented table of the lifecycle with `Lifecycle::step`.
 //!
-//! Every lifecycle that events can lead to is visited and given every event. The table is a page of
-//! the crate's documentation, `src/lifecycle/transitions.md`. For each phase it counts the events
-//! that the phase ignores, so that a new event fails here until every phase has been looked at.
+//! Visits every lifecycle that events can lead to, and gives it every event. The table is a page of
+//! the crate's documentation, `src/lifecycle/transitions.md`. For each phase it counts the ignored
+//! events, so that a new event fails here until every phase has been checked.
 
 #![allow(
     clippy::arithmetic_side_effects,
@@ -18,7 +18,7 @@ use early_service_machine::lifecycle::{Event, Lifecycle};
 
 const DOCUMENTED: &str = include_str!("../src/lifecycle/transitions.md");
 
-/// The effects and the phase that follow, by the phase and the event.
+/// The effects and the next phase, by phase and event.
 type Table = BTreeMap<(String, String), (String, String)>;
 
 /// `Waiting(Adopting(Waiting))` as `Adopting (waiting)`, `Serving(Serving(()))` as `Serving`.

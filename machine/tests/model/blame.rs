@@ -10,7 +10,7 @@
 //!   has the whole offer or will read it, without an abort after it.
 //!
 //! The death of a waiting process, an abort, a timeout or another successor therefore never costs a
-//! client its connection. The death of its owner during a handoff does only if the other process
+//! client its connection. The owner's death during a handoff does so only if the other process
 //! fails as well.
 
 use early_service_machine::lifecycle::{self, Phase};
@@ -19,8 +19,7 @@ use crate::atlas::Atlas;
 use crate::world::{EVERYBODY, Exchange, Stage, ToPredecessor, ToSuccessor, Who, Wire, World};
 
 impl World {
-    /// Whether this process serves the client, or did until it handed it over and may have to
-    /// again.
+    /// Whether this process serves the client, or may have to serve it again after a handoff.
     pub(crate) fn is_accountable(&self, who: Who, atlas: &Atlas) -> bool {
         let process = self.process(who);
         let owns = match atlas.phase(process.place) {

@@ -96,14 +96,14 @@ fn owner_has_device(_: &Daemon, world: &World) -> bool {
     world.processes.iter().filter(is_owners).all(Process::may_tick)
 }
 
-/// A process that has the device uses it, keeps it for a successor, or can go on with it. Copies
+/// A process that has the device uses it, keeps it for a successor, or can continue with it. Copies
 /// that were declared void do not count: their process closes them as soon as it runs.
 fn opens_alone(_: &Daemon, world: &World) -> bool {
     let opens = |process: &Process| matches!(process.device, Device::Opening(_));
     !world.processes.iter().any(opens) || !world.processes.iter().any(Process::uses_or_keeps_device)
 }
 
-/// Whether nothing is left to do: one owner has answered everything and uses the device, or no
+/// Whether nothing remains to be done: one owner has answered everything and uses the device, or no
 /// process exists.
 pub(crate) fn is_settled(daemon: &Daemon, world: &World) -> bool {
     let nobody = world.processes.iter().all(|process| !process.is_up());

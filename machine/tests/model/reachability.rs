@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Reachability: every world can reach one owner without another fault.
 //!
-//! stateright's `eventually` checks the ends of paths but no cycles, and asking again is a cycle.
-//! This search builds the whole graph and walks it backwards from the settled worlds. A world that
-//! is not visited is a dead end or part of a cycle without an exit.
+//! stateright's `eventually` checks the ends of paths but no cycles, and a repeated request is a
+//! cycle. This search builds the whole graph and walks it backwards from the settled worlds. A
+//! world that is not visited is a dead end or part of a cycle without an exit.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -59,7 +59,7 @@ pub(crate) fn search(daemon: &Daemon) -> Reach {
     let begin = World::new(daemon.bounds);
     let mut numbers: HashMap<u64, Number, BuildHasherDefault<Plain>> = HashMap::default();
     numbers.insert(key(&begin), 0);
-    // The world from which each was found, and the number of the action.
+    // For each world, the world from which it was found, and the number of the action.
     let mut found_by: Vec<(Number, u8)> = vec![(0, 0)];
     let mut settled = Vec::new();
     // The edges of progress, by their source.

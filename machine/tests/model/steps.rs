@@ -123,9 +123,8 @@ impl World {
         }
     }
 
-    /// Whether the last copy of the device may be closed by this action: its holders died, it
-    /// failed or was released, or its process was told to stop while a successor might have gone
-    /// on.
+    /// Whether this action may close the last copy of the device: its holders died, it failed or
+    /// was released, or its process was told to stop while a successor might have continued.
     fn may_close_device(&self, action: Action) -> bool {
         let failed =
             |process: &Process| matches!(process.device, Device::Opening(_) | Device::Postponed(_));
@@ -497,9 +496,9 @@ impl World {
         let recorded = self.file.filter(|_| has_file);
         let reads_again = daemon.rules.reads_again;
         let (start, origin) = match (counter, received) {
-            // It froze this, and its offer came to nothing.
+            // The process froze this state, and its offer failed.
             (Some(frozen), _) => {
-                // In the file is what it wrote last, unless another process has written since.
+                // The file contains its last record, unless another process has written since.
                 let written = recorded.filter(|record| reads_again && *record != frozen);
                 let written = written.map(Record::recorded);
                 (takeover::take_back(written, frozen.snapshot()), Origin::Recovered)

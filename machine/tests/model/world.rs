@@ -2,11 +2,12 @@
 //! World: three processes, the kernel between them, and one client.
 //!
 //! **Process.** A supervisor takes one event at a time from its mailbox, calls `Lifecycle::step`,
-//! and has all orders executed in sequence before it takes the next event.
+//! and executes all orders in sequence before it takes the next event.
 //!
-//! **Lock.** It belongs to an open file description. It is held while anything refers to that: a
-//! process, a dead process that the kernel has not released yet, or a message whose receiver lives.
-//! They all refer to one open file description, so the model records which processes have one.
+//! **Lock.** It belongs to an open file description. It is held while anything refers to this
+//! description: a process, a dead process that the kernel has not yet released, or a message whose
+//! receiver lives. There is only one such description, so the model records which processes refer
+//! to it.
 //!
 //! **Connection.** A queue of messages in each direction. A process sees the end of a connection
 //! after it has read all messages and the other end is closed, with any delay.
@@ -133,7 +134,7 @@ impl Record {
     /// A new state.
     pub(crate) const FRESH: Self = Self { next: 0, set: 0 };
 
-    /// The same as the daemon has it: the ticks are its deadline, one nanosecond each.
+    /// The state as the daemon has it: the ticks are its deadline, one nanosecond each.
     pub(crate) fn snapshot(self) -> Snapshot<Counter> {
         let Self { next, set } = self;
         let state = Counter { next: u64::from(set) << 8 | u64::from(next) };
@@ -141,12 +142,12 @@ impl Record {
         Snapshot { state, deadline: Monotonic::from_nanos(next.into()), period }
     }
 
-    /// The same as the state file has it.
+    /// The state as the state file has it.
     pub(crate) fn recorded(self) -> record::Record<Counter> {
         record::Record { sequence: 0, unlogged: Unlogged::default(), snapshot: self.snapshot() }
     }
 
-    /// What an owner that starts there has.
+    /// The state of an owner that starts there.
     pub(crate) fn at(start: Start<Counter>) -> Self {
         let Counter { next } = match start {
             Start::Anew(state) => state,
@@ -156,7 +157,7 @@ impl Record {
     }
 }
 
-/// What a server knows of the client.
+/// A server's data about the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Session {
     /// Commands that were read and not executed.
@@ -218,7 +219,7 @@ pub(crate) struct Process {
     pub(crate) listening: bool,
     /// The client's connection, if it was accepted or received.
     pub(crate) session: Option<Session>,
-    /// The state as it came in the message.
+    /// The state as it arrived in the message.
     pub(crate) received: Option<Record>,
     /// The record that a broken machine has read too early.
     pub(crate) peeked: Option<Record>,
@@ -234,9 +235,9 @@ pub(crate) struct Process {
     pub(crate) device: Device,
     /// Has copies of the device's descriptors.
     pub(crate) luggage: bool,
-    /// They came from PID 1's store.
+    /// The copies came from PID 1's store.
     pub(crate) restored: bool,
-    /// Has sent a successor copies of them.
+    /// Has sent a successor copies of the descriptors.
     pub(crate) lent: bool,
     /// The predecessor committed, and the end of its connection was not seen yet.
     pub(crate) follows: bool,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A stage alone is no phase: only a transition puts it into one.
+//! A stage alone is not a phase: only a transition makes a phase of it.
 
 use early_service_machine::lifecycle::{Adopting, Asking, Ours};
 
