@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Diagram: the states of the lifecycle in `docs/architecture.md`, drawn from `Lifecycle::step`.
 //!
-//! Every lifecycle that events can lead to is visited, with every event; what comes of it is the
-//! Mermaid text that GitHub shows as a picture. Nothing is drawn from a list of our own, so a new
-//! phase, or a road that leads elsewhere, fails this until that page is changed as well.
+//! Visits every lifecycle that events can lead to, with every event, and draws the results as
+//! Mermaid text, which GitHub shows as a picture. Nothing is drawn from a separate list, so a new
+//! or changed transition fails this test until the page is changed as well.
 
 use early_service_machine::lifecycle::{Event, Lifecycle, Phase};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -15,7 +15,7 @@ use std::path::Path;
 const BEGIN: &str = "<!-- lifecycle: drawn by tests/diagram.rs -->\n";
 const END: &str = "<!-- lifecycle: end -->\n";
 
-/// A lifecycle as it is drawn: a phase, and how far it has come in it where that has a name.
+/// A lifecycle in the diagram: a phase, and its stage if that has a name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct State {
     phase: String,
@@ -33,19 +33,19 @@ impl State {
         Self { phase, inner: (!inner.is_empty()).then(|| inner.join(", ")) }
     }
 
-    /// What arrows begin and end at.
+    /// The name of the state in arrows.
     fn id(&self) -> String {
         self.inner.as_ref().map_or_else(|| self.phase.clone(), |inner| inner.replace(", ", "_"))
     }
 }
 
-/// A lifecycle that was reached, and the events that lead to it: it can be neither copied nor made.
+/// A lifecycle, and the events that lead to it, because it can be neither copied nor constructed.
 struct Place {
     state: State,
     way: Vec<Event>,
 }
 
-/// Every lifecycle that there can be, in the order in which they are found.
+/// Every possible lifecycle, in the order of discovery.
 fn places() -> Vec<Place> {
     let mut known = HashSet::from([Lifecycle::new()]);
     let mut places = vec![Place { state: State::of(&Lifecycle::new()), way: Vec::new() }];
@@ -68,7 +68,7 @@ fn arrive(way: &[Event]) -> Lifecycle {
     way.iter().fold(Lifecycle::new(), |at, event| at.step(*event).0)
 }
 
-/// The roads from state to state, in the order in which the states were found, with their events.
+/// The transitions from state to state, in the order of discovery, with their events.
 fn roads(places: &[Place]) -> Vec<(State, State, Vec<Event>)> {
     let order: HashMap<_, _> =
         places.iter().enumerate().map(|(at, place)| (&place.state, at)).collect();
@@ -85,7 +85,7 @@ fn roads(places: &[Place]) -> Vec<(State, State, Vec<Event>)> {
     roads.into_values().collect()
 }
 
-/// This one leads to the end from everywhere, and is told in words.
+/// Whether the transition is a stop, which leads to the end from every state; the page explains it.
 fn is_stop(event: Event, to: &State) -> bool {
     event == Event::StopRequested && to.phase == "Ended"
 }
@@ -109,7 +109,7 @@ fn drawn() -> String {
         }
     }
     for (from, to, events) in roads(&places) {
-        // `Predecessor(Gone)` as `Predecessor Gone`: a colon would end the label.
+        // `Predecessor(Gone)` becomes `Predecessor Gone`, because a colon would end the label.
         let name = |event| format!("{event:?}").replace('(', " ").replace(')', "");
         let events: Vec<_> = events.iter().map(name).collect();
         line(4, &format!("{} --> {}: {}", from.id(), to.id(), events.join("<br>")));
@@ -128,7 +128,7 @@ fn the_page_shows_the_lifecycle_as_the_code_has_it() {
     assert!(shown == drawn, "docs/architecture.md differs from the code, which draws:\n{drawn}");
 }
 
-/// The page says this in words, because the arrows would hide the others.
+/// The page explains this in words, because the arrows would hide the others.
 #[test]
 fn a_stop_ends_every_phase() {
     for Place { state, way } in places() {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Commands of the `console` blocks.
 //!
-//! Each is run here, or by the CI, or is listed below with the reason why it cannot be.
+//! Each command is run here or by the CI, or is listed below with the reason why it cannot be.
 
 use std::collections::HashSet;
 use std::fs;
@@ -14,11 +14,11 @@ use testkit::{build, until};
 
 use crate::{ROOT, pages, read};
 
-/// What runs commands of the documentation instead of this test.
+/// Files that run commands of the documentation instead of this test.
 const CI: [&str; 2] = [".ci/run", "scripts/test"];
 
-/// The beginnings of commands that this test runs unless they are listed below, in a directory of
-/// its own: with a daemon on the public socket, and with `/run` and `/tmp` below it.
+/// The beginnings of commands that this test runs unless they are listed below: in its own
+/// directory, with a daemon on the public socket, and with its own `/run` and `/tmp`.
 const RUN: &[&str] = &[
     "cargo tree",
     "cat /run/early-service/state",
@@ -31,7 +31,7 @@ const RUN: &[&str] = &[
     "target/release/early-service",
 ];
 
-/// The beginnings of commands that others run in another form, and where that form stands.
+/// The beginnings of commands that are run elsewhere in another form, and the place of that form.
 const RUN_ELSEWHERE: &[(&str, &str, &str)] = &[
     ("SOAK_MINUTES=", "scripts/test", "--test soak -- "),
     ("cargo +nightly fuzz run", "scripts/test", "cargo +nightly fuzz run"),
@@ -115,14 +115,14 @@ fn is_run(command: &str) -> bool {
 fn every_command_is_run_somewhere_or_has_a_reason() {
     let ci: String =
         CI.iter().filter(|file| Path::new(ROOT).join(file).exists()).map(read).collect();
-    // Two spellings of one command: lines may be broken, and the CI insists on the lock file.
+    // Two spellings of one command: lines may be broken, and the CI adds `--locked`.
     let plain = |text: &str| {
         let words: Vec<_> = text.split_whitespace().filter(|word| *word != "\\").collect();
         words.join(" ").replace(" --locked", "")
     };
     let ci = plain(&ci);
     let is_in_ci = |command: &str| {
-        // A single word may stand there for something else.
+        // A single word may have another meaning there.
         let is_there = command.contains(' ') && ci.contains(&plain(command));
         is_there || CI.iter().any(|script| command.starts_with(script))
     };
@@ -182,7 +182,7 @@ fn run(page: &Path, shown: &[&Shown]) {
     let _daemon = Daemon::serve(&public, &["--state-file", state.to_str().expect("text")]);
     until("written", || fs::metadata(&state).is_ok_and(|file| file.len() > 0));
 
-    // A reader waits a second for the program to start; here it is waited for.
+    // A reader waits a second until the program has started; the script waits for the socket.
     let mut script = String::from(
         "sleep() { until grep --quiet Listening tmp/*.log 2> /dev/null; do command sleep 0.05; done; }\n",
     );
@@ -194,7 +194,7 @@ fn run(page: &Path, shown: &[&Shown]) {
             None => format!("({cd}{command}) || exit; echo -n '{NEXT}'\n"),
         };
     }
-    // `kill %1` is for the shell itself.
+    // `kill %1` must run in the shell itself.
     let script = script.replace("(kill %1)", "kill %1").replace("(sleep 1)", "sleep 1");
     let mut bash = Command::new("bash");
     bash.arg("-c").arg(&script).current_dir(scratch.join("")).env("CARGO_NET_OFFLINE", "true");
@@ -217,7 +217,7 @@ fn run(page: &Path, shown: &[&Shown]) {
     }
 }
 
-/// A line with `0` for each number, and for each value that has one.
+/// A line in which each number, and each value that contains one, is `0`.
 fn plain(line: &str) -> String {
     let word = |word: &str| match word.split_once('=') {
         Some((key, value)) if value.contains(|c: char| c.is_ascii_digit()) => format!("{key}=0"),

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::{ROOT, pages, read};
 
-/// The anchors of a page, as GitHub and mdBook make them of its headings.
+/// The anchors of a page, as GitHub and mdBook generate them from its headings.
 fn anchors(page: &str) -> HashSet<String> {
     let mut is_code = false;
     let headings = page.lines().filter(|line| {
@@ -21,7 +21,7 @@ fn anchors(page: &str) -> HashSet<String> {
     headings.map(anchor).collect()
 }
 
-/// The targets of the links and pictures of a page, but for those in code.
+/// The targets of the links and pictures of a page, except those in code.
 fn links(page: &str) -> Vec<String> {
     let text: String = page.split("```").step_by(2).collect();
     let ends = text.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
@@ -37,7 +37,7 @@ fn every_link_leads_to_a_file_and_a_heading() {
             let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
             let directory = page.parent().expect("a page has a directory");
             let target = if file.is_empty() { page.clone() } else { directory.join(file) };
-            // The book has nothing but the files in docs.
+            // The book contains only the files in docs.
             let leaves_book = page.starts_with("docs") && file.contains('/');
             let exists = Path::new(ROOT).join(&target).exists();
             let has_anchor = || anchor.is_empty() || anchors(&read(&target)).contains(anchor);
@@ -49,7 +49,7 @@ fn every_link_leads_to_a_file_and_a_heading() {
     assert!(broken.is_empty(), "{broken:#?}");
 }
 
-/// Where the paths in code spans begin.
+/// The first directories of paths in code spans.
 const DIRECTORIES: [&str; 11] = [
     "benches/",
     "conf/",
