@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The same service as glib's documentation has it written: a counter that ticks every 100 ms and logs
-// each number, clients on a UNIX socket that ask for it, by the streams of GIO on glib's main loop.
+// The same service in the style of glib's documentation: a counter that ticks every 100 ms and logs
+// each number, and clients on a UNIX socket that ask for it, with GIO's streams on glib's main
+// loop.
 //
-// What `cargo bench` holds the daemon against. It has no state file, no handoff, no limits and no
-// journal; a line cut by a read is kept, and all replies to one read leave in one write.
+// `cargo bench` compares the daemon with it. It has no state file, no handoff, no limits and no
+// journal. It keeps a line that is cut by a read, and sends all replies to one read in one write.
 
 #include <gio/gio.h>
 #include <gio/gunixsocketaddress.h>
@@ -32,7 +33,7 @@ static gboolean tick(gpointer unused) {
     return G_SOURCE_CONTINUE;
 }
 
-/* Carries out all whole lines, and says how long the replies to them are. */
+/* Executes all whole lines; returns the length of their replies. */
 static size_t carry_out(struct client *client) {
     char *line = client->input, *end;
     size_t length = 0, left = client->length;

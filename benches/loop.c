@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The service of glib.c as close to the system calls as glib's main loop lets one be: descriptors
-// in the loop, plain reads and writes, no streams.
+// The service of glib.c, as close to the system calls as possible with glib's main loop:
+// descriptors in the loop, plain reads and writes, no streams.
 //
-// What `cargo bench` shows beside the daemon where the promise is held against glib.c: nobody is to
-// think that C cannot do better than that.
+// `cargo bench` also shows this program, because the target is relative to glib.c, and C can do
+// better than that.
 
 #include <glib-unix.h>
 #include <stdio.h>
