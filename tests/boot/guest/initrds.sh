@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# Runs once in the guest's tree, by chroot, after the package's installation has made dracut build the
-# usual initrd: the other two are for rows of their own.
+# Runs once in the guest's tree, by chroot, after the package's installation has made dracut build
+# the usual initrd. Builds the other two, each for its own rows.
 set -eu
 
 kernel=$(ls /lib/modules)

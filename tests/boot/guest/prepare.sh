@@ -1,9 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# Runs once in the guest's tree, by chroot: makes a bare Debian into the guest that is booted. Then
-# the package is installed as a user would install it, and initrds.sh runs. Everything it needs lies
-# in /boot-test.
+# Runs once in the guest's tree, by chroot: turns a bare Debian into the guest. The package is then
+# installed as a user would install it, and initrds.sh runs. All files for this are in /boot-test.
 set -eu
 cd /boot-test
 
@@ -12,16 +11,16 @@ cp -r 50systemd-initrd-lean /usr/lib/dracut/modules.d/
 cp ./*.service ./*.socket /etc/systemd/system/
 systemctl -q enable boot-test.service
 echo guest > /etc/hostname
-# A file system to write to, and a journal that is still there after power-off.
+# A writable file system, and a journal that survives power-off.
 echo '/dev/vda / ext4 rw 0 0' > /etc/fstab
 mkdir -p /var/log/journal
 printf '[Journal]\nRateLimitIntervalSec=0\n' > /etc/systemd/journald.conf
-# An installed system has an id; its initrd, which does not know it, makes up another.
+# An installed system has a machine ID. Its initrd does not know this one, and makes up another.
 systemd-machine-id-setup
-# For the stranger of the rows that need one.
+# The stranger of some rows.
 useradd --no-create-home stranger
-# What gives rights to whoever runs it: the set-user-ID bit, and all capabilities, as setcap(8)
-# would write them.
+# Two programs that give privileges to any user: one by its set-user-ID bit, one by all
+# capabilities, in the form that setcap(8) would write.
 cp /bin/cat setuid-cat
 chmod 4755 setuid-cat
 cp /bin/cat capable-cat
@@ -29,7 +28,7 @@ perl -e 'my ($path, $name, $all) = ("capable-cat", "security.capability",
     pack("L5", 0x02000001, 0xffffffff, 0, 0x1ff, 0));
     syscall(188, $path, $name, $all, length $all, 0) == 0 or die "cannot set $name: $!"'
 
-# Seconds of emulated work that has nothing to do with what is tested.
+# These units take seconds of emulated time and do not matter to the tests.
 for unit in apt-daily-upgrade.timer apt-daily.timer dev-hugepages.mount dev-mqueue.mount \
     dpkg-db-backup.timer dracut-shutdown.service e2scrub_all.timer e2scrub_reap.service \
     fstrim.timer getty.target ldconfig.service modprobe@.service \

@@ -1,16 +1,16 @@
 #!/usr/bin/perl
 # SPDX-License-Identifier: Apache-2.0
 #
-# Tries what a confined service must not be able to do, and says line by line what came of it:
+# Tries what a confined service must not be able to do, and prints the result of each attempt:
 # "done", the error's name, or the signal that ended the attempt.
 #
-# It judges nothing: the host does, and holds against it what the same attempts come to outside.
+# It judges nothing: the host compares the results with those of the same attempts outside.
 use strict;
 use warnings;
 use Errno;
 use Fcntl;
 
-# Each attempt is a process of its own, for a filter may end it.
+# Each attempt has its own process, because a filter may kill it.
 sub attempt {
     my ($what, $try) = @_;
     my $child = fork // die "cannot fork: $!";
@@ -25,8 +25,8 @@ sub attempt {
     print "$what\t", $signal ? "signal $signal" : $number ? $error // $number : 'done', "\n";
 }
 
-# perl has no names for these; the numbers are those of x86-64. The words are copied, for perl gives
-# none away that it could not have written to.
+# perl has no names for these system calls; the numbers are those of x86-64. The words are copied,
+# because perl passes only strings that it could write to.
 sub system_call {
     my ($number, @words) = @_;
     return syscall($number, @words) != -1;
@@ -43,11 +43,11 @@ my ($version, $all) = (pack('LL', 0x20080522, 0), pack('L6', (0xffffffff) x 6));
 sub sockets {
     my %family = (UNIX => 1, INET => 2, INET6 => 10, NETLINK => 16, PACKET => 17);
     for my $name (sort keys %family) {
-        # Datagrams, but where only the raw kind is known.
+        # Datagram sockets, or raw ones if the family has only these.
         my $type = $name =~ /NETLINK|PACKET/ ? 3 : 2;
         attempt("socket AF_$name", sub { socket(my $socket, $family{$name}, $type, 0) });
     }
-    # It can open sockets too, and no filter looks at what it is asked.
+    # io_uring can open sockets too, and filters do not see its requests.
     attempt('call io_uring_setup', sub { system_call($CALL{io_uring_setup}, 8, $params) });
     open(my $devices, '<', '/proc/self/net/dev') or die "cannot read /proc/self/net/dev: $!";
     /^\s*(\S+):/ and print "interface $1\tseen\n" while <$devices>;
@@ -61,14 +61,14 @@ sub writes {
             sysopen(my $new, $file, O_CREAT | O_EXCL | O_WRONLY) && unlink $file;
         });
     }
-    # Opened, and nothing written.
+    # Opens the files without writing.
     for my $file (qw(/etc/passwd /usr/bin/boot-probe /proc/sysrq-trigger
         /proc/sys/kernel/core_pattern /sys/fs/cgroup/cgroup.procs /dev/kmsg /dev/vda)) {
         attempt("open $file", sub { sysopen(my $old, $file, O_WRONLY) });
     }
 }
 
-# All that the kernel says can be written, but for what belongs to processes.
+# Everything that is writable according to the kernel, except for the files of processes.
 sub search {
     my $find = q(find / -path '/proc/[0-9]*' -prune -o -writable '(' -type d -o -type f ')' -print);
     chomp, print "writable $_\tfound\n" for `$find 2> /dev/null`;
@@ -83,13 +83,13 @@ sub rights {
     for my $name (sort keys %namespace) {
         attempt("unshare $name", sub { system_call($CALL{unshare}, $namespace{$name}) });
     }
-    # PER_LINUX32; and a page that can be written and executed.
+    # PER_LINUX32, and a page that is writable and executable.
     attempt('call personality', sub { system_call($CALL{personality}, 8) });
     attempt('call mmap', sub { system_call($CALL{mmap}, 0, 4096, 7, 0x22, -1, 0) });
     attempt('signal PID 1', sub { kill 0, 1 });
 }
 
-# What a program with the set-user-ID bit, and one with file capabilities, run with.
+# The privileges of a program with the set-user-ID bit, and of one with file capabilities.
 sub gains {
     for my $program (qw(setuid-cat capable-cat)) {
         open(my $status, '-|', "/boot-test/$program", '/proc/self/status')

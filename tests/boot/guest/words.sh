@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=sh disable=SC2034 # The scripts that read this use the names.
 #
-# The few words that a scenario's scripts are written in. What they say goes, key and line, to the
-# second serial port, where the host reads it.
+# Functions for the scripts of the scenarios. Their output is sent as key and line to the second
+# serial port, where the host reads it.
 
 PUBLIC=/run/early-service/early-service.sock
 FIRST=/run/early-service-initrd/early-service.sock
@@ -12,26 +12,26 @@ say() {
     printf '%s\t%s\n' "$1" "$2" > /dev/ttyS1
 }
 
-# Says every line that comes in.
+# Sends every line of its input.
 tell() {
     while IFS= read -r line || [ -n "$line" ]; do
         say "$1" "$line"
     done
 }
 
-# Types a line, or a part of one, into the nc that sits through the whole boot.
+# Types a line, or a part of one, into the nc that runs throughout the boot.
 type_into_nc() {
     printf '%b' "$1" > /run/boot-nc/in
 }
 
-# Whether that nc has been answered so many lines.
+# Whether that nc has received this many lines.
 nc_shows() {
     shown=0
     while IFS= read -r line; do shown=$((shown + 1)); done < /run/boot-nc/out
     [ "$shown" -ge "$1" ]
 }
 
-# Says under a key what each thread of a process may do, does, and could come to.
+# Sends the capabilities of each thread of a process with a key.
 tell_rights() {
     for status in "/proc/$2/task"/*/status; do
         rights=
@@ -42,21 +42,20 @@ tell_rights() {
     done
 }
 
-# What holds a process in: its user, its rights and filters, its network, and each mount that it
-# sees, with what is mounted, where and how.
+# The confinement of a process: its user, capabilities and filters, its network, and its mounts.
 walls() {
     grep -E '^(Uid|Gid|Groups|Cap.*|NoNewPrivs|Seccomp.*):' "/proc/$1/status"
     readlink "/proc/$1/ns/net"
     cut -d ' ' -f 4-6 "/proc/$1/mountinfo"
 }
 
-# Sets the clock by so much, and says by how many seconds it was.
+# Sets the clock, and sends the difference in seconds.
 set_clock() {
     before=$(date +%s) && date -s "$1" > /dev/null
     say step "$(($(date +%s) - before))"
 }
 
-# Waits for a condition, never for a time; gives up loudly.
+# Waits for a condition, never for a time; reports if it gives up.
 wait_until() {
     attempts=0
     until "$@"; do
@@ -81,7 +80,7 @@ first_pid() {
     systemctl show -P MainPID early-service-initrd.service
 }
 
-# Remembers the first stage across the switch of root, and says what memory it takes.
+# Remembers the first stage across the switch of root, and sends its use of memory.
 note_first() {
     first_pid > /run/boot-first
     while read -r field value _; do
@@ -89,7 +88,7 @@ note_first() {
     done < "/proc/$(first_pid)/smaps_rollup"
 }
 
-# Says what is left of it, and that it looked.
+# Sends each place that was searched for remains of the first stage, and each remain found.
 tell_left_of_first() {
     unit=early-service-initrd
     for left in "/proc/$(cat /run/boot-first)" "/run/$unit" \
@@ -103,7 +102,7 @@ root_pid() {
     systemctl show -P MainPID early-service.service
 }
 
-# Whether the process of a unit has come to wait for a predecessor.
+# Whether the process of a unit waits for a predecessor.
 is_adopting() {
     case $(systemctl show -P StatusText "$1") in
         adopting*) ;;

@@ -1,11 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# The test's own image of the automotive kind: systemd and udev, and neither journald nor a shell
-# nor any of dracut's own modules for systemd. What it must reach is the switch of root.
+# A test image like automotive ones: systemd and udev, without journald, a shell, or dracut's own
+# modules for systemd. It must only reach the switch of root.
 
 check() {
-    # Only where it is named.
+    # Only if it is named.
     return 255
 }
 
@@ -25,9 +25,9 @@ install() {
         "$systemdutildir"/systemd-shutdown \
         "$systemdutildir"/systemd-udevd \
         "$systemdutildir"/system-generators/systemd-fstab-generator
-    # What systemd 257 has besides; everything is started through the first.
+    # Additional programs of systemd 257, which starts everything through the first.
     inst_multiple -o "$systemdutildir"/systemd-executor "$systemdutildir"/systemd-sysroot-fstab-check
-    # Which also opens libkmod by name, when udev first asks for a driver.
+    # systemd also opens libkmod by name, when udev first requests a driver.
     inst_libdir_file "libkmod.so*"
     ln_r "$systemdutildir"/systemd /init
     ln_r "$systemdutildir"/systemd /sbin/init
