@@ -14,7 +14,7 @@
 //! binary (`cargo build --release`) is measured, with the options of its unit. All sockets are in
 //! scratch directories.
 #![allow(clippy::print_stdout, reason = "a bench is there to show something")]
-#![allow(clippy::print_stderr, reason = "progress is for whoever waits")]
+#![allow(clippy::print_stderr, reason = "progress is for people who wait")]
 
 mod check;
 mod commands;

@@ -49,7 +49,7 @@ impl Process {
             }
             if start.elapsed() > LIMIT {
                 let status = process.child.try_wait();
-                panic!("nobody listens on {}: {status:?}", process.socket.display());
+                panic!("no process listens on {}: {status:?}", process.socket.display());
             }
         };
         client.write_all(b"get_counter\n").expect("a server");

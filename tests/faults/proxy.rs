@@ -394,7 +394,7 @@ mod tests {
         predecessor.read_exact(&mut line).expect("a line");
         assert_eq!(&line, b"handoff 1\n");
 
-        // A client's bytes that look like an arrow are not one.
+        // A client's bytes are not an arrow, even if they look like one.
         let pipes: Vec<_> = (0..130).map(|_| UnixStream::pair().expect("a pair")).collect();
         let (mut readers, writers): (Vec<_>, Vec<_>) = pipes.into_iter().unzip();
         let mut writers = writers.into_iter().map(OwnedFd::from);

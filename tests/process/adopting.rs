@@ -196,7 +196,7 @@ fn a_successor_told_to_stop_gives_back_all_before_it_reports() {
     successor.signal(Signal::TERM);
     assert_eq!(wire.line(), "abort the successor was told to stop");
     drop(pair.lock);
-    assert!(!is_locked(&state_file(&pair.scratch)), "its copy of the lock went before");
+    assert!(!is_locked(&state_file(&pair.scratch)), "its copy of the lock was closed before");
     wire.end();
     assert!(successor.ended().0.success());
     assert_eq!(pair.scratch.names(), ["predecessor", "state"]);

@@ -60,7 +60,7 @@ fn a_successor_receives_state_sockets_and_lock() {
     assert!(is_locked(&state_file(&scratch)), "the lock came along");
     drop(offer.lock);
     // A child of another test holds a copy between fork and exec.
-    until("nobody else has it", || !is_locked(&state_file(&scratch)));
+    until("no other process has it", || !is_locked(&state_file(&scratch)));
     drop(offer.clients);
     assert_eq!(client.rest(), "", "nor the client");
 }

@@ -306,7 +306,7 @@ fn commands_before_the_request_are_answered_first() {
 /// Needs root, to run processes as two users.
 #[test]
 fn a_stranger_is_refused_and_named() {
-    assert!(geteuid().is_root(), "this test needs root, to be somebody else than the service");
+    assert!(geteuid().is_root(), "this test needs root, to run as another user");
     let scratch = Scratch::new();
     let mut daemon = Daemon::serve(scratch.join("sock"), &STILL);
     fs::set_permissions(&daemon.socket, Permissions::from_mode(0o777)).expect("our own socket");
@@ -316,7 +316,8 @@ fn a_stranger_is_refused_and_named() {
     assert_eq!(as_nobody("get_counter_and_terminate\n"), "Permission denied\n");
     let line = daemon.wait_for("Refusing to hand over: ");
     let named = line.message.strip_prefix("warning: Refusing to hand over: process ");
-    let (pid, rest) = named.and_then(|rest| rest.split_once(" of user ")).expect("who asked");
+    let (pid, rest) =
+        named.and_then(|rest| rest.split_once(" of user ")).expect("a process and its user");
     assert!(pid.parse::<u32>().is_ok_and(|pid| pid > 1), "{line:?}");
     assert_eq!(rest, "65534 may not ask for it");
     assert!(daemon.is_running());
@@ -326,7 +327,7 @@ fn a_stranger_is_refused_and_named() {
 /// Needs root, to run processes as two users.
 #[test]
 fn a_predecessor_that_may_not_be_asked_is_not_taken_for_none() {
-    assert!(geteuid().is_root(), "this test needs root, to be somebody else than the service");
+    assert!(geteuid().is_root(), "this test needs root, to run as another user");
     let scratch = Scratch::new();
     let predecessor = Daemon::serve(scratch.join("first"), &STILL);
     fs::set_permissions(&predecessor.socket, Permissions::from_mode(0o600)).expect("our own");
@@ -349,7 +350,7 @@ fn a_predecessor_that_may_not_be_asked_is_not_taken_for_none() {
 /// Needs root, to run processes as two users.
 #[test]
 fn the_named_successor_may_ask() {
-    assert!(geteuid().is_root(), "this test needs root, to be somebody else than the service");
+    assert!(geteuid().is_root(), "this test needs root, to run as another user");
     // `daemon` is user 1 on every Debian.
     for name in ["1", "daemon"] {
         let scratch = Scratch::new();
@@ -365,7 +366,7 @@ fn the_named_successor_may_ask() {
 /// Needs root, to run processes as two users.
 #[test]
 fn refusals_do_not_flood_the_log() {
-    assert!(geteuid().is_root(), "this test needs root, to be somebody else than the service");
+    assert!(geteuid().is_root(), "this test needs root, to run as another user");
     let scratch = Scratch::new();
     let daemon = Daemon::serve(scratch.join("sock"), &[]);
     fs::set_permissions(&daemon.socket, Permissions::from_mode(0o777)).expect("our own socket");
@@ -384,7 +385,7 @@ fn refusals_do_not_flood_the_log() {
 /// Needs root, to run processes as two users.
 #[test]
 fn only_root_and_the_user_of_the_service_may_request_the_state() {
-    assert!(geteuid().is_root(), "this test needs root, to be somebody else than the service");
+    assert!(geteuid().is_root(), "this test needs root, to run as another user");
     for (asker, is_allowed) in [("0", true), ("65532", true), ("65533", false)] {
         let scratch = Scratch::new();
         let socket = scratch.join("sock");
@@ -461,7 +462,7 @@ fn a_socket_is_taken_over_without_refusing_a_client() {
         let client = scope.spawn(|| {
             let mut connects = 0;
             while !is_over.load(Ordering::Relaxed) {
-                let stream = UnixStream::connect(path).expect("somebody always listens");
+                let stream = UnixStream::connect(path).expect("a process always listens");
                 stream.set_read_timeout(Some(LIMIT)).expect("not zero");
                 connects += 1;
             }

@@ -183,5 +183,8 @@ fn the_page_and_the_changelog_are_of_this_release() {
     let mut headings = changelog.lines().filter(|line| line.starts_with("## ["));
     let heading = headings.find(|line| *line != "## [Unreleased]").expect("a release");
     assert!(heading.starts_with(&format!("## [{version}] - ")), "{heading}");
-    assert!(page.contains(&format!("\"early\\-service {version}\"")), "the page is of another one");
+    assert!(
+        page.contains(&format!("\"early\\-service {version}\"")),
+        "the page is of another version"
+    );
 }

@@ -105,7 +105,7 @@ fn meddling_with_the_state_file_by_a_successor_is_undone() {
     let path = state_file(&scratch);
     assert_eq!(record(&path).snapshot.state, Counter { next: 5000 });
     assert_eq!(usize::try_from(fs::metadata(&path).expect("a file").len()), Ok(RECORD_SIZE));
-    assert!(is_locked(&path), "nobody else can own beside it");
+    assert!(is_locked(&path), "no second owner is possible");
 }
 
 #[test]

@@ -23,7 +23,7 @@ const MEMBER: [&str; 5] = ["setpriv", "--reuid=1001", "--regid=1001", "--groups=
 
 /// A runtime directory as systemd makes it for the service.
 fn runtime_directory(scratch: &Scratch) -> PathBuf {
-    assert!(geteuid().is_root(), "this test needs root, to be several users");
+    assert!(geteuid().is_root(), "this test needs root, to run as several users");
     let directory = scratch.join("run");
     fs::create_dir(&directory).expect("a directory");
     fs::set_permissions(&directory, Permissions::from_mode(0o755)).expect("our own");

@@ -68,7 +68,7 @@ fn a_missing_name_is_bound_again_and_waiting_clients_served() {
         });
         assert_ne!(fs::symlink_metadata(&path).expect("a socket").ino(), seen);
     }
-    assert_eq!(client.ask("get_counter"), "137", "who was connected noticed nothing");
+    assert_eq!(client.ask("get_counter"), "137", "connected clients notice nothing");
     daemon.signal(Signal::TERM);
     assert!(daemon.ended().0.success());
     assert_eq!(scratch.names(), ["state"], "the fresh one goes with it");
@@ -110,7 +110,7 @@ fn what_has_its_place_is_left_there_and_named_until_it_goes() {
     daemon.wait_for(&format!("{gone}cannot serve {}: another process is", path.display()));
     assert!(UnixStream::connect(&path).is_ok(), "it is left there");
     drop(other);
-    assert_eq!(asked_again(&path), 0, "nobody listens on it any more");
+    assert_eq!(asked_again(&path), 0, "no process listens on it any more");
     manager.wait_until("that it is back", |said| {
         let last = said.iter().rfind(|said| said.starts_with("STATUS="));
         last.is_some_and(|last| !last.contains("is gone"))
@@ -149,7 +149,7 @@ fn a_passed_socket_without_a_name_is_said_and_bound_at_its_path() {
         daemon.ended();
         assert_eq!(scratch.names().len(), usize::from(signal == Signal::KILL), "{signal:?}");
     }
-    assert_eq!(early.line(), "0", "who waits in its queue is served");
+    assert_eq!(early.line(), "0", "a client in its queue is served");
 }
 
 #[test]

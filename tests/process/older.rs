@@ -238,7 +238,7 @@ fn asked_by(user: &str, request: &str, socket: &Path) -> String {
 /// Needs root, to run processes as several users.
 #[test]
 fn the_three_requests_are_for_root_own_user_and_successor() {
-    assert!(geteuid().is_root(), "this test needs root, to be several users");
+    assert!(geteuid().is_root(), "this test needs root, to run as several users");
     let named = "65532";
     for request in ["handoff 1", PASS, GET] {
         for (asker, may) in [("0", true), ("65531", true), (named, true), ("65533", false)] {
@@ -266,7 +266,7 @@ fn the_three_requests_are_for_root_own_user_and_successor() {
 /// Needs root, to give a file away.
 #[test]
 fn the_owner_of_the_socket_file_may_have_the_state() {
-    assert!(geteuid().is_root(), "this test needs root, to be several users");
+    assert!(geteuid().is_root(), "this test needs root, to run as several users");
     for request in ["handoff 1", PASS, GET] {
         for (owner, asker, may) in
             [(65533, "65533", true), (65533, "65532", false), (65534, "65534", false)]
@@ -289,7 +289,7 @@ fn the_owner_of_the_socket_file_may_have_the_state() {
 /// The number stands for every user that a namespace does not map, so it identifies nobody.
 #[test]
 fn user_65534_is_nobody_to_hand_over_to_whoever_names_it() {
-    assert!(geteuid().is_root(), "this test needs root, to be several users");
+    assert!(geteuid().is_root(), "this test needs root, to run as several users");
     for request in ["handoff 1", PASS, GET] {
         let scratch = Scratch::new();
         let copy = for_everybody(&scratch);
@@ -309,7 +309,7 @@ fn user_65534_is_nobody_to_hand_over_to_whoever_names_it() {
 /// Needs root, to run processes as two users.
 #[test]
 fn a_predecessor_of_another_user_is_not_believed() {
-    assert!(geteuid().is_root(), "this test needs root, to be two users");
+    assert!(geteuid().is_root(), "this test needs root, to run as two users");
     let scratch = Scratch::new();
     let copy = for_everybody(&scratch);
     let mut command = as_user("65534", &copy);

@@ -109,7 +109,7 @@ fn a_client_that_does_not_read_loses_no_reply() {
     let first = serve(&scratch, "first", &STILL);
     let mut client = Client::connect(&first.socket);
     let commands = unread(&mut client);
-    assert_eq!(get_counter(&first.socket), u64::MAX, "nobody else waits");
+    assert_eq!(get_counter(&first.socket), u64::MAX, "no other client waits");
     let second = hand_over(&scratch, first);
     assert_eq!(client.line(), Reply::Previous(0).to_string());
     for number in 2..commands {

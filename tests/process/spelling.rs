@@ -115,7 +115,7 @@ fn a_link_to_nothing_is_where_the_socket_is_bound_each_time() {
         lchown(scratch.join("link"), Some(4000), None).expect("our own");
         let mut daemon = Daemon::start(scratch.join("link"), &STILL);
         daemon.wait_for("the file there is not a socket");
-        assert!(!daemon.ended().0.success(), "a stranger does not choose where");
+        assert!(!daemon.ended().0.success(), "a stranger does not choose the socket");
         assert!(!scratch.join("real/sock").exists());
     }
 }

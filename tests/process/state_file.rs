@@ -150,7 +150,7 @@ fn a_new_file_is_no_news_and_has_room_for_the_record() {
     let file = fs::metadata(&path).expect("a state file");
     assert_eq!(usize::try_from(file.len()), Ok(RECORD_SIZE));
     let mode = file.permissions().mode();
-    assert_eq!(mode & 0o7777, 0o600, "whoever can open it can lock it and forge its record");
+    assert_eq!(mode & 0o7777, 0o600, "a process that can open it can lock it and forge its record");
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn what_is_not_a_regular_file_is_named_and_left_alone() {
 /// Needs root, to run as a user without permission.
 #[test]
 fn a_file_that_may_not_be_opened_or_made_is_named() {
-    assert!(geteuid().is_root(), "this test needs root, to be somebody who may not");
+    assert!(geteuid().is_root(), "this test needs root, to run as a user without permission");
     for is_there in [true, false] {
         let scratch = Scratch::new();
         fs::create_dir(scratch.join("open")).expect("a directory");

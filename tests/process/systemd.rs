@@ -72,7 +72,7 @@ fn whoever_comes_while_it_ends_waits_for_the_next_one() {
         client.send("get_counter\n");
         clients.push(client);
     }
-    assert!(!clients.is_empty(), "it ended before anybody came");
+    assert!(!clients.is_empty(), "it ended before a client connected");
     assert!(daemon.ended().0.success());
     let _next = Daemon::spawn(started_with(&passed).arg("--state-file").arg(&file));
     for (number, client) in clients.iter_mut().enumerate() {

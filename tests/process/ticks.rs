@@ -51,9 +51,9 @@ fn ticks_do_not_drift() {
     // A busy machine delays some ticks. Drift would delay all later ones.
     let delay = |tick: &Tick| tick.actual - tick.deadline;
     let promptest = ticks.iter().skip(200).map(delay).min().expect("a hundred");
-    assert!(promptest < PERIOD, "the last hundred ticks came {promptest} ns late or more");
+    assert!(promptest < PERIOD, "the last hundred ticks were {promptest} ns late or more");
     let latest = watch.own(Duration::from_nanos(ticks.iter().map(delay).max().expect("ticks")));
-    assert!(latest < AT_ONCE, "a tick came {latest:?} late");
+    assert!(latest < AT_ONCE, "a tick was {latest:?} late");
 
     // At any time, the count is the one that the clock implies.
     for _ in 0..50 {

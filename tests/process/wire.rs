@@ -146,7 +146,7 @@ impl Wire {
         assert_eq!(clients.len(), number::<usize>(&state, "clients"), "{state}");
         let lock = self.descriptors.pop_front();
         assert_eq!(usize::from(lock.is_some()), number::<usize>(&state, "lock"), "{state}");
-        assert!(self.descriptors.is_empty(), "no descriptor that is not told of");
+        assert!(self.descriptors.is_empty(), "no descriptor that is not announced");
         Offer { state, listeners, clients, lock }
     }
 }
@@ -176,8 +176,8 @@ impl Predecessor {
         Self { listener, path }
     }
 
-    /// The next connection that sends a request, with it. Others only test whether somebody
-    /// listens.
+    /// The next connection with a request, and the request. Others only test whether the path is
+    /// served.
     #[track_caller]
     pub(crate) fn asked(&self) -> (Wire, String) {
         let mut asked = None;

@@ -11,7 +11,7 @@
 //! The first broken promise ends the program with exit status 1 and keeps the logs of that round.
 //! `SOAK_SEED` repeats the rounds, times and clients of another run, but not its interleaving,
 //! because the processes are real. SIGINT ends it early, with a report.
-#![allow(clippy::print_stderr, reason = "progress is for whoever waits")]
+#![allow(clippy::print_stderr, reason = "progress is for people who wait")]
 
 mod chain;
 mod fate;
@@ -109,7 +109,7 @@ fn show(text: &str) {
 }
 
 fn lock(report: &Mutex<Report>) -> std::sync::MutexGuard<'_, Report> {
-    report.lock().expect("whoever panics ends the process")
+    report.lock().expect("a panic ends the process")
 }
 
 /// Reports the broken promises, the first one last, and ends the program.

@@ -138,7 +138,7 @@ pub fn judge(evidence: &Evidence) -> Result<Loss, Vec<Wrong>> {
     }
     let unnamed: Vec<_> = missing.difference(&log.named).collect();
     if unnamed.len() as u64 > dropped {
-        say(format!("ticks {unnamed:?} are missing from the log, and nobody says so"));
+        say(format!("ticks {unnamed:?} are missing from the log, and no process reports them"));
     }
     if !wrong.is_empty() {
         return Err(wrong);
@@ -282,7 +282,7 @@ impl Log {
                     log.wrong.push(format!("logged twice: {line:?}"));
                 }
                 let Some(index) = bases.index(number) else {
-                    log.wrong.push(format!("nobody can tell which tick this is: {line:?}"));
+                    log.wrong.push(format!("the index of this tick is unknown: {line:?}"));
                     continue;
                 };
                 if last.is_some_and(|last| index <= last) {
@@ -442,7 +442,7 @@ mod tests {
         evidence.lines.remove(1);
         assert_found(&evidence, "nobody was killed");
         evidence.may_lose_lines = true;
-        assert_found(&evidence, "nobody says so");
+        assert_found(&evidence, "no process reports them");
         evidence.lines.insert(1, line(29, "warning: Number 1 may be missing from the log: …"));
         assert_eq!(judge(&evidence).map(|loss| loss.lines), Ok(1));
         let wrong = format!("Numbers {} to {} may be missing …", RANGE - 1, RANGE);

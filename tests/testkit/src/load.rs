@@ -361,7 +361,7 @@ impl Client {
         let mut rest = String::new();
         match connection.read_to_string(&mut rest) {
             Ok(0) => {}
-            Ok(_) => self.told.wrong.push(format!("{rest:?}, which nobody asked for")),
+            Ok(_) => self.told.wrong.push(format!("{rest:?}, which no command requested")),
             Err(error) if error.kind() == ErrorKind::ConnectionReset => self.told.ended += 1,
             Err(error) => self.told.wrong.push(format!("the connection is not closed: {error}")),
         }

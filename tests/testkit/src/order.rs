@@ -82,7 +82,9 @@ pub fn contradictions(told: &Told, first: u64) -> Vec<String> {
             Some(span) if span.set_from <= answer.received => {
                 span.seen(answer.sent, answer.received);
             }
-            _ => found.push(format!("{number} was told before anybody had set it: {answer:?}")),
+            _ => {
+                found.push(format!("{number} was returned before a client had set it: {answer:?}"))
+            }
         }
     }
     let spans: Vec<_> = spans.iter().filter(|(_, span)| span.is_seen).collect();

@@ -15,7 +15,7 @@ const NOT_COPIED: [&str; 3] = [".git", "fuzz", "target"];
 /// The root directory of the repository.
 pub fn repository() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    root.canonicalize().expect("testkit lies in the repository")
+    root.canonicalize().expect("testkit is in the repository")
 }
 
 /// The patches of this ring, or of all rings if it is empty, in order.
