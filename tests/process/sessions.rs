@@ -175,7 +175,7 @@ fn as_many_clients_as_there_are_places_for_go_on() {
     }
 }
 
-/// The limit of open descriptors of a process.
+/// Sets a process's limit of open descriptors.
 fn allow_descriptors(pid: u32, limit: &str) {
     let mut command = Command::new("prlimit");
     command.args(["--pid", &pid.to_string(), &format!("--nofile={limit}:4096")]);

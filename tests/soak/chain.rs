@@ -30,8 +30,7 @@ use testkit::victim::Victim;
 /// processor.
 const PAUSE: Duration = Duration::from_millis(12);
 
-/// Maximum time for which a process owns the counter before the round's fate, in milliseconds; the
-/// second one in one of twenty rounds.
+/// Maximum time before the round's fate, in milliseconds: the second one in one of twenty rounds.
 const TURN: [u64; 2] = [60, 2000];
 
 /// Maximum delay before a restart, in milliseconds.
@@ -40,7 +39,7 @@ const RESTART: u64 = 200;
 /// Interval of the search for a successor's request: an exchange takes less than a millisecond.
 const LOOK: Duration = Duration::from_micros(50);
 
-/// Duration of that search; the fault is then injected without it.
+/// Time limit of that search. After it, the fault is injected anyway.
 const LOOK_FOR: Duration = Duration::from_secs(1);
 
 /// Time in which the owner closes the connections of clients that have left.

@@ -12,7 +12,7 @@ use crate::plan::{Plan, Row};
 use crate::story;
 use crate::ticks::{self, ticks};
 
-/// All directives of the C programs' files; they differ in `RuntimeDirectory=`.
+/// All directives of the first stage's files; they differ in `RuntimeDirectory=`.
 macro_rules! first_unit {
     ($directory:literal) => {
         concat!(
@@ -39,7 +39,7 @@ macro_rules! first_unit {
     };
 }
 
-/// The same; they differ in how the predecessor is found.
+/// All directives of the root stage's files; they differ in how the predecessor is found.
 macro_rules! root_unit {
     ($predecessor:literal) => {
         concat!(
