@@ -202,8 +202,7 @@ pub const fn check<S: Service>() {
     }
     assert!(
         REPLIES > S::MAX_REPLY && REPLIES > max_own_line::<S>(),
-        "the state is too large: a reply (MAX_REPLY) or a status line with its fields \
-         (MAX_FIELDS) does not fit a session's buffer"
+        "the state is too large: a reply (MAX_REPLY) does not fit a session's buffer"
     );
     assert!(
         Accepts(S::DESCRIPTORS).is_valid::<S>(),

@@ -24,6 +24,7 @@ use std::task::{Context, Waker};
 
 use early_service_machine::contract;
 use early_service_machine::lifecycle::Local;
+use early_service_machine::record::Record;
 use early_service_machine::wire::handoff::Message;
 use early_service_machine::wire::request::Accepts;
 use futures_lite::future;
@@ -229,7 +230,7 @@ fn serve<S: Service>(
         done_guard,
         Rc::clone(&status),
         trusted.clone(),
-        Locking::new(options.state_file, trusted),
+        Locking::new(options.state_file, Record::<S>::FILE_SIZE, trusted),
         adoption,
         Bundle { listeners, ..Bundle::default() },
     );

@@ -428,6 +428,7 @@ impl<S: Service> Ticker<S> {
 mod tests {
     use super::*;
     use early_service_machine::Counter;
+    use early_service_machine::bounds::RECORD_SIZE;
     use early_service_machine::counter::Command;
 
     /// A ticker with the other ends of its mailboxes, and a clock that the test sets.
@@ -465,7 +466,7 @@ mod tests {
         fn with_file(test: &str) -> Self {
             let path = format!("early-service-{}-{test}.state", std::process::id());
             let path = std::env::temp_dir().join(path);
-            let file = StateFile::open(&path, None).expect("a scratch file");
+            let file = StateFile::open(&path, RECORD_SIZE, None).expect("a scratch file");
             std::fs::remove_file(path).expect("the scratch file");
             let mut bench = Self::new();
             bench.tell(0, ToTicker::Load(Start::Anew(Counter::default()), Some(file)));

@@ -134,6 +134,9 @@ fn say(bytes: &[u8]) {
         }
     }
     read_back(Message::Abort(bytes));
+    // The longest line, which is longer than the inputs of the fuzzer.
+    let longest = [b"x".repeat(MAX_HANDOFF_LINE), b"\n".to_vec()].concat();
+    assert_eq!(split_line(&longest), Framed::Line(&longest[..MAX_HANDOFF_LINE], longest.len()));
     if let Some(name) = Name::parse(bytes) {
         read_back(Message::Named(name));
     }

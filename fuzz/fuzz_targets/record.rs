@@ -14,6 +14,7 @@ use early_service_machine::Counter;
 use early_service_machine::bounds::RECORD_SIZE;
 use early_service_machine::record::{BootId, Record, Unlogged};
 use early_service_machine::schedule::{Monotonic, Period};
+use early_service_machine::slots::SLOTS;
 use early_service_machine::timeline::{Snapshot, Ticking};
 use libfuzzer_sys::fuzz_target;
 
@@ -28,6 +29,8 @@ fuzz_target!(|bytes: &[u8]| {
     };
     let now = Monotonic::from_nanos(number(12));
     load(bytes, now);
+    // No bytes may cause a panic.
+    let _ = Record::<Counter>::newest(bytes, &boot, now);
     let begin = format!("early-service-state 1 boot={BOOT} ");
     load(&seal(&[begin.as_bytes(), bytes].concat()), now);
 
@@ -41,6 +44,15 @@ fuzz_target!(|bytes: &[u8]| {
         let file = record.encode(&boot);
         let read = Record::<Counter>::decode(&file, &boot, now);
         assert_eq!(read.ok(), Some(record).filter(|record| is_possible(record, now)));
+        // The same record in a slot, whole and damaged.
+        let slot = record.encode_slot(&boot);
+        let (mut slots, damaged) = (vec![0; SLOTS], number(at + 3) as usize % slot.bytes().len());
+        slots[slot.offset()..][..slot.bytes().len()].copy_from_slice(slot.bytes());
+        let newest = |slots: &[u8]| Record::<Counter>::newest(slots, &boot, now).ok();
+        let found = newest(&slots).map(|(record, _)| record);
+        assert_eq!(found, Some(record).filter(|record| is_possible(record, now)));
+        slots[slot.offset() + damaged] ^= 1;
+        assert_eq!(newest(&slots), None, "byte {damaged} of a slot differs");
         assert!(
             Record::<Counter>::decode(&file, &other, now).is_err(),
             "the record is of another boot"

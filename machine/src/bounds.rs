@@ -3,6 +3,7 @@
 //!
 //! **Invariant:** a program compiles only if its state fits a line, the record and a reply.
 
+use crate::slots::SLOT;
 use crate::state::State;
 use crate::wire::service::ServiceField;
 
@@ -27,13 +28,22 @@ const INVALID_OVERHEAD: usize =
 /// The state's part of a status line, without the fields of the state.
 pub const STATUS_OVERHEAD: usize = " ticks_late=".len() + NUMBER;
 
-/// The longest line of a handoff, without its end (`\n`). Most of it is for the state's fields.
-pub const MAX_HANDOFF_LINE: usize = 512;
+/// The longest fields that a status line contains; those of a larger state are left out.
+pub const MAX_STATUS_FIELDS: usize = 1024;
+
+/// The longest line of a handoff that is read, without its end (`\n`): the manifest of the largest
+/// state, because another release may have a larger state than this one.
+pub const MAX_HANDOFF_LINE: usize = MAX_STATE + MAX_SHORT_LINE;
+
+/// The longest line of a handoff besides such a manifest. Release 0.1.0 reads no longer one.
+pub const MAX_SHORT_LINE: usize = 512;
 
 /// The longest name of a service ([`State::NAME`]).
 pub const MAX_SERVICE: usize = 32;
 
 /// The longest fields of a state ([`State::MAX_FIELDS`]).
+///
+/// A state that fits [`RECORD_SIZE`] costs less: one write of half a kilobyte for each change.
 pub const MAX_STATE: usize = 4096;
 
 /// The most descriptors with a name in one bundle.
@@ -42,11 +52,8 @@ pub const MAX_NAMED: u64 = 16;
 /// The longest name of a descriptor.
 pub const MAX_NAME: usize = 64;
 
-/// The line of a manifest, without the fields of the state.
-const MANIFEST_OVERHEAD: usize =
-    "state 1  deadline_ns= period_ns= lock=1 listeners= clients= named=16".len() + 4 * NUMBER;
-
-/// The size of the record in the state file: a power of two, so that no page boundary splits it.
+/// The size of the record in the state file, except for a state that needs
+/// [`slots`](crate::slots): a power of two, so that no page boundary splits it.
 pub const RECORD_SIZE: usize = 512;
 
 /// The record, without the fields of the state.
@@ -58,6 +65,15 @@ pub(crate) const RECORD_OVERHEAD: usize = "early-service-state 1 boot= sequence=
 
 /// The length of the kernel's id of a boot (`/proc/sys/kernel/random/boot_id` in random(4)).
 pub(crate) const BOOT_ID: usize = 36;
+
+// The manifest of the largest state fits a line, and its record a slot.
+const _: () = {
+    let manifest =
+        "state 1  deadline_ns= period_ns= lock=1 listeners= clients= named=16".len() + 4 * NUMBER;
+    let service = ServiceField("xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx").length();
+    assert!(manifest + service <= MAX_SHORT_LINE);
+    assert!(RECORD_OVERHEAD + " size=1234".len() + service <= SLOT - MAX_STATE);
+};
 
 /// The check of a state. Each function that writes one of its forms evaluates it.
 pub(crate) struct Bounds<S>(core::marker::PhantomData<S>);
@@ -73,18 +89,13 @@ impl<S: State> Bounds<S> {
 /// If it is called at run time for such a state.
 #[track_caller]
 pub const fn check<S: State>() {
-    let fields = S::MAX_FIELDS.saturating_add(ServiceField(S::NAME).length());
     assert!(
         is_service(S::NAME.as_bytes()),
         "NAME is not 1 to 32 of the characters a-z, 0-9 and '-', the first one a letter"
     );
     assert!(
-        fields <= RECORD_SIZE - RECORD_OVERHEAD,
-        "the state is too large: its fields (MAX_FIELDS) do not fit the record of the state file"
-    );
-    assert!(
-        fields <= MAX_HANDOFF_LINE - MANIFEST_OVERHEAD,
-        "the state is too large: its fields (MAX_FIELDS) do not fit a line of the handoff"
+        S::MAX_FIELDS <= MAX_STATE,
+        "the state is too large: its fields (MAX_FIELDS) are longer than 4096 bytes"
     );
     assert!(
         S::MAX_EXPECTED.saturating_add(S::HAND_OVER.len()) <= MAX_INVALID_REPLY - INVALID_OVERHEAD,

@@ -16,6 +16,7 @@
 //! | [`bounds`] | how long each line, record and reply may be |
 //! | [`contract`] | whether a state keeps what it promises |
 //! | [`record`] | what the state file contains |
+//! | [`slots`] | the same for a state of up to 4 kB |
 //! | [`wire::command`] | which lines a client may send |
 //! | [`wire::handoff`] | which messages predecessor and successor exchange |
 //! | [`wire::fields`] | how records and messages encode their values |
@@ -46,6 +47,7 @@ pub mod device;
 pub mod lifecycle;
 pub mod record;
 pub mod schedule;
+pub mod slots;
 pub mod state;
 pub mod timeline;
 pub mod trust;

@@ -11,6 +11,8 @@
 //! `boot` is the kernel's id of the boot (`/proc/sys/kernel/random/boot_id` in random(4)). A record
 //! of another boot is ignored, because its deadlines mean nothing in this one.
 //!
+//! A state that does not fit has another format, see [`slots`](crate::slots).
+//!
 //! Responsible for the format and its checks. Never reads or writes a file.
 //!
 //! **Invariant:** [`Record::decode`] accepts only complete output of [`Record::encode`] of this
@@ -26,10 +28,13 @@ use crate::timeline::{FieldError, Snapshot};
 use crate::wire::fields::Fields;
 
 /// The beginning of every record, with the version of the format.
-const MAGIC: &str = "early-service-state 1 ";
+pub(crate) const FORMAT_1: &str = "early-service-state 1 ";
 
 /// Precedes the checksum of all bytes before it.
 const CHECKSUM: &str = " crc=";
+
+/// The length of the checksum, with what precedes it.
+pub(crate) const SEAL: usize = CHECKSUM.len() + 8;
 
 /// The kernel's id of a boot: 36 hexadecimal digits and hyphens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,12 +130,18 @@ impl<S: State> Record<S> {
     #[must_use]
     pub fn encode(&self, boot: &BootId) -> [u8; RECORD_SIZE] {
         let () = Bounds::<S>::HOLD;
-        let mut text = Text::EMPTY;
-        let Self { sequence, unlogged: Unlogged { ticks, unbroken }, snapshot } = self;
-        // Cannot fail, because the bounds of the state leave room for the longest record.
-        let _ = write!(text, "{MAGIC}boot={boot} sequence={sequence}");
-        let _ = write!(text, " unlogged={ticks} unbroken={unbroken} {snapshot}");
+        let mut text = Text::<RECORD_SIZE>::EMPTY;
+        // Cannot fail, because a record that `IS_SMALL` has room.
+        let _ = text.write_str(FORMAT_1);
+        self.write_to(&mut text, boot);
         text.sealed()
+    }
+
+    /// Writes what follows the format.
+    pub(crate) fn write_to<const N: usize>(&self, text: &mut Text<N>, boot: &BootId) {
+        let Self { sequence, unlogged: Unlogged { ticks, unbroken }, snapshot } = self;
+        let _ = write!(text, "boot={boot} sequence={sequence}");
+        let _ = write!(text, " unlogged={ticks} unbroken={unbroken} {snapshot}");
     }
 
     /// Reads the bytes of the file at `now`.
@@ -142,10 +153,14 @@ impl<S: State> Record<S> {
         if bytes.iter().all(|byte| *byte == 0) {
             return Err(DecodeError::Empty);
         }
-        if !bytes.starts_with(MAGIC.as_bytes()) {
+        if !bytes.starts_with(FORMAT_1.as_bytes()) {
             return Err(DecodeError::Foreign);
         }
-        let text = unsealed(bytes).ok_or(DecodeError::Torn)?;
+        Self::read(unsealed(bytes).ok_or(DecodeError::Torn)?, boot, now)
+    }
+
+    /// Reads the text of an intact record.
+    pub(crate) fn read(text: &[u8], boot: &BootId, now: Monotonic) -> Result<Self, DecodeError> {
         let fields = Fields::new(text);
         if fields.get("boot") != Some(&boot.0) {
             return Err(DecodeError::Stale);
@@ -180,23 +195,29 @@ impl Unlogged {
 
 /// The text before the checksum; `None` if [`Text::sealed`] would not write exactly these bytes.
 fn unsealed(bytes: &[u8]) -> Option<&[u8]> {
-    let digits = CHECKSUM.len().checked_add(8)?;
-    let text = bytes.get(..bytes.trim_ascii_end().len().checked_sub(digits)?)?;
-    let mut again = Text::EMPTY;
+    let text = bytes.get(..bytes.trim_ascii_end().len().checked_sub(SEAL)?)?;
+    let mut again = Text::<RECORD_SIZE>::EMPTY;
     again.push(text)?;
     (again.sealed() == bytes).then_some(text)
 }
 
-/// A text of at most [`RECORD_SIZE`] bytes.
-struct Text {
-    bytes: [u8; RECORD_SIZE],
+/// The checksum of a text, with what precedes it.
+pub(crate) fn checksum(text: &[u8]) -> Text<SEAL> {
+    let mut seal = Text::EMPTY;
+    let _ = write!(seal, "{CHECKSUM}{:08x}", crc32(text));
+    seal
+}
+
+/// A text of at most `N` bytes.
+pub(crate) struct Text<const N: usize> {
+    bytes: [u8; N],
     length: usize,
 }
 
-impl Text {
-    const EMPTY: Self = Self { bytes: [b' '; RECORD_SIZE], length: 0 };
+impl<const N: usize> Text<N> {
+    pub(crate) const EMPTY: Self = Self { bytes: [b' '; N], length: 0 };
 
-    fn written(&self) -> &[u8] {
+    pub(crate) fn written(&self) -> &[u8] {
         self.bytes.get(..self.length).unwrap_or_default()
     }
 
@@ -208,10 +229,20 @@ impl Text {
         Some(())
     }
 
+    /// Replaces the bytes from `at` on.
+    pub(crate) fn replace(&mut self, at: usize, bytes: &[u8]) {
+        self.bytes.iter_mut().skip(at).zip(bytes).for_each(|(place, byte)| *place = *byte);
+    }
+
+    /// Appends the checksum.
+    pub(crate) fn seal(&mut self) {
+        let checksum = checksum(self.written());
+        let _ = self.push(checksum.written());
+    }
+
     /// The text with its checksum, padded with spaces, as one line.
-    fn sealed(mut self) -> [u8; RECORD_SIZE] {
-        let checksum = crc32(self.written());
-        let _ = write!(self, "{CHECKSUM}{checksum:08x}");
+    fn sealed(mut self) -> [u8; N] {
+        self.seal();
         if let Some(last) = self.bytes.last_mut() {
             *last = b'\n';
         }
@@ -219,7 +250,7 @@ impl Text {
     }
 }
 
-impl fmt::Write for Text {
+impl<const N: usize> fmt::Write for Text<N> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         self.push(text.as_bytes()).ok_or(fmt::Error)
     }
@@ -329,8 +360,8 @@ mod tests {
     #[test]
     fn an_impossible_record_is_refused_by_the_name_of_its_field() {
         let sealed = |fields: &str| {
-            let mut text = Text::EMPTY;
-            write!(text, "{MAGIC}boot={} {fields}", boot('a')).expect("room");
+            let mut text = Text::<RECORD_SIZE>::EMPTY;
+            write!(text, "{FORMAT_1}boot={} {fields}", boot('a')).expect("room");
             text.sealed()
         };
         const VALID: &str = "counter=5 deadline_ns=1000000 period_ns=100000000";

@@ -114,7 +114,10 @@ pub trait State: Copy + Debug + Default + Display + Eq + Hash + Send + 'static {
     /// The longest text with which [`command`](Self::command) refuses a line, in bytes.
     const MAX_EXPECTED: usize;
 
-    /// The longest output of [`write_fields`](Self::write_fields), in bytes.
+    /// The longest output of [`write_fields`](Self::write_fields), in bytes: at most 4096.
+    ///
+    /// Up to about 270, a change is stored by one write of half a kilobyte. A larger state takes two
+    /// [`slots`](crate::slots) in the state file, and one of more than 1024 is not shown in `status`.
     const MAX_FIELDS: usize;
 
     /// The longest text form of a reply, in bytes.

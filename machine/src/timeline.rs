@@ -9,6 +9,7 @@
 
 use core::fmt;
 
+use crate::bounds::MAX_STATUS_FIELDS;
 use crate::contract;
 use crate::schedule::{Monotonic, Period, Schedule};
 use crate::state::State;
@@ -218,11 +219,15 @@ impl<S: State> Ticking<S> {
     }
 }
 
-/// The state's part of a status line: `counter=137 ticks_late=0`.
+/// The state's part of a status line: `counter=137 ticks_late=0`. The fields of a large state are
+/// left out, because they do not fit a session's buffer.
 impl<S: State> fmt::Display for Ticking<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.state.write_fields(f)?;
-        write!(f, " ticks_late={}", self.late)
+        if S::MAX_FIELDS <= MAX_STATUS_FIELDS {
+            self.state.write_fields(f)?;
+            f.write_str(" ")?;
+        }
+        write!(f, "ticks_late={}", self.late)
     }
 }
 

@@ -28,6 +28,8 @@ pub(crate) const RETRY: Duration = Duration::from_millis(50);
 pub(crate) struct Locking {
     /// The file to open; `None` if the state ends with the process.
     path: Option<PathBuf>,
+    /// How many bytes the records of the state take.
+    size: usize,
     /// A user whose file is trusted, besides root and the user of this process.
     successor: Option<User>,
     pub(crate) file: Option<StateFile>,
@@ -49,9 +51,9 @@ enum Progress {
 }
 
 impl Locking {
-    pub(crate) fn new(path: Option<PathBuf>, successor: Option<User>) -> Self {
+    pub(crate) fn new(path: Option<PathBuf>, size: usize, successor: Option<User>) -> Self {
         let (progress, retry) = (Progress::Paused, Timer::never());
-        Self { path, successor, file: None, progress, retry, logged: None }
+        Self { path, size, successor, file: None, progress, retry, logged: None }
     }
 
     pub(crate) fn start(&mut self) {
@@ -129,7 +131,7 @@ impl Locking {
         if let Some(file) = &mut self.file {
             return file.try_lock(successor);
         }
-        match StateFile::open(path, successor) {
+        match StateFile::open(path, self.size, successor) {
             Ok(file) => self.file.insert(file).try_lock(successor),
             Err(error) if error.is_final() => {
                 log::error!(

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use early_service_machine::lifecycle::Predecessor;
+use early_service_machine::record::Record;
 use early_service_machine::wire::handoff::Message;
 use early_service_machine::wire::request::{Accepts, Request};
 use futures_lite::future;
@@ -135,7 +136,8 @@ impl<S: Service> Adoption<S> {
         match (self.incoming.lock.take(), ours) {
             (_, Some(_)) if has_lock => Ok(()),
             (Some(lock), ours) => {
-                self.incoming.bundle.file = Some(StateFile::handed_over(ours, lock)?);
+                self.incoming.bundle.file =
+                    Some(StateFile::handed_over(ours, lock, Record::<S>::FILE_SIZE)?);
                 Ok(())
             }
             (None, _) if has_lock => Ok(()),

@@ -26,10 +26,11 @@ use std::path::{Path, PathBuf};
 use early_service_machine::State;
 use early_service_machine::bounds::RECORD_SIZE;
 use early_service_machine::record::{BootId, DecodeError, Record, Unlogged};
+use early_service_machine::slots::SLOTS;
 use early_service_machine::timeline::Snapshot;
 use rustix::fs::{
     CWD, FallocateFlags, FileType, FlockOperation, Mode, OFlags, Stat, fallocate, fchmod,
-    fcntl_getfl, fcntl_setfl, flock, fstat, openat, stat,
+    fcntl_getfl, fcntl_setfl, flock, fstat, ftruncate, openat, stat,
 };
 use rustix::io::{Errno, pread, pwrite, retry_on_intr};
 
@@ -111,6 +112,8 @@ pub(crate) struct StateFile {
     file: OwnedFd,
     path: PathBuf,
     boot: BootId,
+    /// How many bytes the records of this state take.
+    size: usize,
     /// The sequence number of the next record.
     sequence: u64,
     /// Whether the last write failed; only the first failure is logged.
@@ -123,7 +126,7 @@ pub(crate) struct StateFile {
 impl StateFile {
     /// Opens `path` without locking it. Creates a missing file, with room for the record. A file of
     /// another user is trusted only if that user is root or `successor`.
-    pub(crate) fn open(path: &Path, successor: Option<&User>) -> Result<Self, Error> {
+    pub(crate) fn open(path: &Path, size: usize, successor: Option<&User>) -> Result<Self, Error> {
         let boot = boot_id().map_err(Error::BootId)?;
         let fails = |error| Error::Open(path.to_owned(), error);
         let (file, is_new) = open_or_make(path).map_err(fails)?;
@@ -134,7 +137,7 @@ impl StateFile {
         if !authorize::may_own_the_file(status.st_uid, successor) {
             return Err(Error::Foreign(path.to_owned(), status.st_uid));
         }
-        make_room(&file, &status);
+        make_room(&file, &status, size);
         let mode = Mode::from_raw_mode(status.st_mode);
         let was_shared = mode.intersects(Mode::RWXG | Mode::RWXO);
         if was_shared {
@@ -142,7 +145,7 @@ impl StateFile {
             let _ = retry_on_intr(|| fchmod(&file, MODE));
         }
         let path = path.to_owned();
-        Ok(Self { file, path, boot, sequence: 0, failing: false, is_new, was_shared })
+        Ok(Self { file, path, boot, size, sequence: 0, failing: false, is_new, was_shared })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -158,7 +161,7 @@ impl StateFile {
     /// still name this file, because a lock on a replaced file excludes no process.
     pub(crate) fn try_lock(&mut self, successor: Option<&User>) -> Result<bool, Error> {
         if !self.is_the_file_of_its_path()? {
-            *self = Self::open(&self.path, successor)?;
+            *self = Self::open(&self.path, self.size, successor)?;
             return Ok(false);
         }
         match try_flock(&self.file) {
@@ -213,14 +216,14 @@ impl StateFile {
     }
 
     fn copy_to(&self, fresh: &OwnedFd) -> Result<(), Errno> {
-        let mut record = [0; RECORD_SIZE];
+        let mut record = vec![0; SLOTS];
         let length = retry_on_intr(|| pread(&self.file, &mut record, 0))?;
         // A truncated record stays truncated, and is ignored.
         let record = record.get(..length).unwrap_or_default();
         if retry_on_intr(|| pwrite(fresh, record, 0))? != length {
             return Err(Errno::NOSPC);
         }
-        make_room(fresh, &retry_on_intr(|| fstat(fresh))?);
+        make_room(fresh, &retry_on_intr(|| fstat(fresh))?, self.size);
         if try_flock(fresh)? { Ok(()) } else { Err(Errno::WOULDBLOCK) }
     }
 
@@ -239,7 +242,11 @@ impl StateFile {
     /// # Errors
     ///
     /// If it is not `ours`, not a state file, or not locked by this descriptor.
-    pub(crate) fn handed_over(ours: Option<&Self>, locked: OwnedFd) -> Result<Self, String> {
+    pub(crate) fn handed_over(
+        ours: Option<&Self>,
+        locked: OwnedFd,
+        size: usize,
+    ) -> Result<Self, String> {
         let look = |file: &OwnedFd| {
             retry_on_intr(|| fstat(file)).map_err(|error| format!("cannot check its lock: {error}"))
         };
@@ -275,8 +282,16 @@ impl StateFile {
         let mode = Mode::from_raw_mode(status.st_mode);
         let is_shared = mode.intersects(Mode::RWXG | Mode::RWXO);
         let was_shared = is_shared || ours.is_some_and(|ours| ours.was_shared);
-        let file =
-            Self { file: locked, path, boot, sequence: 0, failing: false, is_new, was_shared };
+        let file = Self {
+            file: locked,
+            path,
+            boot,
+            size,
+            sequence: 0,
+            failing: false,
+            is_new,
+            was_shared,
+        };
         file.reset_flags();
         Ok(file)
     }
@@ -286,7 +301,8 @@ impl StateFile {
     pub(crate) fn on(file: OwnedFd) -> Self {
         let boot = boot_id().expect("Linux");
         let (path, sequence, failing) = (PathBuf::new(), 0, false);
-        Self { file, path, boot, sequence, failing, is_new: false, was_shared: false }
+        let size = RECORD_SIZE;
+        Self { file, path, boot, size, sequence, failing, is_new: false, was_shared: false }
     }
 
     /// Takes the file back from a successor, which had a copy of the descriptor and may have
@@ -316,17 +332,30 @@ impl StateFile {
     pub(crate) fn load<S: State>(
         &mut self,
     ) -> Result<Result<(Record<S>, bool), DecodeError>, Error> {
-        let mut bytes = [0; RECORD_SIZE];
-        let length = retry_on_intr(|| pread(&self.file, &mut bytes, 0))
-            .map_err(|error| Error::Read(self.path.clone(), error))?;
-        let bytes = bytes.get(..length).unwrap_or_default();
-        let record = Record::decode(bytes, &self.boot, clock::now());
-        Ok(record.map(|record| {
-            let next = record.sequence.saturating_add(1);
-            let is_newer = next > self.sequence;
-            self.sequence = self.sequence.max(next);
+        // A byte more shows that there are slots.
+        let (mut small, mut large) = ([0; RECORD_SIZE + 1], Vec::new());
+        let mut bytes = self.read(&mut small)?;
+        if bytes.len() > RECORD_SIZE {
+            large.resize(SLOTS, 0);
+            bytes = self.read(&mut large)?;
+        }
+        let record = if bytes.len() > RECORD_SIZE {
+            Record::newest(bytes, &self.boot, clock::now())
+        } else {
+            Record::decode(bytes, &self.boot, clock::now()).map(|record| (record, false))
+        };
+        Ok(record.map(|(record, is_second)| {
+            let is_newer = record.sequence >= self.sequence;
+            self.sequence = self.sequence.max(record.next_sequence(is_second));
             (record, is_newer)
         }))
+    }
+
+    /// The bytes at the beginning of the file that fit `room`.
+    fn read<'a>(&self, room: &'a mut [u8]) -> Result<&'a [u8], Error> {
+        let length = retry_on_intr(|| pread(&self.file, &mut *room, 0))
+            .map_err(|error| Error::Read(self.path.clone(), error))?;
+        Ok(room.get(..length).unwrap_or_default())
     }
 
     pub(crate) fn is_failing(&self) -> bool {
@@ -336,8 +365,14 @@ impl StateFile {
     /// Writes a record. Only the first failure is logged, and the ticks continue.
     pub(crate) fn store<S: State>(&mut self, snapshot: Snapshot<S>, unlogged: Unlogged) {
         let record = Record { sequence: self.sequence, unlogged, snapshot };
-        self.sequence = self.sequence.saturating_add(1);
-        let result = write(&self.file, &record.encode(&self.boot));
+        let result = if Record::<S>::IS_SMALL {
+            write(&self.file, &record.encode(&self.boot), 0)
+        } else {
+            let slot = record.encode_slot(&self.boot);
+            write(&self.file, slot.bytes(), slot.offset())
+        };
+        // After a failure the same slot is written again: the other one has the last record.
+        self.sequence = self.sequence.saturating_add(u64::from(result.is_ok()));
         if let Err(error) = &result {
             if !self.failing {
                 let path = self.path.display();
@@ -352,7 +387,10 @@ impl StateFile {
 
     /// Clears the record, because the state continues in a program that does not use the file.
     pub(crate) fn withdraw(&self) {
-        if let Err(error) = write(&self.file, &[0; RECORD_SIZE]) {
+        // The file of a release with a larger state.
+        let size = u64::try_from(self.size).unwrap_or_default();
+        let cut = retry_on_intr(|| ftruncate(&self.file, size)).map_err(io::Error::from);
+        if let Err(error) = cut.and_then(|()| write(&self.file, &vec![0; self.size], 0)) {
             log::error!("cannot withdraw the state from {}: {error}", self.path.display());
         }
     }
@@ -388,8 +426,8 @@ fn open(path: &Path, create: OFlags) -> Result<OwnedFd, Errno> {
 }
 
 /// Reserves room for the record, because the file system may be full at a later write.
-fn make_room(file: &OwnedFd, status: &Stat) {
-    let length = u64::try_from(RECORD_SIZE).unwrap_or_default();
+fn make_room(file: &OwnedFd, status: &Stat, size: usize) {
+    let length = u64::try_from(size).unwrap_or_default();
     if u64::try_from(status.st_size).unwrap_or_default() < length {
         let _ = retry_on_intr(|| fallocate(file, FallocateFlags::empty(), 0, length));
     }
@@ -404,7 +442,8 @@ fn try_flock(file: &OwnedFd) -> Result<bool, Errno> {
     }
 }
 
-fn write(file: &OwnedFd, record: &[u8; RECORD_SIZE]) -> io::Result<()> {
-    let written = retry_on_intr(|| pwrite(file, record, 0))?;
-    if written == RECORD_SIZE { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+fn write(file: &OwnedFd, record: &[u8], offset: usize) -> io::Result<()> {
+    let offset = u64::try_from(offset).unwrap_or_default();
+    let written = retry_on_intr(|| pwrite(file, record, offset))?;
+    if written == record.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }

@@ -5,7 +5,7 @@
 
 use std::fmt::{self, Write as _};
 
-use early_service_machine::bounds::{MAX_INVALID_REPLY, STATUS_OVERHEAD};
+use early_service_machine::bounds::{MAX_INVALID_REPLY, MAX_STATUS_FIELDS, STATUS_OVERHEAD};
 
 use crate::fixed_buf::FixedBuf;
 use crate::service::Service;
@@ -22,7 +22,8 @@ pub(crate) const REPLIES: usize = BATCH * 36;
 /// The length of the longest line that is not a reply of the state: the reply to an invalid line,
 /// or a status line, which the ticker completes.
 pub(crate) const fn max_own_line<S: Service>() -> usize {
-    let status = status::MAX_HEADER + 1 + S::MAX_FIELDS + STATUS_OVERHEAD;
+    let fields = if S::MAX_FIELDS > MAX_STATUS_FIELDS { 0 } else { S::MAX_FIELDS };
+    let status = status::MAX_HEADER + 1 + fields + STATUS_OVERHEAD;
     1 + if status > MAX_INVALID_REPLY { status } else { MAX_INVALID_REPLY }
 }
 

@@ -17,6 +17,7 @@
 //! | [`exchange`] | a predecessor, and successors of all kinds |
 //! | [`handoff`] | one process after the other |
 //! | [`inheritance`] | listeners across a handoff, and their files |
+//! | [`large`] | a state of 3.9 kB |
 //! | [`logging`] | lines, fields, and a log that nobody reads |
 //! | [`manual`] | the manual page, compared with the program |
 //! | [`meddling`] | changes that another process makes to a shared socket or file |
@@ -56,6 +57,7 @@ mod device;
 mod exchange;
 mod handoff;
 mod inheritance;
+mod large;
 mod logging;
 mod manual;
 mod meddling;

@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 
+use early_service_machine::bounds::MAX_HANDOFF_LINE;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, listen, socket};
 
 use crate::pair::{Pair, client};
@@ -225,7 +226,7 @@ fn one_that_cannot_be_adopted_from_is_asked_less_and_less_often() {
 
 #[test]
 fn something_else_than_the_exchange_after_the_state_is_refused() {
-    let endless = "x".repeat(1000);
+    let endless = "x".repeat(MAX_HANDOFF_LINE + 1);
     let pair = Pair::new();
     for (word, why) in [
         ("nonsense", "cannot understand 'nonsense'"),

@@ -35,7 +35,7 @@
 
 use core::fmt;
 
-use crate::bounds::{Bounds, MAX_HANDOFF_LINE};
+use crate::bounds::{Bounds, MAX_SHORT_LINE};
 use crate::state::State;
 use crate::timeline::FieldError;
 use crate::wire::fields::{Fields, MissingField};
@@ -174,7 +174,7 @@ impl<S: State> fmt::Display for Message<'_, S> {
             Self::Logged => f.write_str("logged"),
             Self::Abort(b"") => f.write_str("abort"),
             Self::Abort(reason) => {
-                let room = MAX_HANDOFF_LINE.saturating_sub(ABORT.len());
+                let room = MAX_SHORT_LINE.saturating_sub(ABORT.len());
                 write!(f, "{ABORT}{}", Printable::fitting(reason, room))
             }
             Self::Busy => f.write_str("busy"),
@@ -235,9 +235,9 @@ mod tests {
     #[test]
     fn a_reason_is_cut_to_what_a_line_has_room_for() {
         for (reason, shown) in [
-            ([b'x'; MAX_HANDOFF_LINE], "x".repeat(MAX_HANDOFF_LINE - 6)),
-            ([b'\n'; MAX_HANDOFF_LINE], "\\n".repeat((MAX_HANDOFF_LINE - 6) / 2)),
-            ([0xff; MAX_HANDOFF_LINE], "\\xff".repeat((MAX_HANDOFF_LINE - 6) / 4)),
+            ([b'x'; MAX_SHORT_LINE], "x".repeat(MAX_SHORT_LINE - 6)),
+            ([b'\n'; MAX_SHORT_LINE], "\\n".repeat((MAX_SHORT_LINE - 6) / 2)),
+            ([0xff; MAX_SHORT_LINE], "\\xff".repeat((MAX_SHORT_LINE - 6) / 4)),
         ] {
             assert_eq!(Message::<Counter>::Abort(&reason).to_string(), ["abort ", &shown].concat());
         }

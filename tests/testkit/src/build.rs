@@ -22,7 +22,13 @@ pub fn library() -> Result<PathBuf, Box<dyn Error>> {
 
 /// Builds an example; returns its path.
 pub fn example(name: &str) -> Result<PathBuf, Box<dyn Error>> {
-    let program = cargo(&["build", "--example", name])?.join("examples").join(name);
+    example_of("early-service", name)
+}
+
+/// The same for an example of another package of the workspace.
+pub fn example_of(package: &str, name: &str) -> Result<PathBuf, Box<dyn Error>> {
+    let built = cargo(&["build", "--package", package, "--example", name])?;
+    let program = built.join("examples").join(name);
     if !program.exists() {
         return Err(format!("cargo build --example {name} has not made {program:?}").into());
     }

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Notes: a service whose state is one letter, up to 3900 times.
+//!
+//! Its record needs slots, and its manifest a long line. No state has two letters, so that a mixture
+//! of two records is found.
+
+use std::fmt::{self, Display, Formatter};
+
+use early_service::Service;
+use early_service::machine::State;
+use early_service::machine::wire::fields::{Fields, MissingField, number};
+
+/// The most letters.
+const MOST: u64 = 3900;
+
+/// The state: `count` times `letter`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Notes {
+    letter: u8,
+    count: u64,
+}
+
+/// A command of a client: `a 3900` makes it so many letters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Write(Notes);
+
+impl Default for Notes {
+    fn default() -> Self {
+        Self { letter: b'a', count: 1 }
+    }
+}
+
+impl Notes {
+    fn new(letter: u8, count: u64) -> Option<Self> {
+        let is_valid = letter.is_ascii_lowercase() && (1..=MOST).contains(&count);
+        is_valid.then_some(Self { letter, count })
+    }
+}
+
+impl State for Notes {
+    type Command = Write;
+    /// The state before.
+    type Reply = Self;
+
+    const NAME: &'static str = "notes";
+    const HAND_OVER: &'static str = "get_notes_and_terminate";
+    const EXPECTED: &'static str = "a letter and a number";
+    const MAX_EXPECTED: usize = Self::EXPECTED.len();
+    const MAX_FIELDS: usize = "text=".len() + 3900;
+    const MAX_REPLY: usize = "a 3900".len();
+
+    fn parse(reply: &[u8]) -> Option<Self> {
+        let (letter, count) = reply.split_first()?;
+        Self::new(*letter, number(count.strip_prefix(b" ")?)?)
+    }
+    fn read(fields: Fields<'_>) -> Result<Self, MissingField> {
+        let text = fields.get("text").unwrap_or_default();
+        let letter = text.first().copied().unwrap_or_default();
+        let count = text.iter().take_while(|other| **other == letter).count();
+        let notes = u64::try_from(count).ok().and_then(|count| Self::new(letter, count));
+        notes.filter(|_| count == text.len()).ok_or(MissingField("text"))
+    }
+    fn write_fields(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("text=")?;
+        (0..self.count).try_for_each(|_| write!(f, "{}", char::from(self.letter)))
+    }
+    fn command(line: &[u8]) -> Result<Write, &'static str> {
+        Self::parse(line).map(Write).ok_or(Self::EXPECTED)
+    }
+    fn is_change(_: &Write) -> bool {
+        true
+    }
+    fn apply(&mut self, Write(notes): Write) -> Self {
+        std::mem::replace(self, notes)
+    }
+    fn tick(&mut self) {}
+}
+
+impl Display for Notes {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", char::from(self.letter), self.count)
+    }
+}
+
+impl Display for Write {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Service for Notes {
+    const ABOUT: &'static str = "Keeps one letter many times.";
+    const WHAT: &'static str = "notes";
+
+    fn write_tick(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.fmt(f)
+    }
+    fn fields(&self) -> impl IntoIterator<Item = (&'static str, u64)> {
+        [("COUNT", self.count)]
+    }
+    fn write_change(&self, previous: &Self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{self} instead of {previous}")
+    }
+    fn write_last(&self, ticks: u64, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{ticks} ticks")
+    }
+    fn write_last_before_change(&self, ticks: u64, _: u64, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{ticks} ticks")
+    }
+}
+
+early_service::main!(Notes);
