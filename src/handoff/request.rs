@@ -37,9 +37,7 @@ impl HandoffRequest {
     /// The service that the peer asked for, if it is not `S`. A legacy line has no name.
     pub(crate) fn other_service<S: State>(&self) -> Option<OtherService> {
         match self {
-            Self::Handoff { service, .. } => {
-                OtherService::find(service.as_bytes(), S::NAME.as_bytes())
-            }
+            Self::Handoff { service, .. } => OtherService::find::<S>(service.as_bytes()),
             Self::Legacy(_) => None,
         }
     }

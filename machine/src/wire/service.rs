@@ -54,21 +54,21 @@ impl fmt::Display for ServiceField<'_> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OtherService {
     theirs: Name,
-    expected: Name,
+    expected: &'static str,
 }
 
 impl OtherService {
-    /// `None` if `theirs` is `expected`.
+    /// `None` if `theirs` is the name of the service `S`.
     #[must_use]
-    pub fn find(theirs: &[u8], expected: &[u8]) -> Option<Self> {
-        let names = Self { theirs: Name::cut(theirs), expected: Name::cut(expected) };
-        (theirs != expected).then_some(names)
+    pub fn find<S: State>(theirs: &[u8]) -> Option<Self> {
+        let expected = S::NAME;
+        (theirs != expected.as_bytes()).then(|| Self { theirs: Name::cut(theirs), expected })
     }
 
     /// `None` if the fields are a state of the service `S`.
     pub(crate) fn find_in<S: State>(fields: Fields<'_>) -> Option<Self> {
         let theirs = fields.get(KEY).unwrap_or(DEFAULT.as_bytes());
-        Self::find(theirs, S::NAME.as_bytes())
+        Self::find::<S>(theirs)
     }
 }
 
@@ -100,6 +100,7 @@ impl fmt::Display for Name {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::counter::Counter;
     use std::string::ToString;
 
     #[test]
@@ -118,17 +119,15 @@ mod tests {
     #[test]
     fn only_another_name_is_another_service() {
         let long = [b'x'; MAX_SERVICE + 1];
-        for (theirs, expected, shown) in [
-            (&b"door"[..], &b"door"[..], None),
-            (b"door", b"doors", Some("'door', not 'doors'")),
-            (b"", b"door", Some("'', not 'door'")),
-            (b"\xff\n", b"door", Some("'\\xff\\n', not 'door'")),
-            (&long, &long[1..], Some("'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx', not 'xxxxxxxxxxxxxxxx")),
+        for (theirs, shown) in [
+            (&b"early-service"[..], None),
+            (b"early-services", Some("service 'early-services', not 'early-service'")),
+            (b"", Some("service '', not 'early-service'")),
+            (b"\xff\n", Some("service '\\xff\\n', not 'early-service'")),
+            (&long, Some("service 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx', not 'early-service'")),
         ] {
-            let found = OtherService::find(theirs, expected).map(|other| other.to_string());
-            let is_shown = |shown| found.as_ref().is_some_and(|found| found.contains(shown));
-            assert_eq!(found.is_some(), shown.is_some(), "{found:?}");
-            assert!(shown.is_none_or(is_shown), "{found:?}");
+            let found = OtherService::find::<Counter>(theirs).map(|other| other.to_string());
+            assert_eq!(found.as_deref(), shown);
         }
     }
 }
