@@ -164,6 +164,24 @@ fn a_state_file_of_another_service_is_left_alone() {
 }
 
 #[test]
+fn no_service_owns_while_another_one_holds_the_lock_of_its_file() {
+    let scratch = Scratch::new();
+    let mut counter = start(&scratch, "early-service", "x", &STILL);
+    counter.wait_for("Listening on UNIX socket");
+    fs::hard_link(scratch.join("x.state"), scratch.join("y.state")).expect("a second name");
+    let camera = start(&scratch, "camera", "y", &STILL);
+    camera.wait_for("is locked by another process: waiting for it");
+    assert!(camera.messages().iter().all(|line| !line.contains("=> serving")));
+    counter.signal(Signal::KILL);
+    counter.ended();
+    camera.wait_for("its state is of service 'early-service', not 'camera'");
+    camera.wait_for("Listening on UNIX socket");
+    // The camera has let go of the lock.
+    let counter = start(&scratch, "early-service", "x", &STILL);
+    counter.wait_for("Recovering at 0 from");
+}
+
+#[test]
 fn each_service_has_its_own_socket_in_the_runtime_directory() {
     let scratch = Scratch::new();
     let serve = |program: &OsStr, name: &str| {
