@@ -51,7 +51,8 @@ fuzz_target!(|bytes: &[u8]| {
         journal: rest >> 3 & 1 == 1,
         device: rest >> 4 & 1 == 1,
     };
-    let daemon = Daemon { atlas: Atlas::default(), device: world::true_device, rules: Rules::KEPT, bounds };
+    let daemon =
+        Daemon { atlas: Atlas::default(), device: world::true_device, rules: Rules::KEPT, bounds };
     let (mut world, mut actions) = (World::new(bounds), Vec::new());
     for byte in bytes {
         world.actions(&daemon, &mut actions);

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{ChildStdin, ChildStdout};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{sleep, spawn};
+use std::thread::{JoinHandle, sleep, spawn};
 use std::time::{Duration, Instant};
 
 /// Shorter than the clock's unit, a second.
@@ -23,7 +23,10 @@ pub(crate) struct Reading {
     pub(crate) advanced: Instant,
 }
 
-pub(crate) struct Clock(Arc<Mutex<Reading>>);
+pub(crate) struct Clock {
+    reading: Arc<Mutex<Reading>>,
+    watcher: JoinHandle<bool>,
+}
 
 impl Clock {
     /// Reads the clock of a QEMU whose standard input and output are its monitor (`-qmp stdio`).
@@ -31,30 +34,57 @@ impl Clock {
         let start = Reading { guest: Duration::ZERO, advanced: Instant::now() };
         let reading = Arc::new(Mutex::new(start));
         let shared = Arc::clone(&reading);
-        spawn(move || watch(commands, BufReader::new(replies), &shared));
-        Self(reading)
+        let watcher = spawn(move || {
+            let mut replies = Replies { lines: BufReader::new(replies), has_fired: false };
+            watch(commands, &mut replies, &shared);
+            // What QEMU wrote last.
+            while replies.next().is_some() {}
+            replies.has_fired
+        });
+        Self { reading, watcher }
+    }
+
+    /// Waits for the end of QEMU; returns whether a watchdog of the guest has fired.
+    pub(crate) fn has_fired(self) -> bool {
+        self.watcher.join().expect("the watcher does not panic")
     }
 
     pub(crate) fn read(&self) -> Reading {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.reading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What QEMU writes to its monitor: replies and events.
+struct Replies {
+    lines: BufReader<ChildStdout>,
+    /// Whether a watchdog of the guest has fired.
+    has_fired: bool,
+}
+
+impl Replies {
+    /// The next line; `None` at the end.
+    fn next(&mut self) -> Option<Value> {
+        let mut line = String::new();
+        if self.lines.read_line(&mut line).ok()? == 0 {
+            return None;
+        }
+        let message: Value = serde_json::from_str(&line).ok()?;
+        self.has_fired |= message["event"] == "WATCHDOG";
+        Some(message)
     }
 }
 
 /// Returns once QEMU has closed either end.
-fn watch(mut commands: ChildStdin, mut replies: impl BufRead, reading: &Mutex<Reading>) {
+fn watch(mut commands: ChildStdin, replies: &mut Replies, reading: &Mutex<Reading>) {
     let mut ask = |command: Value| -> Option<Value> {
         writeln!(commands, "{command}").ok()?;
         loop {
-            let mut line = String::new();
-            if replies.read_line(&mut line).ok()? == 0 {
-                return None;
-            }
             // The greeting and events are not replies.
-            let mut reply: Value = serde_json::from_str(&line).ok()?;
+            let mut reply = replies.next()?;
             if reply.get("return").is_some() {
                 return Some(reply["return"].take());
             }
-            assert!(reply.get("error").is_none(), "QEMU does not tell the guest's time: {line}");
+            assert!(reply.get("error").is_none(), "QEMU does not tell the guest's time: {reply}");
         }
     };
     let get = json!({

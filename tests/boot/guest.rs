@@ -67,6 +67,7 @@ pub(crate) struct Parts {
     contents: Inputs,
     probe: PathBuf,
     older: Older,
+    watchdog: PathBuf,
 }
 
 /// The program that installs our package.
@@ -84,7 +85,8 @@ impl Parts {
             Format::Deb => package::build()?,
             Format::Rpm => package::build_rpm()?,
         };
-        Ok(Self { package, format, contents, probe: probe()?, older: Older::build()? })
+        let (probe, older, watchdog) = (probe()?, Older::build()?, package::example("watchdog")?);
+        Ok(Self { package, format, contents, probe, older, watchdog })
     }
 }
 
@@ -96,6 +98,8 @@ pub(crate) struct Image {
     pub(crate) package: PathBuf,
     /// The build that a plan may use instead of the package.
     pub(crate) older: Older,
+    /// The program of `examples/watchdog`.
+    watchdog: PathBuf,
     directory: PathBuf,
 }
 
@@ -109,7 +113,7 @@ const DISK: &str = "640M";
 impl Image {
     /// Builds the guest, or takes it from the cache.
     pub(crate) fn build(guest: Guest, parts: &Parts) -> Result<Self, String> {
-        let Parts { package, format, contents, probe, older } = parts;
+        let Parts { package, format, contents, probe, older, watchdog } = parts;
         let base = base(guest)?;
         let additions = Path::new(SOURCE).join("tests/boot/guest");
         let inputs = contents
@@ -140,7 +144,21 @@ impl Image {
             chroot(&tree, &["/boot-test/initrds.sh"])?;
             disk_of(&tree, &to.join("disk"))
         })?;
-        Ok(Self { guest, package: package.clone(), older: older.clone(), directory })
+        let (package, older, watchdog) = (package.clone(), older.clone(), watchdog.clone());
+        Ok(Self { guest, package, older, watchdog, directory })
+    }
+
+    /// The program of `examples/watchdog`.
+    pub(crate) fn watchdog(&self) -> Vec<u8> {
+        read(&self.watchdog)
+    }
+
+    /// The driver of the machine's watchdog.
+    pub(crate) fn driver(&self) -> Vec<u8> {
+        let modules = self.tree().join("usr/lib/modules");
+        let kernel = fs::read_dir(modules).ok().and_then(|mut kernels| kernels.next()?.ok());
+        let kernel = kernel.expect("the guest has a kernel").path();
+        read(&kernel.join("kernel/drivers/watchdog/i6300esb.ko.xz"))
     }
 
     pub(crate) fn kernel(&self) -> PathBuf {
@@ -216,6 +234,10 @@ fn compressed(file: &Path) -> Result<usize, String> {
     const SIZE: &str = r#"gzip --stdout "$1" | wc --bytes"#;
     let bytes = output("gzip", Command::new("sh").args(["-euc", SIZE, "sh"]).arg(file))?;
     bytes.trim().parse().map_err(|error| format!("wc said {bytes:?}: {error}"))
+}
+
+fn read(path: &Path) -> Vec<u8> {
+    fs::read(path).unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()))
 }
 
 /// Makes a file system of a tree, with owners, modes and attributes.

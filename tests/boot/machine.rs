@@ -41,6 +41,8 @@ pub(crate) struct Setting {
     /// Appended to the kernel's command line.
     pub(crate) cmdline: String,
     pub(crate) shared_machine_id: bool,
+    /// Whether the machine has a watchdog that resets it.
+    pub(crate) watchdog: bool,
     /// Files added to the initrd: path and contents.
     pub(crate) over_initrd: Vec<(String, Vec<u8>)>,
     /// Files written to a copy of the disk: path and contents.
@@ -51,7 +53,10 @@ pub(crate) struct Setting {
 
 /// The results of a boot.
 pub(crate) struct Boot {
+    /// Whether the guest ended by itself, by power-off or reset.
     pub(crate) powered_off: bool,
+    /// Whether its watchdog reset it.
+    pub(crate) was_reset: bool,
     pub(crate) took: Duration,
     /// In the order of the kernel's clock.
     pub(crate) journal: Vec<Record>,
@@ -86,10 +91,11 @@ pub(crate) fn boot(image: &Image, setting: &Setting) -> Result<Boot, String> {
     let mut qemu = Qemu::start(image, setting, &initrd, &disk, [&console, &said])?;
     let powered_off = qemu.wait()?;
     let took = started.elapsed();
-    drop(qemu);
+    let was_reset = qemu.end();
 
     let boot = Boot {
         powered_off,
+        was_reset,
         took,
         journal: journal::read_disk(&disk, MACHINE_ID, &directory)?,
         said: said_lines(&said),
@@ -104,7 +110,7 @@ pub(crate) fn boot(image: &Image, setting: &Setting) -> Result<Boot, String> {
 /// A running QEMU, killed when dropped.
 struct Qemu {
     process: Child,
-    clock: Clock,
+    clock: Option<Clock>,
 }
 
 impl Qemu {
@@ -130,6 +136,9 @@ impl Qemu {
         let drive = format!("file={},format=raw,if=virtio,cache=unsafe", disk.display());
         qemu.arg("-drive").arg(drive);
         qemu.arg("-kernel").arg(image.kernel()).arg("-initrd").arg(initrd);
+        if setting.watchdog {
+            qemu.args(["-device", "i6300esb", "-action", "watchdog=reset"]);
+        }
         let mut cmdline = format!("{CMDLINE} {}", setting.cmdline);
         if setting.shared_machine_id {
             cmdline += &format!(" systemd.machine_id={MACHINE_ID}");
@@ -139,7 +148,7 @@ impl Qemu {
         let mut process = process.map_err(|error| format!("cannot start QEMU: {error}"))?;
         let pipes = process.stdin.take().zip(process.stdout.take());
         let (commands, replies) = pipes.expect("both are pipes");
-        Ok(Self { process, clock: Clock::of(commands, replies) })
+        Ok(Self { process, clock: Some(Clock::of(commands, replies)) })
     }
 
     /// Whether the guest has powered off within its limit.
@@ -151,7 +160,7 @@ impl Qemu {
                 Some(status) => return Err(format!("QEMU ended with {status}")),
                 None => sleep(Duration::from_millis(50)),
             }
-            let reading = self.clock.read();
+            let reading = self.clock.as_ref().expect("it is taken at the end").read();
             if reading.guest > GUEST_TIME || reading.advanced.elapsed() > STALLED {
                 return Ok(false);
             }
@@ -159,10 +168,22 @@ impl Qemu {
     }
 }
 
-impl Drop for Qemu {
-    fn drop(&mut self) {
+impl Qemu {
+    /// Ends the machine; returns whether its watchdog had reset it.
+    fn end(mut self) -> bool {
+        self.kill();
+        self.clock.take().is_some_and(Clock::has_fired)
+    }
+
+    fn kill(&mut self) {
         drop(self.process.kill());
         drop(self.process.wait());
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        self.kill();
     }
 }
 

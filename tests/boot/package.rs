@@ -66,6 +66,16 @@ pub(crate) fn build_rpm() -> Result<(PathBuf, Inputs), String> {
     Ok((package, inputs))
 }
 
+/// Builds a program of `examples`, for its behaviour and not for its size.
+pub(crate) fn example(name: &str) -> Result<PathBuf, String> {
+    let target = cache::directory().join("quick-target");
+    let mut build = Command::new("cargo");
+    build.current_dir(SOURCE).args(["build", "--release", "--quiet", "--example", name]);
+    build.envs(QUICK).arg("--target-dir").arg(&target);
+    output("cargo build --example", &mut build)?;
+    Ok(target.join("release/examples").join(name))
+}
+
 /// Builds the daemon of a source tree into a target directory; variables may change the profile.
 pub(crate) fn release_binary(
     source: &Path,

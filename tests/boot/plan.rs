@@ -45,6 +45,8 @@ pub(crate) struct Plan {
     pub(crate) cmdline: &'static str,
     /// Whether both stages have one machine ID, and therefore one persistent journal.
     pub(crate) shared_machine_id: bool,
+    /// Whether the service is `examples/watchdog`, on a machine with a watchdog.
+    pub(crate) watchdog: bool,
     /// Takes much longer than the others, and is therefore booted first.
     pub(crate) is_long: bool,
     pub(crate) rows: &'static [Row],
@@ -91,6 +93,7 @@ impl Plan {
         security: "audit=0 apparmor=0",
         cmdline: "",
         shared_machine_id: true,
+        watchdog: false,
         is_long: false,
         rows: &[],
     };
@@ -105,6 +108,7 @@ impl Plan {
             initrd: self.initrd,
             cmdline: format!("{} {}", self.security, self.cmdline),
             shared_machine_id: self.shared_machine_id,
+            watchdog: self.watchdog,
             over_initrd: owned(self.over_initrd),
             over_disk: owned(self.over_disk),
             off_disk: self.off_disk.iter().map(|&path| path.to_owned()).collect(),
@@ -115,6 +119,12 @@ impl Plan {
             }
             Some(stage @ older::Stage::Root) => setting.over_disk.extend(image.older.files(stage)),
             None => {}
+        }
+        if self.watchdog {
+            let program = ("/usr/bin/early-service".to_owned(), image.watchdog());
+            setting.over_initrd.push(("/boot-test/i6300esb.ko.xz".to_owned(), image.driver()));
+            setting.over_initrd.push(program.clone());
+            setting.over_disk.push(program);
         }
         let script = |text: &str| [b"# scenario\n", text.as_bytes(), b"\n"].concat();
         setting.over_disk.push(("/boot-test/in-root.sh".to_owned(), script(self.in_root)));

@@ -188,7 +188,7 @@ image service; accounts service passwd; accounts service group
         let failed = !said.has(&format!("{case} status"), "0");
         claims.that(&format!("{case}: no image is made"), failed, "dracut succeeds");
         let says = said.lines(&format!("{case} says")).join(" ");
-        let named = says.contains("no early-service in the");
+        let named = says.contains("entry of early-service on the root");
         claims.that(&format!("{case}: dracut says why"), named, says);
     }
     Ok(())

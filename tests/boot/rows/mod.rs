@@ -17,6 +17,7 @@ pub(crate) mod selinux;
 mod starts;
 pub(crate) mod surroundings;
 mod updates;
+mod watchdog;
 
 use crate::guest::Guest;
 use crate::plan::{Plan, TreeRow};
@@ -52,7 +53,7 @@ pub(crate) fn of(guest: Guest) -> Table {
         },
         Guest::Trixie => Table {
             guest,
-            plans: plans(&[older::PLANS, root_stage::OF_OUR_OWN, updates::PLANS]),
+            plans: plans(&[older::PLANS, root_stage::OF_OUR_OWN, updates::PLANS, watchdog::PLANS]),
             tree_rows: tree_rows(),
         },
         Guest::Sid => newest::table(),

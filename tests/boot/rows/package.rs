@@ -15,7 +15,7 @@ pub(super) const ROWS: &[TreeRow] = &[
     TreeRow { name: INSTALLS, holds: installed },
     TreeRow { name: "package: disabled, it stays out of the initrd", holds: disabled },
     TreeRow { name: "package: removal takes all of it away", holds: removed },
-    TreeRow { name: "package: adds at most 240 kB to the initrd", holds: small },
+    TreeRow { name: "package: adds at most 250 kB to the initrd", holds: small },
     TreeRow { name: "package: brings its own files into the initrd, and no others", holds: own },
     TreeRow { name: VERIFIED, holds: units },
 ];
@@ -72,7 +72,7 @@ fn disabled(image: &Image, claims: &mut Claims) -> Result<(), String> {
 }
 
 /// Total size, compressed by gzip. The C example with glib adds 1,467 kB.
-const MOST_ADDED: usize = 240_000;
+const MOST_ADDED: usize = 250_000;
 
 fn small(image: &Image, claims: &mut Claims) -> Result<(), String> {
     let added = image.added_to_initrd()?;
