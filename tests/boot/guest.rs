@@ -153,12 +153,12 @@ impl Image {
         read(&self.watchdog)
     }
 
-    /// The driver of the machine's watchdog.
-    pub(crate) fn driver(&self) -> Vec<u8> {
+    /// A kernel module of the machine's watchdog.
+    pub(crate) fn driver(&self, module: &str) -> Vec<u8> {
         let modules = self.tree().join("usr/lib/modules");
         let kernel = fs::read_dir(modules).ok().and_then(|mut kernels| kernels.next()?.ok());
         let kernel = kernel.expect("the guest has a kernel").path();
-        read(&kernel.join("kernel/drivers/watchdog/i6300esb.ko.xz"))
+        read(&kernel.join("kernel/drivers/watchdog").join(module))
     }
 
     pub(crate) fn kernel(&self) -> PathBuf {

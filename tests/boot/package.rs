@@ -66,14 +66,17 @@ pub(crate) fn build_rpm() -> Result<(PathBuf, Inputs), String> {
     Ok((package, inputs))
 }
 
-/// Builds a program of `examples`, for its behaviour and not for its size.
+/// Builds a program of `examples`, linked statically: the initrd has no library but those of the
+/// package's program.
 pub(crate) fn example(name: &str) -> Result<PathBuf, String> {
     let target = cache::directory().join("quick-target");
+    let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let mut build = Command::new("cargo");
     build.current_dir(SOURCE).args(["build", "--release", "--quiet", "--example", name]);
-    build.envs(QUICK).arg("--target-dir").arg(&target);
+    build.envs(QUICK).env("RUSTFLAGS", "-Ctarget-feature=+crt-static");
+    build.args(["--target", &platform]).arg("--target-dir").arg(&target);
     output("cargo build --example", &mut build)?;
-    Ok(target.join("release/examples").join(name))
+    Ok(target.join(platform).join("release/examples").join(name))
 }
 
 /// Builds the daemon of a source tree into a target directory; variables may change the profile.

@@ -122,7 +122,9 @@ impl Plan {
         }
         if self.watchdog {
             let program = ("/usr/bin/early-service".to_owned(), image.watchdog());
-            setting.over_initrd.push(("/boot-test/i6300esb.ko.xz".to_owned(), image.driver()));
+            for module in ["watchdog.ko.xz", "i6300esb.ko.xz"] {
+                setting.over_initrd.push((format!("/boot-test/{module}"), image.driver(module)));
+            }
             setting.over_initrd.push(program.clone());
             setting.over_disk.push(program);
         }

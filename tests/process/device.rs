@@ -18,7 +18,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use rustix::process::Signal;
 
 use crate::stage::state_file;
-use testkit::client::status;
+use testkit::client::{Client, status};
 use testkit::daemon::{Daemon, STILL, detach};
 use testkit::scratch::Scratch;
 use testkit::{build, until};
@@ -159,18 +159,23 @@ fn a_device_that_fails_is_closed_and_opened_again() {
 }
 
 #[test]
-fn a_successor_killed_in_the_handoff_leaves_the_device_to_the_predecessor() {
+fn a_successor_that_dies_after_the_commit_gives_the_device_back() {
     let scratch = Scratch::new();
     let mut hardware = Hardware::new(&scratch);
     let first = start(&mut feeder(&scratch, "first", &hardware.path, &[]), &scratch, "first");
     hardware.wait_for(1);
-    for _ in 0..5 {
-        let second = Daemon::spawn(&mut successor(&scratch, "second", &first));
-        first.wait_for("Handing over to process");
-        second.signal(Signal::KILL);
-        drop(second);
-    }
+    let mut dying = Client::connect(&first.socket);
+    dying.send("handoff 1 service=early-watchdog accepts=watchdog listener=\n");
+    assert!(dying.line().contains(" named=1"), "the device is not offered");
+    while dying.line() != "end" {}
+    dying.send("prepared\n");
+    assert_eq!(dying.line(), "commit");
+    // It is kept alive while nobody uses it.
     hardware.wait_for(2);
+    drop(dying);
+    first.wait_for("serving on");
+    hardware.wait_for(2);
+    assert_eq!(status(&first.socket, "device"), "running");
     assert!(!hardware.bytes.contains(&b'V'), "it was released");
 }
 

@@ -22,6 +22,7 @@ const WATCHED: Plan = Plan {
     over_initrd: &[(
         "/etc/systemd/system/early-service-initrd.service.d/watchdog.conf",
         "[Service]\nFileDescriptorStoreMax=1\n\
+         ExecStartPre=+/usr/sbin/insmod /boot-test/watchdog.ko.xz\n\
          ExecStartPre=+/usr/sbin/insmod /boot-test/i6300esb.ko.xz heartbeat=2\n",
     )],
     over_disk: &[("/etc/systemd/system/early-service.service.d/watchdog.conf", STORE)],
