@@ -188,7 +188,7 @@ mod tests {
 
     impl<const N: usize> Display for Letters<N> {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(str::from_utf8(&self.0).unwrap_or_default())
+            f.write_str(core::str::from_utf8(&self.0).unwrap_or_default())
         }
     }
 
@@ -239,7 +239,7 @@ mod tests {
         let record = record::<{ MAX_STATE - 2 }>(u64::MAX);
         assert_eq!(contract::check(&record.snapshot.state), Ok(()));
         let slot = record.encode_slot(&boot());
-        let text = str::from_utf8(slot.bytes()).expect("text");
+        let text = core::str::from_utf8(slot.bytes()).expect("text");
         let size = text.len();
         assert!(text.starts_with(&std::format!("early-service-state 2 size={size} boot=aaa")));
         assert!(text.ends_with("\n") && size <= SLOT && size > MAX_STATE, "{size}");
