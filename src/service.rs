@@ -3,7 +3,7 @@
 //!
 //! [`State`] has the behaviour. Nothing else in this crate depends on the state.
 
-use std::fmt::{self, Formatter};
+use std::fmt::{self, Display, Formatter};
 
 use early_service_machine::State;
 use early_service_machine::bounds;
@@ -103,13 +103,14 @@ pub trait Service: State {
     /// The first lines of `--help`: one or two sentences, without a newline at the end.
     const ABOUT: &'static str;
 
-    /// The name of the state in log lines, in one or two words: "Returning counter to client …".
-    const WHAT: &'static str;
+    /// The name of the state in log lines, by default "state", in one or two words: "Returning counter to client …".
+    const WHAT: &'static str = "state";
 
     /// The names of the descriptors of its [`Device`](crate::device::Device), separated by commas.
     const DESCRIPTORS: &'static str = "";
 
-    /// Writes the log line of one tick; `self` is the state before the tick.
+    /// Writes the log line of one tick; `self` is the state before the tick. By default, its text
+    /// form.
     ///
     /// The line, its [`fields`](Self::fields) and about 60 bytes of other fields should fit into 96
     /// bytes. A longer record takes two slots of the log's queue, so that the queue is full after
@@ -118,12 +119,16 @@ pub trait Service: State {
     /// # Errors
     ///
     /// Fails only if `f` fails.
-    fn write_tick(&self, f: &mut Formatter<'_>) -> fmt::Result;
+    fn write_tick(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        Display::fmt(self, f)
+    }
 
     /// The journal fields of that line, in addition to `DEADLINE_NS` and `ACTUAL_NS`.
     ///
     /// A name consists of capital letters, digits and underscores (systemd.journal-fields(7)).
-    fn fields(&self) -> impl IntoIterator<Item = (&'static str, u64)>;
+    fn fields(&self) -> impl IntoIterator<Item = (&'static str, u64)> {
+        []
+    }
 
     /// Writes the log line of everything that commands have changed between two ticks, from
     /// `previous` to this state.
@@ -131,7 +136,9 @@ pub trait Service: State {
     /// # Errors
     ///
     /// Fails only if `f` fails.
-    fn write_change(&self, previous: &Self, f: &mut Formatter<'_>) -> fmt::Result;
+    fn write_change(&self, previous: &Self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{self} after {previous}")
+    }
 
     /// Names the last `ticks` that led to this state, at least one: "Numbers 5 to 7".
     ///
@@ -141,7 +148,9 @@ pub trait Service: State {
     /// # Errors
     ///
     /// Fails only if `f` fails.
-    fn write_last(&self, ticks: u64, f: &mut Formatter<'_>) -> fmt::Result;
+    fn write_last(&self, ticks: u64, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "The last {ticks} ticks")
+    }
 
     /// Names the last `ticks` before a command changed the state, after which `since` ticks
     /// followed.
@@ -154,7 +163,9 @@ pub trait Service: State {
         ticks: u64,
         since: u64,
         f: &mut Formatter<'_>,
-    ) -> fmt::Result;
+    ) -> fmt::Result {
+        write!(f, "{ticks} ticks, followed by {since} others,")
+    }
 }
 
 /// The function `main` of a program with one service.

@@ -12,7 +12,7 @@ use std::io::{self, Write};
 use early_service::Service;
 use early_service::device::{Device, Monotonic, Need, Port};
 use early_service::machine::State;
-use early_service::machine::wire::fields::{Fields, MissingField, number};
+use early_service::machine::wire::fields::{Fields, MissingField};
 
 /// The time between two pings, in nanoseconds: a third of a timeout of 1.5 s.
 const INTERVAL: u64 = 500_000_000;
@@ -21,36 +21,25 @@ const INTERVAL: u64 = 500_000_000;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Pings(u64);
 
-/// The only command is the feeder's own; clients can ask for `status`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Pinged;
-
 impl State for Pings {
-    type Command = Pinged;
+    /// How many pings were sent: a command of the feeder, and of no client.
+    type Command = u64;
     type Reply = u64;
     const NAME: &'static str = "early-watchdog";
-    const HAND_OVER: &'static str = "get_pings_and_terminate";
-    const EXPECTED: &'static str = "status";
-    const MAX_EXPECTED: usize = 6;
+    const EXPECTED: &'static str = "no command";
     const MAX_FIELDS: usize = 26;
     const MAX_REPLY: usize = 20;
-    fn parse(reply: &[u8]) -> Option<Self> {
-        number(reply).map(Self)
-    }
     fn read(fields: Fields<'_>) -> Result<Self, MissingField> {
         fields.number("pings").map(Self)
     }
     fn write_fields(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "pings={self}")
+        write!(f, "pings={}", self.0)
     }
-    fn command(_: &[u8]) -> Result<Pinged, &'static str> {
+    fn command(_: &[u8]) -> Result<u64, &'static str> {
         Err(Self::EXPECTED)
     }
-    fn is_change(_: &Pinged) -> bool {
-        true
-    }
-    fn apply(&mut self, _: Pinged) -> u64 {
-        self.0 = self.0.saturating_add(1);
+    fn apply(&mut self, sent: u64) -> u64 {
+        self.0 = self.0.saturating_add(sent);
         self.0
     }
     fn tick(&mut self) {}
@@ -58,34 +47,12 @@ impl State for Pings {
 
 impl Service for Pings {
     const ABOUT: &'static str = "Feeds a watchdog from the initrd to power-off.";
-    const WHAT: &'static str = "number of pings";
     const DESCRIPTORS: &'static str = "watchdog";
-    fn write_tick(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{self} pings")
-    }
-    fn fields(&self) -> impl IntoIterator<Item = (&'static str, u64)> {
-        [("PINGS", self.0)]
-    }
-    fn write_change(&self, previous: &Self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{self} pings after {previous}")
-    }
-    fn write_last(&self, ticks: u64, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "The last {ticks} lines")
-    }
-    fn write_last_before_change(&self, ticks: u64, _: u64, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{ticks} lines")
-    }
 }
 
 impl fmt::Display for Pings {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl fmt::Display for Pinged {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str("ping")
+        write!(f, "{} pings", self.0)
     }
 }
 
@@ -111,7 +78,7 @@ impl Device for Feeder {
                 return error;
             }
             let next = port.now().after_nanos(INTERVAL);
-            port.apply(Pinged).await;
+            port.apply(1).await;
             port.until(next).await;
         }
     }

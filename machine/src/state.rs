@@ -105,14 +105,14 @@ pub trait State: Copy + Debug + Default + Display + Eq + Hash + Send + 'static {
     /// the state of the other.
     const NAME: &'static str = crate::wire::service::DEFAULT;
 
-    /// The line with which a legacy successor requests the state.
-    const HAND_OVER: &'static str;
+    /// The line with which a legacy successor requests the state; by default there is none.
+    const HAND_OVER: &'static str = "";
 
     /// The list of commands in the reply to an invalid line.
     const EXPECTED: &'static str;
 
     /// The longest text with which [`command`](Self::command) refuses a line, in bytes.
-    const MAX_EXPECTED: usize;
+    const MAX_EXPECTED: usize = Self::EXPECTED.len();
 
     /// The longest output of [`write_fields`](Self::write_fields), in bytes: at most 4096.
     ///
@@ -123,8 +123,12 @@ pub trait State: Copy + Debug + Default + Display + Eq + Hash + Send + 'static {
     /// The longest text form of a reply, in bytes.
     const MAX_REPLY: usize;
 
-    /// Reads the text form, as a legacy predecessor sends it; `None` for anything else.
-    fn parse(reply: &[u8]) -> Option<Self>;
+    /// Reads the text form, as a legacy predecessor sends it; `None` for anything else. By default
+    /// there is no legacy predecessor.
+    fn parse(reply: &[u8]) -> Option<Self> {
+        let _ = reply;
+        None
+    }
 
     /// Reads the state from its fields. The line contains other fields as well.
     ///
@@ -171,8 +175,11 @@ pub trait State: Copy + Debug + Default + Display + Eq + Hash + Send + 'static {
     fn command(line: &[u8]) -> Result<Self::Command, &'static str>;
 
     /// Whether a command may change the state. Such a command is answered only after the state file
-    /// contains the change.
-    fn is_change(command: &Self::Command) -> bool;
+    /// contains the change. By default every command may.
+    fn is_change(command: &Self::Command) -> bool {
+        let _ = command;
+        true
+    }
 
     /// Executes one command.
     fn apply(&mut self, command: Self::Command) -> Self::Reply;

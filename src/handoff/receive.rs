@@ -365,11 +365,11 @@ impl<S: Service> Adoption<S> {
             self.report.keep_reply(reply);
         }
         match protocol.next(self.in_place.is_some()) {
-            Some(next) => {
+            Some(next) if !S::HAND_OVER.is_empty() => {
                 self.progress = Progress::Pausing(Instant::now(), next);
                 None
             }
-            None => {
+            _ => {
                 self.report.absent_as_replied(
                     &"it supports no way to hand over",
                     has_lock,

@@ -179,6 +179,18 @@ fn a_successor_that_dies_after_the_commit_gives_the_device_back() {
     assert!(!hardware.bytes.contains(&b'V'), "it was released");
 }
 
+#[test]
+fn a_service_without_a_legacy_program_knows_no_line_of_one() {
+    let scratch = Scratch::new();
+    let hardware = Hardware::new(&scratch);
+    let daemon = start(&mut feeder(&scratch, "sock", &hardware.path, &[]), &scratch, "sock");
+    let mut client = Client::connect(&daemon.socket);
+    for line in ["", "pass_state_and_terminate", "get_counter_and_terminate"] {
+        let invalid = format!("Invalid command: {line}; expected no command or status");
+        assert_eq!(client.ask(line), invalid);
+    }
+}
+
 /// A socket in PID 1's place, which keeps what is sent to it.
 struct Store {
     socket: UnixDatagram,

@@ -76,10 +76,11 @@ impl fmt::Display for Invalid<'_> {
             _ => (self.line, ""),
         };
         write!(f, "Invalid command: {}{more}; expected {}", shown.escape_ascii(), self.expected)?;
-        if let Some(hand_over) = self.hand_over {
-            write!(f, ", {hand_over} or status")?;
+        match self.hand_over {
+            Some("") => f.write_str(" or status"),
+            Some(hand_over) => write!(f, ", {hand_over} or status"),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 

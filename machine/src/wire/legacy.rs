@@ -23,11 +23,13 @@ pub enum Legacy {
 }
 
 impl Legacy {
-    /// Reads one line without its end; `None` for any other line.
+    /// Reads one line without its end; `None` for any other line, and for a state that no legacy
+    /// program has.
     #[must_use]
     pub fn parse<S: State>(line: &[u8]) -> Option<Self> {
         [Self::Value, Self::ListenerAndValue]
             .into_iter()
+            .filter(|_| !S::HAND_OVER.is_empty())
             .find(|legacy| legacy.line::<S>().as_bytes() == line)
     }
 
