@@ -10,8 +10,8 @@
 //! stack (`.eh_frame`) stay in the program, so that a core dump has a stack. Only
 //! `RUST_BACKTRACE=1` has no effect: the process aborts where the backtrace would begin.
 //!
-//! This depends on the panic strategy, not on the name of the profile; the Cargo feature
-//! `backtrace` keeps the code. A static C library brings its own unwinder, and so does musl.
+//! All of this depends on `panic = "abort"`; the Cargo feature `backtrace` keeps the printing code.
+//! A static C library brings its own unwinder, and so does musl.
 #![cfg(all(
     panic = "abort",
     not(feature = "backtrace"),

@@ -39,7 +39,7 @@ impl State {
     }
 }
 
-/// A lifecycle, and the events that lead to it, because it can be neither copied nor constructed.
+/// A lifecycle, kept as the events that lead to it, because it cannot be copied.
 struct Place {
     state: State,
     way: Vec<Event>,

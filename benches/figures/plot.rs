@@ -18,7 +18,7 @@ const WIDTH: u32 = 320;
 const HEIGHT: u32 = 240;
 const COLUMNS: u32 = 3;
 
-/// Light paper and dark ink, for any page around it.
+/// Dark on light, readable on a page of any colour.
 const PAPER: RGBColor = RGBColor(255, 255, 255);
 const INK: RGBColor = RGBColor(36, 41, 47);
 const GRID: RGBColor = RGBColor(225, 228, 232);

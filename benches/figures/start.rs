@@ -52,7 +52,7 @@ fn time(programs: &Programs, table: &mut Table) {
     let over = |tries: Vec<f64>| Sample::new(Unit::Seconds, tries).over(&floor);
     let (times, root, floor_async) = (daemon.over(&floor), over(root), over(floor_async));
     table.push(Row::new("fork and exec to the first reply", daemon).floor(Ok(floor)).c(c));
-    table.push(Row::new("the same, over the floor's", times).target(Target::AtMost(1.3)));
+    table.push(Row::new("first reply, over the floor's", times).target(Target::AtMost(1.3)));
     table.push(Row::new("the same of the root stage", root));
     table.push(Row::new("the same of the least program on the same crates", floor_async));
 }

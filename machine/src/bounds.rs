@@ -86,7 +86,7 @@ impl<S: State> Bounds<S> {
 ///
 /// # Panics
 ///
-/// If it is called at run time for such a state.
+/// At run time, if the state exceeds a bound.
 #[track_caller]
 pub const fn check<S: State>() {
     assert!(

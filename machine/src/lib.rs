@@ -2,8 +2,8 @@
 //! The decisions of `early-service`, without input or output.
 //!
 //! Nothing here reads a clock, opens a file or allocates. Times, bytes and events are arguments;
-//! deadlines, replies and orders to the actors are results. A table, two machines that drive each
-//! other, or a fuzzer can therefore test every rule, with the same result each time.
+//! deadlines, replies and orders to the actors are results. Tables, pairs of state machines and
+//! fuzzers can therefore test every rule, with repeatable results.
 //!
 //! | module | decides |
 //! | --- | --- |

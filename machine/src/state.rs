@@ -116,8 +116,8 @@ pub trait State: Copy + Debug + Default + Display + Eq + Hash + Send + 'static {
 
     /// The longest output of [`write_fields`](Self::write_fields), in bytes: at most 4096.
     ///
-    /// Up to about 270, a change is stored by one write of half a kilobyte. A larger state takes two
-    /// [`slots`](crate::slots) in the state file, and one of more than 1024 is not shown in `status`.
+    /// Up to about 270, a change is stored by one write of half a kilobyte. A larger state takes
+    /// two [`slots`](crate::slots) in the state file; above 1024, `status` does not show it.
     const MAX_FIELDS: usize;
 
     /// The longest text form of a reply, in bytes.
@@ -170,8 +170,8 @@ pub trait State: Copy + Debug + Default + Display + Eq + Hash + Send + 'static {
     ///
     /// # Errors
     ///
-    /// Returns what was expected, in words: [`EXPECTED`](Self::EXPECTED) if the line does not begin
-    /// like a command.
+    /// Returns a text that says what was expected; [`EXPECTED`](Self::EXPECTED) for an unknown
+    /// command.
     fn command(line: &[u8]) -> Result<Self::Command, &'static str>;
 
     /// Whether a command may change the state. Such a command is answered only after the state file

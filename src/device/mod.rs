@@ -36,7 +36,7 @@ use crate::service::Service;
 use crate::startup;
 
 /// The descriptors of a device, in the order of the names in
-/// [`Service::DESCRIPTORS`](crate::Service::DESCRIPTORS).
+/// [`Service::DESCRIPTORS`].
 pub trait Luggage: Sized + 'static {
     /// The descriptors.
     fn lend(&self) -> Vec<BorrowedFd<'_>>;
@@ -109,8 +109,8 @@ pub trait Device: Sized + 'static {
     }
 }
 
-/// Runs the whole program of a service with a device, as [`early_service::main`](crate::main) does
-/// for a service without one.
+/// Runs the whole program of a service with a device, as [`early_service::main`](fn@crate::main)
+/// does for a service without one.
 #[must_use]
 pub fn main<D: Device>() -> ExitCode {
     const {

@@ -24,8 +24,7 @@ pub(crate) enum Failure {
     /// A process may serve it but does not accept this one. It is given up after a while if it
     /// cannot be the owner.
     NotLetIn(String),
-    /// A shortage, or an unknown error, which proves nothing about the other process. To give that
-    /// process up could create a second owner.
+    /// Out of resources, or an unknown error: the other process may be the owner.
     Unclear(String),
     /// It accepted the connection, but the kernel did not return its user. It may be the owner.
     UnknownUser(io::Error),

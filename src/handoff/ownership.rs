@@ -77,7 +77,7 @@ impl<S: Service> Handoff<S> {
     }
 
     /// Takes back an offer that a successor did not adopt, also after the commit. `recorded` is a
-    /// record, and whether another process wrote it after this one's last record.
+    /// record, and `true` if another process wrote it after this process last did.
     fn take_back(&self, offering: &Offering, recorded: Option<(Record<S>, bool)>) -> Start<S> {
         let (pid, cause) = (offering.pid(), offering.cause());
         log::warn!(

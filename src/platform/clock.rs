@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Clock: the only reader of `CLOCK_MONOTONIC`.
 //!
-//! The machine counts absolute nanoseconds and the executor uses [`Instant`]s. On Linux both are
+//! The crate `machine` counts nanoseconds, the executor uses [`Instant`]s. On Linux both are
 //! the same clock, so a deadline is translated by its distance from now.
 
 use std::time::{Duration, Instant};

@@ -13,7 +13,7 @@
 //! | replies in the kernel | [`SEND_BUFFER`] bytes | the same |
 //! | queued log records | 256, fewer of long ones, see [`journal`](crate::journal) | the record is dropped and counted |
 //!
-//! A client that is closed receives the reason in a last line, unless it does not read its replies.
+//! A closed client that reads its replies receives the reason in a last line.
 //! The log has the same reason, at most once a second for each kind.
 
 use std::fmt;

@@ -49,7 +49,7 @@ impl<S: Service> UnloggedTicks<S> {
         self.inherited = (unlogged.ticks > 0).then_some(Inherited { unlogged, since: 0, named });
     }
 
-    /// A line about the ticks of the previous owner is being queued.
+    /// Notes that the previous owner's ticks are being logged.
     pub(super) fn inherited_are_named(&mut self) {
         if let Some(inherited) = &mut self.inherited {
             inherited.named = Some(inherited.since);

@@ -14,8 +14,7 @@ const CONTENTS: &[&str] = &["conf", "dracut", "scripts/debian", "Cargo.toml"];
 pub(crate) const QUICK: [(&str, &str); 2] =
     [("CARGO_PROFILE_RELEASE_LTO", "off"), ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")];
 
-/// The package and its inputs. The package with its debug information is beside it, with the
-/// extension `ddeb`.
+/// The package and its inputs. The debug-symbol package is beside it, with the extension `ddeb`.
 pub(crate) fn build() -> Result<(PathBuf, Inputs), String> {
     const PROFILE: &str = "dist";
     let mut build = Command::new("cargo");

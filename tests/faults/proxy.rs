@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Proxy: sits between successor and predecessor, and can stop the exchange at any arrow.
+//! Proxy: sits between successor and predecessor; can stop the exchange at any [`Arrow`].
 //!
 //! The successor connects to the proxy's path, the proxy to the predecessor's. Lines, bytes of
 //! clients and descriptors pass in both directions, complete and in order. At each arrow it calls

@@ -33,8 +33,8 @@ const TURN: Duration = Duration::from_millis(20);
 /// In milliseconds.
 const PERIOD: &str = "10";
 
-/// Maximum time between a reply and the next request of a client. Replies to all clients are then
-/// some tens of microseconds apart; the clients share the processor with others.
+/// Maximum time between a reply and the next request of a client. With it, two replies (to any
+/// clients) are some tens of microseconds apart.
 const PAUSE: Duration = Duration::from_micros(400);
 
 /// Processes that pass on one public socket.

@@ -10,8 +10,8 @@ use crate::chain::Outcome;
 use crate::fate::Fate;
 use testkit::judge::{Promise, Wrong};
 
-/// Permitted growth of an owner's peak memory over that of the first process without clients, in
-/// kB: twenty clients need less, a thousand lost ones more.
+/// Permitted growth of an owner's peak memory over the first process's, in kB. Twenty clients need
+/// less; a thousand leaked connections need more.
 const MORE_MEMORY: u64 = 1024;
 
 /// Permitted additional descriptors: one that is about to be closed is not a leak.

@@ -65,7 +65,7 @@ pub enum Message<'a, S> {
     State(Manifest<S>),
     /// `client …`: one client, whose bytes follow the line.
     Client(Client),
-    /// `named …`: a descriptor with a name is beside the line.
+    /// `named …`: the name of a descriptor sent with the line.
     Named(Name<'a>),
     /// `end`: everything has been sent.
     End,
@@ -77,7 +77,7 @@ pub enum Message<'a, S> {
     Done,
     /// `logged`: all of the predecessor's ticks are in the log.
     Logged,
-    /// `abort`, with a reason for the other side's log, which is cut if the line would be too long.
+    /// `abort`, with a reason that the other side logs; a reason too long for the line is cut.
     Abort(&'a [u8]),
     /// `busy`: another process is adopting.
     Busy,

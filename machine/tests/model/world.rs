@@ -61,7 +61,7 @@ pub(crate) struct Rules {
     pub(crate) passes_lock: bool,
     /// A change is in the file before it is visible.
     pub(crate) writes_first: bool,
-    /// A successor without the lock refuses a state without the lock.
+    /// A successor without the lock refuses an offer that lacks it.
     pub(crate) needs_lock: bool,
     /// A state that was not loaded from the file is written to it.
     pub(crate) keeps_received: bool,

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Guard: a lock that two processes of this program take before they bind or remove one socket.
 //!
-//! Without it, a process can remove a live socket as stale: one that another process bound after
-//! the check, or one that has not reached listen(2) (of three processes started at once, two
-//! survived in 4 of 150 trials).
+//! Without it, a process can remove a live socket as stale: one bound after its check, or not yet
+//! listening. In 4 of 150 trials with three processes started at once, two survived.
 //!
 //! The lock is on a file that only this user can open, because other users could hold a lock on the
 //! directory and delay the start. The file is created for the guard and removed with it. If the
