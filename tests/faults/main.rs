@@ -7,6 +7,7 @@
 //! | file | is |
 //! | --- | --- |
 //! | [`arrows`] | faults at each arrow of the exchange |
+//! | [`device`] | faults at each arrow, for a service with hardware |
 //! | [`instants`] | faults at random times |
 //! | [`relay`] | a thousand handoffs in a row without a fault, and how long they take |
 //! | [`trial`] | one try |
@@ -22,6 +23,7 @@
 #![allow(clippy::print_stderr, reason = "a test that fails shows what the daemon logged")]
 
 mod arrows;
+mod device;
 mod instants;
 mod relay;
 

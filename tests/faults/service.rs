@@ -61,6 +61,6 @@ pub(crate) static CAMERA: Service = Service {
 };
 
 /// The example of this name; builds it if necessary.
-fn example(name: &str) -> PathBuf {
+pub(crate) fn example(name: &str) -> PathBuf {
     build::example(name).unwrap_or_else(|error| panic!("{error}"))
 }

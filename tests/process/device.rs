@@ -1,11 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Device: the watchdog of `examples/watchdog`, with a pipe in the place of the hardware.
-//!
-//! A reader of the pipe sees each ping as one byte, and the end of the file if no process has it
-//! open. So each test sees whether the device was closed at any moment.
+//! Device: the watchdog of `examples/watchdog`, with a [`Pipe`] in the place of the hardware.
 
-use std::fs::File;
-use std::io::{ErrorKind, IoSliceMut, Read};
+use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
@@ -13,66 +9,19 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, open};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::Signal;
 
 use crate::stage::state_file;
 use testkit::client::{Client, status};
 use testkit::daemon::{Daemon, STILL, detach};
+use testkit::pipe::Pipe;
 use testkit::scratch::Scratch;
 use testkit::{build, until};
 
 fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| build::example("watchdog").unwrap_or_else(|error| panic!("{error}")))
-}
-
-/// The reading end of the pipe.
-struct Hardware {
-    path: PathBuf,
-    pipe: File,
-    /// Every byte so far.
-    bytes: Vec<u8>,
-    is_closed: bool,
-}
-
-impl Hardware {
-    fn new(scratch: &Scratch) -> Self {
-        let path = scratch.join("watchdog");
-        mknodat(CWD, &path, FileType::Fifo, Mode::RWXU, 0).expect("a pipe");
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let pipe = open(&path, flags, Mode::empty()).expect("a pipe");
-        Self { path, pipe: pipe.into(), bytes: Vec::new(), is_closed: true }
-    }
-
-    /// Reads what was written; `is_closed` then says whether no process has it open.
-    fn look(&mut self) -> usize {
-        loop {
-            let mut bytes = [0; 256];
-            match self.pipe.read(&mut bytes) {
-                Ok(0) => self.is_closed = true,
-                Ok(count) => {
-                    self.bytes.extend_from_slice(&bytes[..count]);
-                    continue;
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.is_closed = false,
-                Err(error) => panic!("{error}"),
-            }
-            return self.bytes.len();
-        }
-    }
-
-    /// Waits for pings, and that the pipe was not closed meanwhile.
-    #[track_caller]
-    fn wait_for(&mut self, pings: usize) {
-        let before = self.look();
-        until("pings", || {
-            let now = self.look();
-            assert!(!self.is_closed || now == 0, "the device was closed");
-            now >= before + pings
-        });
-    }
 }
 
 /// A feeder with the state file of the test; `device` is what it can open by itself.
@@ -104,7 +53,7 @@ fn pings(daemon: &Daemon) -> usize {
 #[test]
 fn the_device_is_open_and_fed_through_a_handoff_and_released_at_the_end() {
     let scratch = Scratch::new();
-    let mut hardware = Hardware::new(&scratch);
+    let mut hardware = Pipe::new(&scratch);
     let mut first = start(&mut feeder(&scratch, "first", &hardware.path, &[]), &scratch, "first");
     hardware.wait_for(2);
     assert_eq!(status(&first.socket, "device"), "running");
@@ -122,7 +71,7 @@ fn the_device_is_open_and_fed_through_a_handoff_and_released_at_the_end() {
 #[test]
 fn every_ping_is_in_the_state_that_travels() {
     let scratch = Scratch::new();
-    let mut hardware = Hardware::new(&scratch);
+    let mut hardware = Pipe::new(&scratch);
     let first = start(&mut feeder(&scratch, "first", &hardware.path, &[]), &scratch, "first");
     hardware.wait_for(2);
     let before = pings(&first);
@@ -139,7 +88,7 @@ fn a_device_that_is_missing_is_waited_for_while_clients_are_served() {
     let daemon = start(&mut feeder(&scratch, "sock", &path, &[]), &scratch, "sock");
     daemon.wait_for("cannot use the device: No such file or directory");
     assert_eq!(status(&daemon.socket, "device"), "failing");
-    let mut hardware = Hardware::new(&scratch);
+    let mut hardware = Pipe::new(&scratch);
     hardware.wait_for(1);
     assert_eq!(status(&daemon.socket, "device"), "running");
 }
@@ -147,13 +96,13 @@ fn a_device_that_is_missing_is_waited_for_while_clients_are_served() {
 #[test]
 fn a_device_that_fails_is_closed_and_opened_again() {
     let scratch = Scratch::new();
-    let mut hardware = Hardware::new(&scratch);
+    let mut hardware = Pipe::new(&scratch);
     let daemon = start(&mut feeder(&scratch, "sock", &hardware.path, &[]), &scratch, "sock");
     hardware.wait_for(1);
     std::fs::remove_file(&hardware.path).expect("a pipe");
     drop(hardware);
     daemon.wait_for("cannot use the device: Broken pipe");
-    let mut hardware = Hardware::new(&scratch);
+    let mut hardware = Pipe::new(&scratch);
     hardware.wait_for(1);
     assert_eq!(status(&daemon.socket, "device"), "running");
 }
@@ -161,7 +110,7 @@ fn a_device_that_fails_is_closed_and_opened_again() {
 #[test]
 fn a_successor_that_dies_after_the_commit_gives_the_device_back() {
     let scratch = Scratch::new();
-    let mut hardware = Hardware::new(&scratch);
+    let mut hardware = Pipe::new(&scratch);
     let first = start(&mut feeder(&scratch, "first", &hardware.path, &[]), &scratch, "first");
     hardware.wait_for(1);
     let mut dying = Client::connect(&first.socket);
@@ -182,7 +131,7 @@ fn a_successor_that_dies_after_the_commit_gives_the_device_back() {
 #[test]
 fn a_service_without_a_legacy_program_knows_no_line_of_one() {
     let scratch = Scratch::new();
-    let hardware = Hardware::new(&scratch);
+    let hardware = Pipe::new(&scratch);
     let daemon = start(&mut feeder(&scratch, "sock", &hardware.path, &[]), &scratch, "sock");
     let mut client = Client::connect(&daemon.socket);
     for line in ["", "pass_state_and_terminate", "get_counter_and_terminate"] {
@@ -236,7 +185,7 @@ impl Store {
 #[test]
 fn a_device_of_a_killed_owner_comes_back_from_the_store_of_pid_1() {
     let scratch = Scratch::new();
-    let mut hardware = Hardware::new(&scratch);
+    let mut hardware = Pipe::new(&scratch);
     let mut store = Store::new(&scratch);
     let mut command = feeder(&scratch, "sock", &hardware.path, &[]);
     let daemon = start(command.env("NOTIFY_SOCKET", &store.path), &scratch, "sock");
@@ -289,7 +238,7 @@ fn the_unit_is_ready_only_once_the_device_works() {
         store.said.contains("; device: No such file or directory")
     });
     assert!(!store.said.contains("READY=1"), "{}", store.said);
-    let mut hardware = Hardware::new(&scratch);
+    let mut hardware = Pipe::new(&scratch);
     hardware.wait_for(1);
     until("ready", || {
         store.read();

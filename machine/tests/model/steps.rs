@@ -520,8 +520,9 @@ impl World {
         }
         let process = self.process_mut(who);
         (process.counter, process.frozen, process.received) = (Some(record), false, None);
-        let predecessor_leaves = exchange == Exchange::Committed;
-        (process.lent, process.follows) = (false, predecessor_leaves && daemon.bounds.device);
+        process.lent = false;
+        process.follows |= exchange == Exchange::Committed && daemon.bounds.device;
+        let predecessor_leaves = process.follows;
         self.device(who, device::Event::Owned { origin, predecessor_leaves }, daemon);
     }
 

@@ -12,6 +12,7 @@
 //! | [`load`] | clients at work, and the replies that each received |
 //! | [`judge`], [`order`], [`record`] | whether replies, log and state file fit one undisturbed counter |
 //! | [`patches`] | faults, and copies of the sources to plant them in |
+//! | [`pipe`] | in the place of a device, to see whether it is open and fed |
 //! | [`victim`] | a process to kill or stop at any time |
 //! | [`random`] | numbers that follow from a seed |
 //! | [`scratch`] | a directory that is removed with its test |
@@ -30,6 +31,7 @@ pub mod line;
 pub mod load;
 pub mod order;
 pub mod patches;
+pub mod pipe;
 pub mod random;
 pub mod record;
 pub mod scratch;

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Faults at each arrow of the exchange, for a service with hardware.
+//!
+//! The device is opened once for each time that all its holders died: the log has a line for each
+//! opening. Whatever happens, the last owner uses it, and releases it at its end.
+
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::proxy::{Arrow, Moment, Onlooker, Proxy};
+use crate::service::example;
+use crate::trial::Side;
+use testkit::client::status;
+use testkit::daemon::{Daemon, STILL, detach};
+use testkit::pipe::Pipe;
+use testkit::scratch::Scratch;
+use testkit::until;
+use testkit::victim::Victim;
+
+/// How many tries are made at once. A try waits most of its time for pings.
+const AT_ONCE: usize = 6;
+
+/// Within the time limit of an offer, and longer than it.
+const STOPS: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(1200)];
+
+/// One try: the process that is hit, when, and for how long it is stopped; `None` kills it.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    side: Side,
+    arrow: Arrow,
+    moment: Moment,
+    stop: Option<Duration>,
+}
+
+impl Plan {
+    /// How often the device may be opened.
+    fn openings(self) -> RangeInclusive<usize> {
+        match (self.stop, self.side, (self.arrow, self.moment)) {
+            (Some(_), ..) => 1..=1,
+            (None, Side::Predecessor, (Arrow::Handoff, Moment::Before)) => 2..=2,
+            // It may have sent all of the offer before it died.
+            (None, Side::Predecessor, (Arrow::Handoff | Arrow::State, _))
+            | (None, Side::Predecessor, (Arrow::End, Moment::Before)) => 1..=2,
+            (None, Side::Predecessor, _) => 1..=1,
+            // The predecessor may have left.
+            (None, Side::Successor, (Arrow::Done, _)) => 1..=2,
+            (None, Side::Successor, _) => 1..=1,
+        }
+    }
+}
+
+#[test]
+fn a_device_is_opened_again_only_if_all_its_holders_died() {
+    let mut plans = Vec::new();
+    for side in [Side::Predecessor, Side::Successor] {
+        for arrow in Arrow::ALL {
+            for moment in [Moment::Before, Moment::After] {
+                for stop in [None, Some(STOPS[0]), Some(STOPS[1])] {
+                    plans.push(Plan { side, arrow, moment, stop });
+                }
+            }
+        }
+    }
+    let next = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some(plan) = plans.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    make(*plan);
+                }
+            });
+        }
+    });
+}
+
+fn make(plan: Plan) {
+    let scratch = Scratch::new();
+    let mut pipe = Pipe::new(&scratch);
+    let mut predecessor = feeder(&scratch, &pipe, "predecessor", None);
+    pipe.wait_for(1);
+    let victim = Arc::new(OnceLock::new());
+    if plan.side == Side::Predecessor {
+        aim(&victim, &predecessor);
+    }
+    let proxy = Proxy::between(scratch.join("proxy"), &predecessor.socket, onlooker(plan, &victim));
+    let mut successors = vec![feeder(&scratch, &pipe, "successor", Some(proxy.path()))];
+    if plan.side == Side::Successor {
+        aim(&victim, &successors[0]);
+        if plan.stop.is_none() {
+            until("the kill", || !successors[0].is_running());
+            successors.push(feeder(&scratch, &pipe, "next", Some(&predecessor.socket)));
+        }
+    }
+    until("one owner", || !predecessor.is_running());
+    let last = successors.last().expect("one");
+    last.wait_for("=> serving");
+    until("a device in use", || status(&last.socket, "device") == "running");
+    pipe.wait_while_open(2);
+
+    let last = successors.last_mut().expect("one");
+    last.signal(Signal::TERM);
+    assert!(last.ended().0.success(), "{plan:?}");
+    pipe.look();
+    assert!(pipe.is_closed && pipe.bytes.ends_with(b"V"), "{plan:?}: it is not released");
+    let logs = std::iter::once(&predecessor).chain(&successors).map(Daemon::messages);
+    let openings = logs.flatten().filter(|line| line == "Opened the device").count();
+    assert!(plan.openings().contains(&openings), "{plan:?}: it was opened {openings} times");
+}
+
+/// Starts the example. It serves a socket of this name, and adopts the state from `predecessor`.
+fn feeder(scratch: &Scratch, pipe: &Pipe, name: &str, predecessor: Option<&Path>) -> Daemon {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    let mut command = Command::new(PROGRAM.get_or_init(|| example("watchdog")));
+    detach(&mut command);
+    let socket = scratch.join(name);
+    command.arg("--server-socket-path").arg(&socket).args(STILL).env("WATCHDOG", &pipe.path);
+    command.arg("--state-file").arg(scratch.join("state"));
+    if let Some(predecessor) = predecessor {
+        command.arg("--client-socket-path").arg(predecessor);
+    }
+    let mut daemon = Daemon::spawn(&mut command);
+    daemon.socket = socket;
+    daemon
+}
+
+fn aim(victim: &OnceLock<Victim>, daemon: &Daemon) {
+    assert!(victim.set(Victim::new(daemon.pid())).is_ok(), "one victim a try");
+}
+
+/// Injects the fault at its arrow, once.
+fn onlooker(plan: Plan, victim: &Arc<OnceLock<Victim>>) -> Onlooker {
+    let (victim, mut is_over) = (Arc::clone(victim), false);
+    Box::new(move |arrow, moment| {
+        if is_over || (arrow, moment) != (plan.arrow, plan.moment) {
+            return;
+        }
+        is_over = true;
+        until("a victim", || victim.get().is_some());
+        let victim = victim.get().expect("just seen").clone();
+        let Some(duration) = plan.stop else { return victim.kill() };
+        victim.stop();
+        thread::spawn(move || {
+            thread::sleep(duration);
+            victim.resume();
+        });
+    })
+}
