@@ -8,7 +8,7 @@ mod probe;
 use crate::cache::{self, Inputs, SOURCE};
 use crate::older::Older;
 use crate::package;
-use crate::tools::output;
+use crate::tools::{output, read};
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -234,10 +234,6 @@ fn compressed(file: &Path) -> Result<usize, String> {
     const SIZE: &str = r#"gzip --stdout "$1" | wc --bytes"#;
     let bytes = output("gzip", Command::new("sh").args(["-euc", SIZE, "sh"]).arg(file))?;
     bytes.trim().parse().map_err(|error| format!("wc said {bytes:?}: {error}"))
-}
-
-fn read(path: &Path) -> Vec<u8> {
-    fs::read(path).unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()))
 }
 
 /// Makes a file system of a tree, with owners, modes and attributes.

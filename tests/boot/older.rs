@@ -8,7 +8,7 @@
 use crate::cache::{self, Inputs, SOURCE};
 use crate::guest::copy;
 use crate::package::{QUICK, release_binary};
-use crate::tools::output;
+use crate::tools::{output, read};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -79,8 +79,7 @@ impl Older {
     }
 
     fn read(&self, file: &str) -> Vec<u8> {
-        let path = self.0.join(file);
-        fs::read(&path).unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()))
+        read(&self.0.join(file))
     }
 }
 

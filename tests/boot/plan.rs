@@ -15,7 +15,6 @@ use crate::rows::Table;
 use crate::tools;
 use std::collections::VecDeque;
 use std::fmt::Write;
-use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -144,8 +143,7 @@ impl Plan {
             setting.over_disk.push(((*path).to_owned(), contents.clone()));
         }
         if !self.clients.is_empty() {
-            let probe = fs::read(image.tree().join("usr/bin/boot-probe"));
-            let probe = probe.expect("the image was built with the probe");
+            let probe = tools::read(&image.tree().join("usr/bin/boot-probe"));
             setting.over_initrd.push(("/usr/bin/boot-probe".to_owned(), probe));
         }
         for client in self.clients {
@@ -172,8 +170,7 @@ fn in_guest(name: &str) -> PathBuf {
 }
 
 fn from_guest(name: &str) -> Vec<u8> {
-    let local = in_guest(name);
-    fs::read(&local).unwrap_or_else(|error| panic!("cannot read {}: {error}", local.display()))
+    tools::read(&in_guest(name))
 }
 
 /// The verdict of one row on one guest.

@@ -3,6 +3,8 @@
 //!
 //! A missing tool is a failure that names it, never a skipped test.
 
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 /// Every program, with its Debian package.
@@ -52,6 +54,11 @@ pub(crate) fn require_all() {
 fn is_there(name: &str) -> bool {
     std::env::var_os("PATH")
         .is_some_and(|paths| std::env::split_paths(&paths).any(|path| path.join(name).is_file()))
+}
+
+/// The contents of a file that must be there.
+pub(crate) fn read(path: &Path) -> Vec<u8> {
+    fs::read(path).unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()))
 }
 
 /// Runs `command` to its end and returns what it wrote to standard output.

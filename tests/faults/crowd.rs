@@ -21,8 +21,16 @@ const AT_ONCE: usize = 6;
 /// The result of a plan.
 pub(crate) type Result = std::result::Result<Outcome, Vec<String>>;
 
-/// Makes every try, in any order.
+/// Makes every try of a handoff under load.
 pub(crate) fn make_all(plans: &[Plan]) -> Vec<Result> {
+    all_of(plans, |plan| make(plan).map_err(|wrong| each(&wrong)))
+}
+
+/// Makes every try, in any order; a panic fails its try.
+pub(crate) fn all_of<P: Sync, T: Send>(
+    plans: &[P],
+    make: impl Fn(&P) -> std::result::Result<T, Vec<String>> + Sync,
+) -> Vec<std::result::Result<T, Vec<String>>> {
     let (next, results) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
     thread::scope(|scope| {
         for _ in 0..AT_ONCE {
@@ -31,7 +39,6 @@ pub(crate) fn make_all(plans: &[Plan]) -> Vec<Result> {
                     let number = next.fetch_add(1, Ordering::Relaxed);
                     let Some(plan) = plans.get(number) else { return };
                     let result = catch_unwind(AssertUnwindSafe(|| make(plan)))
-                        .map(|judged| judged.map_err(|wrong| each(&wrong)))
                         .unwrap_or_else(|panic| Err(vec![words(&*panic)]));
                     results.lock().expect("no panic").insert(number, result);
                 }

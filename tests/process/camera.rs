@@ -29,10 +29,7 @@ pub(crate) fn camera(scratch: &Scratch, socket: &str, options: &[&str]) -> Daemo
     detach(&mut command);
     command.arg("--server-socket-path").arg(scratch.join(socket)).args(options);
     command.arg("--state-file").arg(state_file(scratch));
-    let mut daemon = Daemon::spawn(&mut command);
-    daemon.socket = scratch.join(socket);
-    daemon.wait_for("Listening on UNIX socket");
-    daemon
+    Daemon::listen_at(&mut command, scratch.join(socket))
 }
 
 fn successor(scratch: &Scratch, socket: &str, predecessor: &Path) -> Daemon {

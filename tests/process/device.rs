@@ -1,23 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Device: the watchdog of `examples/watchdog`, with a [`Pipe`] in the place of the hardware.
 
-use std::io::IoSliceMut;
-use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::Signal;
 
+use crate::manager::Manager;
 use crate::stage::state_file;
+use testkit::build;
 use testkit::client::{Client, status};
 use testkit::daemon::{Daemon, STILL, detach};
 use testkit::pipe::Pipe;
 use testkit::scratch::Scratch;
-use testkit::{build, until};
 
 fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
@@ -34,10 +30,7 @@ fn feeder(scratch: &Scratch, socket: &str, device: &Path, options: &[&str]) -> C
 }
 
 fn start(command: &mut Command, scratch: &Scratch, socket: &str) -> Daemon {
-    let mut daemon = Daemon::spawn(command);
-    daemon.socket = scratch.join(socket);
-    daemon.wait_for("Listening on UNIX socket");
-    daemon
+    Daemon::listen_at(command, scratch.join(socket))
 }
 
 /// A successor that cannot open the device itself.
@@ -140,60 +133,15 @@ fn a_service_without_a_legacy_program_knows_no_line_of_one() {
     }
 }
 
-/// A socket in PID 1's place, which keeps what is sent to it.
-struct Store {
-    socket: UnixDatagram,
-    path: PathBuf,
-    stored: Vec<OwnedFd>,
-    said: String,
-}
-
-impl Store {
-    fn new(scratch: &Scratch) -> Self {
-        let path = scratch.join("notify");
-        let socket = UnixDatagram::bind(&path).expect("a socket");
-        socket.set_nonblocking(true).expect("our own socket");
-        Self { socket, path, stored: Vec::new(), said: String::new() }
-    }
-
-    /// Reads all notifications; the descriptors are kept until they are removed.
-    fn read(&mut self) {
-        loop {
-            let mut bytes = [0; 1024];
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
-            let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-            let mut pieces = [IoSliceMut::new(&mut bytes)];
-            let Ok(message) =
-                recvmsg(&self.socket, &mut pieces, &mut ancillary, RecvFlags::CMSG_CLOEXEC)
-            else {
-                return;
-            };
-            for message in ancillary.drain() {
-                if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-                    self.stored.extend(descriptors);
-                }
-            }
-            let text = String::from_utf8_lossy(&bytes[..message.bytes]).into_owned();
-            if text.contains("FDSTOREREMOVE=1") {
-                self.stored.clear();
-            }
-            self.said += &format!("{text}\n\n");
-        }
-    }
-}
-
 #[test]
 fn a_device_of_a_killed_owner_comes_back_from_the_store_of_pid_1() {
     let scratch = Scratch::new();
     let mut hardware = Pipe::new(&scratch);
-    let mut store = Store::new(&scratch);
+    let mut manager = Manager::new(&scratch);
     let mut command = feeder(&scratch, "sock", &hardware.path, &[]);
-    let daemon = start(command.env("NOTIFY_SOCKET", &store.path), &scratch, "sock");
-    until("a stored device", || {
-        store.read();
-        !store.stored.is_empty()
-    });
-    assert!(store.said.contains("FDSTORE=1\nFDPOLL=0\nFDNAME=watchdog\n"), "{}", store.said);
+    let daemon = start(command.env("NOTIFY_SOCKET", &manager.path), &scratch, "sock");
+    let stores = ["FDSTORE=1", "FDPOLL=0", "FDNAME=watchdog"];
+    manager.wait_until("stored device", |said| said.windows(3).any(|lines| lines == stores));
     hardware.wait_for(1);
     daemon.signal(Signal::KILL);
     drop(daemon);
@@ -208,18 +156,19 @@ fn a_device_of_a_killed_owner_comes_back_from_the_store_of_pid_1() {
     shell.args(["-c", script]).arg(program());
     shell.arg("--server-socket-path").arg(scratch.join("sock")).args(STILL);
     shell.arg("--state-file").arg(state_file(&scratch)).env("WATCHDOG", "/nowhere");
-    let passed = store.stored.pop().expect("the device");
-    shell.stdin(Stdio::from(passed)).env("NOTIFY_SOCKET", &store.path);
+    let passed = manager.stored.pop().expect("the device");
+    shell.stdin(Stdio::from(passed)).env("NOTIFY_SOCKET", &manager.path);
     let mut next = start(&mut shell, &scratch, "sock");
     drop(shell);
     hardware.wait_for(2);
     assert_eq!(status(&next.socket, "device"), "running");
-    store.read();
     next.signal(Signal::TERM);
     assert!(next.ended().0.success());
-    store.read();
-    let (_, end) = store.said.rsplit_once("READY=1").expect("it was ready");
-    assert!(end.contains("FDSTOREREMOVE=1\nFDNAME=watchdog\n"), "{end}");
+    manager.read_waiting();
+    let end = manager.said.rsplit(|line| line == "READY=1").next().expect("the last lines");
+    assert!(end.len() < manager.said.len(), "it was never ready");
+    let removes = ["FDSTOREREMOVE=1", "FDNAME=watchdog"];
+    assert!(end.windows(2).any(|lines| lines == removes), "{end:?}");
     hardware.look();
     assert!(hardware.is_closed && hardware.bytes.ends_with(b"V"), "{:?}", hardware.bytes);
 }
@@ -227,21 +176,17 @@ fn a_device_of_a_killed_owner_comes_back_from_the_store_of_pid_1() {
 #[test]
 fn the_unit_is_ready_only_once_the_device_works() {
     let scratch = Scratch::new();
-    let mut store = Store::new(&scratch);
+    let mut manager = Manager::new(&scratch);
     let path = scratch.join("watchdog");
     let mut command = feeder(&scratch, "sock", &path, &[]);
-    let daemon = start(command.env("NOTIFY_SOCKET", &store.path), &scratch, "sock");
+    let daemon = start(command.env("NOTIFY_SOCKET", &manager.path), &scratch, "sock");
     daemon.wait_for("cannot use the device");
     assert_eq!(status(&daemon.socket, "phase"), "serving");
-    until("a sentence", || {
-        store.read();
-        store.said.contains("; device: No such file or directory")
+    manager.wait_until("sentence", |said| {
+        said.iter().any(|line| line.contains("; device: No such file or directory"))
     });
-    assert!(!store.said.contains("READY=1"), "{}", store.said);
+    assert!(!manager.said.iter().any(|line| line == "READY=1"), "{:?}", manager.said);
     let mut hardware = Pipe::new(&scratch);
     hardware.wait_for(1);
-    until("ready", || {
-        store.read();
-        store.said.contains("READY=1")
-    });
+    manager.wait_for("READY=1");
 }

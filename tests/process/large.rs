@@ -29,10 +29,7 @@ fn notes(scratch: &Scratch, socket: &str, options: &[&str]) -> Daemon {
     detach(&mut command);
     command.arg("--server-socket-path").arg(scratch.join(socket)).args(STILL).args(options);
     command.arg("--state-file").arg(state_file(scratch));
-    let mut daemon = Daemon::spawn(&mut command);
-    daemon.socket = scratch.join(socket);
-    daemon.wait_for("Listening on UNIX socket");
-    daemon
+    Daemon::listen_at(&mut command, scratch.join(socket))
 }
 
 /// Writes other notes; returns those before.

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Manager: a socket in PID 1's place that receives the daemon's notifications (sd_notify(3)).
 
-use std::io::ErrorKind;
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use rustix::io::Errno;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use testkit::LIMIT;
 use testkit::scratch::Scratch;
 
@@ -14,6 +18,8 @@ pub(crate) struct Manager {
     socket: UnixDatagram,
     pub(crate) path: PathBuf,
     pub(crate) said: Vec<String>,
+    /// The descriptors that the daemon had stored and not removed.
+    pub(crate) stored: Vec<OwnedFd>,
 }
 
 impl Manager {
@@ -21,7 +27,7 @@ impl Manager {
         let path = scratch.join("notify");
         let socket = UnixDatagram::bind(&path).expect("a socket");
         socket.set_read_timeout(Some(LIMIT)).expect("not zero");
-        Self { socket, path, said: Vec::new() }
+        Self { socket, path, said: Vec::new(), stored: Vec::new() }
     }
 
     /// Reads until the daemon has sent `what`.
@@ -33,26 +39,40 @@ impl Manager {
     /// Reads until `look` accepts the lines received.
     #[track_caller]
     pub(crate) fn wait_until(&mut self, what: &str, look: impl Fn(&[String]) -> bool) {
-        let mut message = [0; 1024];
         let start = Instant::now();
         while !look(&self.said) {
             assert!(start.elapsed() < LIMIT, "no {what} in {:?}", self.said);
-            let count = match self.socket.recv(&mut message) {
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            match self.receive() {
+                Err(Errno::INTR) | Ok(()) => {}
                 Err(error) => panic!("no {what} in {:?}: {error}", self.said),
-                Ok(count) => count,
-            };
-            let message = String::from_utf8_lossy(&message[..count]).into_owned();
-            self.said.extend(message.lines().map(str::to_owned));
+            }
         }
     }
+
     /// Reads everything that has arrived.
     pub(crate) fn read_waiting(&mut self) {
         self.socket.set_nonblocking(true).expect("our own socket");
-        let mut message = [0; 1024];
-        while let Ok(count) = self.socket.recv(&mut message) {
-            let message = String::from_utf8_lossy(&message[..count]).into_owned();
-            self.said.extend(message.lines().map(str::to_owned));
+        while self.receive().is_ok() {}
+    }
+
+    /// Reads one notification, and stores its descriptors.
+    fn receive(&mut self) -> Result<(), Errno> {
+        let mut bytes = [0; 1024];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let mut pieces = [IoSliceMut::new(&mut bytes)];
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let count = recvmsg(&self.socket, &mut pieces, &mut ancillary, flags)?.bytes;
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                self.stored.extend(descriptors);
+            }
         }
+        let message = String::from_utf8_lossy(&bytes[..count]).into_owned();
+        if message.contains("FDSTOREREMOVE=1") {
+            self.stored.clear();
+        }
+        self.said.extend(message.lines().map(str::to_owned));
+        Ok(())
     }
 }

@@ -86,9 +86,7 @@ fn start(scratch: &Scratch, service: &str, name: &str, options: &[&str]) -> Daem
     detach(&mut command);
     command.arg("--server-socket-path").arg(scratch.join(name)).args(options);
     command.arg("--state-file").arg(scratch.join(format!("{name}.state")));
-    let mut daemon = Daemon::spawn(&mut command);
-    daemon.socket = scratch.join(name);
-    daemon
+    Daemon::spawn_at(&mut command, scratch.join(name))
 }
 
 #[test]

@@ -22,9 +22,6 @@ impl State for Door {
     const MAX_FIELDS: usize = 27;
     const MAX_REPLY: usize = 20;
 
-    fn parse(reply: &[u8]) -> Option<Self> {
-        number(reply).map(Self)
-    }
     fn read(fields: Fields<'_>) -> Result<Self, MissingField> {
         fields.number("opened").map(Self)
     }
@@ -33,9 +30,6 @@ impl State for Door {
     }
     fn command(line: &[u8]) -> Result<u64, &'static str> {
         number(line).ok_or(Self::EXPECTED)
-    }
-    fn is_change(_: &u64) -> bool {
-        true
     }
     fn apply(&mut self, command: u64) -> u64 {
         std::mem::replace(&mut self.0, command)
@@ -54,20 +48,8 @@ impl Service for Door {
     const ABOUT: &'static str = "Counts how often a door is opened.";
     const WHAT: &'static str = "door";
 
-    fn write_tick(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
-    }
     fn fields(&self) -> impl IntoIterator<Item = (&'static str, u64)> {
         [("OPENED", self.0)]
-    }
-    fn write_change(&self, _: &Self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
-    }
-    fn write_last(&self, ticks: u64, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{ticks} ticks")
-    }
-    fn write_last_before_change(&self, ticks: u64, _: u64, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{ticks} ticks")
     }
 }
 

@@ -43,16 +43,10 @@ impl State for Notes {
     type Reply = Self;
 
     const NAME: &'static str = "notes";
-    const HAND_OVER: &'static str = "get_notes_and_terminate";
     const EXPECTED: &'static str = "a letter and a number";
-    const MAX_EXPECTED: usize = Self::EXPECTED.len();
     const MAX_FIELDS: usize = "text=".len() + 3900;
     const MAX_REPLY: usize = "a 3900".len();
 
-    fn parse(reply: &[u8]) -> Option<Self> {
-        let (letter, count) = reply.split_first()?;
-        Self::new(*letter, number(count.strip_prefix(b" ")?)?)
-    }
     fn read(fields: Fields<'_>) -> Result<Self, MissingField> {
         let text = fields.get("text").unwrap_or_default();
         let letter = text.first().copied().unwrap_or_default();
@@ -65,10 +59,11 @@ impl State for Notes {
         (0..self.count).try_for_each(|_| write!(f, "{}", char::from(self.letter)))
     }
     fn command(line: &[u8]) -> Result<Write, &'static str> {
-        Self::parse(line).map(Write).ok_or(Self::EXPECTED)
-    }
-    fn is_change(_: &Write) -> bool {
-        true
+        let notes = || {
+            let (letter, count) = line.split_first()?;
+            Self::new(*letter, number(count.strip_prefix(b" ")?)?)
+        };
+        notes().map(Write).ok_or(Self::EXPECTED)
     }
     fn apply(&mut self, Write(notes): Write) -> Self {
         std::mem::replace(self, notes)
@@ -91,22 +86,6 @@ impl Display for Write {
 impl Service for Notes {
     const ABOUT: &'static str = "Keeps one letter many times.";
     const WHAT: &'static str = "notes";
-
-    fn write_tick(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        self.fmt(f)
-    }
-    fn fields(&self) -> impl IntoIterator<Item = (&'static str, u64)> {
-        [("COUNT", self.count)]
-    }
-    fn write_change(&self, previous: &Self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{self} instead of {previous}")
-    }
-    fn write_last(&self, ticks: u64, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{ticks} ticks")
-    }
-    fn write_last_before_change(&self, ticks: u64, _: u64, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{ticks} ticks")
-    }
 }
 
 early_service::main!(Notes);

@@ -80,11 +80,8 @@ impl Daemon {
 
     /// Starts the program on `socket`.
     pub fn start(socket: impl AsRef<Path>, options: &[&str]) -> Self {
-        let socket = socket.as_ref();
-        let mut daemon =
-            Self::spawn(program().arg("--server-socket-path").arg(socket).args(options));
-        daemon.socket = socket.to_owned();
-        daemon
+        let socket = socket.as_ref().to_owned();
+        Self::spawn_at(program().arg("--server-socket-path").arg(&socket).args(options), socket)
     }
 
     /// Starts a command and reads its standard error.
@@ -93,6 +90,21 @@ impl Daemon {
         let log = Arc::clone(&daemon.log);
         let stderr = daemon.child.stderr.take().expect("a pipe");
         thread::spawn(move || log.read(stderr));
+        daemon
+    }
+
+    /// Starts a command that serves `socket`.
+    pub fn spawn_at(command: &mut Command, socket: PathBuf) -> Self {
+        let mut daemon = Self::spawn(command);
+        daemon.socket = socket;
+        daemon
+    }
+
+    /// The same, and waits until clients can connect.
+    #[track_caller]
+    pub fn listen_at(command: &mut Command, socket: PathBuf) -> Self {
+        let daemon = Self::spawn_at(command, socket);
+        daemon.wait_for("Listening on UNIX socket");
         daemon
     }
 
