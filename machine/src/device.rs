@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Device: who may open, use and close the hardware of a service.
+//! Device: when a process may open, use and close the hardware of a service.
 //!
 //! A device travels as open descriptors, its *luggage*. Copies of them are sent to the successor
 //! with the offer, and to PID 1's file descriptor store (`FDSTORE=1` in sd_notify(3)), which

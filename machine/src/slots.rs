@@ -158,15 +158,10 @@ mod tests {
         type Reply = counter::Reply;
 
         const NAME: &'static str = "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx";
-        const HAND_OVER: &'static str = Counter::HAND_OVER;
         const EXPECTED: &'static str = Counter::EXPECTED;
-        const MAX_EXPECTED: usize = Counter::MAX_EXPECTED;
         const MAX_FIELDS: usize = N + 2;
         const MAX_REPLY: usize = Counter::MAX_REPLY;
 
-        fn parse(_: &[u8]) -> Option<Self> {
-            None
-        }
         fn read(fields: Fields<'_>) -> Result<Self, MissingField> {
             let text = fields.get("t").and_then(|text| text.try_into().ok());
             text.map(Self).ok_or(MissingField("t"))
@@ -176,9 +171,6 @@ mod tests {
         }
         fn command(line: &[u8]) -> Result<Self::Command, &'static str> {
             Counter::command(line)
-        }
-        fn is_change(command: &Self::Command) -> bool {
-            Counter::is_change(command)
         }
         fn apply(&mut self, command: Self::Command) -> Self::Reply {
             Counter::default().apply(command)

@@ -45,6 +45,9 @@ use crate::wire::manifest::{Manifest, Name};
 /// The reply to a process that may not receive the state.
 pub const DENIED: &str = "Permission denied";
 
+/// The reply to a successor while another process adopts the state.
+pub const BUSY: &str = "busy";
+
 /// The description of one client; its bytes follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Client {
@@ -130,7 +133,7 @@ impl<'a, S: State> Message<'a, S> {
             b"done" => return Ok(Self::Done),
             b"logged" => return Ok(Self::Logged),
             b"abort" => return Ok(Self::Abort(b"")),
-            b"busy" => return Ok(Self::Busy),
+            busy if busy == BUSY.as_bytes() => return Ok(Self::Busy),
             denied if denied == DENIED.as_bytes() => return Ok(Self::Denied),
             _ => {}
         }
@@ -177,7 +180,7 @@ impl<S: State> fmt::Display for Message<'_, S> {
                 let room = MAX_SHORT_LINE.saturating_sub(ABORT.len());
                 write!(f, "{ABORT}{}", Printable::fitting(reason, room))
             }
-            Self::Busy => f.write_str("busy"),
+            Self::Busy => f.write_str(BUSY),
             Self::Denied => f.write_str(DENIED),
         }
     }

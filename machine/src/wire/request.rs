@@ -21,7 +21,7 @@ use crate::bounds::{MAX_COMMAND_LINE, MAX_NAME, MAX_NAMED};
 use crate::state::State;
 use crate::wire::fields::number;
 use crate::wire::legacy::Legacy;
-use crate::wire::service::{DEFAULT, ServiceField};
+use crate::wire::service::{DEFAULT, KEY, ServiceField};
 
 /// The version of the handoff that this release speaks.
 pub const VERSION: u64 = 1;
@@ -77,7 +77,7 @@ impl Accepts<'_> {
     const fn length(self) -> usize {
         match self.0.len() {
             0 => 0,
-            length => length.saturating_add(ACCEPTS.len()).saturating_add(1),
+            length => length.saturating_add(ACCEPTS.len()).saturating_add(" =".len()),
         }
     }
 
@@ -88,14 +88,11 @@ impl Accepts<'_> {
     }
 }
 
-/// Precedes the names that the successor accepts.
-const ACCEPTS: &str = "accepts=";
+/// The key of the names that the successor accepts.
+const ACCEPTS: &str = "accepts";
 
 /// A path may contain spaces, so it is the last field and ends with the line.
 const LISTENER: &str = " listener=";
-
-/// Precedes the name of the service.
-const SERVICE: &str = "service=";
 
 /// The bytes for the names, their key and the path in a request of the service.
 const fn room<S: State>() -> usize {
@@ -128,14 +125,12 @@ impl<'a> Request<'a> {
             Some((fields, path)) => (fields, Some(path)),
             None => (rest, None),
         };
-        let find = |key: &str| fields.split(' ').find_map(|field| field.strip_prefix(key));
+        let find = |key: &str| {
+            fields.split(' ').find_map(|field| field.strip_prefix(key)?.strip_prefix('='))
+        };
         let accepts = Accepts(find(ACCEPTS).unwrap_or_default());
-        Some(Self::Handoff {
-            version,
-            service: find(SERVICE).unwrap_or(DEFAULT),
-            accepts,
-            listener,
-        })
+        let service = find(KEY).unwrap_or(DEFAULT);
+        Some(Self::Handoff { version, service, accepts, listener })
     }
 
     /// The line of the request, without its end.
@@ -156,7 +151,7 @@ impl<S: State> fmt::Display for Line<'_, S> {
             Request::Handoff { version, service, accepts, listener } => {
                 write!(f, "handoff {version}{}", ServiceField(service))?;
                 if !accepts.0.is_empty() {
-                    write!(f, " {ACCEPTS}{}", accepts.0)?;
+                    write!(f, " {ACCEPTS}={}", accepts.0)?;
                 }
                 listener.map_or(Ok(()), |path| write!(f, "{LISTENER}{path}"))
             }

@@ -149,10 +149,7 @@ impl Record {
 
     /// The state of an owner that starts there.
     pub(crate) fn at(start: Start<Counter>) -> Self {
-        let Counter { next } = match start {
-            Start::Anew(state) => state,
-            Start::After { snapshot, .. } | Start::AfterDeath { snapshot, .. } => snapshot.state,
-        };
+        let Counter { next } = start.state();
         Self { next: (next & 0xff) as u8, set: (next >> 8) as u8 }
     }
 }
