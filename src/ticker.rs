@@ -384,13 +384,10 @@ impl<S: Service> Ticker<S> {
             return;
         };
         let Some(ticking) = &mut self.ticking else { return };
-        let before = ticking.state();
-        let reply = command.map(|command| ticking.apply(command));
-        let state = ticking.state();
-        if command.is_some_and(|command| S::is_change(&command)) {
-            self.before_change.get_or_insert(before);
-            self.unlogged.since_change = 0;
-            self.store(0);
+        let applied = command.map(|command| apply(ticking, &mut self.before_change, command));
+        let (reply, state) = (applied.map(|(reply, _)| reply), ticking.state());
+        if applied.is_some_and(|(_, has_changed)| has_changed) {
+            self.store_change();
         }
         // If there is no room, no future waits for the answers in the mailbox.
         let answer = FromTicker { number, state, reply };
@@ -404,11 +401,8 @@ impl<S: Service> Ticker<S> {
         };
         let mut has_changed = false;
         for command in batch.take_commands() {
-            if S::is_change(&command) {
-                self.before_change.get_or_insert(ticking.state());
-                has_changed = true;
-            }
-            let reply = ticking.apply(command);
+            let (reply, changes) = apply(ticking, &mut self.before_change, command);
+            has_changed |= changes;
             let written = writeln!(batch.replies, "{reply}");
             debug_assert!(written.is_ok(), "the session keeps room for every reply");
         }
@@ -418,10 +412,29 @@ impl<S: Service> Ticker<S> {
             debug_assert!(written.is_ok(), "the session keeps room for every reply");
         }
         if has_changed {
-            self.unlogged.since_change = 0;
-            self.store(0);
+            self.store_change();
         }
     }
+
+    /// Writes the state to its file after commands have changed it.
+    fn store_change(&mut self) {
+        self.unlogged.since_change = 0;
+        self.store(0);
+    }
+}
+
+/// Executes a command, and keeps the state before the first change since the last tick; returns the
+/// reply, and whether the command may have changed the state.
+fn apply<S: Service>(
+    ticking: &mut Ticking<S>,
+    before_change: &mut Option<S>,
+    command: S::Command,
+) -> (S::Reply, bool) {
+    let changes = S::is_change(&command);
+    if changes {
+        before_change.get_or_insert(ticking.state());
+    }
+    (ticking.apply(command), changes)
 }
 
 #[cfg(test)]

@@ -236,8 +236,7 @@ impl<D: Device> Actor<D> {
             Hardware::Luggage(luggage) => Hardware::Device(D::thaw(luggage, &state, clock::now())),
             other => other,
         });
-        self.port.status.set_health(Ok(()));
-        let _ = self.port.status_changed.try_send(());
+        self.port.health(Ok(()));
     }
 
     fn replace(&mut self, change: impl FnOnce(Hardware<D>) -> Hardware<D>) {

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use async_channel::{Receiver, Sender};
 use early_service_machine::schedule::Monotonic;
+use futures_lite::future;
 use smol::Timer;
 
 use crate::messages::{FromTicker, ToTicker, post};
@@ -29,29 +30,29 @@ impl<S: Service> Port<S> {
     /// The change is in the state file when this returns, so it outlives a crash. Clients cannot
     /// give a command that [`State::command`](crate::machine::State::command) does not read.
     pub async fn apply(&self, command: S::Command) -> S::Reply {
-        loop {
-            if let (_, Some(reply)) = self.ask(Some(command)).await {
-                return reply;
-            }
+        match self.ask(Some(command)).await.reply {
+            Some(reply) => reply,
+            // Never: every command has a reply.
+            None => future::pending().await,
         }
     }
 
     /// The state, after all ticks that are due.
     pub async fn state(&self) -> S {
-        self.ask(None).await.0
+        self.ask(None).await.state
     }
 
-    async fn ask(&self, command: Option<S::Command>) -> (S, Option<S::Reply>) {
+    async fn ask(&self, command: Option<S::Command>) -> FromTicker<S> {
         let number = self.asked.get() + 1;
         self.asked.set(number);
         post(&self.ticker, ToTicker::Ask(number, command));
         loop {
             match self.answers.recv().await {
-                Ok(answer) if answer.number == number => return (answer.state, answer.reply),
-                // An answer for a future that was dropped.
+                Ok(answer) if answer.number == number => return answer,
+                // The future that asked for this one was dropped.
                 Ok(_) => {}
                 // The ticker has left, and this future is about to be dropped.
-                Err(_) => std::future::pending().await,
+                Err(_) => future::pending().await,
             }
         }
     }

@@ -42,8 +42,10 @@ impl Protocol {
     }
 
     /// The protocol to try next; `in_place` puts the line that also requests the listener first.
-    pub(crate) const fn next(self, in_place: bool) -> Option<Self> {
+    /// There is none for a service that no legacy program has.
+    pub(crate) const fn next<S: Service>(self, in_place: bool) -> Option<Self> {
         match (self, in_place) {
+            _ if S::HAND_OVER.is_empty() => None,
             (Self::Handoff, true) => Some(Self::Legacy(Legacy::ListenerAndValue)),
             (Self::Handoff, false) => Some(Self::Legacy(Legacy::Value)),
             (Self::Legacy(_), true) => Some(Self::LegacyFallback(Legacy::Value)),

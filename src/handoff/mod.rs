@@ -17,7 +17,7 @@
 //! | [`legacy`] | the lines of the C programs, on both sides |
 //! | [`channel`] | lines and descriptors on one connection |
 //! | [`lock`], [`state_file`] | the lock that makes an owner, and the state for the next one |
-//! | [`authorize`], [`users`] | who may receive the state, and whose state is adopted |
+//! | [`authorize`], [`users`] | the users that may receive the state, and those whose state is adopted |
 //!
 //! Owns the bundle, the state file and the connection to the other process during that time. Never
 //! decides: reports events to the supervisor, and executes its orders. Ends with the process.

@@ -51,15 +51,17 @@ impl<S: Service> Handoff<S> {
                 return false;
             }
         };
-        let start = match self.offering.take() {
-            Some(offering) => self.take_back(&offering, recorded),
+        let Takeover { start, origin } = match self.offering.take() {
+            Some(offering) => {
+                Takeover { start: self.take_back(&offering, recorded), origin: Origin::Recovered }
+            }
             None => self.take_over(recorded),
         };
         let named = std::mem::take(&mut self.bundle.named);
         self.bundle.state = None;
         post(&self.ticker, ToTicker::Load(start, self.bundle.file.take()));
         self.tell_device(ToDevice::Owned {
-            origin: if is_taken_back { Origin::Recovered } else { self.origin() },
+            origin,
             predecessor_leaves: self.leaving.is_some(),
             state: start.state(),
             named,
@@ -92,7 +94,7 @@ impl<S: Service> Handoff<S> {
     }
 
     /// Becomes the owner for the first time, with the predecessor's state or the file's.
-    fn take_over(&mut self, recorded: Option<(Record<S>, bool)>) -> Start<S> {
+    fn take_over(&mut self, recorded: Option<(Record<S>, bool)>) -> Takeover<S> {
         let adoption = self.adoption.take();
         let is_committed = adoption.as_ref().is_some_and(Adoption::is_committed);
         let (mut received, peer) = adoption.map(Adoption::finish).unwrap_or_default();
@@ -100,10 +102,10 @@ impl<S: Service> Handoff<S> {
         let state = received.state.take();
         self.bundle.join(received);
         let recorded = recorded.map(|(record, _)| record);
-        let Takeover { start, origin } = takeover::take_over(recorded, state, is_committed);
+        let takeover = takeover::take_over(recorded, state, is_committed);
         // A process that sent no state may not have been the owner.
         let predecessor = peer.as_ref().filter(|_| state.is_some()).and_then(Peer::pid);
-        if let Start::After { snapshot, unlogged } = start {
+        if let Start::After { snapshot, unlogged } = takeover.start {
             // Stores it before the predecessor leaves, which may have had no file.
             if let Some(file) = &mut self.bundle.file {
                 file.store(snapshot, unlogged);
@@ -111,12 +113,9 @@ impl<S: Service> Handoff<S> {
             self.leaving = peer.map(|peer| Leaving::new(peer, snapshot.state, unlogged));
         }
         let (since, is_kept) = (clock::now(), self.bundle.file.is_some());
+        let origin = takeover.origin;
         self.status.provenance.set(Some(Provenance { origin, predecessor, since, is_kept }));
-        start
-    }
-
-    fn origin(&self) -> Origin {
-        self.status.provenance.get().map_or(Origin::New, |provenance| provenance.origin)
+        takeover
     }
 
     /// Sends everything to the successor; this process remains the owner.

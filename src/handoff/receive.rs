@@ -364,12 +364,12 @@ impl<S: Service> Adoption<S> {
         if protocol.legacy().is_some() {
             self.report.keep_reply(reply);
         }
-        match protocol.next(self.in_place.is_some()) {
-            Some(next) if !S::HAND_OVER.is_empty() => {
+        match protocol.next::<S>(self.in_place.is_some()) {
+            Some(next) => {
                 self.progress = Progress::Pausing(Instant::now(), next);
                 None
             }
-            _ => {
+            None => {
                 self.report.absent_as_replied(
                     &"it supports no way to hand over",
                     has_lock,

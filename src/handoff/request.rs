@@ -4,7 +4,8 @@
 use std::path::PathBuf;
 
 use early_service_machine::State;
-use early_service_machine::wire::legacy::{BUSY, Legacy};
+use early_service_machine::wire::handoff;
+use early_service_machine::wire::legacy::{self, Legacy};
 use early_service_machine::wire::request::{Accepts, Request};
 use early_service_machine::wire::service::OtherService;
 
@@ -45,8 +46,8 @@ impl HandoffRequest {
     /// The line for a peer that must wait, because another process is adopting the state.
     pub(crate) fn busy(&self) -> &'static str {
         match self {
-            Self::Handoff { .. } => "busy",
-            Self::Legacy(_) => BUSY,
+            Self::Handoff { .. } => handoff::BUSY,
+            Self::Legacy(_) => legacy::BUSY,
         }
     }
 }
