@@ -284,7 +284,7 @@ fn commands_during_a_catch_up_wait_and_are_answered_in_order() {
     const ALL: u64 = 20_000_000;
     let scratch = Scratch::new();
     let daemon = later_camera(&scratch, ALL / 1000, &[], &["--timer-delay-ms", "1"]);
-    until("a server", || daemon.socket.exists());
+    daemon.until_it_listens();
     let mut clients: Vec<_> = (0..40).map(|_| Client::connect(&daemon.socket)).collect();
     let lines = "nonsense\nget_frame\nset_gear reverse\nget_frame\nnonsense\nset_gear drive\n";
     for client in &mut clients {
@@ -312,7 +312,7 @@ fn a_handoff_during_a_catch_up_carries_the_waiting_commands() {
     for _ in 0..5 {
         let scratch = Scratch::new();
         let mut first = later_camera(&scratch, ALL / 1000, &[], &PERIOD);
-        until("a server", || first.socket.exists());
+        first.until_it_listens();
         let mut clients: Vec<_> = (0..40).map(|_| Client::connect(&first.socket)).collect();
         clients.iter_mut().for_each(|client| client.send("set_gear drive\nget_frame\n"));
         let predecessor = first.socket.to_str().expect("text");

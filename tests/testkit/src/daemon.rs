@@ -5,7 +5,7 @@ use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -106,6 +106,14 @@ impl Daemon {
         let daemon = Self::spawn_at(command, socket);
         daemon.wait_for("Listening on UNIX socket");
         daemon
+    }
+
+    /// Waits until a client can connect, for a process that says so in its log only later.
+    ///
+    /// The file exists a moment before: the process binds the socket, and then listens.
+    #[track_caller]
+    pub fn until_it_listens(&self) {
+        until("a server", || UnixStream::connect(&self.socket).is_ok());
     }
 
     /// Starts a command whose standard error nobody reads.
