@@ -22,6 +22,7 @@ use std::process::{self, ExitCode};
 use std::rc::Rc;
 use std::task::{Context, Waker};
 
+use async_channel::Receiver;
 use early_service_machine::contract;
 use early_service_machine::lifecycle::Local;
 use early_service_machine::record::Record;
@@ -33,7 +34,7 @@ use smol::{LocalExecutor, Timer};
 use crate::cli::{self, Command, Environment, Options, Predecessor, Stage};
 use crate::device::{self, actor::Parts};
 use crate::handoff::Handoff;
-use crate::handoff::bundle::Bundle;
+use crate::handoff::bundle::{Bundle, Named};
 use crate::handoff::channel::Peer;
 use crate::handoff::lock::Locking;
 use crate::handoff::receive::Adoption;
@@ -173,8 +174,41 @@ fn serve<S: Service>(
         format!("cannot open as many files as serving takes: {error} (see {LIMITS})")
     })?;
     notify::check_environment();
-    // 10. Make the mailboxes and the actors. The handoff actor owns everything until it has the
-    // lock.
+    // 10. Make the mailboxes and the actors, and start the actors. The handoff actor owns everything
+    // until it has the lock.
+    let started = if adoption.is_some() { Local::StartedAsSuccessor } else { Local::StartedAlone };
+    let bundle = Bundle { listeners, ..Bundle::default() };
+    let stored = passed.stored;
+    let executor = LocalExecutor::new();
+    let parts = Prepared { options, stored, device, bundle, adoption, old_root, signals };
+    let (supervisor, successor) = start_actors(&executor, parts);
+    // 11. Run the actors until the supervisor ends. futures-lite's block_on sleeps until it is woken;
+    // smol's would also poll the reactor.
+    future::block_on(executor.run(supervisor.run(started)));
+    if is_out_of_time.get() {
+        return Err("the limit of processor time is reached (SIGXCPU)".into());
+    }
+    Ok(successor.try_recv().ok())
+}
+
+/// What the first nine steps of the start have prepared.
+struct Prepared<S: Service> {
+    options: Options,
+    stored: Vec<Named>,
+    device: Option<device::Start<S>>,
+    bundle: Bundle<S>,
+    adoption: Option<Adoption<S>>,
+    old_root: Option<OldRoot>,
+    signals: Signals,
+}
+
+/// Makes every mailbox and every actor, and starts all actors except the supervisor. Returns that
+/// one, and the mailbox for the successor to notify when the log is written.
+fn start_actors<S: Service>(
+    executor: &LocalExecutor<'_>,
+    prepared: Prepared<S>,
+) -> (Supervisor<S>, Receiver<Peer>) {
+    let Prepared { options, stored, device, bundle, adoption, old_root, signals } = prepared;
     let (to_ticker, ticker_mailbox) = messages::to_ticker();
     let (to_server, server_mailbox) = messages::to_server();
     let (to_handoff, handoff_mailbox) = messages::to_handoff();
@@ -194,14 +228,13 @@ fn serve<S: Service>(
                 done_guard: done_guard.clone(),
                 status: Rc::clone(&status),
                 status_changed: to_supervisor_continued.clone(),
-                stored: passed.stored,
+                stored,
             });
             (Some(to_device), Some(from_ticker), Some(device))
         }
         _ => (None, None, None),
     };
     let trusted = options.successor.map(User::find);
-    let started = if adoption.is_some() { Local::StartedAsSuccessor } else { Local::StartedAlone };
     let signals = signals.run(to_supervisor.clone(), to_supervisor_continued);
     let ticker = Ticker::<S>::new(
         ticker_mailbox,
@@ -232,7 +265,7 @@ fn serve<S: Service>(
         trusted.clone(),
         Locking::new(options.state_file, Record::<S>::FILE_SIZE, trusted),
         adoption,
-        Bundle { listeners, ..Bundle::default() },
+        bundle,
     );
     let supervisor = Supervisor::new(
         supervisor_mailbox,
@@ -243,8 +276,6 @@ fn serve<S: Service>(
         done,
         status,
     );
-    // 11. Run the actors until the supervisor ends.
-    let executor = LocalExecutor::new();
     executor.spawn(ticker.run()).detach();
     executor.spawn(server.run()).detach();
     executor.spawn(handoff.run()).detach();
@@ -252,12 +283,7 @@ fn serve<S: Service>(
         executor.spawn(device).detach();
     }
     executor.spawn(signals).detach();
-    // futures-lite's block_on sleeps until it is woken; smol's would also poll the reactor.
-    future::block_on(executor.run(supervisor.run(started)));
-    if is_out_of_time.get() {
-        return Err("the limit of processor time is reached (SIGXCPU)".into());
-    }
-    Ok(successor.try_recv().ok())
+    (supervisor, successor)
 }
 
 /// Binds or takes the listeners, and prepares the request for the state of a predecessor.
