@@ -174,16 +174,16 @@ fn serve<S: Service>(
         format!("cannot open as many files as serving takes: {error} (see {LIMITS})")
     })?;
     notify::check_environment();
-    // 10. Make the mailboxes and the actors, and start the actors. The handoff actor owns everything
-    // until it has the lock.
+    // 10. Make the mailboxes and the actors, and start them. Until the handoff actor has the lock,
+    // it owns everything.
     let started = if adoption.is_some() { Local::StartedAsSuccessor } else { Local::StartedAlone };
     let bundle = Bundle { listeners, ..Bundle::default() };
     let stored = passed.stored;
     let executor = LocalExecutor::new();
     let parts = Prepared { options, stored, device, bundle, adoption, old_root, signals };
     let (supervisor, successor) = start_actors(&executor, parts);
-    // 11. Run the actors until the supervisor ends. futures-lite's block_on sleeps until it is woken;
-    // smol's would also poll the reactor.
+    // 11. Run the actors until the supervisor ends. futures-lite's block_on sleeps until it is
+    // woken; smol's would also poll the reactor.
     future::block_on(executor.run(supervisor.run(started)));
     if is_out_of_time.get() {
         return Err("the limit of processor time is reached (SIGXCPU)".into());
