@@ -7,10 +7,10 @@
 //! | to | message | from |
 //! | --- | --- | --- |
 //! | supervisor | `lifecycle::Event` | ticker, handoff, signals |
-//! | ticker | [`ToTicker`] | server, handoff, device |
+//! | ticker | [`ToTicker`], [`Question`] | server, handoff, device; device |
 //! | server | [`ToServer`] | supervisor, ticker, handoff |
 //! | handoff | [`ToHandoff`] | supervisor, ticker, server |
-//! | device, if there is one | [`ToDevice`], [`FromTicker`] | server, handoff; ticker |
+//! | device, if there is one | [`ToDevice`] | server, handoff |
 //!
 //! Two queues are not mailboxes of actors; their owners define them:
 //!
@@ -32,6 +32,7 @@ use async_channel::{Receiver, Sender, TrySendError};
 use early_service_machine::lifecycle::takeover::{Origin, Start};
 use early_service_machine::lifecycle::{Effect, Event};
 use early_service_machine::record::Unlogged;
+use early_service_machine::state::State;
 use smol::Async;
 
 use crate::handoff::bundle::{Bundle, Named};
@@ -59,9 +60,11 @@ pub(crate) const HANDOFF_REQUESTS: usize = ACCEPTS;
 /// `Logged` and `Unlogged`, and leave; and one to spare.
 const ORDERS: usize = 6;
 
-/// Questions of the device that may be in flight: the last one, and one for each message to the
-/// device, because a message may drop the device's future before the ticker has answered.
-const ASKED: usize = 8;
+/// Questions of the device that may wait for the ticker: the last one, and one for each message to
+/// the device, because a message drops the device's future. More: memory without a benefit. Fewer:
+/// a device whose future was dropped waits for the ticker, and if it is dropped again meanwhile, its
+/// command is lost.
+const QUESTIONS: usize = 8;
 
 /// A message to the ticker.
 pub(crate) enum ToTicker<S: Service> {
@@ -80,25 +83,24 @@ pub(crate) enum ToTicker<S: Service> {
     Unlogged(S, Unlogged),
     /// From the handoff: the predecessor has logged all its ticks.
     Logged,
-    /// From the device: a question with its number; execute the command, if there is one, and
-    /// answer with the state.
-    Ask(u64, Option<S::Command>),
     /// From the server, after the last batch: stop ticking, and leave.
     Leave,
 }
 
-/// An answer of the ticker to the device.
-pub(crate) struct FromTicker<S: Service> {
-    /// The number of the question.
-    pub(crate) number: u64,
-    pub(crate) state: S,
-    pub(crate) reply: Option<S::Reply>,
+/// A question of the device: execute the command, if there is one, and answer with the state.
+pub(crate) struct Question<S: Service> {
+    pub(crate) command: Option<S::Command>,
+    /// Has room for the only answer. The other end is closed if the device's future was dropped.
+    pub(crate) answer: Sender<Answer<S>>,
 }
 
-/// From the ticker to the device. The device waits for each answer; another one may be in
-/// flight if the future that waited for it was dropped.
-pub(crate) fn from_ticker<S: Service>() -> (Sender<FromTicker<S>>, Receiver<FromTicker<S>>) {
-    async_channel::bounded(ASKED)
+/// The state, and the reply to the command.
+pub(crate) type Answer<S> = (S, Option<<S as State>::Reply>);
+
+/// From the device to the ticker, which takes a question only when no tick is due. So the device
+/// may wait here, and the ticker never waits for the device.
+pub(crate) fn questions<S: Service>() -> (Sender<Question<S>>, Receiver<Question<S>>) {
+    async_channel::bounded(QUESTIONS)
 }
 
 /// A message to the device.
@@ -138,7 +140,7 @@ pub(crate) fn to_device<S: Service>() -> (Sender<ToDevice<S>>, Receiver<ToDevice
 
 /// The ticker's mailbox: every batch and the orders.
 pub(crate) fn to_ticker<S: Service>() -> (Sender<ToTicker<S>>, Receiver<ToTicker<S>>) {
-    async_channel::bounded(IN_FLIGHT + ASKED + ORDERS)
+    async_channel::bounded(IN_FLIGHT + ORDERS)
 }
 
 /// A message to the server.

@@ -217,20 +217,20 @@ fn start_actors<S: Service>(
     let (done_guard, done) = messages::done();
     let (log_flushed_to, successor) = messages::log_flushed();
     let status = Rc::<Status>::default();
-    let (to_device, from_ticker, device) = match device {
+    let (to_device, questions, device) = match device {
         Some(start) if !S::DESCRIPTORS.is_empty() => {
             let (to_device, mailbox) = messages::to_device();
-            let (from_ticker, answers) = messages::from_ticker();
+            let (to_ask, questions) = messages::questions();
             let device = start(Parts {
                 mailbox,
                 ticker: to_ticker.clone(),
-                answers,
+                questions: to_ask,
                 done_guard: done_guard.clone(),
                 status: Rc::clone(&status),
                 status_changed: to_supervisor_continued.clone(),
                 stored,
             });
-            (Some(to_device), Some(from_ticker), Some(device))
+            (Some(to_device), Some(questions), Some(device))
         }
         _ => (None, None, None),
     };
@@ -240,7 +240,7 @@ fn start_actors<S: Service>(
         ticker_mailbox,
         to_server.clone(),
         to_handoff.clone(),
-        from_ticker,
+        questions,
         to_supervisor.clone(),
         done_guard.clone(),
         options.period,

@@ -41,7 +41,7 @@ use crate::handoff::bundle::Bundle;
 use crate::handoff::state_file::StateFile;
 use crate::journal::message_id::Id;
 use crate::journal::{LOG, RoomWait};
-use crate::messages::{FromTicker, ToHandoff, ToServer, ToTicker, post};
+use crate::messages::{Question, ToHandoff, ToServer, ToTicker, post};
 use crate::platform::clock;
 use crate::server::batch::Batch;
 use crate::service::Service;
@@ -62,10 +62,10 @@ pub(crate) struct Ticker<S: Service> {
     mailbox: Receiver<ToTicker<S>>,
     server: Sender<ToServer<S>>,
     handoff: Sender<ToHandoff<S>>,
-    /// The device, if the service has one.
-    device: Option<Sender<FromTicker<S>>>,
-    /// The question of the device that waits until no tick is due.
-    asked: Option<(u64, Option<S::Command>)>,
+    /// The questions of the device, if the service has one.
+    questions: Option<Receiver<Question<S>>>,
+    /// A question that waits until no tick is due.
+    asked: Option<Question<S>>,
     supervisor: Sender<lifecycle::Event>,
     /// Closed when the actor has left.
     done_guard: Sender<()>,
@@ -94,6 +94,7 @@ pub(crate) struct Ticker<S: Service> {
 enum Event<S: Service> {
     Deadline,
     Message(ToTicker<S>),
+    Asked(Question<S>),
 }
 
 impl<S: Service> Ticker<S> {
@@ -101,7 +102,7 @@ impl<S: Service> Ticker<S> {
         mailbox: Receiver<ToTicker<S>>,
         server: Sender<ToServer<S>>,
         handoff: Sender<ToHandoff<S>>,
-        device: Option<Sender<FromTicker<S>>>,
+        questions: Option<Receiver<Question<S>>>,
         supervisor: Sender<lifecycle::Event>,
         done_guard: Sender<()>,
         period: Period,
@@ -110,7 +111,7 @@ impl<S: Service> Ticker<S> {
             mailbox,
             server,
             handoff,
-            device,
+            questions,
             asked: None,
             supervisor,
             done_guard,
@@ -160,7 +161,18 @@ impl<S: Service> Ticker<S> {
             Some(Event::Deadline)
         };
         let message = async { self.mailbox.recv().await.ok().map(Event::Message) };
-        future::or(deadline, message).await
+        let asked = async {
+            match &self.questions {
+                Some(questions) if !S::DESCRIPTORS.is_empty() && self.ticking.is_some() => {
+                    match questions.recv().await {
+                        Ok(question) => Some(Event::Asked(question)),
+                        Err(_) => future::pending().await,
+                    }
+                }
+                _ => future::pending().await,
+            }
+        };
+        future::or(deadline, future::or(message, asked)).await
     }
 
     /// Takes the ticks that are due at `now`, and then handles `event`.
@@ -181,7 +193,6 @@ impl<S: Service> Ticker<S> {
                 }
                 post(&self.server, ToServer::BatchDone { slot, batch });
             }
-            Event::Message(ToTicker::Ask(number, command)) => self.asked = Some((number, command)),
             Event::Message(ToTicker::Freeze(bundle)) => self.freezing = Some(bundle),
             Event::Message(ToTicker::CatchUpFirst) => self.catch_up_first = true,
             Event::Message(ToTicker::Unlogged(state, unlogged)) => {
@@ -193,8 +204,13 @@ impl<S: Service> Ticker<S> {
                 self.unlogged.inherited_are_logged();
                 self.make_file_private();
             }
-            Event::Message(ToTicker::Leave) => self.log_range(),
+            Event::Message(ToTicker::Leave) => {
+                self.log_range();
+                self.answer_device();
+            }
+            Event::Asked(question) => self.asked = Some(question),
         }
+        // The device's last commands belong into the state that the next owner receives.
         if !self.is_behind || self.freezing.is_some() {
             self.answer_device();
         }
@@ -377,21 +393,22 @@ impl<S: Service> Ticker<S> {
         }
     }
 
-    /// Executes the command of the device, and answers it.
+    /// Executes all commands of the device, and answers them.
     fn answer_device(&mut self) {
-        let Some((number, command)) = self.asked.take().filter(|_| !S::DESCRIPTORS.is_empty())
-        else {
+        let Some(questions) = self.questions.clone().filter(|_| !S::DESCRIPTORS.is_empty()) else {
             return;
         };
-        let Some(ticking) = &mut self.ticking else { return };
-        let applied = command.map(|command| apply(ticking, &mut self.before_change, command));
-        let (reply, state) = (applied.map(|(reply, _)| reply), ticking.state());
-        if applied.is_some_and(|(_, has_changed)| has_changed) {
-            self.store_change();
+        while let Some(ticking) = &mut self.ticking {
+            let next = self.asked.take().or_else(|| questions.try_recv().ok());
+            let Some(Question { command, answer }) = next else { break };
+            let applied = command.map(|command| apply(ticking, &mut self.before_change, command));
+            let content = (ticking.state(), applied.map(|(reply, _)| reply));
+            if applied.is_some_and(|(_, has_changed)| has_changed) {
+                self.store_change();
+            }
+            // Fails if the device's future was dropped.
+            let _ = answer.try_send(content);
         }
-        // If there is no room, no future waits for the answers in the mailbox.
-        let answer = FromTicker { number, state, reply };
-        let _ = self.device.as_ref().map(|device| device.try_send(answer));
     }
 
     /// Executes the commands of `batch`, and writes their replies into it.
@@ -440,22 +457,67 @@ fn apply<S: Service>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::messages;
     use early_service_machine::Counter;
     use early_service_machine::bounds::RECORD_SIZE;
     use early_service_machine::counter::Command;
+    use early_service_machine::state::State;
+    use early_service_machine::wire::fields::{Fields, MissingField};
+    use std::fmt::{self, Formatter};
+
+    /// A number that each tick increments and only a device sets; one tick at a time.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    struct Driven(u64);
+
+    impl State for Driven {
+        type Command = u64;
+        type Reply = u64;
+        const EXPECTED: &'static str = "no command";
+        const MAX_FIELDS: usize = 22;
+        const MAX_REPLY: usize = 20;
+        fn read(fields: Fields<'_>) -> Result<Self, MissingField> {
+            fields.number("n").map(Self)
+        }
+        fn write_fields(&self, f: &mut Formatter<'_>) -> fmt::Result {
+            write!(f, "n={}", self.0)
+        }
+        fn command(_: &[u8]) -> Result<u64, &'static str> {
+            Err(Self::EXPECTED)
+        }
+        fn apply(&mut self, added: u64) -> u64 {
+            self.0 += added;
+            self.0
+        }
+        fn tick(&mut self) {
+            self.0 += 1;
+        }
+    }
+
+    impl Service for Driven {
+        const ABOUT: &'static str = "Has a device.";
+        const DESCRIPTORS: &'static str = "device";
+    }
+
+    impl fmt::Display for Driven {
+        fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+            self.0.fmt(f)
+        }
+    }
 
     /// A ticker with the other ends of its mailboxes, and a clock that the test sets.
-    struct Bench {
-        ticker: Ticker<Counter>,
-        _mailbox: Sender<ToTicker<Counter>>,
-        server: Receiver<ToServer<Counter>>,
-        handoff: Receiver<ToHandoff<Counter>>,
+    struct Bench<S: Service> {
+        ticker: Ticker<S>,
+        _mailbox: Sender<ToTicker<S>>,
+        server: Receiver<ToServer<S>>,
+        handoff: Receiver<ToHandoff<S>>,
         supervisor: Receiver<lifecycle::Event>,
+        questions: Sender<Question<S>>,
         start: Monotonic,
     }
 
-    impl Bench {
+    impl<S: Service> Bench<S> {
         fn new() -> Self {
+            let (to_ask, questions) = messages::questions();
             let (_mailbox, mailbox) = async_channel::bounded(1);
             let (to_server, server) = async_channel::bounded(4);
             let (to_handoff, handoff) = async_channel::bounded(4);
@@ -466,13 +528,13 @@ mod tests {
                 mailbox,
                 to_server,
                 to_handoff,
-                None,
+                Some(questions),
                 to_supervisor,
                 done_guard,
                 period,
             );
             let start = clock::now();
-            Self { ticker, _mailbox, server, handoff, supervisor, start }
+            Self { ticker, _mailbox, server, handoff, supervisor, questions: to_ask, start }
         }
 
         /// A ticker that counts, and stores its state in a file.
@@ -482,11 +544,11 @@ mod tests {
             let file = StateFile::open(&path, RECORD_SIZE, None).expect("a scratch file");
             std::fs::remove_file(path).expect("the scratch file");
             let mut bench = Self::new();
-            bench.tell(0, ToTicker::Load(Start::Anew(Counter::default()), Some(file)));
+            bench.tell(0, ToTicker::Load(Start::Anew(S::default()), Some(file)));
             bench
         }
 
-        fn tell(&mut self, ms: u64, message: ToTicker<Counter>) {
+        fn tell(&mut self, ms: u64, message: ToTicker<S>) {
             let now = Monotonic::from_nanos(self.start.as_nanos() + ms * 1_000_000);
             self.ticker.handle(Event::Message(message), now);
         }
@@ -506,7 +568,7 @@ mod tests {
 
     #[test]
     fn due_ticks_come_before_the_command() {
-        let mut bench = Bench::new();
+        let mut bench = Bench::<Counter>::new();
         bench.tell(0, ToTicker::Load(Start::Anew(Counter { next: 10 }), None));
         assert_eq!(bench.status_at(99), "state_file=none ticks_due=0 counter=10 ticks_late=0\n");
         assert_eq!(bench.status_at(3050), "state_file=none ticks_due=0 counter=40 ticks_late=29\n");
@@ -514,7 +576,7 @@ mod tests {
 
     #[test]
     fn a_frozen_counter_does_not_tick_and_keeps_its_schedule() {
-        let mut bench = Bench::new();
+        let mut bench = Bench::<Counter>::new();
         bench.tell(0, ToTicker::Load(Start::Anew(Counter { next: 10 }), None));
         bench.tell(250, ToTicker::Freeze(Bundle::default()));
         assert_eq!(bench.supervisor.try_recv(), Ok(lifecycle::Local::Frozen.into()));
@@ -532,6 +594,60 @@ mod tests {
         assert!(bench.ticker.timer.will_fire());
         assert_eq!(bench.status_at(499), "state_file=none ticks_due=0 counter=14 ticks_late=1\n");
         assert_eq!(bench.status_at(500), "state_file=none ticks_due=0 counter=15 ticks_late=1\n");
+    }
+
+    /// A ticker with more overdue ticks than a turn takes, and the commands 10^9 and 2 * 10^9 of a
+    /// device whose future was dropped while it waited for the answers.
+    fn overdue() -> Bench<Driven> {
+        let mut bench = Bench::new();
+        bench.tell(0, ToTicker::Load(Start::Anew(Driven(0)), None));
+        for command in [1_000_000_000, 2_000_000_000] {
+            let (answer, _) = async_channel::bounded(1);
+            let asked = bench.questions.try_send(Question { command: Some(command), answer });
+            assert!(asked.is_ok(), "there is room for every question");
+            let question = bench.ticker.next_event();
+            if let Some(event @ Event::Asked(_)) =
+                future::block_on(future::poll_once(question)).flatten()
+            {
+                bench.ticker.handle(event, bench.start.after_nanos(100_000_000_000_000));
+            }
+        }
+        assert!(bench.ticker.is_behind, "the ticks are not overdue");
+        let state = bench.ticker.ticking.as_ref().expect("a state").state();
+        assert!(state.0 < 1_000_000_000, "a command came before the ticks that are due");
+        bench
+    }
+
+    #[test]
+    fn commands_of_a_device_wait_for_overdue_ticks_and_are_not_lost() {
+        let mut bench = overdue();
+        let late = bench.start.after_nanos(100_000_000_000_000);
+        while bench.ticker.is_behind {
+            bench.ticker.handle(Event::Deadline, late);
+        }
+        let state = bench.ticker.ticking.as_ref().expect("a state").state();
+        assert_eq!(state, Driven(3_001_000_000));
+    }
+
+    #[test]
+    fn the_next_owner_receives_the_commands_that_wait_for_overdue_ticks() {
+        let mut bench = overdue();
+        bench.tell(100_000_000, ToTicker::Freeze(Bundle::default()));
+        let Ok(ToHandoff::Frozen(bundle)) = bench.handoff.try_recv() else {
+            panic!("the state is with the handoff")
+        };
+        let snapshot = bundle.snapshot().expect("a state with its deadline");
+        let late = bench.start.after_nanos(100_000_000_000_000);
+        let due = Ticking::resuming(snapshot, late, bench.ticker.period).due(late);
+        assert_eq!(snapshot.state.0 + due, 3_001_000_000);
+    }
+
+    #[test]
+    fn the_last_state_has_the_commands_that_wait_for_overdue_ticks() {
+        let mut bench = overdue();
+        bench.tell(100_000_000, ToTicker::Leave);
+        let state = bench.ticker.ticking.as_ref().expect("a state").state();
+        assert!(state.0 > 3_000_000_000, "{state}");
     }
 
     /// The number of allocations of this thread for `count` calls of `once`.
@@ -556,7 +672,7 @@ mod tests {
             assert!(future::block_on(future::poll_once(waits)).is_none());
         };
 
-        let mut bench = Bench::with_file("ticks");
+        let mut bench = Bench::<Counter>::with_file("ticks");
         let mut ms = 0;
         let mut tick = || {
             ms += 100;
@@ -576,7 +692,7 @@ mod tests {
 
     #[test]
     fn commands_allocate_nothing() {
-        let mut bench = Bench::with_file("commands");
+        let mut bench = Bench::<Counter>::with_file("commands");
         let mut spare = Some(Batch::new());
         let mut replies = 0;
         let mut ask = || {

@@ -8,7 +8,6 @@
 //! **Invariant:** a freeze stops the device before the state: `run` is dropped first, and the
 //! ticker executes the commands that the device sent before the ticker freezes.
 
-use std::cell::Cell;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
@@ -22,7 +21,7 @@ use smol::Timer;
 use crate::device::{Device, Luggage, Port};
 use crate::handoff::bundle::Named;
 use crate::journal::message_id::Id;
-use crate::messages::{FromTicker, ToDevice, ToTicker, post};
+use crate::messages::{Question, ToDevice, ToTicker, post};
 use crate::platform::{clock, notify};
 use crate::service::Service;
 use crate::status::Status;
@@ -36,7 +35,7 @@ const STORE_AGAIN: Duration = Duration::from_millis(100);
 pub(crate) struct Parts<S: Service> {
     pub(crate) mailbox: Receiver<ToDevice<S>>,
     pub(crate) ticker: Sender<ToTicker<S>>,
-    pub(crate) answers: Receiver<FromTicker<S>>,
+    pub(crate) questions: Sender<Question<S>>,
     /// Dropped when the actor has left.
     pub(crate) done_guard: Sender<()>,
     pub(crate) status: Rc<Status>,
@@ -48,6 +47,7 @@ pub(crate) struct Parts<S: Service> {
 /// The actor.
 pub(crate) struct Actor<D: Device> {
     mailbox: Receiver<ToDevice<D::Service>>,
+    ticker: Sender<ToTicker<D::Service>>,
     port: Port<D::Service>,
     done_guard: Sender<()>,
     phase: Phase,
@@ -56,9 +56,13 @@ pub(crate) struct Actor<D: Device> {
     state: D::Service,
     /// Whether the predecessor has committed and not left yet.
     predecessor_leaves: bool,
-    /// Copies that PID 1's store has not received yet.
+    store: Store,
+}
+
+/// Copies that PID 1's store has not received yet, and the time of the next attempt.
+struct Store {
     unstored: Vec<Named>,
-    store_again: Timer,
+    again: Timer,
 }
 
 enum Hardware<D: Device> {
@@ -71,23 +75,23 @@ enum Event<D: Device> {
     Message(ToDevice<D::Service>),
     Opened(D::Luggage, D::Service),
     Failed(io::Error),
-    StoreAgain,
 }
 
 impl<D: Device> Actor<D> {
     pub(crate) fn new(parts: Parts<D::Service>) -> Self {
-        let Parts { mailbox, ticker, answers, done_guard, status, status_changed, stored } = parts;
-        let port = Port { ticker, answers, asked: Cell::new(0), status, status_changed };
+        let Parts { mailbox, ticker, questions, done_guard, status, status_changed, stored } =
+            parts;
+        let port = Port { questions, status, status_changed };
         let mut actor = Self {
             mailbox,
+            ticker,
             port,
             done_guard,
             phase: Phase::default(),
             hardware: Hardware::None,
             state: D::Service::default(),
             predecessor_leaves: false,
-            unstored: Vec::new(),
-            store_again: Timer::never(),
+            store: Store { unstored: Vec::new(), again: Timer::never() },
         };
         actor.receive(stored, "PID 1's store");
         actor
@@ -98,7 +102,7 @@ impl<D: Device> Actor<D> {
             match event {
                 Event::Message(ToDevice::Leave) => {
                     self.step(Step::Ended { predecessor_leaves: self.predecessor_leaves });
-                    post(&self.port.ticker, ToTicker::Leave);
+                    post(&self.ticker, ToTicker::Leave);
                     return drop(self.done_guard);
                 }
                 Event::Message(message) => self.handle(message),
@@ -108,7 +112,6 @@ impl<D: Device> Actor<D> {
                     self.step(Step::Opened);
                 }
                 Event::Failed(error) => self.failed(&error),
-                Event::StoreAgain => self.store(),
             }
         }
     }
@@ -131,11 +134,8 @@ impl<D: Device> Actor<D> {
                 _ => future::pending().await,
             }
         };
-        let store_again = async {
-            (&mut self.store_again).await;
-            Event::StoreAgain
-        };
-        future::or(message, async { Some(future::or(store_again, device).await) }).await
+        let store = self.store.repeat();
+        future::or(message, async { Some(future::or(store, device).await) }).await
     }
 
     fn handle(&mut self, message: ToDevice<D::Service>) {
@@ -156,7 +156,7 @@ impl<D: Device> Actor<D> {
                     Ok(named) => bundle.named = named,
                     Err(error) => bundle.incomplete = Some(error),
                 }
-                post(&self.port.ticker, ToTicker::Freeze(bundle));
+                post(&self.ticker, ToTicker::Freeze(bundle));
             }
             ToDevice::Offered => self.step(Step::Offered),
             ToDevice::Committed => self.step(Step::Committed),
@@ -200,11 +200,11 @@ impl<D: Device> Actor<D> {
                 Effect::Open => {}
                 Effect::Thaw => self.thaw(),
                 Effect::Store => {
-                    self.unstored = self.copies().unwrap_or_else(|error| {
+                    self.store.unstored = self.copies().unwrap_or_else(|error| {
                         log::warn!("PID 1 does not keep the device: {error}");
                         Vec::new()
                     });
-                    self.store();
+                    self.store.send();
                 }
                 Effect::Freeze => {
                     self.replace(|hardware| match hardware {
@@ -214,7 +214,7 @@ impl<D: Device> Actor<D> {
                 }
                 Effect::Close => self.hardware = Hardware::None,
                 Effect::Unstore => {
-                    self.unstored.clear();
+                    self.store.unstored.clear();
                     for name in names::<D>() {
                         notify::unstore(name);
                     }
@@ -243,15 +243,6 @@ impl<D: Device> Actor<D> {
         self.hardware = change(std::mem::replace(&mut self.hardware, Hardware::None));
     }
 
-    /// Sends copies of the descriptors to PID 1's store.
-    fn store(&mut self) {
-        self.store_again.clear();
-        self.unstored.retain(|named| !notify::store(&named.name, &named.descriptor));
-        if !self.unstored.is_empty() {
-            self.store_again.set_after(STORE_AGAIN);
-        }
-    }
-
     /// Copies of the descriptors for a successor; none if the device is not open.
     fn copies(&self) -> Result<Vec<Named>, io::Error> {
         let Hardware::Luggage(luggage) = &self.hardware else { return Ok(Vec::new()) };
@@ -259,6 +250,25 @@ impl<D: Device> Actor<D> {
             Ok(Named { name: name.to_owned(), descriptor: descriptor.try_clone_to_owned()? })
         };
         names::<D>().zip(luggage.lend()).map(copy).collect()
+    }
+}
+
+impl Store {
+    /// Sends the copies to PID 1.
+    fn send(&mut self) {
+        self.again.clear();
+        self.unstored.retain(|named| !notify::store(&named.name, &named.descriptor));
+        if !self.unstored.is_empty() {
+            self.again.set_after(STORE_AGAIN);
+        }
+    }
+
+    /// Sends them again, while PID 1's queue is full, without interrupting the device.
+    async fn repeat<T>(&mut self) -> T {
+        loop {
+            (&mut self.again).await;
+            self.send();
+        }
     }
 }
 

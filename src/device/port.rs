@@ -1,25 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Port: the functions of the process that a device can call.
 
-use std::cell::Cell;
 use std::rc::Rc;
 
-use async_channel::{Receiver, Sender};
+use async_channel::Sender;
 use early_service_machine::schedule::Monotonic;
 use futures_lite::future;
 use smol::Timer;
 
-use crate::messages::{FromTicker, ToTicker, post};
+use crate::messages::{Answer, Question};
 use crate::platform::clock;
 use crate::service::Service;
 use crate::status::Status;
 
 /// The device's connection to the state, the clock and PID 1.
 pub struct Port<S: Service> {
-    pub(super) ticker: Sender<ToTicker<S>>,
-    pub(super) answers: Receiver<FromTicker<S>>,
-    /// The number of the last question.
-    pub(super) asked: Cell<u64>,
+    pub(super) questions: Sender<Question<S>>,
     pub(super) status: Rc<Status>,
     pub(super) status_changed: Sender<()>,
 }
@@ -27,10 +23,12 @@ pub struct Port<S: Service> {
 impl<S: Service> Port<S> {
     /// Executes a command on the state.
     ///
-    /// The change is in the state file when this returns, so it outlives a crash. Clients cannot
-    /// give a command that [`State::command`](crate::machine::State::command) does not read.
+    /// The change is in the state file when this returns, so it outlives a crash. A command that
+    /// was given is executed even if the future is dropped meanwhile, for example because the
+    /// process hands over. Clients cannot give a command that
+    /// [`State::command`](crate::machine::State::command) does not read.
     pub async fn apply(&self, command: S::Command) -> S::Reply {
-        match self.ask(Some(command)).await.reply {
+        match self.ask(Some(command)).await.1 {
             Some(reply) => reply,
             // Never: every command has a reply.
             None => future::pending().await,
@@ -39,21 +37,17 @@ impl<S: Service> Port<S> {
 
     /// The state, after all ticks that are due.
     pub async fn state(&self) -> S {
-        self.ask(None).await.state
+        self.ask(None).await.0
     }
 
-    async fn ask(&self, command: Option<S::Command>) -> FromTicker<S> {
-        let number = self.asked.get() + 1;
-        self.asked.set(number);
-        post(&self.ticker, ToTicker::Ask(number, command));
-        loop {
-            match self.answers.recv().await {
-                Ok(answer) if answer.number == number => return answer,
-                // The future that asked for this one was dropped.
-                Ok(_) => {}
-                // The ticker has left, and this future is about to be dropped.
-                Err(_) => future::pending().await,
-            }
+    async fn ask(&self, command: Option<S::Command>) -> Answer<S> {
+        let (answer, answers) = async_channel::bounded(1);
+        // If this fails, so does the next line.
+        let _ = self.questions.send(Question { command, answer }).await;
+        match answers.recv().await {
+            Ok(answer) => answer,
+            // The ticker has left, and this future is about to be dropped.
+            Err(_) => future::pending().await,
         }
     }
 
