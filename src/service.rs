@@ -4,6 +4,7 @@
 //! [`State`] has the behaviour. Nothing else in this crate depends on the state.
 
 use std::fmt::{self, Display, Formatter};
+use std::time::Duration;
 
 use early_service_machine::State;
 use early_service_machine::bounds;
@@ -108,6 +109,14 @@ pub trait Service: State {
 
     /// The names of the descriptors of its [`Device`](crate::device::Device), separated by commas.
     const DESCRIPTORS: &'static str = "";
+
+    /// How long a successor may take to receive everything: 1 ms to 1 s, by default 1 s.
+    ///
+    /// Meanwhile no process uses the device or answers clients. After that, the process takes
+    /// everything back, and the successor asks again. Too short: a busy machine cannot hand over.
+    /// Too long: a device that must answer in time is silent if the successor hangs. Once the
+    /// process has committed, the successor is the owner, and only its end gives the state back.
+    const OFFER_TIMEOUT: Duration = Duration::from_millis(bounds::MAX_OFFER_MS);
 
     /// Writes the log line of one tick; `self` is the state before the tick. By default, its text
     /// form.
@@ -214,6 +223,11 @@ pub const fn check<S: Service>() {
     assert!(
         REPLIES > S::MAX_REPLY && REPLIES > max_own_line::<S>(),
         "the state is too large: a reply (MAX_REPLY) does not fit a session's buffer"
+    );
+    assert!(
+        S::OFFER_TIMEOUT.as_millis() >= 1
+            && S::OFFER_TIMEOUT.as_millis() <= bounds::MAX_OFFER_MS as u128,
+        "OFFER_TIMEOUT is not 1 ms to 1 s"
     );
     assert!(
         Accepts(S::DESCRIPTORS).is_valid::<S>(),

@@ -49,6 +49,11 @@ pub const MAX_STATE: usize = 4096;
 /// The most descriptors with a name in one bundle.
 pub const MAX_NAMED: u64 = 16;
 
+/// The longest time that a successor may take to receive an offer, in milliseconds. Too long:
+/// clients wait longer if the successor hangs. Too short: a successor on a busy machine has to ask
+/// again.
+pub const MAX_OFFER_MS: u64 = 1000;
+
 /// The longest name of a descriptor.
 pub const MAX_NAME: usize = 64;
 

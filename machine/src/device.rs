@@ -38,6 +38,8 @@
 //! **Invariant:** a device is released, as by the magic close of a watchdog, only if no other
 //! process can continue to use it.
 
+use core::fmt;
+
 use crate::lifecycle::takeover::Origin;
 
 /// The device in one process.
@@ -73,6 +75,59 @@ pub enum Need {
     Recovered,
     /// It failed this many times in a row, at least once.
     Failed(u32),
+}
+
+/// What a descriptor is.
+///
+/// A service states what each of its descriptors must be. A process compares that with each
+/// descriptor that it opens, or that another release or PID 1's store sends, so it never uses
+/// another device by mistake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Not checked.
+    Any,
+    /// A character device; with this major and minor number, if they are stated.
+    Character(Option<(u32, u32)>),
+    /// A regular file, also one in memory.
+    Regular,
+    /// A pipe.
+    Pipe,
+    /// A socket of this domain and type, such as `AF_CAN` and `SOCK_RAW`.
+    Socket(u32, u32),
+    /// A directory, a block device, or a file that only a descriptor names, such as a timer.
+    Other,
+}
+
+impl Kind {
+    /// Whether a descriptor may be `found`.
+    #[must_use]
+    pub fn admits(self, found: Self) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Character(None) => matches!(found, Self::Character(_)),
+            Self::Character(Some(_))
+            | Self::Regular
+            | Self::Pipe
+            | Self::Socket(..)
+            | Self::Other => self == found,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("any file"),
+            Self::Character(None) => f.write_str("a character device"),
+            Self::Character(Some((major, minor))) => {
+                write!(f, "the character device {major}:{minor}")
+            }
+            Self::Regular => f.write_str("a regular file"),
+            Self::Pipe => f.write_str("a pipe"),
+            Self::Socket(domain, kind) => write!(f, "a socket of domain {domain} and type {kind}"),
+            Self::Other => f.write_str("another kind of file"),
+        }
+    }
 }
 
 /// What happened to the device, or to its owner.
@@ -215,6 +270,26 @@ mod tests {
     use Effect::{Close, Freeze, Open, Release, Store, Thaw, Unstore};
 
     const HERE: [bool; 2] = [false, true];
+
+    #[test]
+    fn a_descriptor_is_admitted_only_if_it_is_what_the_service_states() {
+        use Kind::{Any, Character, Other, Pipe, Regular, Socket};
+        let (watchdog, tty) = (Character(Some((10, 130))), Character(Some((4, 64))));
+        let (can, unix) = (Socket(29, 3), Socket(1, 3));
+        let found = [watchdog, tty, Regular, Pipe, can, unix, Socket(29, 2), Other];
+        for (stated, admitted) in [
+            (Any, &found[..]),
+            (Character(None), &[watchdog, tty]),
+            (watchdog, &[watchdog]),
+            (Regular, &[Regular]),
+            (Pipe, &[Pipe]),
+            (can, &[can]),
+            (Other, &[Other]),
+        ] {
+            let admits = found.into_iter().filter(|found| stated.admits(*found));
+            assert_eq!(admits.collect::<Vec<_>>(), admitted, "{stated}");
+        }
+    }
 
     fn events() -> Vec<Event> {
         let mut events = Vec::from([

@@ -9,12 +9,13 @@
 //! ticker executes the commands that the device sent before the ticker freezes.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::iter;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
-use early_service_machine::device::{Device as Phase, Effect, Event as Step, Need};
+use early_service_machine::device::{Device as Phase, Effect, Event as Step, Kind, Need};
 use futures_lite::future;
 use smol::Timer;
 
@@ -22,6 +23,7 @@ use crate::device::{Device, Luggage, Port};
 use crate::handoff::bundle::Named;
 use crate::journal::message_id::Id;
 use crate::messages::{Question, ToDevice, ToTicker, post};
+use crate::platform::descriptors;
 use crate::platform::{clock, notify};
 use crate::service::Service;
 use crate::status::Status;
@@ -278,7 +280,11 @@ async fn open<D: Device>(need: Need, port: &Port<D::Service>) -> Event<D> {
     if pause > 0 {
         Timer::after(Duration::from_millis(pause)).await;
     }
-    match D::acquire(need, port).await {
+    let opened = D::acquire(need, port).await.and_then(|luggage| {
+        check::<D>(names::<D>().zip(luggage.lend())).map_err(io::Error::other)?;
+        Ok(luggage)
+    });
+    match opened {
         Ok(luggage) => Event::Opened(luggage, port.state().await),
         Err(error) => Event::Failed(error),
     }
@@ -296,5 +302,22 @@ fn accept<D: Device>(mut named: Vec<Named>) -> Result<D::Luggage, String> {
         let at = at.ok_or_else(|| format!("the descriptor '{name}' is missing"))?;
         Ok(named.swap_remove(at).descriptor)
     };
-    D::Luggage::accept(names::<D>().map(take).collect::<Result<_, _>>()?)
+    let descriptors = names::<D>().map(take).collect::<Result<Vec<_>, _>>()?;
+    check::<D>(names::<D>().zip(descriptors.iter().map(AsFd::as_fd)))?;
+    D::Luggage::accept(descriptors)
+}
+
+/// Checks that each descriptor is of the kind that the device states.
+fn check<'a, D: Device>(
+    descriptors: impl Iterator<Item = (&'static str, BorrowedFd<'a>)>,
+) -> Result<(), String> {
+    let kinds = D::KINDS.iter().chain(iter::repeat(&Kind::Any));
+    for ((name, descriptor), expected) in descriptors.zip(kinds) {
+        let found = descriptors::kind(descriptor)
+            .map_err(|error| format!("cannot examine the descriptor '{name}': {error}"))?;
+        if !expected.admits(found) {
+            return Err(format!("the descriptor '{name}' is {found}, not {expected}"));
+        }
+    }
+    Ok(())
 }

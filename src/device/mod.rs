@@ -27,7 +27,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::process::ExitCode;
 
-pub use early_service_machine::device::Need;
+pub use early_service_machine::device::{Kind, Need};
 pub use early_service_machine::schedule::Monotonic;
 
 use crate::device::actor::{Actor, Parts};
@@ -75,6 +75,14 @@ pub trait Device: Sized + 'static {
     /// The descriptors that travel.
     type Luggage: Luggage;
 
+    /// What each descriptor must be, in the order of the names in [`Service::DESCRIPTORS`]. By
+    /// default none is checked.
+    ///
+    /// A descriptor of another kind is not used, wherever it comes from: [`acquire`](Self::acquire)
+    /// has failed then, and a descriptor of another process is closed before
+    /// [`accept`](Luggage::accept) is called.
+    const KINDS: &'static [Kind] = &[];
+
     /// Opens the device. Called only while no other process of the service has it.
     ///
     /// # Errors
@@ -117,6 +125,16 @@ pub fn main<D: Device>() -> ExitCode {
         assert!(
             !<D::Service as Service>::DESCRIPTORS.is_empty(),
             "a service with a device names its descriptors in DESCRIPTORS"
+        );
+        let mut names = 1;
+        let mut rest = <D::Service as Service>::DESCRIPTORS.as_bytes();
+        while let [byte, after @ ..] = rest {
+            names += (*byte == b',') as usize;
+            rest = after;
+        }
+        assert!(
+            D::KINDS.is_empty() || D::KINDS.len() == names,
+            "KINDS has another length than DESCRIPTORS"
         );
     }
     startup::run_program::<D::Service>(Some(|parts| Box::pin(Actor::<D>::new(parts).run())))

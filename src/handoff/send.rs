@@ -29,10 +29,6 @@ use crate::platform::notify;
 use crate::server::listener::Listener;
 use crate::service::Service;
 
-/// How long the successor may take to prepare. Too long: clients wait longer if the successor
-/// hangs. Too short: a successor on a busy machine has to ask again.
-const OFFER_TIMEOUT: Duration = Duration::from_secs(1);
-
 /// How long the successor may take to serve before that is logged. The wait continues, because the
 /// successor is the owner.
 const SILENCE_LOGGED: Duration = Duration::from_secs(1);
@@ -181,15 +177,14 @@ impl Offering {
             match self.progress {
                 Progress::Idle => future::pending().await,
                 Progress::Sending(part) => {
-                    let limit = self
-                        .stuck
-                        .map_or(self.since + OFFER_TIMEOUT, |since| since + IN_FLIGHT_TIMEOUT);
-                    if !before(limit, self.send(part, bundle)).await {
-                        break self.expired();
+                    let offered = self.since + S::OFFER_TIMEOUT;
+                    let limit = self.stuck.map_or(offered, |since| since + IN_FLIGHT_TIMEOUT);
+                    if !before(limit.min(offered), self.send(part, bundle)).await {
+                        break self.expired::<S>();
                     }
                 }
                 Progress::Offered => {
-                    let limit = self.since + OFFER_TIMEOUT;
+                    let limit = self.since + S::OFFER_TIMEOUT;
                     let heard = async { Some(hear::<S>(&mut self.peer).await) };
                     let too_late = async {
                         Timer::at(limit).await;
@@ -206,7 +201,7 @@ impl Offering {
                             break Successor::TimedOut;
                         }
                         None => {
-                            let event = self.expired();
+                            let event = self.expired::<S>();
                             if self.withdraw::<S>() {
                                 break event;
                             }
@@ -246,10 +241,10 @@ impl Offering {
         event
     }
 
-    fn expired(&mut self) -> Successor {
+    fn expired<S: Service>(&mut self) -> Successor {
         self.cause.get_or_insert_with(|| match self.stuck {
             Some(_) => "too many descriptors of this user are in flight".to_owned(),
-            None => format!("timed out after {} s", OFFER_TIMEOUT.as_secs()),
+            None => format!("timed out after {} ms", S::OFFER_TIMEOUT.as_millis()),
         });
         Successor::TimedOut
     }

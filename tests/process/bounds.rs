@@ -41,6 +41,12 @@ fn cargo_check_names_the_bound_that_a_service_exceeds() {
         ("MAX_FIELDS: usize = 27", "MAX_FIELDS: usize = 4097", "its fields (MAX_FIELDS)"),
         ("MAX_REPLY: usize = 20", "MAX_REPLY: usize = 9999", "a reply (MAX_REPLY)"),
         ("Self::EXPECTED.len()", "1", "MAX_EXPECTED is less than"),
+        (
+            "WHAT: &'static str = \"door\"",
+            "OFFER_TIMEOUT: std::time::Duration = \
+          std::time::Duration::from_millis(1001)",
+            "OFFER_TIMEOUT is not 1 ms to 1 s",
+        ),
         ("VERSION: &'static str = \"1\"", "VERSION: &'static str = \"1 2\"", "VERSION has"),
     ] {
         let output = compile(&scratch, (right, wrong), "metadata");

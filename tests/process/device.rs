@@ -190,3 +190,66 @@ fn the_unit_is_ready_only_once_the_device_works() {
     hardware.wait_for(1);
     manager.wait_for("READY=1");
 }
+
+/// The service of the tests that has two descriptors.
+fn twin(scratch: &Scratch, socket: &str, line: &Path, options: &[&str]) -> Command {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    let build = || build::example_of("testkit", "twin").unwrap_or_else(|error| panic!("{error}"));
+    let mut command = Command::new(PROGRAM.get_or_init(build));
+    detach(&mut command);
+    command.arg("--server-socket-path").arg(scratch.join(socket)).args(STILL).args(options);
+    command.arg("--state-file").arg(state_file(scratch)).env("LINE", line);
+    command
+}
+
+#[test]
+fn a_descriptor_of_another_kind_is_closed_and_the_device_opened_again() {
+    let datagrams = "a socket of domain 1 and type 2";
+    for (wrong, found) in [
+        ("wrong order", &format!("'line' is {datagrams}, not a pipe")),
+        ("wrong domain", &format!("'bus' is a socket of domain 2 and type 2, not {datagrams}")),
+        ("wrong file", &"'line' is a regular file, not a pipe".to_owned()),
+    ] {
+        let scratch = Scratch::new();
+        let mut hardware = Pipe::new(&scratch);
+        let mut first = twin(&scratch, "first", &hardware.path, &[]);
+        let mut first = start(first.env("HANDS_OVER", wrong), &scratch, "first");
+        hardware.wait_for(1);
+        let path = first.socket.to_str().expect("text");
+        let mut second = twin(&scratch, "second", &hardware.path, &["--client-socket-path", path]);
+        let second = start(&mut second, &scratch, "second");
+        second.wait_for(&format!(
+            "cannot use the device from the predecessor: the descriptor {found}; opening it again"
+        ));
+        assert!(first.ended().0.success());
+        second.wait_for("Opened the device");
+        assert_eq!(status(&second.socket, "device"), "running", "{wrong}");
+    }
+}
+
+#[test]
+fn a_device_that_is_opened_by_mistake_is_not_used() {
+    let scratch = Scratch::new();
+    let file = scratch.join("line");
+    std::fs::write(&file, "").expect("a scratch directory");
+    let daemon = start(&mut twin(&scratch, "sock", &file, &[]), &scratch, "sock");
+    daemon.wait_for("cannot use the device: the descriptor 'line' is a regular file, not a pipe");
+    assert_eq!(status(&daemon.socket, "device"), "failing");
+    assert_eq!(std::fs::read(&file).expect("the file"), b"");
+}
+
+#[test]
+fn a_device_is_used_again_as_soon_as_the_service_allows_its_successor() {
+    let scratch = Scratch::new();
+    let mut hardware = Pipe::new(&scratch);
+    let daemon = start(&mut twin(&scratch, "sock", &hardware.path, &[]), &scratch, "sock");
+    hardware.wait_for(1);
+    let mut silent = Client::connect(&daemon.socket);
+    silent.send("handoff 1 service=twin accepts=line,bus listener=\n");
+    daemon.wait_for("did not adopt the state: timed out after 50 ms; serving on");
+    hardware.wait_for(2);
+    // The process writes `k` at once and every 100 ms, by the clock that ends the offer.
+    let kept = hardware.bytes.iter().filter(|byte| **byte == b'k').count();
+    assert!((1..=2).contains(&kept), "{kept} times while nobody used it");
+    assert!(hardware.bytes.ends_with(b"u"), "it is not used again");
+}

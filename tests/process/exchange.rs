@@ -181,11 +181,11 @@ fn an_offer_that_nobody_takes_is_taken_back_for_good() {
     let scratch = Scratch::new();
     let (daemon, mut client) = predecessor(&scratch);
     let mut successor = Wire::ask(&daemon.socket, "handoff 1");
-    serves_on(&daemon, &mut client, "timed out after 1 s");
+    serves_on(&daemon, &mut client, "timed out after 1000 ms");
     // The daemon ignores everything that the successor sends now.
     let _ = std::io::Write::write_all(&mut successor.stream, b"prepared\ndone\n");
     drop(successor.offer());
-    assert_eq!(successor.line(), "abort timed out after 1 s");
+    assert_eq!(successor.line(), "abort timed out after 1000 ms");
     successor.end();
     assert_eq!(get_counter(&daemon.socket), 138);
 }

@@ -296,7 +296,7 @@ fn a_stopped_successor_delays_no_client() {
     }
     // The successor asks, but does not read the offer.
     let mut successor = Wire::ask(&first.socket, "handoff 1");
-    first.wait_for(" did not adopt the state: timed out after 1 s; serving on");
+    first.wait_for(" did not adopt the state: timed out after 1000 ms; serving on");
     for client in &mut clients {
         assert_eq!(client.ask("ter"), "137");
     }
@@ -308,6 +308,6 @@ fn a_stopped_successor_delays_no_client() {
         }
         line = successor.line();
     }
-    assert_eq!(line, "abort timed out after 1 s");
+    assert_eq!(line, "abort timed out after 1000 ms");
     successor.end();
 }
