@@ -1,42 +1,100 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `early-service` for your own state: answers clients from the initrd on, and hands the state over
-//! to the process on the root filesystem.
+//! A service that answers clients from the initrd on, and hands its state to the process on the
+//! root filesystem.
 //!
-//! The program is [`main!`] with a [`Service`]: a [`State`](machine::State) and its texts. Nothing
-//! else depends on the state. The program `early-service` counts; `examples/camera` has another
-//! state.
+//! An author writes a [`State`], its texts as a [`Service`], and [`main!`]. This is a whole
+//! program:
 //!
-//! # Actors
+//! ```
+//! use std::fmt;
 //!
-//! | actor | owns | sends to |
-//! | --- | --- | --- |
-//! | [`ticker`] | state, timer; the state file while it ticks | server, handoff, supervisor |
-//! | [`server`] | listeners and sessions while it serves | ticker, handoff |
-//! | [`handoff`] | state file, sockets and the connection to the other process at all other times | ticker, server, supervisor |
-//! | [`device::actor`] | the device and its descriptors, if the service has any | ticker, PID 1 |
-//! | [`platform::signals`] | signal handlers | supervisor |
-//! | [`journal`] | log queue, writer thread | |
-//! | [`supervisor`] | lifecycle | server, handoff, PID 1 |
+//! use early_service::{Fields, MissingField, Service, State, number};
 //!
-//! All of them exist from the start to the end of the process, and all except the journal's writer
-//! run on one thread. [`messages`] has every mailbox, and the two values that are shared.
+//! /// How many people came through the door. A client sends a number, and receives the sum.
+//! #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+//! struct People(u64);
 //!
-//! # Modules
+//! impl State for People {
+//!     type Command = u64;
+//!     type Reply = u64;
+//!     const NAME: &'static str = "people";
+//!     const EXPECTED: &'static str = "a number";
+//!     const MAX_FIELDS: usize = "people=18446744073709551615".len();
+//!     const MAX_REPLY: usize = "18446744073709551615".len();
+//!     fn read(fields: Fields<'_>) -> Result<Self, MissingField> {
+//!         fields.number("people").map(Self)
+//!     }
+//!     fn write_fields(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+//!         write!(f, "people={}", self.0)
+//!     }
+//!     fn command(line: &[u8]) -> Result<u64, &'static str> {
+//!         number(line).ok_or(Self::EXPECTED)
+//!     }
+//!     fn apply(&mut self, more: u64) -> u64 {
+//!         self.0 = self.0.saturating_add(more);
+//!         self.0
+//!     }
+//!     fn tick(&mut self) {}
+//! }
+//! impl fmt::Display for People {
+//!     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+//!         write!(f, "{} people", self.0)
+//!     }
+//! }
+//! impl Service for People {
+//!     const ABOUT: &'static str = "Counts people from the initrd on.";
+//! }
+//! early_service::main!(People);
+//! # assert_eq!(People::read(Fields::new(b"people=5")), Ok(People(5)));
+//! ```
 //!
-//! | module | contents |
+//! The program has the options, the commands and the log of `early-service`. A service with
+//! hardware adds a [`device::Device`].
+//!
+//! # What travels
+//!
+//! | travels to the successor | does not travel |
 //! | --- | --- |
-//! | [`startup`] | the order of start-up, and the exit status |
-//! | [`messages`] | every mailbox, with its capacity and the reason for it |
-//! | [`handoff`] | both sides of a handoff, the lock and the state file |
-//! | [`server`] | clients: listeners, sessions and their limits |
-//! | [`device`] | the hardware of a service, if it has any |
-//! | [`service`] | the interface of a state; [`counter`] implements it |
-//! | [`status`] | what `status` and `systemctl status` show |
-//! | [`journal`] | from a log line to journald or the kernel log |
-//! | [`platform`] | clock, signals, sockets, PID 1, the switch of root |
-//! | [`machine`] | every decision, without input or output |
+//! | the state: the fields that [`State::write_fields`] writes | everything else in memory |
+//! | the time of the next tick | threads, timers, open files, child processes |
+//! | listening sockets, and clients with their unread commands and unsent replies | |
+//! | the open descriptors of a device, and what waits in them | the rest of the device: [`Device::freeze`](device::Device::freeze) is the last call that can save it |
+//!
+//! After a crash, the next process has the last state that a client or the log could see, and the
+//! descriptors of the device if PID 1 stores them.
+//!
+//! # Threads
+//!
+//! Each method of [`State`], [`Service`] and [`device::Device`] is called on one thread, between two
+//! ticks. None may block, and none may panic: the process aborts, and systemd starts it again.
+//! [`main!`] is called before there is a second thread.
+//!
+//! # Limits and units
+//!
+//! | what | limit |
+//! | --- | --- |
+//! | [`State::NAME`] | 32 bytes |
+//! | [`State::MAX_FIELDS`] | 4096 bytes |
+//! | [`State::MAX_REPLY`] | 2303 bytes |
+//! | a command | a line of 128 bytes |
+//! | [`Service::DESCRIPTORS`] | 16 names |
+//! | a log record of a tick | 240 bytes |
+//!
+//! A program that exceeds one of the first three does not compile. Lengths are bytes. A
+//! [`device::Monotonic`] is a time in nanoseconds of `CLOCK_MONOTONIC`, which stands still while the
+//! machine is suspended. An option in milliseconds has a name that ends with `-ms`.
+//!
+//! # Versions
+//!
+//! Versions follow [Semantic Versioning](https://semver.org). It covers every item in this
+//! documentation: a program compiles and behaves the same with each later release whose first
+//! number, or second number while the first is 0, is the same. The items of the crate
+//! `early-service-machine` are covered as far as this crate exports them.
+//!
+//! Messages between processes and the state file keep a promise of their own, which also holds
+//! between releases that are not compatible here:
+//! [upgrading](https://docs.rs/crate/early-service/latest/source/docs/upgrading.md).
 #![forbid(unsafe_code)]
-#![allow(rustdoc::private_intra_doc_links, reason = "the tables are for those who read the code")]
 
 mod cli;
 mod counter;
@@ -53,8 +111,15 @@ mod status;
 mod supervisor;
 mod ticker;
 
-pub use early_service_machine as machine;
+#[doc(inline)]
+pub use early_service_machine::State;
+#[doc(inline)]
+pub use early_service_machine::wire::fields::{Fields, MissingField, number};
 pub use service::Service;
+pub use startup::main;
+
+// Not part of the interface: the macro needs the first, and programs of this repository the other.
+#[doc(hidden)]
+pub use early_service_machine as machine;
 #[doc(hidden)]
 pub use service::check;
-pub use startup::main;

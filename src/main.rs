@@ -2,7 +2,7 @@
 //! The program `early-service`: counts from the initrd on, and hands the count to the root
 //! filesystem.
 
-use early_service::machine::Counter;
+use early_service_machine::Counter;
 
 mod no_unwinder;
 

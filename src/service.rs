@@ -18,29 +18,21 @@ use crate::status::MAX_VERSION;
 /// Each method writes one part of a log line. No method may block or panic, because all run between
 /// two ticks.
 ///
+/// Only [`ABOUT`](Self::ABOUT) has no default; the first page has an example. These texts replace
+/// defaults:
+///
 /// ```
 /// # use std::fmt::{self, Formatter};
-/// # use early_service::machine::wire::fields::{Fields, MissingField, number};
-/// use early_service::machine::State;
-/// use early_service::Service;
-///
-/// /// How many doors were opened.
-/// #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-/// struct Doors(u64);
-///
-/// impl State for Doors {
-///     // See the documentation of `machine`.
+/// # use early_service::{Fields, MissingField, Service, State, number};
+/// # #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+/// # struct Doors(u64);
+/// # impl State for Doors {
 /// #    type Command = u64;
 /// #    type Reply = u64;
 /// #    const NAME: &'static str = "doors";
-/// #    const HAND_OVER: &'static str = "get_doors_and_terminate";
 /// #    const EXPECTED: &'static str = "a number";
-/// #    const MAX_EXPECTED: usize = 8;
 /// #    const MAX_FIELDS: usize = 26;
 /// #    const MAX_REPLY: usize = 20;
-/// #    fn parse(reply: &[u8]) -> Option<Self> {
-/// #        number(reply).map(Self)
-/// #    }
 /// #    fn read(fields: Fields<'_>) -> Result<Self, MissingField> {
 /// #        fields.number("doors").map(Self)
 /// #    }
@@ -50,20 +42,16 @@ use crate::status::MAX_VERSION;
 /// #    fn command(line: &[u8]) -> Result<u64, &'static str> {
 /// #        number(line).ok_or(Self::EXPECTED)
 /// #    }
-/// #    fn is_change(_: &u64) -> bool {
-/// #        true
-/// #    }
 /// #    fn apply(&mut self, command: u64) -> u64 {
 /// #        std::mem::replace(&mut self.0, command)
 /// #    }
 /// #    fn tick(&mut self) {}
-/// }
+/// # }
 /// # impl fmt::Display for Doors {
 /// #    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
 /// #        self.0.fmt(f)
 /// #    }
 /// # }
-///
 /// impl Service for Doors {
 ///     const ABOUT: &'static str = "Counts doors from the initrd on.";
 ///     const WHAT: &'static str = "number of doors";
@@ -77,24 +65,8 @@ use crate::status::MAX_VERSION;
 ///     fn write_change(&self, previous: &Self, f: &mut Formatter<'_>) -> fmt::Result {
 ///         write!(f, "{} doors instead of {}", self.0, previous.0)
 ///     }
-///     fn write_last(&self, ticks: u64, f: &mut Formatter<'_>) -> fmt::Result {
-///         write!(f, "The last {ticks} counts")
-///     }
-///     fn write_last_before_change(
-///         &self,
-///         ticks: u64,
-///         since: u64,
-///         f: &mut Formatter<'_>,
-///     ) -> fmt::Result {
-///         write!(f, "{ticks} counts, followed by {since} others,")
-///     }
 /// }
-///
-/// # mod program {
-/// # use super::Doors;
-/// early_service::main!(Doors);
-/// # }
-/// # fn main() {}
+/// # early_service::main!(Doors);
 /// ```
 pub trait Service: State {
     /// The version that `--version` and `status` show, at most 32 bytes; by default that of this

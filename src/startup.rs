@@ -73,14 +73,6 @@ type Error = Box<dyn std::error::Error>;
 /// systemd has passed.
 ///
 /// [`main!`](macro@crate::main) makes it the function `main` of a program.
-///
-/// ```no_run
-/// use std::process::ExitCode;
-///
-/// fn main() -> ExitCode {
-///     early_service::main::<early_service::machine::Counter>()
-/// }
-/// ```
 #[must_use]
 pub fn main<S: Service>() -> ExitCode {
     run_program::<S>(None)

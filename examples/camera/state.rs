@@ -4,8 +4,7 @@
 use std::fmt::{self, Display, Formatter};
 use std::str;
 
-use early_service::machine::State;
-use early_service::machine::wire::fields::{Fields, MissingField, number};
+use early_service::{Fields, MissingField, State, number};
 
 /// The state that one process hands over to the next.
 ///

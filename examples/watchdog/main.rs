@@ -9,10 +9,8 @@ use std::fmt::{self, Formatter};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 
-use early_service::Service;
 use early_service::device::{Device, Monotonic, Need, Port};
-use early_service::machine::State;
-use early_service::machine::wire::fields::{Fields, MissingField};
+use early_service::{Fields, MissingField, Service, State};
 
 /// The time between two pings, in nanoseconds: a third of a timeout of 1.5 s.
 const INTERVAL: u64 = 500_000_000;

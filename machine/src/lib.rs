@@ -22,6 +22,9 @@
 //! | [`wire::fields`] | how records and messages encode their values |
 //! | [`trust`] | which users may receive the state, and whose state is adopted |
 //!
+//! An author of a service uses the items that `early-service` exports. Only they keep the rule of
+//! versions; everything else may change with each release.
+//!
 //! Only [`counter`] knows that the state is a counter. Another state needs another such module.
 //!
 //! **Invariant:** no input makes this crate panic. The lints in its manifest forbid indexing,

@@ -17,75 +17,6 @@ use crate::wire::fields::{Fields, MissingField};
 /// The `MAX_` constants are lengths in bytes. The state must keep to them, and should test that it
 /// does. A program whose state does not fit the lines and buffers of the other modules does not
 /// compile ([`bounds`](crate::bounds)).
-///
-/// ```
-/// use core::fmt;
-/// use early_service_machine::wire::fields::{Fields, MissingField, number};
-/// use early_service_machine::state::State;
-///
-/// /// A door that is open or not.
-/// #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-/// struct Door {
-///     is_open: bool,
-/// }
-///
-/// /// Whether to open it.
-/// #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-/// struct Open(bool);
-///
-/// impl State for Door {
-///     type Command = Open;
-///     /// Whether it was open before.
-///     type Reply = bool;
-///
-///     const NAME: &'static str = "door";
-///     const HAND_OVER: &'static str = "get_door_and_terminate";
-///     const EXPECTED: &'static str = "open true, open false";
-///     const MAX_EXPECTED: usize = Self::EXPECTED.len();
-///     const MAX_FIELDS: usize = "open=1".len();
-///     const MAX_REPLY: usize = "false".len();
-///
-///     fn parse(reply: &[u8]) -> Option<Self> {
-///         number(reply).map(|digit| Self { is_open: digit > 0 })
-///     }
-///     fn read(fields: Fields<'_>) -> Result<Self, MissingField> {
-///         Ok(Self { is_open: fields.flag("open")? })
-///     }
-///     fn write_fields(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-///         write!(f, "open={}", u8::from(self.is_open))
-///     }
-///     fn command(line: &[u8]) -> Result<Open, &'static str> {
-///         match line {
-///             b"open true" => Ok(Open(true)),
-///             b"open false" => Ok(Open(false)),
-///             _ => Err(Self::EXPECTED),
-///         }
-///     }
-///     fn is_change(_: &Open) -> bool {
-///         true
-///     }
-///     fn apply(&mut self, Open(is_open): Open) -> bool {
-///         core::mem::replace(&mut self.is_open, is_open)
-///     }
-///     fn tick(&mut self) {}
-/// }
-///
-/// impl fmt::Display for Door {
-///     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-///         write!(f, "{}", u8::from(self.is_open))
-///     }
-/// }
-///
-/// impl fmt::Display for Open {
-///     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-///         write!(f, "open {}", self.0)
-///     }
-/// }
-///
-/// let mut door = Door::default();
-/// assert!(!door.apply(Door::command(b"open true").expect("a command")));
-/// assert_eq!(Door::read(Fields::new(b"open=1")), Ok(door));
-/// ```
 pub trait State: Copy + Debug + Default + Display + Eq + Hash + Send + 'static {
     /// A command of a client. Its text form is a line that [`command`](Self::command) reads as
     /// this.
@@ -137,8 +68,7 @@ pub trait State: Copy + Debug + Default + Display + Eq + Hash + Send + 'static {
     /// can adopt the state of an older one:
     ///
     /// ```
-    /// use early_service_machine::wire::fields::{Fields, MissingField};
-    ///
+    /// # use early_service_machine::wire::fields::{Fields, MissingField};
     /// /// `doors=` is of the first release, `is_locked=` of the second.
     /// fn read(fields: Fields<'_>) -> Result<(u64, bool), MissingField> {
     ///     Ok((fields.number("doors")?, fields.flag_or("is_locked", true)?))

@@ -15,8 +15,7 @@
 //! | the device fails | the luggage is dropped, `acquire` after a pause, `thaw`, `run` |
 //! | the process is told to stop | `run` is dropped, `freeze`, [`release`](Device::release) |
 //!
-//! [`machine::device`](early_service_machine::device) decides when each of them is called, and the
-//! [`actor`] calls it.
+//! An error of `run` or `acquire` is shown by `status` and by `systemctl status`.
 
 pub(crate) mod actor;
 mod port;

@@ -26,7 +26,7 @@ impl<S: Service> Port<S> {
     /// The change is in the state file when this returns, so it outlives a crash. A command that
     /// was given is executed even if the future is dropped meanwhile, for example because the
     /// process hands over. Clients cannot give a command that
-    /// [`State::command`](crate::machine::State::command) does not read.
+    /// [`State::command`](crate::State::command) does not read.
     pub async fn apply(&self, command: S::Command) -> S::Reply {
         match self.ask(Some(command)).await.1 {
             Some(reply) => reply,

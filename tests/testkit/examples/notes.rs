@@ -6,9 +6,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use early_service::Service;
-use early_service::machine::State;
-use early_service::machine::wire::fields::{Fields, MissingField, number};
+use early_service::{Fields, MissingField, Service, State, number};
 
 /// The most letters.
 const MOST: u64 = 3900;

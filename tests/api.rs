@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Public interface: a program that uses each public item of the library with its full type.
+//!
+//! It does not compile if an item is removed or changes its type, or if a trait requires more of
+//! its implementor. In a release that is compatible with the last one, lines are only added here.
+//!
+//! cargo-semver-checks would not see most of this: `State` and `Fields` are of another crate.
+
+use std::any::type_name;
+use std::env;
+use std::fmt::{self, Display, Formatter};
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::process::{Command, ExitCode};
+
+use early_service::device::{self, Device, Luggage, Monotonic, Need, Port};
+use early_service::{Fields, MissingField, Service, State, number};
+
+/// The items in the documentation. Whatever else is public is hidden there, and is no part of the
+/// interface.
+const ITEMS: [&str; 13] = [
+    "device/enum.Need",
+    "device/fn.main",
+    "device/struct.Monotonic",
+    "device/struct.Port",
+    "device/trait.Device",
+    "device/trait.Luggage",
+    "fn.main",
+    "fn.number",
+    "macro.main",
+    "struct.Fields",
+    "struct.MissingField",
+    "trait.Service",
+    "trait.State",
+];
+
+/// Implements only what the traits require.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Least(u64);
+
+impl State for Least {
+    type Command = u64;
+    type Reply = u64;
+    const EXPECTED: &'static str = "a number";
+    const MAX_FIELDS: usize = 22;
+    const MAX_REPLY: usize = 20;
+    fn read(fields: Fields<'_>) -> Result<Self, MissingField> {
+        fields.number("n").map(Self)
+    }
+    fn write_fields(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "n={self}")
+    }
+    fn command(line: &[u8]) -> Result<u64, &'static str> {
+        number(line).ok_or(Self::EXPECTED)
+    }
+    fn apply(&mut self, command: u64) -> u64 {
+        command
+    }
+    fn tick(&mut self) {}
+}
+
+impl Display for Least {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Service for Least {
+    const ABOUT: &'static str = "Least.";
+}
+
+/// Implements everything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Most(Least);
+
+impl State for Most {
+    type Command = u64;
+    type Reply = u64;
+    const NAME: &'static str = "most";
+    const HAND_OVER: &'static str = "get_most_and_terminate";
+    const EXPECTED: &'static str = "a number";
+    const MAX_EXPECTED: usize = 8;
+    const MAX_FIELDS: usize = 22;
+    const MAX_REPLY: usize = 20;
+    fn parse(reply: &[u8]) -> Option<Self> {
+        number(reply).map(|number| Self(Least(number)))
+    }
+    fn read(fields: Fields<'_>) -> Result<Self, MissingField> {
+        Least::read(fields).map(Self)
+    }
+    fn write_fields(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.0.write_fields(f)
+    }
+    fn command(line: &[u8]) -> Result<u64, &'static str> {
+        Least::command(line)
+    }
+    fn is_change(_: &u64) -> bool {
+        true
+    }
+    fn apply(&mut self, command: u64) -> u64 {
+        self.0.apply(command)
+    }
+    fn tick(&mut self) {}
+    fn tick_many(&mut self, _: u64) -> bool {
+        true
+    }
+}
+
+impl Display for Most {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Service for Most {
+    const VERSION: &'static str = "1";
+    const ABOUT: &'static str = "Most.";
+    const WHAT: &'static str = "number";
+    const DESCRIPTORS: &'static str = "device";
+    fn write_tick(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.fmt(f)
+    }
+    fn fields(&self) -> impl IntoIterator<Item = (&'static str, u64)> {
+        [("N", 1)]
+    }
+    fn write_change(&self, previous: &Self, f: &mut Formatter<'_>) -> fmt::Result {
+        previous.fmt(f)
+    }
+    fn write_last(&self, _: u64, f: &mut Formatter<'_>) -> fmt::Result {
+        self.fmt(f)
+    }
+    fn write_last_before_change(&self, _: u64, _: u64, f: &mut Formatter<'_>) -> fmt::Result {
+        self.fmt(f)
+    }
+}
+
+/// The descriptors of a device.
+struct Case(File);
+
+impl Luggage for Case {
+    fn lend(&self) -> Vec<BorrowedFd<'_>> {
+        self.0.lend()
+    }
+    fn accept(descriptors: Vec<OwnedFd>) -> Result<Self, String> {
+        File::accept(descriptors).map(Self)
+    }
+}
+
+/// Implements only what the trait requires, and calls everything that the process offers.
+struct Plain(Case);
+
+impl Device for Plain {
+    type Service = Most;
+    type Luggage = Case;
+    async fn acquire(need: Need, port: &Port<Most>) -> io::Result<Case> {
+        match need {
+            Need::Fresh | Need::Recovered => {}
+            Need::Failed(times) => assert!(times > 0),
+        }
+        let _: Most = port.state().await;
+        File::open("/dev/null").map(Case)
+    }
+    fn thaw(luggage: Case, _: &Most, _: Monotonic) -> Self {
+        Self(luggage)
+    }
+    async fn run(&mut self, port: &Port<Most>) -> io::Error {
+        let now: Monotonic = port.now();
+        let _: u64 = port.apply(1).await;
+        port.until(now.after_nanos(1)).await;
+        port.health(Err("no signal"));
+        io::Error::other("the end")
+    }
+    fn freeze(self) -> Case {
+        self.0
+    }
+}
+
+/// Implements everything.
+struct Full(Plain);
+
+impl Device for Full {
+    type Service = Most;
+    type Luggage = Case;
+    async fn acquire(need: Need, port: &Port<Most>) -> io::Result<Case> {
+        Plain::acquire(need, port).await
+    }
+    fn thaw(luggage: Case, state: &Most, now: Monotonic) -> Self {
+        Self(Plain::thaw(luggage, state, now))
+    }
+    async fn run(&mut self, port: &Port<Most>) -> io::Error {
+        self.0.run(port).await
+    }
+    fn freeze(self) -> Case {
+        self.0.freeze()
+    }
+    fn keep_alive(_: &Case, now: Monotonic) -> Option<Monotonic> {
+        Some(now)
+    }
+    fn release(luggage: Case) {
+        Plain::release(luggage);
+    }
+}
+
+mod without_a_device {
+    early_service::main!(super::Least);
+    pub(super) const MAIN: fn() -> super::ExitCode = main;
+}
+
+mod with_a_device {
+    early_service::main!(super::Most, with: super::Full);
+    pub(super) const MAIN: fn() -> super::ExitCode = main;
+}
+
+type Text = Fields<'static>;
+
+/// Each function with its type.
+fn functions() -> [fn() -> ExitCode; 4] {
+    let _: fn(&[u8]) -> Option<u64> = number;
+    let _: fn(&'static [u8]) -> Text = Fields::new;
+    let _: fn(Text, &str) -> Option<&'static [u8]> = Fields::get;
+    let _: fn(Text, &'static str) -> Result<u64, MissingField> = Fields::number;
+    let _: fn(Text, &'static str, u64) -> Result<u64, MissingField> = Fields::number_up_to;
+    let _: fn(Text, &'static str, u64) -> Result<u64, MissingField> = Fields::number_or;
+    let _: fn(Text, &'static str) -> Result<bool, MissingField> = Fields::flag;
+    let _: fn(Text, &'static str, bool) -> Result<bool, MissingField> = Fields::flag_or;
+    let _: fn(u64) -> Monotonic = Monotonic::from_nanos;
+    let _: fn(Monotonic) -> u64 = Monotonic::as_nanos;
+    let _: fn(Monotonic, u64) -> Monotonic = Monotonic::after_nanos;
+    let _: fn(Monotonic, Monotonic) -> u64 = Monotonic::nanos_since;
+    [
+        early_service::main::<Least>,
+        device::main::<Full>,
+        without_a_device::MAIN,
+        with_a_device::MAIN,
+    ]
+}
+
+/// Traits that an author may need of the types.
+fn is_value<T: Copy + fmt::Debug + Eq + Send + Sync>() -> &'static str {
+    type_name::<T>()
+}
+
+#[test]
+fn a_program_that_uses_every_public_item_compiles() {
+    assert_eq!(functions().len(), 4);
+    assert!(Monotonic::default() < Monotonic::from_nanos(1));
+    for name in [is_value::<MissingField>(), is_value::<Need>(), is_value::<Monotonic>()] {
+        assert!(!name.is_empty());
+    }
+    assert_eq!(MissingField("n").to_string(), "no valid n");
+    assert_eq!(Least::read(Fields::new(b"n=5")), Ok(Least(5)));
+    // The defaults of optional items.
+    assert_eq!((Least::NAME, Least::HAND_OVER, Least::MAX_EXPECTED), ("early-service", "", 8));
+    assert_eq!((Least::WHAT, Least::DESCRIPTORS), ("state", ""));
+    assert_eq!(Least::VERSION, env!("CARGO_PKG_VERSION"));
+    assert!(Least::parse(b"5").is_none() && Least::is_change(&5) && !Least(5).tick_many(1));
+    assert_eq!(Least(5).fields().into_iter().count(), 0);
+    let file = File::open("/dev/null").expect("a device");
+    assert!(Plain::keep_alive(&Case(file), Monotonic::from_nanos(1)).is_none());
+}
+
+#[test]
+fn the_documentation_lists_only_these_items() {
+    let cargo = env::var_os("CARGO").expect("cargo runs the test");
+    let mut doc = Command::new(cargo);
+    doc.args(["doc", "--quiet", "--locked", "--no-deps", "--package", "early-service"]);
+    assert!(doc.status().expect("cargo").success());
+    let target = env::current_exe().expect("a program");
+    let target = target.ancestors().nth(3).expect("the target directory");
+    let page = fs::read_to_string(target.join("doc/early_service/all.html")).expect("a page");
+    let links =
+        page.split("href=\"").filter_map(|rest| rest.split_once(".html\"")).map(|(at, _)| at);
+    let mut items: Vec<_> = links.filter(|link| !link.starts_with("..")).collect();
+    items.sort_unstable();
+    assert_eq!(items, ITEMS);
+}
