@@ -39,6 +39,11 @@ const RUN_ELSEWHERE: &[(&str, &str, &str)] = &[
     ("cargo deny", "scripts/test", "check --allow license-exception-not-encountered bans licenses"),
     ("cargo doc --open", "scripts/test", "cargo doc --workspace"),
     ("cargo install --locked cargo-", "scripts/test", r#"cargo install --locked --quiet "$crate""#),
+    (
+        "cargo run --example new-service",
+        "tests/process/new_service.rs",
+        r#"example("new-service")"#,
+    ),
     ("cargo test --test process", "scripts/test", "cargo test --workspace --locked"),
     ("cargo test --workspace --lib", "scripts/test", "cargo test --workspace --locked"),
     ("cargo test -p early-service-machine", "scripts/test", "cargo test --workspace --locked"),

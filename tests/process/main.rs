@@ -25,6 +25,7 @@
 //! | [`memory`] | no memory is left allocated |
 //! | [`names`] | two services with different names |
 //! | [`nameless`] | a socket whose name disappears |
+//! | [`new_service`] | the crate that the generator writes |
 //! | [`older`] | the C programs on the other side, and who may ask |
 //! | [`options`] | the command line |
 //! | [`ownership`] | the lock, and who waits for it |
@@ -65,6 +66,7 @@ mod members;
 mod memory;
 mod nameless;
 mod names;
+mod new_service;
 mod older;
 mod options;
 mod ownership;

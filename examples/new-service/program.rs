@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The service @NAME@: counts from the initrd on. Replace the count with your own state.
+
+use std::fmt::{self, Display, Formatter};
+
+use early_service::Service;
+use early_service::machine::State;
+use early_service::machine::wire::fields::{Fields, MissingField, number};
+
+/// The state. It travels from process to process, and survives a crash.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Count(u64);
+
+impl State for Count {
+    /// The number that a client adds.
+    type Command = u64;
+    /// The count after that.
+    type Reply = u64;
+
+    const NAME: &'static str = "@NAME@";
+    const EXPECTED: &'static str = "a number to add";
+    const MAX_FIELDS: usize = "count=18446744073709551615".len();
+    const MAX_REPLY: usize = "18446744073709551615".len();
+
+    fn read(fields: Fields<'_>) -> Result<Self, MissingField> {
+        fields.number("count").map(Self)
+    }
+
+    fn write_fields(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "count={self}")
+    }
+
+    fn command(line: &[u8]) -> Result<u64, &'static str> {
+        number(line).ok_or(Self::EXPECTED)
+    }
+
+    fn apply(&mut self, added: u64) -> u64 {
+        self.0 = self.0.wrapping_add(added);
+        self.0
+    }
+
+    fn tick(&mut self) {
+        self.0 = self.0.wrapping_add(1);
+    }
+}
+
+impl Service for Count {
+    const VERSION: &'static str = env!("CARGO_PKG_VERSION");
+    const ABOUT: &'static str = "Counts from the initrd on.";
+}
+
+impl Display for Count {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+early_service::main!(Count);
