@@ -14,12 +14,13 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::process::{Command, ExitCode};
 
-use early_service::device::{self, Device, Luggage, Monotonic, Need, Port};
+use early_service::device::{self, Device, Kind, Luggage, Monotonic, Need, Port};
 use early_service::{Fields, MissingField, Service, State, number};
 
 /// The items in the documentation. Whatever else is public is hidden there, and is no part of the
 /// interface.
-const ITEMS: [&str; 13] = [
+const ITEMS: [&str; 14] = [
+    "device/enum.Kind",
     "device/enum.Need",
     "device/fn.main",
     "device/struct.Monotonic",
@@ -182,6 +183,7 @@ struct Full(Plain);
 impl Device for Full {
     type Service = Most;
     type Luggage = Case;
+    const KINDS: &'static [Kind] = &[Kind::Any];
     async fn acquire(need: Need, port: &Port<Most>) -> io::Result<Case> {
         Plain::acquire(need, port).await
     }
@@ -228,6 +230,10 @@ fn functions() -> [fn() -> ExitCode; 4] {
     let _: fn(Monotonic) -> u64 = Monotonic::as_nanos;
     let _: fn(Monotonic, u64) -> Monotonic = Monotonic::after_nanos;
     let _: fn(Monotonic, Monotonic) -> u64 = Monotonic::nanos_since;
+    let _: fn(Kind, Kind) -> bool = Kind::admits;
+    let _: fn(Option<(u32, u32)>) -> Kind = Kind::Character;
+    let _: fn(u32, u32) -> Kind = Kind::Socket;
+    let _ = [Kind::Any, Kind::Regular, Kind::Pipe, Kind::Other];
     [
         early_service::main::<Least>,
         device::main::<Full>,
@@ -245,7 +251,12 @@ fn is_value<T: Copy + fmt::Debug + Eq + Send + Sync>() -> &'static str {
 fn a_program_that_uses_every_public_item_compiles() {
     assert_eq!(functions().len(), 4);
     assert!(Monotonic::default() < Monotonic::from_nanos(1));
-    for name in [is_value::<MissingField>(), is_value::<Need>(), is_value::<Monotonic>()] {
+    for name in [
+        is_value::<MissingField>(),
+        is_value::<Need>(),
+        is_value::<Kind>(),
+        is_value::<Monotonic>(),
+    ] {
         assert!(!name.is_empty());
     }
     assert_eq!(MissingField("n").to_string(), "no valid n");
