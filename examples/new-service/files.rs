@@ -2,7 +2,7 @@
 //! The files of a generated crate.
 //!
 //! A file of this repository is a template: its name is replaced, and a few edits remove what only
-//! this repository has. An edit whose place is not found stops the generator, so that a change of a
+//! this repository has, or add what a device needs. An edit whose place is not found stops the generator, so that a change of a
 //! template cannot leave an edit behind unnoticed.
 
 /// The release of a generated crate.
@@ -17,13 +17,16 @@ macro_rules! ours {
 
 /// The service that the user has ordered.
 pub(crate) struct Service {
-    name: String,
-    library: Option<String>,
+    pub(crate) name: String,
+    pub(crate) device: Option<String>,
+    pub(crate) drivers: Vec<String>,
+    pub(crate) library: Option<String>,
 }
 
 impl Service {
     /// Checks the words of the command line, which become parts of units and scripts.
-    pub(crate) fn new(name: String, library: Option<String>) -> Result<Self, String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let Self { name, device, drivers, .. } = self;
         let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         let begins_with_letter = name.starts_with(|c: char| c.is_ascii_lowercase());
         // The name of an account has at most 31 bytes.
@@ -36,7 +39,19 @@ impl Service {
         if name.starts_with("early-service") || name.ends_with("-initrd") {
             return Err(format!("invalid name '{name}': another service may have its files"));
         }
-        Ok(Self { name, library })
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "/_.:-".contains(c);
+        let is_device = |path: &String| path.starts_with("/dev/") && path.chars().all(is_plain);
+        if let Some(path) = device.as_ref().filter(|path| !is_device(path)) {
+            return Err(format!("invalid device '{path}': expected a path in /dev"));
+        }
+        let is_module = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        let is_driver = |name: &String| {
+            name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(is_module)
+        };
+        match drivers.iter().find(|name| !is_driver(name)) {
+            Some(driver) => Err(format!("invalid driver '{driver}': expected a kernel module")),
+            None => Ok(()),
+        }
     }
 
     /// The path and the contents of every file.
@@ -48,39 +63,50 @@ impl Service {
             ("conf/@NAME@.8", &include_str!("manual.8").replace("@NAME@", "@MAN@")),
             ("initramfs-tools/hook", include_str!("initramfs-hook")),
             ("initramfs-tools/script", include_str!("initramfs-script")),
-            ("src/main.rs", include_str!("program.rs")),
-            ("tests/handoff.rs", include_str!("test.rs")),
+            ("src/main.rs", &self.program()),
+            ("tests/handoff.rs", &self.test()),
+        ];
+        let of_device = [
+            ("conf/@NAME@.rules", include_str!("device.rules")),
+            ("src/device.rs", include_str!("device.rs")),
         ];
         let ours = [
-            ours!("conf/early-service-initrd.service"),
+            self.initrd_unit(),
             ours!("conf/early-service.dracut.conf"),
             ours!("conf/early-service.preset"),
-            ours!("conf/early-service.service"),
+            self.root_unit(),
             ours!("conf/early-service.socket"),
             ours!("conf/early-service.sysusers"),
             ours!("dracut/50early-service/initrd-backoff.conf"),
             ours!("dracut/50early-service/initrd-service.conf"),
             ours!("dracut/50early-service/initrd-socket.conf"),
-            ours!("dracut/50early-service/module-setup.sh"),
+            self.dracut_module(),
             ours!("dracut/50early-service/wanted.sh"),
-            spec(),
+            self.spec(),
             ours!("scripts/create-rpm.sh"),
             ours!("scripts/debian-rpm.macros"),
             ours!("scripts/debian/postinst"),
             ours!("scripts/debian/postrm"),
             ours!("scripts/debian/prerm"),
         ];
-        let own = own.into_iter().map(|(path, text)| (path.to_owned(), text.to_owned()));
+        let of_device = of_device.into_iter().filter(|_| self.device.is_some());
+        let own = own.into_iter().chain(of_device);
+        let own = own.map(|(path, text)| (path.to_owned(), text.to_owned()));
         own.chain(ours).map(|(path, text)| (self.fill(&path), self.fill(&text))).collect()
     }
 
     /// The text with the names of the service in place of the placeholders.
     fn fill(&self, text: &str) -> String {
+        let drivers = self.drivers.join(" ");
+        let device = self.device.as_deref().unwrap_or_default();
+        let text = filled(text, "@DEVICE@", device);
+        let text = filled(&text, "@DRIVERS@", &drivers);
         let identifier = self.name.replace('-', "_");
         let mut title = self.name.replace('-', " ");
         title[..1].make_ascii_uppercase();
         text.replace("@NAME@", &self.name)
             .replace("@IDENTIFIER@", &identifier)
+            .replace("@UPPER@", &identifier.to_uppercase())
             .replace("@TITLE@", &title)
             .replace("@MAN@", &self.name.replace('-', "\\-"))
             .replace("@VERSION@", VERSION)
@@ -98,9 +124,137 @@ impl Service {
         let [release, dist, deb] =
             ["[profile.release]", "[profile.dist]", "[package.metadata.deb]"]
                 .map(|header| section(&ours, header));
-        format!("{own}\n{release}\n{dist}\n{}", debian(deb))
+        let deb = debian(deb);
+        let deb = if self.device.is_some() { edited(deb, &[("assets = [\n", RULES)]) } else { deb };
+        format!("{own}\n{release}\n{dist}\n{deb}")
+    }
+
+    /// The program, with its device.
+    fn program(&self) -> String {
+        let text = include_str!("program.rs").to_owned();
+        if self.device.is_none() {
+            return text;
+        }
+        edited(
+            text,
+            &[
+                ("\nuse std::fmt::", "\nmod device;\n\nuse std::fmt::"),
+                ("on.\";\n}\n", "on.\";\n    const DESCRIPTORS: &'static str = \"device\";\n}\n"),
+                ("main!(Count);", "main!(Count, with: device::Open);"),
+            ],
+        )
+    }
+
+    /// The test, with a file in the place of the device.
+    fn test(&self) -> String {
+        let text = include_str!("test.rs").to_owned();
+        if self.device.is_none() {
+            return text;
+        }
+        edited(
+            text,
+            &[
+                (
+                    "        command.env_clear();\n",
+                    "        let device = directory.join(\"device\");\n        \
+                     command.env_clear().env(\"@UPPER@_DEVICE\", device);\n",
+                ),
+                (
+                    "    let mut first =",
+                    "    let device = directory.join(\"device\");\n    \
+                     fs::write(device, \"\").expect(\"a new file\");\n    let mut first =",
+                ),
+            ],
+        )
+    }
+
+    fn initrd_unit(&self) -> (String, String) {
+        let (path, text) = ours!("conf/early-service-initrd.service");
+        let text = self.with_drivers(text);
+        if self.device.is_none() {
+            return (path, text);
+        }
+        let waits = (
+            "# The service needs no devices, no file systems and no journal, so it waits for none of \
+             them.\n",
+            "# The service waits for no file system and no journal. The program opens the device as \
+             soon as it\n# exists, and answers clients before.\n",
+        );
+        (path, edited(text, &[waits, STORE]))
+    }
+
+    fn root_unit(&self) -> (String, String) {
+        let (path, text) = ours!("conf/early-service.service");
+        let text = self.with_drivers(text);
+        if self.device.is_none() {
+            return (path, text);
+        }
+        let allowed = (
+            "PrivateDevices=yes\n",
+            "# This device only. The initrd stage hands it over open; if it cannot, the root stage \
+             opens it.\n\
+             PrivateDevices=no\n\
+             DevicePolicy=closed\n\
+             DeviceAllow=@DEVICE@ rw\n",
+        );
+        (path, edited(text, &[allowed, STORE]))
+    }
+
+    /// The unit, which loads the drivers before the program starts.
+    fn with_drivers(&self, unit: String) -> String {
+        const LOAD: &str = "[Service]
+# Without the restrictions below. The dracut module installs the program and the drivers.
+ExecStartPre=-+/usr/sbin/modprobe --all --quiet @DRIVERS@
+";
+        if self.drivers.is_empty() { unit } else { edited(unit, &[("[Service]\n", LOAD)]) }
+    }
+
+    fn dracut_module(&self) -> (String, String) {
+        const INSTALL: &str =
+            "# The drivers of the device, also those that this machine does not use.
+installkernel() {
+    hostonly='' instmods @DRIVERS@
+}
+
+install() {
+";
+        let (path, text) = ours!("dracut/50early-service/module-setup.sh");
+        let edits = [("install() {\n", INSTALL)];
+        (path, if self.drivers.is_empty() { text } else { edited(text, &edits) })
+    }
+
+    fn spec(&self) -> (String, String) {
+        let (path, text) = spec();
+        if self.device.is_none() {
+            return (path, text);
+        }
+        let edits = [
+            (
+                "install -D -p -m 0644 conf/@NAME@.dracut.conf",
+                "install -D -p -m 0644 conf/@NAME@.rules \\\n    \
+                 %{buildroot}%{_prefix}/lib/udev/rules.d/60-@NAME@.rules\n\
+                 install -D -p -m 0644 conf/@NAME@.dracut.conf",
+            ),
+            (
+                "\n%{dracutdir}/dracut.conf.d",
+                "\n%{_prefix}/lib/udev/rules.d/60-@NAME@.rules\n%{dracutdir}/dracut.conf.d",
+            ),
+        ];
+        (path, edited(text, &edits))
     }
 }
+
+/// The rule of udev in the Debian package.
+const RULES: &str = r#"assets = [
+    ["conf/@NAME@.rules", "usr/lib/udev/rules.d/60-@NAME@.rules", "644"],
+"#;
+
+/// The end of the section `[Service]`, with the setting that keeps the device in PID 1.
+const STORE: (&str, &str) = (
+    "\n[Install]\n",
+    "\n# PID 1 keeps the open device while the process is restarted.\n\
+     FileDescriptorStoreMax=1\n\n[Install]\n",
+);
 
 /// The section for cargo-deb: without the documentation and the catalog of this repository, with
 /// the files for initramfs-tools.
@@ -154,6 +308,16 @@ fn with_placeholders(text: &str) -> String {
     text.replace("early-service", "@NAME@")
         .replace("early_service", "@IDENTIFIER@")
         .replace("Early service", "@TITLE@")
+}
+
+/// The text with a value in place of a placeholder. A paragraph with a placeholder without a value is
+/// left out.
+fn filled(text: &str, placeholder: &str, value: &str) -> String {
+    if !value.is_empty() || !text.contains(placeholder) {
+        return text.replace(placeholder, value);
+    }
+    let paragraphs = text.split("\n\n").filter(|paragraph| !paragraph.contains(placeholder));
+    paragraphs.collect::<Vec<_>>().join("\n\n").trim_end().to_owned() + "\n"
 }
 
 /// A section of a TOML file, without the comment of the section after it.

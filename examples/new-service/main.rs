@@ -3,6 +3,7 @@
 //!
 //! ```console
 //! $ cargo run --example new-service -- pulse --library .
+//! $ cargo run --example new-service -- feeder --device /dev/watchdog --driver i6300esb
 //! ```
 //!
 //! The units, the dracut module, the maintainer scripts and the spec file are those of this
@@ -29,15 +30,20 @@ Writes the crate of a service of your own. NAME is 1 to 31 of the characters a-z
 first one a letter.
 
 Options:
+  --device PATH     the service owns this device, such as /dev/watchdog
+  --driver MODULE   kernel module that is loaded before the service starts; may be repeated
   --directory DIR   new directory for the crate; by default NAME
   --library PATH    directory of the library; by default its release from the registry";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut parser = Parser::from_env();
-    let (mut name, mut directory, mut library) = (None, None, None);
+    let (mut name, mut device, mut drivers) = (None, None, Vec::new());
+    let (mut directory, mut library) = (None, None);
     while let Some(argument) = parser.next()? {
         match argument {
             Arg::Value(value) if name.is_none() => name = Some(value.string()?),
+            Arg::Long("device") => device = Some(parser.value()?.string()?),
+            Arg::Long("driver") => drivers.push(parser.value()?.string()?),
             Arg::Long("directory") => directory = Some(PathBuf::from(parser.value()?)),
             Arg::Long("library") => library = Some(absolute(parser.value()?)?),
             Arg::Long("help") | Arg::Short('h') => {
@@ -49,7 +55,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let name = name.ok_or(USAGE)?;
     let directory = directory.unwrap_or_else(|| PathBuf::from(&name));
-    let service = Service::new(name, library)?;
+    let service = Service { name, device, drivers, library };
+    service.check()?;
 
     let explain = |path: &PathBuf, error| format!("cannot write {}: {error}", path.display());
     fs::create_dir(&directory).map_err(|error| explain(&directory, error))?;

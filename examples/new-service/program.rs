@@ -3,9 +3,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use early_service::Service;
-use early_service::machine::State;
-use early_service::machine::wire::fields::{Fields, MissingField, number};
+use early_service::{Fields, MissingField, Service, State, number};
 
 /// The state. It travels from process to process, and survives a crash.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

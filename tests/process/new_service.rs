@@ -19,17 +19,14 @@ use crate::stage::state_file;
 /// The repository.
 const LIBRARY: &str = env!("CARGO_MANIFEST_DIR");
 
-/// The lines that mean the library: file and line.
-const MEANT: [(&str, &str); 6] = [
+/// The lines that mean the library, in every crate: file and line.
+const MEANT: [(&str, &str); 3] = [
     ("Cargo.toml", r#"early-service = { path = "LIBRARY" }"#),
     (
         "README.md",
         "How it works, and how to write a state and a device: <https://docs.rs/early-service>",
     ),
-    ("src/main.rs", "use early_service::Service;"),
-    ("src/main.rs", "use early_service::machine::State;"),
-    ("src/main.rs", "use early_service::machine::wire::fields::{Fields, MissingField, number};"),
-    ("src/main.rs", "early_service::main!(Count);"),
+    ("src/main.rs", "use early_service::{Fields, MissingField, Service, State, number};"),
 ];
 
 /// Runs the generator.
@@ -107,14 +104,18 @@ fn lines_with_our_name(directory: &Path) -> Vec<(String, String)> {
     found
 }
 
-fn as_meant(lines: &[(&str, &str)]) -> Vec<(String, String)> {
+/// The lines of [`MEANT`], and further ones, in order.
+fn as_meant(further: &[(&str, &str)]) -> Vec<(String, String)> {
+    let mut lines = [&MEANT, further].concat();
+    lines.sort_by_key(|(file, _)| *file);
     lines.iter().map(|(file, line)| ((*file).to_owned(), (*line).to_owned())).collect()
 }
 
 #[test]
 fn a_generated_crate_has_another_name_only_for_the_library() {
     let directory = generated("a-pulse", &[]);
-    assert_eq!(lines_with_our_name(&directory), as_meant(&MEANT));
+    let main = ("src/main.rs", "early_service::main!(Count);");
+    assert_eq!(lines_with_our_name(&directory), as_meant(&[main]));
     let spec = fs::read_to_string(directory.join("a-pulse.spec")).expect("a spec file");
     assert!(spec.contains("\nName:           a-pulse\nVersion:        0.1.0\n"), "{spec}");
     let read = |file: &str| fs::read_to_string(directory.join(file)).expect("a file");
@@ -171,6 +172,38 @@ fn log_of(scratch: &Scratch, program: &Path, options: &[&str]) -> Vec<String> {
 }
 
 #[test]
+fn a_generated_device_has_its_drivers_and_is_kept_by_pid_1() {
+    let drivers = ["--driver", "i6300esb", "--driver", "softdog"];
+    let options = [&["--device", "/dev/watchdog"], &drivers[..]].concat();
+    let directory = generated("a-feeder", &options);
+    let further = [
+        ("src/device.rs", "use early_service::device::{Device, Monotonic, Need, Port};"),
+        ("src/main.rs", "early_service::main!(Count, with: device::Open);"),
+    ];
+    assert_eq!(lines_with_our_name(&directory), as_meant(&further));
+    let rule = r#"ENV{DEVNAME}=="/dev/watchdog", OWNER="a-feeder", MODE="0600""#;
+    let load = "ExecStartPre=-+/usr/sbin/modprobe --all --quiet i6300esb softdog";
+    for (file, line) in [
+        ("conf/a-feeder-initrd.service", load),
+        ("conf/a-feeder-initrd.service", "FileDescriptorStoreMax=1"),
+        ("conf/a-feeder.service", load),
+        ("conf/a-feeder.service", "FileDescriptorStoreMax=1"),
+        ("conf/a-feeder.service", "PrivateDevices=no"),
+        ("conf/a-feeder.service", "DeviceAllow=/dev/watchdog rw"),
+        ("conf/a-feeder.rules", rule),
+        ("dracut/50a-feeder/module-setup.sh", "    hostonly='' instmods i6300esb softdog"),
+        ("initramfs-tools/hook", "manual_add_modules i6300esb softdog"),
+        ("initramfs-tools/script", "modprobe -a -q i6300esb softdog"),
+        ("a-feeder.spec", "%{_prefix}/lib/udev/rules.d/60-a-feeder.rules"),
+    ] {
+        let text = fs::read_to_string(directory.join(file)).expect("a file");
+        assert!(text.lines().any(|each| each == line), "{file} has no line {line:?}: {text}");
+    }
+    let program = tested(&directory, "a-feeder");
+    assert_eq!(names_in(&program), Vec::<String>::new());
+}
+
+#[test]
 fn a_service_without_the_library_here_depends_on_its_release() {
     let scratch = Scratch::new();
     let directory = scratch.join("crate");
@@ -195,6 +228,10 @@ fn a_word_that_fits_no_unit_is_refused_before_a_file_is_written() {
         (&["a-name-of-thirty-two-characters-"], "invalid name"),
         (&["pulse-initrd"], "another service may have its files"),
         (&["early-service2"], "another service may have its files"),
+        (&["pulse", "--device", "watchdog"], "invalid device 'watchdog'"),
+        (&["pulse", "--device", "/dev/a b"], "invalid device '/dev/a b'"),
+        (&["pulse", "--driver", "soft dog"], "invalid driver 'soft dog'"),
+        (&["pulse", "--driver="], "invalid driver ''"),
         (&["pulse", "--library", "/nowhere"], "cannot find /nowhere"),
     ] {
         let output = generate(&[arguments, &to].concat());
