@@ -51,6 +51,8 @@
 //! The program has the options, the commands and the log of `early-service`. A service with
 //! hardware adds a [`device::Device`].
 //!
+//! [`trial`] has the tests for both.
+//!
 //! # What travels
 //!
 //! | travels to the successor | does not travel |
@@ -110,6 +112,7 @@ mod startup;
 mod status;
 mod supervisor;
 mod ticker;
+pub mod trial;
 
 #[doc(inline)]
 pub use early_service_machine::State;

@@ -221,6 +221,7 @@ fn start_actors<S: Service>(
                 status: Rc::clone(&status),
                 status_changed: to_supervisor_continued.clone(),
                 stored,
+                trial: None,
             });
             (Some(to_device), Some(questions), Some(device))
         }

@@ -15,11 +15,12 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::process::{Command, ExitCode};
 
 use early_service::device::{self, Device, Kind, Luggage, Monotonic, Need, Port};
+use early_service::trial::{self, Arrow, Call, Fault, Side};
 use early_service::{Fields, MissingField, Service, State, number};
 
 /// The items in the documentation. Whatever else is public is hidden there, and is no part of the
 /// interface.
-const ITEMS: [&str; 14] = [
+const ITEMS: [&str; 21] = [
     "device/enum.Kind",
     "device/enum.Need",
     "device/fn.main",
@@ -34,6 +35,13 @@ const ITEMS: [&str; 14] = [
     "struct.MissingField",
     "trait.Service",
     "trait.State",
+    "trial/enum.Arrow",
+    "trial/enum.Fault",
+    "trial/enum.Side",
+    "trial/fn.every_fault",
+    "trial/fn.handoff",
+    "trial/fn.state",
+    "trial/struct.Call",
 ];
 
 /// Implements only what the traits require.
@@ -216,6 +224,8 @@ mod with_a_device {
 
 type Text = Fields<'static>;
 
+type Courses = Vec<(Fault, Vec<Call>)>;
+
 /// Each function with its type.
 fn functions() -> [fn() -> ExitCode; 4] {
     let _: fn(&[u8]) -> Option<u64> = number;
@@ -230,6 +240,17 @@ fn functions() -> [fn() -> ExitCode; 4] {
     let _: fn(Monotonic) -> u64 = Monotonic::as_nanos;
     let _: fn(Monotonic, u64) -> Monotonic = Monotonic::after_nanos;
     let _: fn(Monotonic, Monotonic) -> u64 = Monotonic::nanos_since;
+    let _: fn(Fault) -> Result<Vec<Call>, String> = trial::handoff::<Full>;
+    let _: fn() -> Result<Courses, String> = trial::every_fault::<Full>;
+    let _: fn(&[Most], &[&str]) -> Result<(), String> = trial::state;
+    let _: fn(Side, Arrow) -> Fault = Fault::Death;
+    let _ = [Fault::None, Fault::Device];
+    let _ = [Side::Predecessor, Side::Successor, Side::Restarted];
+    let _: [Arrow; 6] =
+        [Arrow::Handoff, Arrow::State, Arrow::End, Arrow::Prepared, Arrow::Commit, Arrow::Done];
+    let _ = Arrow::ALL;
+    let call = Call { at: Monotonic::default(), side: Side::Predecessor, method: "run" };
+    let _: (Monotonic, Side, &'static str) = (call.at, call.side, call.method);
     let _: fn(Kind, Kind) -> bool = Kind::admits;
     let _: fn(Option<(u32, u32)>) -> Kind = Kind::Character;
     let _: fn(u32, u32) -> Kind = Kind::Socket;
@@ -256,6 +277,10 @@ fn a_program_that_uses_every_public_item_compiles() {
         is_value::<Need>(),
         is_value::<Kind>(),
         is_value::<Monotonic>(),
+        is_value::<Arrow>(),
+        is_value::<Call>(),
+        is_value::<Fault>(),
+        is_value::<Side>(),
     ] {
         assert!(!name.is_empty());
     }

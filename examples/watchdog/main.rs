@@ -8,12 +8,17 @@
 use std::fmt::{self, Formatter};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use early_service::device::{Device, Monotonic, Need, Port};
 use early_service::{Fields, MissingField, Service, State};
 
 /// The time between two pings, in nanoseconds: a third of a timeout of 1.5 s.
 const INTERVAL: u64 = 500_000_000;
+
+/// The device, from `$WATCHDOG` when it is first opened.
+static PATH: OnceLock<PathBuf> = OnceLock::new();
 
 /// How many pings the watchdog has received.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -62,8 +67,9 @@ impl Device for Feeder {
     type Luggage = File;
 
     async fn acquire(_: Need, _: &Port<Pings>) -> io::Result<File> {
-        let path = std::env::var_os("WATCHDOG").unwrap_or_else(|| "/dev/watchdog".into());
-        OpenOptions::new().write(true).open(path)
+        let from_environment =
+            || std::env::var_os("WATCHDOG").unwrap_or_else(|| "/dev/watchdog".into()).into();
+        OpenOptions::new().write(true).open(PATH.get_or_init(from_environment))
     }
 
     fn thaw(watchdog: File, _: &Pings, _: Monotonic) -> Self {
@@ -97,3 +103,37 @@ impl Device for Feeder {
 }
 
 early_service::main!(Pings, with: Feeder);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use early_service::trial;
+    use testkit::pipe::Pipe;
+    use testkit::scratch::Scratch;
+
+    #[test]
+    fn the_state_keeps_its_promises() {
+        trial::state(&[Pings(u64::MAX)], &[]).unwrap_or_else(|wrong| panic!("{wrong}"));
+    }
+
+    #[test]
+    fn it_is_fed_in_time_and_released_once_whoever_dies() {
+        let scratch = Scratch::new();
+        let mut hardware = Pipe::new(&scratch);
+        PATH.set(hardware.path.clone()).expect("no other test opens it");
+        let courses = trial::every_fault::<Feeder>().unwrap_or_else(|wrong| panic!("{wrong}"));
+        for (fault, calls) in &courses {
+            // A ping is applied right after it was sent; the others are sent by `keep_alive`.
+            let pings = calls.iter().filter(|call| matches!(call.method, "apply" | "keep_alive"));
+            let pings: Vec<_> = pings.map(|call| call.at).collect();
+            let longest = pings.windows(2).map(|two| two[1].nanos_since(two[0])).max();
+            assert!(longest <= Some(2 * INTERVAL), "{fault:?}: {calls:?}");
+            let last = calls.last().expect("calls");
+            assert_eq!(last.method, "release", "{fault:?}");
+        }
+        hardware.look();
+        assert!(hardware.is_closed);
+        let released = hardware.bytes.iter().filter(|byte| **byte == b'V').count();
+        assert_eq!(released, courses.len(), "once a course, at its end");
+    }
+}

@@ -23,10 +23,10 @@ use crate::device::{Device, Luggage, Port};
 use crate::handoff::bundle::Named;
 use crate::journal::message_id::Id;
 use crate::messages::{Question, ToDevice, ToTicker, post};
-use crate::platform::descriptors;
-use crate::platform::{clock, notify};
+use crate::platform::{descriptors, notify};
 use crate::service::Service;
 use crate::status::Status;
+use crate::trial::clock::Clock;
 
 /// The pause before copies are sent to PID 1's store again, if its queue was full.
 ///
@@ -44,6 +44,8 @@ pub(crate) struct Parts<S: Service> {
     pub(crate) status_changed: Sender<()>,
     /// The descriptors that PID 1's store returned.
     pub(crate) stored: Vec<Named>,
+    /// The clock of a trial, if this is one.
+    pub(crate) trial: Option<Rc<Clock>>,
 }
 
 /// The actor.
@@ -81,9 +83,9 @@ enum Event<D: Device> {
 
 impl<D: Device> Actor<D> {
     pub(crate) fn new(parts: Parts<D::Service>) -> Self {
-        let Parts { mailbox, ticker, questions, done_guard, status, status_changed, stored } =
+        let Parts { mailbox, ticker, questions, done_guard, status, status_changed, stored, trial } =
             parts;
-        let port = Port { questions, status, status_changed };
+        let port = Port { questions, status, status_changed, trial };
         let mut actor = Self {
             mailbox,
             ticker,
@@ -128,7 +130,7 @@ impl<D: Device> Actor<D> {
                 (Hardware::Device(device), _) => Event::Failed(device.run(&self.port).await),
                 (Hardware::None, Phase::Opening(need)) => open::<D>(need, &self.port).await,
                 (Hardware::Luggage(luggage), Phase::Frozen | Phase::Lent | Phase::Given) => {
-                    while let Some(again) = D::keep_alive(luggage, clock::now()) {
+                    while let Some(again) = D::keep_alive(luggage, self.port.now()) {
                         self.port.until(again).await;
                     }
                     future::pending().await
@@ -233,9 +235,9 @@ impl<D: Device> Actor<D> {
     }
 
     fn thaw(&mut self) {
-        let state = self.state;
+        let (state, now) = (self.state, self.port.now());
         self.replace(|hardware| match hardware {
-            Hardware::Luggage(luggage) => Hardware::Device(D::thaw(luggage, &state, clock::now())),
+            Hardware::Luggage(luggage) => Hardware::Device(D::thaw(luggage, &state, now)),
             other => other,
         });
         self.port.health(Ok(()));
@@ -278,7 +280,7 @@ impl Store {
 async fn open<D: Device>(need: Need, port: &Port<D::Service>) -> Event<D> {
     let pause = need.pause_ms();
     if pause > 0 {
-        Timer::after(Duration::from_millis(pause)).await;
+        port.until(port.now().after_nanos(pause * 1_000_000)).await;
     }
     let opened = D::acquire(need, port).await.and_then(|luggage| {
         check::<D>(names::<D>().zip(luggage.lend())).map_err(io::Error::other)?;

@@ -12,12 +12,15 @@ use crate::messages::{Answer, Question};
 use crate::platform::clock;
 use crate::service::Service;
 use crate::status::Status;
+use crate::trial::clock::Clock;
 
 /// The device's connection to the state, the clock and PID 1.
 pub struct Port<S: Service> {
     pub(super) questions: Sender<Question<S>>,
     pub(super) status: Rc<Status>,
     pub(super) status_changed: Sender<()>,
+    /// The clock of a trial, if this is one.
+    pub(super) trial: Option<Rc<Clock>>,
 }
 
 impl<S: Service> Port<S> {
@@ -54,12 +57,17 @@ impl<S: Service> Port<S> {
     /// The time of the clock that ticks follow (`CLOCK_MONOTONIC`).
     #[must_use]
     pub fn now(&self) -> Monotonic {
-        clock::now()
+        self.trial.as_ref().map_or_else(clock::now, |trial| trial.now())
     }
 
     /// Waits until `deadline`.
     pub async fn until(&self, deadline: Monotonic) {
-        Timer::at(clock::instant(deadline)).await;
+        match &self.trial {
+            Some(trial) => trial.until(deadline).await,
+            None => {
+                Timer::at(clock::instant(deadline)).await;
+            }
+        }
     }
 
     /// Reports whether the device does its work.
