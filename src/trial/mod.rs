@@ -42,6 +42,9 @@
 //! #        self.0.fmt(f)
 //! #    }
 //! # }
+//! # impl Service for Doors {
+//! #    const ABOUT: &'static str = "Counts doors.";
+//! # }
 //! // The longest states, and one line of each command.
 //! trial::state(&[Doors(0), Doors(u64::MAX)], &["5"]).expect("a sound state");
 //! ```

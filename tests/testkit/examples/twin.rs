@@ -15,10 +15,8 @@ use std::os::unix::net::UnixDatagram;
 use std::thread;
 use std::time::Duration;
 
-use early_service::Service;
 use early_service::device::{Device, Kind, Luggage, Monotonic, Need, Port};
-use early_service::machine::State;
-use early_service::machine::wire::fields::{Fields, MissingField};
+use early_service::{Fields, MissingField, Service, State};
 
 /// The time between two bytes, in nanoseconds.
 const INTERVAL: u64 = 100_000_000;
