@@ -609,7 +609,7 @@ mod tests {
             if let Some(event @ Event::Asked(_)) =
                 future::block_on(future::poll_once(question)).flatten()
             {
-                bench.ticker.handle(event, bench.start.after_nanos(100_000_000_000_000));
+                bench.ticker.handle(event, bench.start.after_nanos(1_000_000_000_000_000));
             }
         }
         assert!(bench.ticker.is_behind, "the ticks are not overdue");
@@ -621,31 +621,31 @@ mod tests {
     #[test]
     fn commands_of_a_device_wait_for_overdue_ticks_and_are_not_lost() {
         let mut bench = overdue();
-        let late = bench.start.after_nanos(100_000_000_000_000);
+        let late = bench.start.after_nanos(1_000_000_000_000_000);
         while bench.ticker.is_behind {
             bench.ticker.handle(Event::Deadline, late);
         }
         let state = bench.ticker.ticking.as_ref().expect("a state").state();
-        assert_eq!(state, Driven(3_001_000_000));
+        assert_eq!(state, Driven(3_010_000_000));
     }
 
     #[test]
     fn the_next_owner_receives_the_commands_that_wait_for_overdue_ticks() {
         let mut bench = overdue();
-        bench.tell(100_000_000, ToTicker::Freeze(Bundle::default()));
+        bench.tell(1_000_000_000, ToTicker::Freeze(Bundle::default()));
         let Ok(ToHandoff::Frozen(bundle)) = bench.handoff.try_recv() else {
             panic!("the state is with the handoff")
         };
         let snapshot = bundle.snapshot().expect("a state with its deadline");
-        let late = bench.start.after_nanos(100_000_000_000_000);
+        let late = bench.start.after_nanos(1_000_000_000_000_000);
         let due = Ticking::resuming(snapshot, late, bench.ticker.period).due(late);
-        assert_eq!(snapshot.state.0 + due, 3_001_000_000);
+        assert_eq!(snapshot.state.0 + due, 3_010_000_000);
     }
 
     #[test]
     fn the_last_state_has_the_commands_that_wait_for_overdue_ticks() {
         let mut bench = overdue();
-        bench.tell(100_000_000, ToTicker::Leave);
+        bench.tell(1_000_000_000, ToTicker::Leave);
         let state = bench.ticker.ticking.as_ref().expect("a state").state();
         assert!(state.0 > 3_000_000_000, "{state}");
     }
