@@ -207,6 +207,29 @@ impl Image {
         Ok(Self { directory, ..self.clone() })
     }
 
+    /// The same guest with a generated service beside ours, installed by dpkg.
+    pub(crate) fn with_generated(&self) -> Result<Self, String> {
+        const INSTALL: &str = r#"
+            dpkg -i /boot-test/pulse.deb
+            cp "/boot/initrd.img-$(ls /lib/modules)" /boot/usual.img"#;
+        let package = package::generated()?;
+        let inputs = Inputs::new()
+            .with(INSTALL.as_bytes())
+            .with(self.directory.as_os_str().as_encoded_bytes())
+            .with_path(&package)?;
+        let name = format!("{}-pulse", self.guest.suite());
+        let directory = cache::entry(&name, &inputs, |to| {
+            let tree = to.join("tree");
+            fs::create_dir_all(to)
+                .map_err(|error| format!("cannot make {}: {error}", to.display()))?;
+            copy(&self.tree(), &tree)?;
+            copy(&package, &tree.join("boot-test/pulse.deb"))?;
+            chroot(&tree, &["sh", "-euc", INSTALL])?;
+            disk_of(&tree, &to.join("disk"))
+        })?;
+        Ok(Self { directory, ..self.clone() })
+    }
+
     /// Number of bytes that our module adds to an initrd compressed by gzip. The guest's own initrd
     /// is not compressed, to boot sooner.
     pub(crate) fn added_to_initrd(&self) -> Result<usize, String> {

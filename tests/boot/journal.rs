@@ -30,6 +30,11 @@ impl Record {
         self.field("SYSLOG_IDENTIFIER").unwrap_or_default()
     }
 
+    /// Whether any field contains `text`.
+    pub(crate) fn mentions(&self, text: &str) -> bool {
+        self.fields.values().any(|value| value.as_str().is_some_and(|value| value.contains(text)))
+    }
+
     /// When it was written, by the guest's CLOCK_MONOTONIC; if unknown, when it was received.
     pub(crate) fn at(&self) -> Duration {
         let written = self.number("_SOURCE_MONOTONIC_TIMESTAMP");

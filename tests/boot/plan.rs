@@ -46,6 +46,8 @@ pub(crate) struct Plan {
     pub(crate) shared_machine_id: bool,
     /// Whether the service is `examples/watchdog`, on a machine with a watchdog.
     pub(crate) watchdog: bool,
+    /// Whether a generated service runs beside ours, and owns the watchdog of the machine.
+    pub(crate) generated: bool,
     /// Takes much longer than the others, and is therefore booted first.
     pub(crate) is_long: bool,
     pub(crate) rows: &'static [Row],
@@ -93,6 +95,7 @@ impl Plan {
         cmdline: "",
         shared_machine_id: true,
         watchdog: false,
+        generated: false,
         is_long: false,
         rows: &[],
     };
@@ -107,7 +110,7 @@ impl Plan {
             initrd: self.initrd,
             cmdline: format!("{} {}", self.security, self.cmdline),
             shared_machine_id: self.shared_machine_id,
-            watchdog: self.watchdog,
+            watchdog: self.watchdog || self.generated,
             over_initrd: owned(self.over_initrd),
             over_disk: owned(self.over_disk),
             off_disk: self.off_disk.iter().map(|&path| path.to_owned()).collect(),
@@ -281,7 +284,8 @@ fn build(guests: &[Guest], format: Format) -> Result<Vec<Result<Image, String>>,
 
 /// Boots a plan on one guest and tries all of its rows.
 pub(crate) fn boot(plan: &Plan, image: &Image, swaps: &[Swap]) -> Vec<Verdict> {
-    let boot = machine::boot(image, &plan.setting(image, swaps));
+    let booted = if plan.generated { image.with_generated() } else { Ok(image.clone()) };
+    let boot = booted.and_then(|image| machine::boot(&image, &plan.setting(&image, swaps)));
     let verdict = |row: &Row| {
         let mut claims = Claims::default();
         let took = match &boot {

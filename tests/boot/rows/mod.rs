@@ -16,6 +16,7 @@ pub(crate) mod rpm;
 pub(crate) mod selinux;
 mod starts;
 pub(crate) mod surroundings;
+mod two_services;
 mod updates;
 mod watchdog;
 
@@ -53,7 +54,13 @@ pub(crate) fn of(guest: Guest) -> Table {
         },
         Guest::Trixie => Table {
             guest,
-            plans: plans(&[older::PLANS, root_stage::OF_OUR_OWN, updates::PLANS, watchdog::PLANS]),
+            plans: plans(&[
+                older::PLANS,
+                root_stage::OF_OUR_OWN,
+                two_services::PLANS,
+                updates::PLANS,
+                watchdog::PLANS,
+            ]),
             tree_rows: tree_rows(),
         },
         Guest::Sid => newest::table(),
