@@ -54,3 +54,16 @@ impl Display for Count {
 }
 
 early_service::main!(Count);
+
+#[cfg(test)]
+mod tests {
+    use early_service::trial;
+
+    use super::Count;
+
+    #[test]
+    fn the_state_keeps_its_promises() {
+        let states = [Count::default(), Count(u64::MAX)];
+        trial::state(&states, &["5"]).expect("a sound state");
+    }
+}

@@ -29,6 +29,9 @@ const MEANT: [(&str, &str); 3] = [
     ("src/main.rs", "use early_service::{Fields, MissingField, Service, State, number};"),
 ];
 
+/// The last one, in the unit test of the state.
+const TEST: (&str, &str) = ("src/main.rs", "    use early_service::trial;");
+
 /// Runs the generator.
 fn generate(arguments: &[&str]) -> Output {
     let generator = build::example("new-service").unwrap_or_else(|error| panic!("{error}"));
@@ -59,7 +62,7 @@ fn tested(directory: &Path, name: &str) -> PathBuf {
     let output = cargo.output().expect("cargo runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let printed = String::from_utf8_lossy(&output.stdout);
-    assert!(printed.contains("1 passed"), "{printed}");
+    assert_eq!(printed.matches("1 passed").count(), 2, "{printed}");
     target.join(name)
 }
 
@@ -115,7 +118,7 @@ fn as_meant(further: &[(&str, &str)]) -> Vec<(String, String)> {
 fn a_generated_crate_has_another_name_only_for_the_library() {
     let directory = generated("a-pulse", &[]);
     let main = ("src/main.rs", "early_service::main!(Count);");
-    assert_eq!(lines_with_our_name(&directory), as_meant(&[main]));
+    assert_eq!(lines_with_our_name(&directory), as_meant(&[main, TEST]));
     let spec = fs::read_to_string(directory.join("a-pulse.spec")).expect("a spec file");
     assert!(spec.contains("\nName:           a-pulse\nVersion:        0.1.0\n"), "{spec}");
     let read = |file: &str| fs::read_to_string(directory.join(file)).expect("a file");
@@ -179,6 +182,7 @@ fn a_generated_device_has_its_drivers_and_is_kept_by_pid_1() {
     let further = [
         ("src/device.rs", "use early_service::device::{Device, Monotonic, Need, Port};"),
         ("src/main.rs", "early_service::main!(Count, with: device::Open);"),
+        TEST,
     ];
     assert_eq!(lines_with_our_name(&directory), as_meant(&further));
     let rule = r#"ENV{DEVNAME}=="/dev/watchdog", OWNER="a-feeder", MODE="0600""#;
