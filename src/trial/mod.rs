@@ -5,6 +5,8 @@
 //! its lengths. [`every_fault`] takes a [`Device`] through a handoff that succeeds, and through one
 //! for each death of either process, and returns the order of the calls.
 //!
+//! The crate `early-service-trial` does the latter with two real processes of a service.
+//!
 //! A trial needs no second process, no privileges and no time: both sides run on the thread of the
 //! test, with the device actor of the program and a clock that jumps to the next deadline. The test
 //! provides the file that [`Device::acquire`] opens. Data in its descriptors may come at any time of

@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use crate::crowd::{assert_sound, make_all, show};
-use crate::proxy::{Arrow, Moment};
 use crate::service::{CAMERA, COUNTER, Service};
 use crate::trial::{Fault, Plan, Side, When};
 use crate::{number_from, seed};
+use early_service_trial::proxy::{Arrow, Moment};
 use testkit::random::Random;
 
 /// Tries for each arrow, side and fault, half of them before the arrow; `FAULTS_TRIES` in the

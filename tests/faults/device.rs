@@ -14,9 +14,9 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::crowd::all_of;
-use crate::proxy::{Arrow, Moment, Onlooker, Proxy};
 use crate::service::example;
 use crate::trial::Side;
+use early_service_trial::proxy::{Arrow, Moment, Onlooker, Proxy};
 use testkit::client::status;
 use testkit::daemon::{Daemon, STILL, detach};
 use testkit::pipe::Pipe;

@@ -6,12 +6,13 @@
 //!
 //! | file | is |
 //! | --- | --- |
+//! | [`author`] | the trial that the author of a service runs |
 //! | [`arrows`] | faults at each arrow of the exchange |
 //! | [`device`] | faults at each arrow, for a service with hardware |
 //! | [`instants`] | faults at random times |
 //! | [`relay`] | a thousand handoffs in a row without a fault, and how long they take |
 //! | [`trial`] | one try |
-//! | [`proxy`] | stands between the processes, to stop the exchange at an arrow |
+//! | [`early_service_trial::proxy`] | stands between the processes, to stop the exchange at an arrow |
 //! | [`load`] | the clients |
 //! | [`judge`], [`order`] | what is right and what is not |
 //! | [`service`] | the programs, and what differs between them |
@@ -23,12 +24,12 @@
 #![allow(clippy::print_stderr, reason = "a test that fails shows what the daemon logged")]
 
 mod arrows;
+mod author;
 mod device;
 mod instants;
 mod relay;
 
 mod crowd;
-mod proxy;
 mod service;
 mod trial;
 

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::proxy::{Arrow, Moment, Onlooker, Proxy};
 use crate::service::Service;
+use early_service_trial::proxy::{Arrow, Moment, Onlooker, Proxy};
 use testkit::daemon::{Daemon, Line};
 use testkit::judge::{Evidence, Loss, Wrong, judge};
 use testkit::load::{Load, Told, ten};

@@ -28,7 +28,7 @@ use rustix::net::{
 
 /// One step of the exchange, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Arrow {
+pub enum Arrow {
     /// `handoff 1`, from the successor.
     Handoff,
     /// `state …`, the first line of the predecessor's answer.
@@ -44,7 +44,7 @@ pub(crate) enum Arrow {
 }
 
 impl Arrow {
-    pub(crate) const ALL: [Self; 6] =
+    pub const ALL: [Self; 6] =
         [Self::Handoff, Self::State, Self::End, Self::Prepared, Self::Commit, Self::Done];
 
     /// The arrow that a line represents, if any.
@@ -76,7 +76,7 @@ impl fmt::Display for Arrow {
 
 /// When the onlooker is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Moment {
+pub enum Moment {
     /// The proxy has received the arrow and not yet delivered it.
     Before,
     /// The arrow is in the receiver's socket.
@@ -93,12 +93,12 @@ impl fmt::Display for Moment {
 }
 
 /// Called for each arrow, in the proxy's thread.
-pub(crate) type Onlooker = Box<dyn FnMut(Arrow, Moment) + Send>;
+pub type Onlooker = Box<dyn FnMut(Arrow, Moment) + Send>;
 
 /// An arrow, and the number of the connection on which it was sent.
-pub(crate) type Sent = (usize, Arrow);
+pub type Sent = (usize, Arrow);
 
-pub(crate) struct Proxy {
+pub struct Proxy {
     path: PathBuf,
     sent: Arc<Mutex<Vec<Sent>>>,
     /// Its other end tells the thread to end.
@@ -108,7 +108,7 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     /// Listens on `path` for successors of the predecessor at `predecessor`.
-    pub(crate) fn between(path: PathBuf, predecessor: &Path, onlooker: Onlooker) -> Self {
+    pub fn between(path: PathBuf, predecessor: &Path, onlooker: Onlooker) -> Self {
         let listener = UnixListener::bind(&path).expect("a path of our own");
         let (quit, told) = UnixStream::pair().expect("a socket pair");
         let sent = Arc::new(Mutex::new(Vec::new()));
@@ -125,12 +125,12 @@ impl Proxy {
         Self { path, sent, quit: Some(quit), thread: Some(thread) }
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// The arrows sent so far.
-    pub(crate) fn sent(&self) -> Vec<Sent> {
+    pub fn sent(&self) -> Vec<Sent> {
         self.sent.lock().expect("no panic").clone()
     }
 }
