@@ -121,8 +121,6 @@ pub use early_service_machine::wire::fields::{Fields, MissingField, number};
 pub use service::Service;
 pub use startup::main;
 
-// Not part of the interface: the macro needs the first, and programs of this repository the other.
-#[doc(hidden)]
-pub use early_service_machine as machine;
+// Not part of the interface: for the macro.
 #[doc(hidden)]
 pub use service::check;
