@@ -88,6 +88,7 @@ impl Service {
             ours!("scripts/debian/postinst"),
             ours!("scripts/debian/postrm"),
             ours!("scripts/debian/prerm"),
+            ours!("src/no_unwinder.rs"),
         ];
         let of_device = of_device.into_iter().filter(|_| self.device.is_some());
         let own = own.into_iter().chain(of_device);
@@ -138,7 +139,7 @@ impl Service {
         edited(
             text,
             &[
-                ("\nuse std::fmt::", "\nmod device;\n\nuse std::fmt::"),
+                ("\nmod no_unwinder;\n", "\nmod device;\nmod no_unwinder;\n"),
                 ("on.\";\n}\n", "on.\";\n    const DESCRIPTORS: &'static str = \"device\";\n}\n"),
                 ("main!(Count);", "main!(Count, with: device::Open);"),
             ],

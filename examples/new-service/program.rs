@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The service @NAME@: counts from the initrd on. Replace the count with your own state.
 
+mod no_unwinder;
+
 use std::fmt::{self, Display, Formatter};
 
 use early_service::{Fields, MissingField, Service, State, number};
