@@ -294,7 +294,7 @@ mod tests {
     fn the_name_of_a_descriptor_tells_its_purpose() {
         for (name, is_ours) in [
             ("early-service.socket", true),
-            ("camera.socket", true),
+            ("meter.socket", true),
             ("unknown", true),
             ("", true),
             ("stored", false),

@@ -22,13 +22,15 @@ const CI: [&str; 2] = [".ci/run", "scripts/test"];
 const RUN: &[&str] = &[
     "cargo tree",
     "cat /run/early-service/state",
+    "cat /tmp/watchdog",
     "echo",
     "kill",
     "nc",
     "printf",
     "sleep",
-    "target/debug/examples/camera",
     "target/release/early-service",
+    "touch",
+    "WATCHDOG=/tmp/watchdog target/debug/examples/watchdog",
 ];
 
 /// The beginnings of commands that are run elsewhere in another form, and the place of that form.
@@ -181,7 +183,7 @@ fn run(page: &Path, shown: &[&Shown]) {
         std::os::unix::fs::symlink(to, scratch.join(name)).expect("a new link");
     };
     link(binary().into(), "target/release/early-service");
-    link(build::example("camera").expect("it compiles"), "target/debug/examples/camera");
+    link(build::example("watchdog").expect("it compiles"), "target/debug/examples/watchdog");
     let public = scratch.join("run/early-service/early-service.sock");
     let state = scratch.join("run/early-service/state");
     let _daemon = Daemon::serve(&public, &["--state-file", state.to_str().expect("text")]);
@@ -192,7 +194,10 @@ fn run(page: &Path, shown: &[&Shown]) {
         "sleep() { until grep --quiet Listening tmp/*.log 2> /dev/null; do command sleep 0.05; done; }\n",
     );
     for Shown { command, .. } in shown {
-        let command = command.replace(" /run/", " run/").replace(" /tmp/", " tmp/");
+        let command = command
+            .replace(" /run/", " run/")
+            .replace("=/tmp/", "=tmp/")
+            .replace(" /tmp/", " tmp/");
         let cd = if command.starts_with("cargo ") { format!("cd {ROOT}; ") } else { String::new() };
         script += &match command.strip_suffix(" &") {
             Some(command) => format!("{command} &\necho -n '{NEXT}'\n"),

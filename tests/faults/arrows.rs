@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::crowd::{assert_sound, make_all, show};
-use crate::service::{CAMERA, COUNTER, Service};
+use crate::service::{COUNTER, METER, Service};
 use crate::trial::{Fault, Plan, Side, When};
 use crate::{number_from, seed};
 use early_service_trial::proxy::{Arrow, Moment};
@@ -14,9 +14,9 @@ use testkit::random::Random;
 /// environment sets another number.
 const TRIES: u64 = 20;
 
-/// The same for the camera, which differs only in its words; `FAULTS_TRIES_CAMERA` sets another
+/// The same for the meter, which differs only in its words; `FAULTS_TRIES_METER` sets another
 /// number.
-const TRIES_CAMERA: u64 = 4;
+const TRIES_METER: u64 = 4;
 
 /// Longer than the time limit of an offer, so the predecessor withdraws it meanwhile.
 const LONG: std::ops::Range<Duration> = Duration::from_millis(1100)..Duration::from_millis(1400);
@@ -51,7 +51,7 @@ fn a_fault_at_any_arrow_breaks_no_promise() {
 
 #[test]
 fn a_fault_at_any_arrow_breaks_no_promise_of_another_service() {
-    at_each_arrow(&CAMERA, number_from("FAULTS_TRIES_CAMERA", TRIES_CAMERA));
+    at_each_arrow(&METER, number_from("FAULTS_TRIES_METER", TRIES_METER));
 }
 
 fn at_each_arrow(service: &'static Service, tries: u64) {

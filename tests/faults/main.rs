@@ -18,7 +18,7 @@
 //! | [`service`] | the programs, and what differs between them |
 //!
 //! `FAULTS_TRIES` (20 for each arrow, side and fault, half of them before the arrow is delivered),
-//! `FAULTS_TRIES_CAMERA` (4, of the example's service), `FAULTS_INSTANTS` (1000) and
+//! `FAULTS_TRIES_METER` (4, of another service), `FAULTS_INSTANTS` (1000) and
 //! `FAULTS_HANDOFFS` in the environment set the number of tries; `FAULTS_SEED` repeats tries. A
 //! table shows the tries for each fault, and the permitted losses.
 #![allow(clippy::print_stderr, reason = "a test that fails shows what the daemon logged")]

@@ -32,28 +32,34 @@ impl Service {
 pub(crate) static COUNTER: Service =
     Service { program: daemon::binary, words: &load::COUNTER, translate: |_| None };
 
-/// The example with a camera.
-pub(crate) static CAMERA: Service = Service {
+/// The meter of testkit.
+pub(crate) static METER: Service = Service {
     program: || {
         static BUILT: OnceLock<PathBuf> = OnceLock::new();
-        BUILT.get_or_init(|| example("camera")).into()
+        let build = || build::example_of("testkit", "meter");
+        BUILT.get_or_init(|| build().unwrap_or_else(|error| panic!("{error}"))).into()
     },
-    words: &Words { get: "get_frame", set: "set_frame", previous: "previous frame ", key: "frame" },
+    words: &Words {
+        get: "get_reading",
+        set: "set_reading",
+        previous: "previous reading ",
+        key: "reading",
+    },
     translate: |message| {
-        if let Some(rest) = message.strip_prefix("Continuing at frame ") {
-            let (frame, rest) = rest.split_once(", previous frame ")?;
+        if let Some(rest) = message.strip_prefix("Continuing at reading ") {
+            let (reading, rest) = rest.split_once(", previous ")?;
             let (previous, _) = rest.split_once(", in ")?;
-            return Some(format!("Setting the counter to {frame}, previous value {previous}"));
+            return Some(format!("Setting the counter to {reading}, previous value {previous}"));
         }
-        if let Some(rest) = message.strip_prefix("Frame ") {
-            return rest.strip_suffix(", drive").map(str::to_owned);
+        if let Some(rest) = message.strip_prefix("Reading ") {
+            return rest.strip_suffix(", bar").map(str::to_owned);
         }
         let lost = message.strip_prefix("warning: ")?;
-        Some(if let Some(frames) = lost.strip_prefix("Frame") {
-            format!("warning: Number{frames}")
+        Some(if let Some(readings) = lost.strip_prefix("Reading") {
+            format!("warning: Number{readings}")
         } else {
             message.replace(
-                " before the camera continued at frame ",
+                " before the meter continued at reading ",
                 " before the counter was set to ",
             )
         })

@@ -4,7 +4,7 @@
 //! To start a day later, a process runs in a time namespace whose clock is a day ahead
 //! (time_namespaces(7)). The other processes are in time namespaces too, so all clocks agree.
 //!
-//! The counter executes any number of ticks at once. The camera executes them one by one, which is
+//! The counter executes any number of ticks at once. The meter executes them one by one, which is
 //! the default.
 
 use std::ffi::OsStr;
@@ -171,21 +171,23 @@ fn start_and_wait(scratch: &Scratch, seconds: u64, options: &[&str]) -> Daemon {
     daemon
 }
 
-fn camera() -> &'static Path {
+fn meter() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| build::example("camera").unwrap_or_else(|error| panic!("{error}")))
+    PROGRAM.get_or_init(|| {
+        build::example_of("testkit", "meter").unwrap_or_else(|error| panic!("{error}"))
+    })
 }
 
-/// A camera that starts `seconds` after another one ended at frame 0.
-fn later_camera(scratch: &Scratch, seconds: u64, before: &[&str], options: &[&str]) -> Daemon {
-    let dead = start(scratch, camera(), 0, "sock", &STILL);
+/// A meter that starts `seconds` after another one ended at reading 0.
+fn later_meter(scratch: &Scratch, seconds: u64, before: &[&str], options: &[&str]) -> Daemon {
+    let dead = start(scratch, meter(), 0, "sock", &STILL);
     dead.wait_for("=> serving");
     end(dead, Signal::TERM);
     // The record of a run with the shorter period.
     set_period(scratch, 1);
     let program = Path::new("env");
-    let camera = camera().to_str().expect("text");
-    let options = [before, &[camera], options].concat();
+    let meter = meter().to_str().expect("text");
+    let options = [before, &[meter], options].concat();
     start_env(scratch, program, seconds, &options)
 }
 
@@ -210,10 +212,10 @@ fn set_period(scratch: &Scratch, milliseconds: u32) {
     fs::write(&path, crate::stage::sealed(&text)).expect("our own");
 }
 
-/// The frame in a record of the camera.
-fn frame(scratch: &Scratch) -> u64 {
+/// The reading in a record of the meter.
+fn reading(scratch: &Scratch) -> u64 {
     let file = fs::read_to_string(state_file(scratch)).expect("text");
-    number(file.trim_end(), "frame")
+    number(file.trim_end(), "reading")
 }
 
 #[test]
@@ -223,22 +225,22 @@ fn catching_up_delays_neither_status_nor_manager_nor_stop() {
     let mut manager = Manager::new(&scratch);
     let notify = format!("NOTIFY_SOCKET={}", manager.path.display());
     let before = [&notify, "WATCHDOG_USEC=300000"];
-    let mut daemon = later_camera(&scratch, MONTHS, &before, &["--timer-delay-ms", "1"]);
+    let mut daemon = later_meter(&scratch, MONTHS, &before, &["--timer-delay-ms", "1"]);
     manager.wait_for("READY=1");
     let lives = |said: &[String]| said.iter().filter(|said| said.starts_with("WATCHDOG=1")).count();
     let already = lives(&manager.said);
     manager.wait_until("signs of life", |said| lives(said) > already + 2);
     // More clients than commands may be under way. Each waits and delays nobody else.
     let mut waiting: Vec<_> = (0..40).map(|_| Client::connect(&daemon.socket)).collect();
-    waiting.iter_mut().for_each(|client| client.send("get_frame\n"));
+    waiting.iter_mut().for_each(|client| client.send("get_reading\n"));
     let ask = || {
         let line = nc(&daemon.socket, "nonsense\nstatus\n");
         let status = line.lines().nth(1).expect("two lines").to_owned();
-        (number::<u64>(&status, "ticks_due"), number::<u64>(&status, "frame"))
+        (number::<u64>(&status, "ticks_due"), number::<u64>(&status, "reading"))
     };
-    let ((due, counted), first) = (ask(), frame(&scratch));
+    let ((due, counted), first) = (ask(), reading(&scratch));
     assert!(due > 0 && due + counted >= ALL, "{due} due, {counted} counted");
-    until("more are counted", || ask().1 > counted && frame(&scratch) > first);
+    until("more are counted", || ask().1 > counted && reading(&scratch) > first);
     assert!(ask().0 > 0, "it was over before it was tried");
 
     daemon.signal(Signal::TERM);
@@ -248,7 +250,7 @@ fn catching_up_delays_neither_status_nor_manager_nor_stop() {
         assert_eq!(client.rest(), "", "no reply that lags behind the clock");
     }
     // The file holds the count, and the log contains every tick of it.
-    let counted = frame(&scratch);
+    let counted = reading(&scratch);
     assert!(counted < ALL, "{counted}");
     daemon.whole_log();
     let mut next = 0;
@@ -257,13 +259,13 @@ fn catching_up_delays_neither_status_nor_manager_nor_stop() {
         next = last + 1;
     }
     assert_eq!(next, counted);
-    let goes_on = start(&scratch, camera(), MONTHS, "sock", &["--timer-delay-ms", "1"]);
-    goes_on.wait_for(&format!("Recovering at {counted} drive rear from "));
+    let goes_on = start(&scratch, meter(), MONTHS, "sock", &["--timer-delay-ms", "1"]);
+    goes_on.wait_for(&format!("Recovering at {counted} bar from "));
     goes_on.wait_for("=> serving");
     let mut goes_on = goes_on;
     goes_on.signal(Signal::TERM);
     assert!(goes_on.ended().1 < END);
-    assert!(frame(&scratch) >= counted);
+    assert!(reading(&scratch) >= counted);
     let missing = goes_on.messages().into_iter().find(|line| line.contains("may be missing"));
     assert_eq!(missing, None, "all were logged");
 }
@@ -271,11 +273,11 @@ fn catching_up_delays_neither_status_nor_manager_nor_stop() {
 #[test]
 fn ticks_counted_but_not_logged_at_a_kill_are_named_later() {
     let scratch = Scratch::new();
-    let daemon = later_camera(&scratch, MONTHS, &[], &["--timer-delay-ms", "1"]);
-    until("frames", || frame(&scratch) > 1_000_000);
+    let daemon = later_meter(&scratch, MONTHS, &[], &["--timer-delay-ms", "1"]);
+    until("readings", || reading(&scratch) > 1_000_000);
     end(daemon, Signal::KILL);
-    let counted = frame(&scratch);
-    let next = start(&scratch, camera(), MONTHS, "sock", &["--timer-delay-ms", "1"]);
+    let counted = reading(&scratch);
+    let next = start(&scratch, meter(), MONTHS, "sock", &["--timer-delay-ms", "1"]);
     next.wait_for(&format!("to {} may be missing from the log", counted - 1));
 }
 
@@ -283,25 +285,26 @@ fn ticks_counted_but_not_logged_at_a_kill_are_named_later() {
 fn commands_during_a_catch_up_wait_and_are_answered_in_order() {
     const ALL: u64 = 20_000_000;
     let scratch = Scratch::new();
-    let daemon = later_camera(&scratch, ALL / 1000, &[], &["--timer-delay-ms", "1"]);
+    let daemon = later_meter(&scratch, ALL / 1000, &[], &["--timer-delay-ms", "1"]);
     daemon.until_it_listens();
     let mut clients: Vec<_> = (0..40).map(|_| Client::connect(&daemon.socket)).collect();
-    let lines = "nonsense\nget_frame\nset_gear reverse\nget_frame\nnonsense\nset_gear drive\n";
+    let lines = "nonsense\nget_reading\nset_unit kPa\nget_reading\nnonsense\nset_unit bar\n";
     for client in &mut clients {
         client.send(lines);
-        client.send("get_fra");
+        client.send("get_rea");
         client.finish();
     }
     for client in &mut clients {
         let replies = client.rest();
         let replies: Vec<_> = replies.lines().collect();
-        let [invalid, frame, drive, later, again, reverse, half] = replies[..] else {
+        let [invalid, reading, bar, later, again, kpa, half] = replies[..] else {
             panic!("seven replies, not {replies:?}")
         };
         assert!([invalid, again, half].iter().all(|line| line.starts_with("Invalid command")));
-        assert!([drive, reverse].iter().all(|line| line.starts_with("previous gear ")));
-        let [frame, later]: [u64; 2] = [frame, later].map(|frame| frame.parse().expect("a frame"));
-        assert!(frame >= ALL && later >= frame, "{frame}, {later}");
+        assert!([bar, kpa].iter().all(|line| line.starts_with("previous unit ")));
+        let [reading, later]: [u64; 2] =
+            [reading, later].map(|reading| reading.parse().expect("a reading"));
+        assert!(reading >= ALL && later >= reading, "{reading}, {later}");
     }
 }
 
@@ -311,22 +314,22 @@ fn a_handoff_during_a_catch_up_carries_the_waiting_commands() {
     const PERIOD: [&str; 2] = ["--timer-delay-ms", "1"];
     for _ in 0..5 {
         let scratch = Scratch::new();
-        let mut first = later_camera(&scratch, ALL / 1000, &[], &PERIOD);
+        let mut first = later_meter(&scratch, ALL / 1000, &[], &PERIOD);
         first.until_it_listens();
         let mut clients: Vec<_> = (0..40).map(|_| Client::connect(&first.socket)).collect();
-        clients.iter_mut().for_each(|client| client.send("set_gear drive\nget_frame\n"));
+        clients.iter_mut().for_each(|client| client.send("set_unit bar\nget_reading\n"));
         let predecessor = first.socket.to_str().expect("text");
         let options = [&PERIOD[..], &["--client-socket-path", predecessor]].concat();
-        let second = start(&scratch, camera(), ALL / 1000, "second", &options);
+        let second = start(&scratch, meter(), ALL / 1000, "second", &options);
         let adopting = second.wait_for("Adopting ").message;
         assert!(first.ended().0.success());
         for client in &mut clients {
-            assert_eq!(client.line(), "previous gear drive");
-            let frame: u64 = client.line().parse().expect("a frame");
-            assert!(frame >= ALL, "{frame}");
+            assert_eq!(client.line(), "previous unit bar");
+            let reading: u64 = client.line().parse().expect("a reading");
+            assert!(reading >= ALL, "{reading}");
         }
-        let adopted = adopting.split(' ').nth(1).and_then(|frame| frame.parse().ok());
-        if adopted.is_some_and(|frame: u64| frame < ALL) {
+        let adopted = adopting.split(' ').nth(1).and_then(|reading| reading.parse().ok());
+        if adopted.is_some_and(|reading: u64| reading < ALL) {
             // The replies may arrive before the line.
             second.wait_until("the line of the last of them", |lines| {
                 let lines: Vec<_> = lines.iter().map(|line| line.message.clone()).collect();
@@ -351,14 +354,15 @@ fn a_legacy_request_waits_for_the_catch_up_the_manager_not() {
     let mut manager = Manager::new(&scratch);
     let notify = format!("NOTIFY_SOCKET={}", manager.path.display());
     let before = [&notify, "WATCHDOG_USEC=30000"];
-    let mut daemon = later_camera(&scratch, ALL / 1000, &before, &["--timer-delay-ms", "1"]);
+    let mut daemon = later_meter(&scratch, ALL / 1000, &before, &["--timer-delay-ms", "1"]);
     manager.wait_for("READY=1");
     let socket = daemon.socket.clone();
-    let asker = thread::spawn(move || nc(&socket, "get_camera_and_terminate\n"));
+    let asker = thread::spawn(move || nc(&socket, "get_meter_and_terminate\n"));
     manager.wait_for("STATUS=draining: handing over to a successor");
     let reply = asker.join().expect("no panic");
-    let frame: u64 = reply.split(' ').next().and_then(|frame| frame.parse().ok()).expect("a frame");
-    assert!(frame >= ALL, "{reply}");
+    let reading: u64 =
+        reply.split(' ').next().and_then(|reading| reading.parse().ok()).expect("a reading");
+    assert!(reading >= ALL, "{reply}");
     assert!(daemon.ended().0.success());
 }
 

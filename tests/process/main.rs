@@ -9,7 +9,6 @@
 //! | --- | --- |
 //! | [`adopting`] | a successor, and predecessors of all kinds |
 //! | [`bounds`] | a service that does not keep to its bounds |
-//! | [`camera`] | the handoff with the service of the example |
 //! | [`catalog`] | the entries of the catalog |
 //! | [`catching_up`] | many ticks that are due, and another period |
 //! | [`commands`] | commands of clients |
@@ -23,6 +22,7 @@
 //! | [`meddling`] | changes that another process makes to a shared socket or file |
 //! | [`members`] | the permissions of a member of the clients' group |
 //! | [`memory`] | no memory is left allocated |
+//! | [`meter`] | the handoff with a service other than the counter |
 //! | [`names`] | two services with different names |
 //! | [`nameless`] | a socket whose name disappears |
 //! | [`new_service`] | the crate that the generator writes |
@@ -50,7 +50,6 @@
 
 mod adopting;
 mod bounds;
-mod camera;
 mod catalog;
 mod catching_up;
 mod commands;
@@ -64,6 +63,7 @@ mod manual;
 mod meddling;
 mod members;
 mod memory;
+mod meter;
 mod nameless;
 mod names;
 mod new_service;

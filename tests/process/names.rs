@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Names: two services with different names, the counter and the example's camera.
+//! Names: two services with different names, the counter and testkit's meter.
 //!
 //! Everything that a user sees of a service has its name. Two services share no file in a directory
 //! and no entry in a journal.
@@ -16,11 +16,11 @@ use testkit::daemon::{self, Daemon, STILL, detach};
 use testkit::journald::{Entry, Journald};
 use testkit::scratch::Scratch;
 
-use crate::camera;
+use crate::meter;
 
-/// Runs the camera to its end.
+/// Runs the meter to its end.
 fn run(arguments: &[&str]) -> Output {
-    let mut program = Command::new(camera::program());
+    let mut program = Command::new(meter::program());
     detach(&mut program);
     program.args(arguments).output().expect("the program runs")
 }
@@ -29,12 +29,12 @@ fn run(arguments: &[&str]) -> Output {
 fn help_version_and_errors_have_the_name_of_the_service() {
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
     let help = text(run(&["--help"]).stdout);
-    for expected in ["\nUsage: camera [OPTION]", " camera.sock in the first", "See camera(8)"] {
+    for expected in ["\nUsage: meter [OPTION]", " meter.sock in the first", "See meter(8)"] {
         assert!(help.contains(expected), "{expected:?} in {help}");
     }
-    assert_eq!(text(run(&["--version"]).stdout), "camera 7.1\n");
+    assert_eq!(text(run(&["--version"]).stdout), "meter 7.1\n");
     let complaint = text(run(&["--bogus"]).stderr);
-    assert!(complaint.starts_with("camera: invalid option"), "{complaint}");
+    assert!(complaint.starts_with("meter: invalid option"), "{complaint}");
     for text in [help, complaint] {
         assert!(!text.contains("early"), "{text}");
     }
@@ -44,17 +44,17 @@ fn help_version_and_errors_have_the_name_of_the_service() {
 fn two_services_in_one_directory_and_journal_do_not_meet() {
     let scratch = Scratch::new();
     let mut journald = Journald::new(&scratch);
-    let as_camera = camera::program().to_str().expect("text");
-    let as_camera = ["sh", "-c", r#"shift && exec "$0" "$@""#, as_camera];
+    let as_meter = meter::program().to_str().expect("text");
+    let as_meter = ["sh", "-c", r#"shift && exec "$0" "$@""#, as_meter];
     let counter = journald.start(scratch.join("a.sock"), &STILL);
     let initrd = [&STILL[..], &["--survive-systemd-kill-signal"]].concat();
-    let first = journald.start_by(&as_camera, scratch.join("b.sock"), &initrd);
-    let second = journald.start_by(&as_camera, scratch.join("c.sock"), &STILL);
+    let first = journald.start_by(&as_meter, scratch.join("b.sock"), &initrd);
+    let second = journald.start_by(&as_meter, scratch.join("c.sock"), &STILL);
     let of = |daemon: &Daemon, entry: &Entry| entry["SYSLOG_PID"] == daemon.pid().to_string();
     for (daemon, identifier, target) in [
         (&counter, "early-service", "early_service"),
-        (&first, "camera-initrd", "camera"),
-        (&second, "camera", "camera"),
+        (&first, "meter-initrd", "meter"),
+        (&second, "meter", "meter"),
     ] {
         let names = journald.read_until("a line of each", |entries| {
             let entry = entries.iter().find(|entry| of(daemon, entry))?;
@@ -79,7 +79,7 @@ fn successor(scratch: &Scratch, service: &str, predecessor: &Daemon) -> Daemon {
 /// Starts a service on the socket `name`, with the state file `name.state`.
 fn start(scratch: &Scratch, service: &str, name: &str, options: &[&str]) -> Daemon {
     let program = match service {
-        "camera" => camera::program().into(),
+        "meter" => meter::program().into(),
         _ => daemon::binary(),
     };
     let mut command = Command::new(program);
@@ -91,7 +91,7 @@ fn start(scratch: &Scratch, service: &str, name: &str, options: &[&str]) -> Daem
 
 #[test]
 fn another_service_is_refused_by_name_on_both_sides() {
-    for (owner, asks) in [("early-service", "camera"), ("camera", "early-service")] {
+    for (owner, asks) in [("early-service", "meter"), ("meter", "early-service")] {
         let scratch = Scratch::new();
         let first = start(&scratch, owner, "first", &STILL);
         first.wait_for("Listening on UNIX socket");
@@ -113,17 +113,17 @@ fn a_process_that_asks_names_its_service() {
     let predecessor = UnixListener::bind(scratch.join("first")).expect("a socket");
     let path = scratch.join("first");
     let options = ["--client-socket-path", path.to_str().expect("text")];
-    let second = start(&scratch, "camera", "second", &options);
+    let second = start(&scratch, "meter", "second", &options);
     let (mut stream, _) = predecessor.accept().expect("a successor");
     let mut request = String::new();
     BufReader::new(&stream).read_line(&mut request).expect("a request");
-    assert_eq!(request, "handoff 1 service=camera\n");
+    assert_eq!(request, "handoff 1 service=meter\n");
     // An older release does not compare names, and sends the state of another service.
-    let state = "state 1 frame=5 gear=drive overlay=x deadline_ns=1 period_ns=100000000";
+    let state = "state 1 reading=5 unit=x deadline_ns=1 period_ns=100000000";
     stream
         .write_all(format!("{state} lock=0 listeners=0 clients=0\nend\n").as_bytes())
         .expect("room");
-    let why = "its state is of service 'early-service', not 'camera'";
+    let why = "its state is of service 'early-service', not 'meter'";
     second.wait_for(&format!("cannot adopt from {}: {why}", path.display()));
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer");
@@ -132,7 +132,7 @@ fn a_process_that_asks_names_its_service() {
 
 #[test]
 fn a_state_file_of_another_service_is_left_alone() {
-    for (dead, other) in [("early-service", "camera"), ("camera", "early-service")] {
+    for (dead, other) in [("early-service", "meter"), ("meter", "early-service")] {
         let scratch = Scratch::new();
         let mut first = start(&scratch, dead, "x", &STILL);
         first.wait_for("Listening on UNIX socket");
@@ -140,8 +140,8 @@ fn a_state_file_of_another_service_is_left_alone() {
         first.signal(Signal::KILL);
         first.ended();
         let record = fs::read(&state).expect("a state file");
-        let is_named = String::from_utf8_lossy(&record).contains(" service=camera");
-        assert_eq!(is_named, dead == "camera");
+        let is_named = String::from_utf8_lossy(&record).contains(" service=meter");
+        assert_eq!(is_named, dead == "meter");
 
         let mut second = start(&scratch, other, "x", &STILL);
         second.wait_for("Listening on UNIX socket");
@@ -167,14 +167,14 @@ fn no_service_owns_while_another_one_holds_the_lock_of_its_file() {
     let mut counter = start(&scratch, "early-service", "x", &STILL);
     counter.wait_for("Listening on UNIX socket");
     fs::hard_link(scratch.join("x.state"), scratch.join("y.state")).expect("a second name");
-    let camera = start(&scratch, "camera", "y", &STILL);
-    camera.wait_for("is locked by another process: waiting for it");
-    assert!(camera.messages().iter().all(|line| !line.contains("=> serving")));
+    let meter = start(&scratch, "meter", "y", &STILL);
+    meter.wait_for("is locked by another process: waiting for it");
+    assert!(meter.messages().iter().all(|line| !line.contains("=> serving")));
     counter.signal(Signal::KILL);
     counter.ended();
-    camera.wait_for("its state is of service 'early-service', not 'camera'");
-    camera.wait_for("Listening on UNIX socket");
-    // The camera has let go of the lock.
+    meter.wait_for("its state is of service 'early-service', not 'meter'");
+    meter.wait_for("Listening on UNIX socket");
+    // The meter has let go of the lock.
     let counter = start(&scratch, "early-service", "x", &STILL);
     counter.wait_for("Recovering at 0 from");
 }
@@ -193,10 +193,10 @@ fn each_service_has_its_own_socket_in_the_runtime_directory() {
         daemon
     };
     let counter = serve(&daemon::binary(), "early-service.sock");
-    let camera = serve(camera::program().as_os_str(), "camera.sock");
-    assert_eq!(scratch.names(), ["camera.sock", "early-service.sock"]);
+    let meter = serve(meter::program().as_os_str(), "meter.sock");
+    assert_eq!(scratch.names(), ["early-service.sock", "meter.sock"]);
     assert_eq!(get_counter(&counter.socket), 0);
-    assert_eq!(status(&camera.socket, "frame"), "0");
-    assert_eq!(status(&camera.socket, "version"), "7.1");
-    assert_eq!(camera.wait_for("serving").identifier, "camera");
+    assert_eq!(status(&meter.socket, "reading"), "0");
+    assert_eq!(status(&meter.socket, "version"), "7.1");
+    assert_eq!(meter.wait_for("serving").identifier, "meter");
 }

@@ -10,8 +10,8 @@
 //!
 //! use early_service_trial::{Words, faults};
 //!
-//! let program = || Command::new("target/debug/camera");
-//! let words = Words { change: "set_gear reverse", ask: "get_gear" };
+//! let program = || Command::new("target/debug/doors");
+//! let words = Words { change: "set_doors 5", ask: "get_doors" };
 //! faults(program, words).expect("a service that survives");
 //! ```
 
