@@ -45,7 +45,7 @@ use crate::platform::descriptors;
 use crate::platform::files;
 use crate::platform::notify::{self, Passed};
 use crate::platform::signals::{self, Signals};
-use crate::platform::switch_root::{self, OldRoot};
+use crate::platform::switch_root::Follower;
 use crate::server::limits;
 use crate::server::listener::Listener;
 use crate::server::listener::bind::{self, check_length};
@@ -145,14 +145,15 @@ fn serve<S: Service>(
     // 3. Grow the table of descriptors, while there is one thread.
     descriptors::reserve(limits::DESCRIPTORS);
     // 4. Start the reactor and its thread; listening needs them.
-    let _reactor = start_reactor(options.stage, S::NAME);
+    start_reactor(options.stage, S::NAME);
     passed.log_left_alone();
     // 5. Listen: from here on, clients wait in the backlog instead of being refused.
     let (listeners, adoption) =
         listen(&options, passed.sockets).map_err(|error| error.to_string())?;
-    // 6. Remember the root directory, which the initrd stage leaves when PID 1 does.
+    // 6. Remember the root directory, which the initrd stage leaves when PID 1 does; no thread that
+    // is started from here on has capabilities.
     let old_root = match options.stage {
-        Stage::Initrd => OldRoot::remember(),
+        Stage::Initrd => Follower::start(),
         Stage::Root => None,
     };
     // 7. Install the signal handlers.
@@ -190,7 +191,7 @@ struct Prepared<S: Service> {
     device: Option<device::Start<S>>,
     bundle: Bundle<S>,
     adoption: Option<Adoption<S>>,
-    old_root: Option<OldRoot>,
+    old_root: Option<Follower>,
     signals: Signals,
 }
 
@@ -318,11 +319,11 @@ fn listen<S: Service>(
     Ok((listeners, adoption))
 }
 
-/// Starts the reactor and its thread; the timer must be kept.
+/// Starts the reactor and its thread.
 ///
 /// async-io panics if it cannot get a thread or descriptors. The hook logs that like any other
 /// error of the start; there is nothing to clean up yet.
-fn start_reactor(stage: Stage, service: &'static str) -> Timer {
+fn start_reactor(stage: Stage, service: &'static str) {
     panic::set_hook(Box::new(move |panic: &PanicHookInfo<'_>| {
         match panic.payload().downcast_ref::<String>() {
             Some(cause) => log::error!("cannot start: {cause} (see {LIMITS})"),
@@ -332,14 +333,7 @@ fn start_reactor(stage: Stage, service: &'static str) -> Timer {
         journal::write_here(stage, service);
         process::exit(1);
     }));
-    let timer = match stage {
-        Stage::Initrd => switch_root::disarm_reactor(),
-        Stage::Root => {
-            let mut timer = Timer::after(server::SWEEP);
-            let _ = Pin::new(&mut timer).poll(&mut Context::from_waker(Waker::noop()));
-            Timer::never()
-        }
-    };
+    let mut timer = Timer::after(server::SWEEP);
+    let _ = Pin::new(&mut timer).poll(&mut Context::from_waker(Waker::noop()));
     let _ = panic::take_hook();
-    timer
 }

@@ -10,20 +10,18 @@
 //! decides. Ends when the lifecycle orders to leave, and the process ends with it.
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_channel::{Receiver, Sender};
 use early_service_machine::lifecycle::{self, Effect, Lifecycle, Phase};
 use futures_lite::future;
-use rustix::io::Errno;
 use smol::Timer;
 
 use crate::journal::LOG;
 use crate::journal::message_id::Id;
 use crate::messages::{ToHandoff, ToServer, post};
 use crate::platform::notify;
-use crate::platform::switch_root::{OldRoot, Switch, drop_capabilities};
-use crate::server::limits::is_shortage;
+use crate::platform::switch_root::{Follower, SOON, Switch, is_temporary};
 use crate::service::Service;
 use crate::status::Status;
 
@@ -42,7 +40,7 @@ pub(crate) struct Supervisor<S: Service> {
     server: Sender<ToServer<S>>,
     handoff: Sender<ToHandoff<S>>,
     /// The root directory to leave, until it has been left.
-    old_root: Option<OldRoot>,
+    old_root: Option<Follower>,
     /// Whether a failure to look at PID 1's root that may be temporary was logged.
     root_failure_logged: bool,
     /// The timer of the rounds. A round looks at PID 1's root, or gives a sign of life once looking
@@ -78,7 +76,7 @@ impl<S: Service> Supervisor<S> {
         continued: Receiver<()>,
         server: Sender<ToServer<S>>,
         handoff: Sender<ToHandoff<S>>,
-        old_root: Option<OldRoot>,
+        old_root: Option<Follower>,
         done: Receiver<()>,
         status: Rc<Status>,
     ) -> Self {
@@ -120,7 +118,10 @@ impl<S: Service> Supervisor<S> {
         let event = async { self.mailbox.recv().await.ok().map(Event::Lifecycle) };
         let continued = async { self.continued.recv().await.ok().map(|()| Event::Continued) };
         let round = async {
-            (&mut self.rounds).await;
+            match &self.old_root {
+                Some(old_root) => old_root.wait(&mut self.rounds).await,
+                None => _ = (&mut self.rounds).await,
+            }
             Some(Event::Round)
         };
         future::or(event, future::or(continued, round)).await
@@ -145,7 +146,7 @@ impl<S: Service> Supervisor<S> {
         if is_round && !self.can_look_at_root() {
             self.give_sign_of_life(phase);
         } else if !is_round && self.can_look_at_root() {
-            self.rounds.set_interval(ANNOUNCED_ROOT);
+            self.rounds.set_interval_at(Instant::now() + SOON, ANNOUNCED_ROOT);
         }
         None
     }
@@ -229,21 +230,21 @@ impl<S: Service> Supervisor<S> {
 
     /// Whether a round looks at PID 1's root.
     fn can_look_at_root(&self) -> bool {
-        self.old_root.as_ref().is_some_and(OldRoot::can_look)
+        self.old_root.as_ref().is_some_and(Follower::can_look)
     }
 
     /// Enters PID 1's root if it has changed; returns whether this process is now in the root
     /// filesystem.
     fn follow_root(&mut self) -> bool {
         let Some(old_root) = &mut self.old_root else { return false };
-        match old_root.follow() {
+        match old_root.found() {
             Ok(Switch::Awaited) => return false,
             Ok(Switch::ToInitrd) => {
                 log::info!("Followed PID 1 to another initrd");
                 return false;
             }
             Ok(Switch::ToRoot) => {}
-            Err(error) if Errno::from_io_error(&error).is_some_and(is_shortage) => {
+            Err(error) if is_temporary(&error) => {
                 if !std::mem::replace(&mut self.root_failure_logged, true) {
                     log::warn!("cannot look at PID 1's root, will try again: {error}");
                 }
@@ -259,23 +260,13 @@ impl<S: Service> Supervisor<S> {
         self.pending_notify.watchdog = !notify::arm_watchdog();
         self.rounds.set_interval(notify::survivor_rounds());
         self.old_root = None;
-        give_up_capabilities();
         true
     }
 
     /// From now on, rounds are signs of life. Each also checks whether the kernel has moved this
     /// process to another root.
     fn stop_looking_at_root(&mut self) {
-        if let Some(root) = &mut self.old_root {
-            root.stop_looking();
-        }
-        self.rounds.set_interval(notify::rounds().unwrap_or(WATCH_ROOT));
-        give_up_capabilities();
-    }
-}
-
-fn give_up_capabilities() {
-    if let Err(error) = drop_capabilities() {
-        log::warn!("cannot drop capabilities: {error}");
+        let interval = notify::rounds().unwrap_or(WATCH_ROOT);
+        self.rounds.set_interval_at(Instant::now() + SOON, interval);
     }
 }

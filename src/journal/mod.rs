@@ -39,7 +39,6 @@ use crate::cli::Stage;
 pub(crate) use crate::journal::shared::{CLIENT, RoomWait, TICK};
 use crate::journal::shared::{Log, Records};
 use crate::journal::writer::Writer;
-use crate::platform::switch_root::drop_capabilities;
 
 /// The stack of the writer thread, in bytes: enough for formatting and one system call.
 const STACK: usize = 64 * 1024;
@@ -80,10 +79,6 @@ impl Journal {
         let set_done = Arc::clone(&done);
         let thread = thread::Builder::new().name("journal".to_owned()).stack_size(STACK);
         let writer = thread.spawn(move || {
-            if stage == Stage::Initrd {
-                // Cannot fail in a thread that has the capabilities.
-                let _ = drop_capabilities();
-            }
             Writer::open(&LOG, stage, service).write_until_closed();
             set_done.store(true, Ordering::Release);
             flushing.unpark();

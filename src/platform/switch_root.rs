@@ -11,37 +11,61 @@
 //! too, and a change of it shows the switch.
 //!
 //! Following requires CAP_SYS_PTRACE, to look at the root of PID 1 (`proc_pid_root(5)`), and
-//! CAP_SYS_CHROOT. Both are dropped afterwards, or as soon as looking is not allowed. A move by the
-//! kernel requires neither.
+//! CAP_SYS_CHROOT. Each thread has its own capabilities (capabilities(7)), and inherits those of
+//! the thread that starts it. So the main thread, which runs the service, drops them before it
+//! calls the service, and the thread of the reactor keeps them and looks: the only code of this
+//! program that it runs is wakers. It changes the root directory of all threads, and drops the
+//! capabilities afterwards, or as soon as looking is not allowed. A move by the kernel requires
+//! neither.
 //!
-//! **Invariant:** only the main thread has the two capabilities, apart from the first moment of
-//! other threads, and no thread has them once the new root is entered. (Each thread has its own
-//! capabilities; see capabilities(7).)
+//! **Invariant:** once the actors run, only the reactor's thread has the two capabilities, and no
+//! thread has them once the new root is entered.
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake, Waker};
-use std::thread::{self, ThreadId};
+use std::thread;
 use std::time::Duration;
 
+use async_channel::{Receiver, Sender};
+use futures_lite::future;
 use rustix::fs::{Access, CWD, Mode, OFlags, Stat, access, fstat, openat, stat};
+use rustix::io::Errno;
 use rustix::process::{chdir, chroot, fchdir};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use smol::Timer;
 
 use crate::platform::files::is_same;
+use crate::server::limits::is_shortage;
 
-/// When the reactor's thread drops the capabilities; not zero, because a timer that is due at once
-/// does not wake the thread.
-const SOON: Duration = Duration::from_millis(1);
+/// The delay of a look that cannot wait; not zero, because a timer that is due at once does not
+/// wake the reactor's thread.
+pub(crate) const SOON: Duration = Duration::from_millis(1);
+
+/// The name of the reactor's thread.
+const REACTOR: &str = "async-io";
 
 /// The file that marks the root directory of an initrd (`os-release(5)`).
 const INITRD_RELEASE: &str = "/etc/initrd-release";
 
+/// Has the reactor's thread look at the root directories.
+pub(crate) struct Follower {
+    looking: Arc<Looking>,
+    found: Receiver<io::Result<Switch>>,
+    can_look: bool,
+}
+
+/// The part of the reactor's thread.
+struct Looking {
+    /// Locked by that thread only.
+    root: Mutex<OldRoot>,
+    to_follower: Sender<io::Result<Switch>>,
+}
+
 /// The root directory in which the process was started.
-pub(crate) struct OldRoot {
+struct OldRoot {
     /// `/proc/1`, usable when `/proc` no longer is; `None` if PID 1's root cannot be looked at.
     init: Option<OwnedFd>,
     /// The root directory at the start, or after the last switch from one initrd to another.
@@ -59,10 +83,94 @@ pub(crate) enum Switch {
     ToRoot,
 }
 
+impl Follower {
+    /// Remembers the root directory, and drops the capabilities of this thread. The reactor's
+    /// thread exists already, and keeps them.
+    pub(crate) fn start() -> Option<Self> {
+        let root = OldRoot::remember();
+        if let Err(error) = drop_capabilities() {
+            log::warn!("cannot drop capabilities: {error}");
+        }
+        let (root, (to_follower, found)) = (root?, async_channel::bounded(1));
+        let can_look = root.init.is_some();
+        let looking = Arc::new(Looking { root: Mutex::new(root), to_follower });
+        Some(Self { looking, found, can_look })
+    }
+
+    /// Whether PID 1's root can be looked at; if not, only a move by the kernel is noticed.
+    pub(crate) fn can_look(&self) -> bool {
+        self.can_look
+    }
+
+    /// Waits for `timer`; the reactor's thread looks when it is due.
+    pub(crate) async fn wait(&self, timer: &mut Timer) {
+        future::poll_fn(|context| {
+            let (looking, waiting) = (Arc::clone(&self.looking), context.waker().clone());
+            let waker = Waker::from(Arc::new(Look { looking, waiting }));
+            Pin::new(&mut *timer).poll(&mut Context::from_waker(&waker))
+        })
+        .await;
+    }
+
+    /// What the last look found, if that is worth a report. After a failure that is not
+    /// temporary, PID 1's root cannot be looked at any more.
+    pub(crate) fn found(&mut self) -> io::Result<Switch> {
+        let found = self.found.try_recv().unwrap_or(Ok(Switch::Awaited));
+        self.can_look &= found.as_ref().err().is_none_or(is_temporary);
+        found
+    }
+}
+
+/// Whether looking may succeed later.
+pub(crate) fn is_temporary(error: &io::Error) -> bool {
+    Errno::from_io_error(error).is_some_and(is_shortage)
+}
+
+/// Looks, and then wakes the task that waits for the timer.
+struct Look {
+    looking: Arc<Looking>,
+    waiting: Waker,
+}
+
+impl Wake for Look {
+    fn wake(self: Arc<Self>) {
+        // Another thread that waits for the reactor has no capabilities. The next timer is likely
+        // to be handled by the right one.
+        if thread::current().name() == Some(REACTOR) {
+            self.looking.look();
+        }
+        self.waiting.wake_by_ref();
+    }
+}
+
+impl Looking {
+    fn look(&self) {
+        let Ok(mut root) = self.root.lock() else { return };
+        if self.to_follower.is_full() {
+            return;
+        }
+        let found = root.follow();
+        let is_over = match &found {
+            Ok(switch) => *switch == Switch::ToRoot,
+            Err(error) => !is_temporary(error),
+        };
+        if is_over {
+            root.init = None;
+        }
+        if root.init.is_none() {
+            // Cannot fail in a thread that has the capabilities.
+            let _ = drop_capabilities();
+        }
+        if !matches!(found, Ok(Switch::Awaited)) {
+            let _ = self.to_follower.try_send(found);
+        }
+    }
+}
+
 impl OldRoot {
     /// Opens `/proc/1`; logs a line if looking at PID 1's root is not allowed. The line is no
     /// warning, because a user who tries the initrd stage by hand need not be root.
-    pub(crate) fn remember() -> Option<Self> {
+    fn remember() -> Option<Self> {
         let init = || {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let init = openat(CWD, "/proc/1", flags, Mode::empty())?;
@@ -74,19 +182,10 @@ impl OldRoot {
         Some(Self { init, ours: stat("/").ok()? })
     }
 
-    /// Whether PID 1's root can be looked at; if not, only a move by the kernel is noticed.
-    pub(crate) fn can_look(&self) -> bool {
-        self.init.is_some()
-    }
-
-    pub(crate) fn stop_looking(&mut self) {
-        self.init = None;
-    }
-
     /// Enters PID 1's root directory if it differs from ours; returns whether there was a switch.
     /// Looks at our own first: if the kernel has moved this process, it need not look at PID 1's,
     /// which a security policy of the new root may forbid.
-    pub(crate) fn follow(&mut self) -> io::Result<Switch> {
+    fn follow(&mut self) -> io::Result<Switch> {
         let ours = stat("/")?;
         if is_same(&ours, &self.ours) {
             let Some(init) = &self.init else { return Ok(Switch::Awaited) };
@@ -110,39 +209,11 @@ impl OldRoot {
 }
 
 /// Drops the capabilities that following requires, in this thread.
-pub(crate) fn drop_capabilities() -> io::Result<()> {
+fn drop_capabilities() -> io::Result<()> {
     let not_needed = CapabilitySet::SYS_CHROOT | CapabilitySet::SYS_PTRACE;
     let mut sets = capabilities(None)?;
     sets.effective -= not_needed;
     sets.permitted -= not_needed;
     sets.inheritable -= not_needed;
     Ok(set_capabilities(None, sets)?)
-}
-
-/// Starts the reactor. Its thread inherits the capabilities from this thread, and drops them soon;
-/// the timer must be kept.
-///
-/// A waker drops them, because wakers are the only code of this program that the thread runs.
-/// Starting the reactor from another thread without them would cost a third of the time from exec
-/// to the first reply, 12 kB and 23 system calls (measured).
-pub(crate) fn disarm_reactor() -> Timer {
-    let waker = Waker::from(Arc::new(Disarm { follower: thread::current().id() }));
-    let mut timer = Timer::after(SOON);
-    let _ = Pin::new(&mut timer).poll(&mut Context::from_waker(&waker));
-    timer
-}
-
-/// Drops the capabilities of the thread that wakes it.
-struct Disarm {
-    /// The thread that keeps them.
-    follower: ThreadId,
-}
-
-impl Wake for Disarm {
-    fn wake(self: Arc<Self>) {
-        if thread::current().id() != self.follower {
-            // Cannot fail in a thread that has the capabilities.
-            let _ = drop_capabilities();
-        }
-    }
 }

@@ -192,10 +192,14 @@ fn the_unit_is_ready_only_once_the_device_works() {
 }
 
 /// The service of the tests that has two descriptors.
-fn twin(scratch: &Scratch, socket: &str, line: &Path, options: &[&str]) -> Command {
+pub(crate) fn twin_program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     let build = || build::example_of("testkit", "twin").unwrap_or_else(|error| panic!("{error}"));
-    let mut command = Command::new(PROGRAM.get_or_init(build));
+    PROGRAM.get_or_init(build)
+}
+
+fn twin(scratch: &Scratch, socket: &str, line: &Path, options: &[&str]) -> Command {
+    let mut command = Command::new(twin_program());
     detach(&mut command);
     command.arg("--server-socket-path").arg(scratch.join(socket)).args(STILL).args(options);
     command.arg("--state-file").arg(state_file(scratch)).env("LINE", line);

@@ -13,10 +13,12 @@ use std::process::{Command, Stdio};
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 
+use crate::device::twin_program;
 use crate::manager::Manager;
 use crate::stage::for_everybody;
 use testkit::client::Client;
 use testkit::daemon::{Daemon, STILL};
+use testkit::pipe::Pipe;
 use testkit::scratch::Scratch;
 use testkit::until;
 
@@ -102,10 +104,15 @@ impl Boot {
 
     /// Like `start`, with `around` before PID 1's command.
     fn start_within(around: &[&str], ways: &[Way], limits: &str) -> Self {
-        assert!(geteuid().is_root(), "this test needs root, to have a root directory of its own");
         let scratch = Scratch::new();
-        let manager = Manager::new(&scratch);
         for_everybody(&scratch);
+        Self::start_in(scratch, around, ways, limits)
+    }
+
+    /// Like `start_within`, with the program that is in `scratch`.
+    fn start_in(scratch: Scratch, around: &[&str], ways: &[Way], limits: &str) -> Self {
+        assert!(geteuid().is_root(), "this test needs root, to have a root directory of its own");
+        let manager = Manager::new(&scratch);
         let mut unshare = Command::new("unshare");
         unshare.args(["--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]);
         unshare.args(around).args(["sh", "-euc", ROOTS, "sh"]).arg(scratch.join(""));
@@ -117,6 +124,7 @@ impl Boot {
         );
         unshare.env("START", start).env("STAGE", STAGE).env("SWITCH", SWITCH);
         unshare.env("NOTIFY_SOCKET", &manager.path).stdin(Stdio::null());
+        unshare.env("LINE", scratch.join("watchdog"));
         unshare.stdout(Stdio::null());
         let daemon = Daemon::spawn(&mut unshare);
         daemon.wait_for("Listening on UNIX socket");
@@ -180,15 +188,20 @@ fn send(process: &Path, signal: Signal) {
 
 /// The two capabilities, as each thread of a process has them.
 fn able(process: &Path) -> Vec<u64> {
+    threads(process).into_iter().map(|(_, rights)| rights).collect()
+}
+
+/// The name of each thread of a process, and which of the two capabilities it has.
+fn threads(process: &Path) -> Vec<(String, u64)> {
     let threads = fs::read_dir(process.join("task")).expect("a process");
-    let rights = threads.map(|thread| {
+    let named = threads.map(|thread| {
         let status = fs::read_to_string(thread.expect("a thread").path().join("status"));
         let status = status.unwrap_or_default();
-        let bits = status.lines().find_map(|line| line.strip_prefix("CapPrm:"));
-        bits.map_or(0, |bits| u64::from_str_radix(bits.trim(), 16).expect("hexadecimal"))
-            & FOLLOWING
+        let field = |key| status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or("0");
+        let rights = u64::from_str_radix(field("CapPrm:").trim(), 16).expect("hexadecimal");
+        (field("Name:").trim().to_owned(), rights & FOLLOWING)
     });
-    rights.collect()
+    named.collect()
 }
 
 /// The directory that a link of `/proc` leads to.
@@ -213,6 +226,25 @@ fn the_switch_is_noticed_whichever_roots_the_kernel_changes() {
         boot.assert_settled(&process);
         assert_ne!(directory(&process.join("root")), before, "{way:?}");
     }
+}
+
+#[test]
+fn a_thread_that_a_device_starts_has_no_capability() {
+    let scratch = Scratch::new();
+    for_everybody(&scratch);
+    let copied = Command::new("cp").arg(twin_program()).arg(scratch.join("early-service")).status();
+    assert!(copied.is_ok_and(|status| status.success()), "room for a copy");
+    let mut hardware = Pipe::new(&scratch);
+    let boot = Boot::start_in(scratch, &[], &[Way::Chroot], "");
+    hardware.wait_for(1);
+    let process = boot.proc_of("sock");
+    let able: Vec<_> =
+        threads(&process).into_iter().filter(|(_, rights)| *rights == FOLLOWING).collect();
+    assert_eq!(able, [("async-io".to_owned(), FOLLOWING)], "{:?}", threads(&process));
+    assert!(threads(&process).contains(&("of-device".to_owned(), 0)), "{:?}", threads(&process));
+    boot.switch(1);
+    boot.daemon.wait_for(FOLLOWED);
+    boot.assert_settled(&process);
 }
 
 #[test]
