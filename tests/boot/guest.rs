@@ -67,7 +67,7 @@ pub(crate) struct Parts {
     contents: Inputs,
     probe: PathBuf,
     older: Older,
-    watchdog: PathBuf,
+    examples: PathBuf,
 }
 
 /// The program that installs our package.
@@ -85,8 +85,9 @@ impl Parts {
             Format::Deb => package::build()?,
             Format::Rpm => package::build_rpm()?,
         };
-        let (probe, older, watchdog) = (probe()?, Older::build()?, package::example("watchdog")?);
-        Ok(Self { package, format, contents, probe, older, watchdog })
+        let examples = package::examples(&["watchdog", "can", "can_client"])?;
+        let (probe, older) = (probe()?, Older::build()?);
+        Ok(Self { package, format, contents, probe, older, examples })
     }
 }
 
@@ -98,8 +99,8 @@ pub(crate) struct Image {
     pub(crate) package: PathBuf,
     /// The build that a plan may use instead of the package.
     pub(crate) older: Older,
-    /// The program of `examples/watchdog`.
-    watchdog: PathBuf,
+    /// The directory of the programs of `examples`.
+    examples: PathBuf,
     directory: PathBuf,
 }
 
@@ -113,7 +114,7 @@ const DISK: &str = "640M";
 impl Image {
     /// Builds the guest, or takes it from the cache.
     pub(crate) fn build(guest: Guest, parts: &Parts) -> Result<Self, String> {
-        let Parts { package, format, contents, probe, older, watchdog } = parts;
+        let Parts { package, format, contents, probe, older, examples } = parts;
         let base = base(guest)?;
         let additions = Path::new(SOURCE).join("tests/boot/guest");
         let inputs = contents
@@ -144,13 +145,13 @@ impl Image {
             chroot(&tree, &["/boot-test/initrds.sh"])?;
             disk_of(&tree, &to.join("disk"))
         })?;
-        let (package, older, watchdog) = (package.clone(), older.clone(), watchdog.clone());
-        Ok(Self { guest, package, older, watchdog, directory })
+        let (package, older, examples) = (package.clone(), older.clone(), examples.clone());
+        Ok(Self { guest, package, older, examples, directory })
     }
 
-    /// The program of `examples/watchdog`.
-    pub(crate) fn watchdog(&self) -> Vec<u8> {
-        read(&self.watchdog)
+    /// A program of `examples`.
+    pub(crate) fn example(&self, name: &str) -> Vec<u8> {
+        read(&self.examples.join(name))
     }
 
     /// A kernel module of the machine's watchdog.

@@ -41,6 +41,8 @@ pub(crate) struct Setting {
     /// Appended to the kernel's command line.
     pub(crate) cmdline: String,
     pub(crate) shared_machine_id: bool,
+    /// Replaces the guest's kernel.
+    pub(crate) kernel: Option<PathBuf>,
     /// Whether the machine has a watchdog that resets it.
     pub(crate) watchdog: bool,
     /// Files added to the initrd: path and contents.
@@ -135,7 +137,8 @@ impl Qemu {
         // The disk is a copy, which need not survive a crash of the host.
         let drive = format!("file={},format=raw,if=virtio,cache=unsafe", disk.display());
         qemu.arg("-drive").arg(drive);
-        qemu.arg("-kernel").arg(image.kernel()).arg("-initrd").arg(initrd);
+        let kernel = setting.kernel.clone().unwrap_or_else(|| image.kernel());
+        qemu.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
         if setting.watchdog {
             qemu.args(["-device", "i6300esb", "-action", "watchdog=reset"]);
         }

@@ -13,6 +13,7 @@ mod cache;
 mod claims;
 mod clock;
 mod core_dump;
+mod example;
 mod guest;
 mod journal;
 mod machine;

@@ -86,17 +86,18 @@ pub(crate) fn generated() -> Result<PathBuf, String> {
     Ok(package)
 }
 
-/// Builds a program of `examples`, linked statically: the initrd has no library but those of the
-/// package's program.
-pub(crate) fn example(name: &str) -> Result<PathBuf, String> {
+/// Builds programs of `examples` into the directory that it returns. They are linked statically: the
+/// initrd has no library but those of the package's program.
+pub(crate) fn examples(names: &[&str]) -> Result<PathBuf, String> {
     let target = cache::directory().join("quick-target");
     let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let mut build = Command::new("cargo");
-    build.current_dir(SOURCE).args(["build", "--release", "--quiet", "--example", name]);
-    build.envs(QUICK).env("RUSTFLAGS", "-Ctarget-feature=+crt-static");
+    build.current_dir(SOURCE).args(["build", "--release", "--quiet", "--workspace"]);
+    build.args(names.iter().flat_map(|name| ["--example", name])).envs(QUICK);
+    build.env("RUSTFLAGS", "-Ctarget-feature=+crt-static");
     build.args(["--target", &platform]).arg("--target-dir").arg(&target);
     output("cargo build --example", &mut build)?;
-    Ok(target.join(platform).join("release/examples").join(name))
+    Ok(target.join(platform).join("release/examples"))
 }
 
 /// Builds the daemon of a source tree into a target directory; variables may change the profile.

@@ -8,6 +8,7 @@
 //! break.
 
 use crate::claims::Claims;
+use crate::example::Example;
 use crate::guest::{Format, Guest, Image, Initrd, Parts, PolicyModule};
 use crate::machine::{self, Boot, Setting};
 use crate::older;
@@ -44,8 +45,8 @@ pub(crate) struct Plan {
     pub(crate) cmdline: &'static str,
     /// Whether both stages have one machine ID, and therefore one persistent journal.
     pub(crate) shared_machine_id: bool,
-    /// Whether the service is `examples/watchdog`, on a machine with a watchdog.
-    pub(crate) watchdog: bool,
+    /// The example that is the service, on a machine with its hardware.
+    pub(crate) example: Option<Example>,
     /// Whether a generated service runs beside ours, and owns the watchdog of the machine.
     pub(crate) generated: bool,
     /// Takes much longer than the others, and is therefore booted first.
@@ -94,14 +95,14 @@ impl Plan {
         security: "audit=0 apparmor=0",
         cmdline: "",
         shared_machine_id: true,
-        watchdog: false,
+        example: None,
         generated: false,
         is_long: false,
         rows: &[],
     };
 
     /// The setting for one guest.
-    fn setting(&self, image: &Image, swaps: &[Swap]) -> Setting {
+    fn setting(&self, image: &Image, swaps: &[Swap]) -> Result<Setting, String> {
         let owned = |files: &[(&str, &str)]| -> Vec<(String, Vec<u8>)> {
             files.iter().map(|(path, text)| ((*path).to_owned(), text.as_bytes().into())).collect()
         };
@@ -110,7 +111,8 @@ impl Plan {
             initrd: self.initrd,
             cmdline: format!("{} {}", self.security, self.cmdline),
             shared_machine_id: self.shared_machine_id,
-            watchdog: self.watchdog || self.generated,
+            kernel: None,
+            watchdog: self.generated || self.example == Some(Example::Watchdog),
             over_initrd: owned(self.over_initrd),
             over_disk: owned(self.over_disk),
             off_disk: self.off_disk.iter().map(|&path| path.to_owned()).collect(),
@@ -122,13 +124,8 @@ impl Plan {
             Some(stage @ older::Stage::Root) => setting.over_disk.extend(image.older.files(stage)),
             None => {}
         }
-        if self.watchdog {
-            let program = ("/usr/bin/early-service".to_owned(), image.watchdog());
-            for module in ["watchdog.ko.xz", "i6300esb.ko.xz"] {
-                setting.over_initrd.push((format!("/boot-test/{module}"), image.driver(module)));
-            }
-            setting.over_initrd.push(program.clone());
-            setting.over_disk.push(program);
+        if let Some(example) = self.example {
+            example.add_to(&mut setting, image)?;
         }
         let script = |text: &str| [b"# scenario\n", text.as_bytes(), b"\n"].concat();
         setting.over_disk.push(("/boot-test/in-root.sh".to_owned(), script(self.in_root)));
@@ -163,7 +160,7 @@ impl Plan {
         let wants = format!("[Unit]\nWants={}\n", wanted.join(" "));
         let path = "/etc/systemd/system/initrd.target.d/boot-test.conf".to_owned();
         setting.over_initrd.push((path, wants.into_bytes()));
-        setting
+        Ok(setting)
     }
 }
 
@@ -285,7 +282,7 @@ fn build(guests: &[Guest], format: Format) -> Result<Vec<Result<Image, String>>,
 /// Boots a plan on one guest and tries all of its rows.
 pub(crate) fn boot(plan: &Plan, image: &Image, swaps: &[Swap]) -> Vec<Verdict> {
     let booted = if plan.generated { image.with_generated() } else { Ok(image.clone()) };
-    let boot = booted.and_then(|image| machine::boot(&image, &plan.setting(&image, swaps)));
+    let boot = booted.and_then(|image| machine::boot(&image, &plan.setting(&image, swaps)?));
     let verdict = |row: &Row| {
         let mut claims = Claims::default();
         let took = match &boot {
@@ -323,7 +320,7 @@ pub(crate) fn boot(plan: &Plan, image: &Image, swaps: &[Swap]) -> Vec<Verdict> {
 pub(crate) fn boot_one(plan: &Plan, guest: Guest) -> Result<(Image, Boot), String> {
     tools::require_all();
     let image = images(&[guest], Format::Deb)?.remove(0);
-    let boot = machine::boot(&image, &plan.setting(&image, &[]))?;
+    let boot = machine::boot(&image, &plan.setting(&image, &[])?)?;
     Ok((image, boot))
 }
 

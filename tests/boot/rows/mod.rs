@@ -2,6 +2,7 @@
 //! Rows: the scenarios, one file for each kind of trouble.
 
 pub(crate) mod c_program;
+mod can;
 mod commands;
 pub(crate) mod confinement;
 mod dpkg;
@@ -60,6 +61,7 @@ pub(crate) fn of(guest: Guest) -> Table {
                 two_services::PLANS,
                 updates::PLANS,
                 watchdog::PLANS,
+                can::PLANS,
             ]),
             tree_rows: tree_rows(),
         },

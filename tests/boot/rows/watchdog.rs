@@ -6,6 +6,7 @@
 //! descriptor of the initrd stage, and after a crash the one from PID 1's store.
 
 use crate::claims::Claims;
+use crate::example::Example;
 use crate::machine::Boot;
 use crate::plan::{Plan, Row};
 use crate::story;
@@ -18,7 +19,7 @@ const STORE: &str = "[Service]\nFileDescriptorStoreMax=1\n";
 
 const WATCHED: Plan = Plan {
     name: "watchdog",
-    watchdog: true,
+    example: Some(Example::Watchdog),
     over_initrd: &[(
         "/etc/systemd/system/early-service-initrd.service.d/watchdog.conf",
         "[Service]\nFileDescriptorStoreMax=1\n\
