@@ -472,7 +472,6 @@ mod tests {
     impl State for Driven {
         type Command = u64;
         type Reply = u64;
-        const EXPECTED: &'static str = "no command";
         const MAX_FIELDS: usize = 22;
         const MAX_REPLY: usize = 20;
         fn read(fields: Fields<'_>) -> Result<Self, MissingField> {
@@ -480,9 +479,6 @@ mod tests {
         }
         fn write_fields(&self, f: &mut Formatter<'_>) -> fmt::Result {
             write!(f, "n={}", self.0)
-        }
-        fn command(_: &[u8]) -> Result<u64, &'static str> {
-            Err(Self::EXPECTED)
         }
         fn apply(&mut self, added: u64) -> u64 {
             self.0 += added;

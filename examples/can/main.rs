@@ -30,7 +30,6 @@ impl State for Frames {
     type Command = u64;
     type Reply = u64;
     const NAME: &'static str = "early-can";
-    const EXPECTED: &'static str = "no command";
     const MAX_FIELDS: usize = 27;
     const MAX_REPLY: usize = 20;
     fn read(fields: Fields<'_>) -> Result<Self, MissingField> {
@@ -39,14 +38,10 @@ impl State for Frames {
     fn write_fields(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "frames={}", self.0)
     }
-    fn command(_: &[u8]) -> Result<u64, &'static str> {
-        Err(Self::EXPECTED)
-    }
     fn apply(&mut self, sent: u64) -> u64 {
         self.0 = self.0.saturating_add(sent);
         self.0
     }
-    fn tick(&mut self) {}
 }
 
 impl Service for Frames {

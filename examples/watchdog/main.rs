@@ -29,7 +29,6 @@ impl State for Pings {
     type Command = u64;
     type Reply = u64;
     const NAME: &'static str = "early-watchdog";
-    const EXPECTED: &'static str = "no command";
     const MAX_FIELDS: usize = 26;
     const MAX_REPLY: usize = 20;
     fn read(fields: Fields<'_>) -> Result<Self, MissingField> {
@@ -38,14 +37,10 @@ impl State for Pings {
     fn write_fields(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "pings={}", self.0)
     }
-    fn command(_: &[u8]) -> Result<u64, &'static str> {
-        Err(Self::EXPECTED)
-    }
     fn apply(&mut self, sent: u64) -> u64 {
         self.0 = self.0.saturating_add(sent);
         self.0
     }
-    fn tick(&mut self) {}
 }
 
 impl Service for Pings {

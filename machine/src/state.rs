@@ -39,8 +39,8 @@ pub trait State: Copy + Debug + Default + Display + Eq + Hash + Send + 'static {
     /// The line with which a legacy successor requests the state; by default there is none.
     const HAND_OVER: &'static str = "";
 
-    /// The list of commands in the reply to an invalid line.
-    const EXPECTED: &'static str;
+    /// The list of commands in the reply to an invalid line; by default that there is none.
+    const EXPECTED: &'static str = "no command";
 
     /// The longest text with which [`command`](Self::command) refuses a line, in bytes.
     const MAX_EXPECTED: usize = Self::EXPECTED.len();
@@ -96,13 +96,16 @@ pub trait State: Copy + Debug + Default + Display + Eq + Hash + Send + 'static {
     /// Returns the error of `f`.
     fn write_fields(&self, f: &mut Formatter<'_>) -> Written;
 
-    /// Reads a command from one line without its end.
+    /// Reads a command from one line without its end. By default clients have no command.
     ///
     /// # Errors
     ///
     /// Returns a text that says what was expected; [`EXPECTED`](Self::EXPECTED) for an unknown
     /// command.
-    fn command(line: &[u8]) -> Result<Self::Command, &'static str>;
+    fn command(line: &[u8]) -> Result<Self::Command, &'static str> {
+        let _ = line;
+        Err(Self::EXPECTED)
+    }
 
     /// Whether a command may change the state. Such a command is answered only after the state file
     /// contains the change. By default every command may.
@@ -114,8 +117,9 @@ pub trait State: Copy + Debug + Default + Display + Eq + Hash + Send + 'static {
     /// Executes one command.
     fn apply(&mut self, command: Self::Command) -> Self::Reply;
 
-    /// Changes the state as one tick does. The state before the tick is logged.
-    fn tick(&mut self);
+    /// Changes the state as one tick does. The state before the tick is logged. By default a tick
+    /// changes nothing.
+    fn tick(&mut self) {}
 
     /// Changes the state as `ticks` ticks do, in constant time.
     ///

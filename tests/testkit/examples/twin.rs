@@ -28,7 +28,6 @@ impl State for Nothing {
     type Command = u64;
     type Reply = u64;
     const NAME: &'static str = "twin";
-    const EXPECTED: &'static str = "no command";
     const MAX_FIELDS: usize = 0;
     const MAX_REPLY: usize = 1;
     fn read(_: Fields<'_>) -> Result<Self, MissingField> {
@@ -37,13 +36,9 @@ impl State for Nothing {
     fn write_fields(&self, _: &mut Formatter<'_>) -> fmt::Result {
         Ok(())
     }
-    fn command(_: &[u8]) -> Result<u64, &'static str> {
-        Err(Self::EXPECTED)
-    }
     fn apply(&mut self, _: u64) -> u64 {
         0
     }
-    fn tick(&mut self) {}
 }
 
 impl Service for Nothing {
