@@ -35,17 +35,17 @@ impl Clock {
         let reading = Arc::new(Mutex::new(start));
         let shared = Arc::clone(&reading);
         let watcher = spawn(move || {
-            let mut replies = Replies { lines: BufReader::new(replies), has_fired: false };
+            let mut replies = Replies { lines: BufReader::new(replies), was_reset: false };
             watch(commands, &mut replies, &shared);
             // What QEMU wrote last.
             while replies.next().is_some() {}
-            replies.has_fired
+            replies.was_reset
         });
         Self { reading, watcher }
     }
 
-    /// Waits for the end of QEMU; returns whether a watchdog of the guest has fired.
-    pub(crate) fn has_fired(self) -> bool {
+    /// Waits for the end of QEMU; returns whether the machine was reset.
+    pub(crate) fn was_reset(self) -> bool {
         self.watcher.join().expect("the watcher does not panic")
     }
 
@@ -57,8 +57,8 @@ impl Clock {
 /// What QEMU writes to its monitor: replies and events.
 struct Replies {
     lines: BufReader<ChildStdout>,
-    /// Whether a watchdog of the guest has fired.
-    has_fired: bool,
+    /// Whether the machine was reset.
+    was_reset: bool,
 }
 
 impl Replies {
@@ -69,7 +69,8 @@ impl Replies {
             return None;
         }
         let message: Value = serde_json::from_str(&line).ok()?;
-        self.has_fired |= message["event"] == "WATCHDOG";
+        self.was_reset |=
+            message["event"] == "SHUTDOWN" && message["data"]["reason"] == "guest-reset";
         Some(message)
     }
 }

@@ -36,7 +36,7 @@ impl Example {
         let mut add = |path: &str, contents| setting.over_initrd.push((path.to_owned(), contents));
         let name = match self {
             Self::Watchdog => {
-                for module in ["watchdog.ko.xz", "i6300esb.ko.xz"] {
+                for module in ["watchdog.ko.xz", "i6300esb.ko.xz", "softdog.ko.xz"] {
                     add(&format!("/boot-test/{module}"), image.driver(module));
                 }
                 "watchdog"

@@ -57,7 +57,7 @@ pub(crate) struct Setting {
 pub(crate) struct Boot {
     /// Whether the guest ended by itself, by power-off or reset.
     pub(crate) powered_off: bool,
-    /// Whether its watchdog reset it.
+    /// Whether it was reset, as by its watchdog.
     pub(crate) was_reset: bool,
     pub(crate) took: Duration,
     /// In the order of the kernel's clock.
@@ -172,10 +172,10 @@ impl Qemu {
 }
 
 impl Qemu {
-    /// Ends the machine; returns whether its watchdog had reset it.
+    /// Ends the machine; returns whether it was reset.
     fn end(mut self) -> bool {
         self.kill();
-        self.clock.take().is_some_and(Clock::has_fired)
+        self.clock.take().is_some_and(Clock::was_reset)
     }
 
     fn kill(&mut self) {
