@@ -7,12 +7,12 @@ use std::os::unix::net::{UnixListener, UnixStream};
 
 use rustix::process::Signal;
 
-use crate::manager::Manager;
 use crate::pair::{Pair, client};
 use crate::stage::{is_locked, lock, start_under, state_file, succeed};
 use crate::wire::{Predecessor, Wire, borrowed, state};
 use testkit::client::get_counter;
 use testkit::daemon::STILL;
+use testkit::manager::Manager;
 use testkit::scratch::Scratch;
 use testkit::until;
 

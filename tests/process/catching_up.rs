@@ -20,7 +20,6 @@ use early_service_machine::record::{BootId, Record};
 use early_service_machine::schedule::{Monotonic, Period};
 use rustix::process::{Signal, geteuid};
 
-use crate::manager::Manager;
 use crate::stage::{read_at, record, serve, state_file, succeed};
 use crate::wire::{Wire, number};
 use crate::{AT_ONCE, END};
@@ -28,6 +27,7 @@ use testkit::client::{Client, get_counter, nc, status};
 use testkit::daemon::{Daemon, STILL, binary, detach};
 use testkit::host::Stopwatch;
 use testkit::journald::{Entry, Journald};
+use testkit::manager::Manager;
 use testkit::scratch::Scratch;
 use testkit::{build, now, until};
 

@@ -2,18 +2,18 @@
 //! Device: the watchdog of `examples/watchdog`, with a [`Pipe`] in the place of the hardware.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::OnceLock;
 
 use rustix::process::Signal;
 
-use crate::manager::Manager;
 use crate::stage::state_file;
-use testkit::build;
 use testkit::client::{Client, status};
 use testkit::daemon::{Daemon, STILL, detach};
+use testkit::manager::Manager;
 use testkit::pipe::Pipe;
 use testkit::scratch::Scratch;
+use testkit::{build, starting};
 
 fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
@@ -149,17 +149,13 @@ fn a_device_of_a_killed_owner_comes_back_from_the_store_of_pid_1() {
     assert!(!hardware.is_closed, "the store has it");
 
     // As PID 1 passes what it stored.
-    let mut shell = Command::new("sh");
-    detach(&mut shell);
-    let script = "exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=watchdog; \
-                  exec \"$0\" \"$@\"";
-    shell.args(["-c", script]).arg(program());
-    shell.arg("--server-socket-path").arg(scratch.join("sock")).args(STILL);
-    shell.arg("--state-file").arg(state_file(&scratch)).env("WATCHDOG", "/nowhere");
     let passed = manager.stored.pop().expect("the device");
-    shell.stdin(Stdio::from(passed)).env("NOTIFY_SOCKET", &manager.path);
-    let mut next = start(&mut shell, &scratch, "sock");
-    drop(shell);
+    let mut command = starting::with_descriptor(program(), passed);
+    command.arg("--server-socket-path").arg(scratch.join("sock")).args(STILL);
+    command.arg("--state-file").arg(state_file(&scratch)).env("WATCHDOG", "/nowhere");
+    command.env("LISTEN_FDNAMES", "watchdog").env("NOTIFY_SOCKET", &manager.path);
+    let mut next = start(&mut command, &scratch, "sock");
+    drop(command);
     hardware.wait_for(2);
     assert_eq!(status(&next.socket, "device"), "running");
     next.signal(Signal::TERM);

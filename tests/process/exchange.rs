@@ -10,11 +10,11 @@ use early_service_machine::schedule::{Monotonic, Period};
 use early_service_machine::timeline::Snapshot;
 use rustix::process::Signal;
 
-use crate::manager::Manager;
 use crate::stage::{forged, is_locked, record, serve, start_under, state_file, succeed};
 use crate::wire::{Predecessor, Wire, number};
 use testkit::client::{Client, get_counter, nc, status};
 use testkit::daemon::{Daemon, STILL};
+use testkit::manager::Manager;
 use testkit::scratch::Scratch;
 use testkit::{now, until};
 

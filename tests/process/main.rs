@@ -84,7 +84,6 @@ mod state_file;
 mod systemd;
 mod ticks;
 
-mod manager;
 mod pair;
 mod stage;
 mod users;

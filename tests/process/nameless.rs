@@ -11,12 +11,12 @@ use std::path::Path;
 
 use rustix::process::Signal;
 
-use crate::manager::Manager;
 use crate::stage::{serve, start_under};
 use crate::wire::Wire;
 use testkit::LIMIT;
 use testkit::client::Client;
 use testkit::daemon::{Daemon, STILL, started_with};
+use testkit::manager::Manager;
 use testkit::scratch::Scratch;
 use testkit::until;
 

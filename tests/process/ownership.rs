@@ -3,10 +3,10 @@
 
 use rustix::process::Signal;
 
-use crate::manager::Manager;
 use crate::stage::{is_locked, record, serve, start, start_under, state_file, succeed};
 use testkit::client::{Client, get_counter, nc};
 use testkit::daemon::{Daemon, STILL};
+use testkit::manager::Manager;
 use testkit::scratch::Scratch;
 use testkit::until;
 

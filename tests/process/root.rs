@@ -14,10 +14,10 @@ use rustix::net::sockopt::socket_peercred;
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 
 use crate::device::twin_program;
-use crate::manager::Manager;
 use crate::stage::for_everybody;
 use testkit::client::Client;
 use testkit::daemon::{Daemon, STILL};
+use testkit::manager::Manager;
 use testkit::pipe::Pipe;
 use testkit::scratch::Scratch;
 use testkit::until;

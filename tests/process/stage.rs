@@ -12,8 +12,8 @@ use early_service_machine::record::{BootId, DecodeError, Record};
 use early_service_machine::schedule::Monotonic;
 use rustix::fs::{FlockOperation, flock};
 
-use crate::manager::Manager;
 use testkit::daemon::{Daemon, copy_program, program};
+use testkit::manager::Manager;
 use testkit::scratch::Scratch;
 use testkit::{now, until};
 

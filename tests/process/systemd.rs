@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::manager::Manager;
 use crate::stage::{serve, start_under, state_file};
 use testkit::client::{Client, allow_all_descriptors, get_counter, nc, until_status};
 use testkit::daemon::{Daemon, STILL, started_with};
 use testkit::host::Stopwatch;
+use testkit::manager::Manager;
 use testkit::scratch::Scratch;
 use testkit::until;
 

@@ -10,6 +10,7 @@
 //! | [`journald`] | a socket in journald's place |
 //! | [`line`](mod@line) | one log line in its parts |
 //! | [`load`] | clients at work, and the replies that each received |
+//! | [`manager`] | a socket in the place of PID 1 |
 //! | [`judge`], [`order`], [`record`] | whether replies, log and state file fit one undisturbed counter |
 //! | [`patches`] | faults, and copies of the sources to plant them in |
 //! | [`pipe`] | in the place of a device, to see whether it is open and fed |
@@ -29,6 +30,7 @@ pub mod journald;
 pub mod judge;
 pub mod line;
 pub mod load;
+pub mod manager;
 pub mod order;
 pub mod patches;
 pub mod pipe;

@@ -8,11 +8,16 @@ use std::process::{Command, Stdio};
 
 /// The program as a `.socket` unit starts it: `socket` is descriptor 3.
 pub fn with(program: impl AsRef<OsStr>, socket: &UnixListener) -> Command {
+    with_descriptor(program, socket.try_clone().expect("a descriptor").into())
+}
+
+/// The program as PID 1 starts it with one descriptor, which `$LISTEN_FDNAMES` may name.
+pub fn with_descriptor(program: impl AsRef<OsStr>, descriptor: OwnedFd) -> Command {
     let mut command = Command::new("sh");
     detach(&mut command);
     let script = r#"exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@""#;
     command.args(["-c", script]).arg(program);
-    command.stdin(OwnedFd::from(socket.try_clone().expect("a descriptor")));
+    command.stdin(descriptor);
     command
 }
 

@@ -10,20 +10,21 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-use testkit::LIMIT;
-use testkit::scratch::Scratch;
+
+use crate::LIMIT;
+use crate::scratch::Scratch;
 
 /// The socket, and all lines received.
-pub(crate) struct Manager {
+pub struct Manager {
     socket: UnixDatagram,
-    pub(crate) path: PathBuf,
-    pub(crate) said: Vec<String>,
+    pub path: PathBuf,
+    pub said: Vec<String>,
     /// The descriptors that the daemon had stored and not removed.
-    pub(crate) stored: Vec<OwnedFd>,
+    pub stored: Vec<OwnedFd>,
 }
 
 impl Manager {
-    pub(crate) fn new(scratch: &Scratch) -> Self {
+    pub fn new(scratch: &Scratch) -> Self {
         let path = scratch.join("notify");
         let socket = UnixDatagram::bind(&path).expect("a socket");
         socket.set_read_timeout(Some(LIMIT)).expect("not zero");
@@ -32,13 +33,13 @@ impl Manager {
 
     /// Reads until the daemon has sent `what`.
     #[track_caller]
-    pub(crate) fn wait_for(&mut self, what: &str) {
+    pub fn wait_for(&mut self, what: &str) {
         self.wait_until(what, |said| said.iter().any(|said| said == what));
     }
 
     /// Reads until `look` accepts the lines received.
     #[track_caller]
-    pub(crate) fn wait_until(&mut self, what: &str, look: impl Fn(&[String]) -> bool) {
+    pub fn wait_until(&mut self, what: &str, look: impl Fn(&[String]) -> bool) {
         let start = Instant::now();
         while !look(&self.said) {
             assert!(start.elapsed() < LIMIT, "no {what} in {:?}", self.said);
@@ -50,7 +51,7 @@ impl Manager {
     }
 
     /// Reads everything that has arrived.
-    pub(crate) fn read_waiting(&mut self) {
+    pub fn read_waiting(&mut self) {
         self.socket.set_nonblocking(true).expect("our own socket");
         while self.receive().is_ok() {}
     }
