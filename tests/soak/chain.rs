@@ -253,7 +253,7 @@ impl Chain {
 }
 
 /// In memory, like `/run`, because a busy disk would delay ticks and logs.
-fn scratch() -> Scratch {
+pub(crate) fn scratch() -> Scratch {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() { Scratch::within(memory) } else { Scratch::new() }
 }

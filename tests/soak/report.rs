@@ -27,6 +27,8 @@ pub(crate) enum Broken {
     /// The memory of an owner, and of the first process.
     Memory(u64, u64),
     Descriptors(u64, u64),
+    /// Of the service with a device.
+    Device(String),
     /// A wait exceeded its limit.
     Waiting(String),
 }
@@ -42,6 +44,7 @@ impl fmt::Display for Broken {
         match self {
             Self::Judged(wrong) => wrong.fmt(f),
             Self::Ending(what) => write!(f, "{ENDING}: {what}"),
+            Self::Device(what) => write!(f, "{IN_USE}: {what}"),
             Self::Waiting(what) => write!(f, "{SERVED}: {what}"),
             Self::Memory(seen, first) => {
                 write!(f, "{BOUNDED}: {seen} kB, and the first process had {first} kB")
@@ -54,6 +57,7 @@ impl fmt::Display for Broken {
 }
 
 const SERVED: &str = "whoever dies, somebody serves again";
+const IN_USE: &str = "whoever dies, the device is in use, and opened again only if it was lost";
 const ENDING: &str = "who is not killed ends with success, its socket removed";
 const BOUNDED: &str = "memory does not grow from handoff to handoff";
 const CLOSED: &str = "descriptors do not grow from handoff to handoff";
@@ -78,6 +82,7 @@ impl Broken {
             Self::Ending(_) => ENDING.to_owned(),
             Self::Memory(..) => BOUNDED.to_owned(),
             Self::Descriptors(..) => CLOSED.to_owned(),
+            Self::Device(_) => IN_USE.to_owned(),
             Self::Waiting(_) => SERVED.to_owned(),
         }
     }
