@@ -2,9 +2,9 @@
 //! Feeders: a second chain, of processes with a device, beside the chain of counters.
 //!
 //! The program is `examples/watchdog`, with a [`Pipe`] in the place of the hardware. Each successor
-//! is in a new unit with its own store in PID 1; a killed owner is restarted in the same unit. After
-//! each round the device must be in use. It may be opened again only if no process and no store had
-//! it, and is released only at the end.
+//! is in a new unit with its own store in PID 1; a killed owner is restarted in the same unit.
+//! After each round the device must be in use. It may be opened again only if no process and no
+//! store had it, and is released only at the end.
 
 use std::fs;
 use std::os::fd::OwnedFd;
