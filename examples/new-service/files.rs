@@ -114,13 +114,14 @@ impl Service {
     }
 
     fn manifest(&self) -> String {
-        let library = match &self.library {
-            Some(path) => format!("{{ path = {path:?} }}"),
+        let library = |part: &str| match &self.library {
+            Some(path) => format!("{{ path = {:?} }}", format!("{path}{part}")),
             None => format!("{:?}", env!("CARGO_PKG_VERSION")),
         };
         let own = include_str!("package.toml")
             .replace("@RUST@", env!("CARGO_PKG_RUST_VERSION"))
-            .replace("@LIBRARY@", &library);
+            .replace("@LIBRARY@", &library(""))
+            .replace("@TRIAL@", &library("/trial"));
         let (_, ours) = ours!("Cargo.toml");
         let [release, dist, deb] =
             ["[profile.release]", "[profile.dist]", "[package.metadata.deb]"]
@@ -146,27 +147,14 @@ impl Service {
         )
     }
 
-    /// The test, with a file in the place of the device.
+    /// The test, with another file in the place of the device.
     fn test(&self) -> String {
         let text = include_str!("test.rs").to_owned();
         if self.device.is_none() {
             return text;
         }
-        edited(
-            text,
-            &[
-                (
-                    "        command.env_clear();\n",
-                    "        let device = directory.join(\"device\");\n        \
-                     command.env_clear().env(\"@UPPER@_DEVICE\", device);\n",
-                ),
-                (
-                    "    let mut first =",
-                    "    let device = directory.join(\"device\");\n    \
-                     fs::write(device, \"\").expect(\"a new file\");\n    let mut first =",
-                ),
-            ],
-        )
+        let file = "        command.env(\"@UPPER@_DEVICE\", \"/dev/null\");\n        command\n";
+        edited(text, &[("        command\n", file)])
     }
 
     fn initrd_unit(&self) -> (String, String) {

@@ -20,13 +20,15 @@ use crate::stage::state_file;
 const LIBRARY: &str = env!("CARGO_MANIFEST_DIR");
 
 /// The lines that mean the library, in every crate: file and line.
-const MEANT: [(&str, &str); 3] = [
+const MEANT: [(&str, &str); 5] = [
     ("Cargo.toml", r#"early-service = { path = "LIBRARY" }"#),
+    ("Cargo.toml", r#"early-service-trial = { path = "LIBRARY/trial" }"#),
     (
         "README.md",
         "How it works, and how to write a state and a device: <https://docs.rs/early-service>",
     ),
     ("src/main.rs", "use early_service::{Fields, MissingField, Service, State, number};"),
+    ("tests/handoff.rs", "use early_service_trial::{Words, faults};"),
 ];
 
 /// The last one, in the unit test of the state.
