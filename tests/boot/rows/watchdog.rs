@@ -104,9 +104,9 @@ fn pings(boot: &Boot) -> Vec<Vec<Duration>> {
     for record in &boot.journal {
         if record.message() == OPENED {
             lists.push(Vec::new());
-        } else if record.message().contains(" pings after ")
-            && let Some(pings) = lists.last_mut()
-        {
+        }
+        let is_ping = record.message().contains(" pings after ");
+        if let Some(pings) = lists.last_mut().filter(|_| is_ping) {
             pings.push(record.made());
         }
     }
