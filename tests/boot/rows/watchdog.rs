@@ -2,9 +2,9 @@
 //! A hardware watchdog that resets the machine after two seconds, fed by `examples/watchdog` with
 //! the package's own units.
 //!
-//! The root stage may not open the watchdog: it is an unprivileged user without devices. It uses the
-//! descriptor of the initrd stage, and after a crash the one from PID 1's store. Only its orderly
-//! restart, which closes the watchdog, needs a right to open it again.
+//! The root stage may not open the watchdog, because it is an unprivileged user without devices. It
+//! uses the descriptor of the initrd stage, and after a crash the one from PID 1's store. Only its
+//! orderly restart, which closes the watchdog, needs a right to open it again.
 
 use crate::claims::Claims;
 use crate::example::Example;
@@ -37,6 +37,8 @@ pub(super) const PLANS: &[Plan] = &[
         in_initrd: r#"
             ask() { echo status | nc.openbsd -N -U "$PUBLIC" | tell "$1"; }
             systemctl kill --signal=KILL early-service-initrd.service; sleep 2; ask first-killed
+            kill -STOP "$(first_pid)"; sleep 1; kill -CONT "$(first_pid)"; sleep 1
+            ask first-continued
             systemctl restart early-service-initrd.service; sleep 1; ask first-restarted"#,
         in_root: r#"
             wait_until root_serves && wait_until first_is_gone
@@ -46,7 +48,8 @@ pub(super) const PLANS: &[Plan] = &[
             kill -STOP "$(root_pid)"; sleep 1; kill -CONT "$(root_pid)"; sleep 3; ask continued
             mkdir -p /run/systemd/system/early-service.service.d
             cp /boot-test/open.conf /run/systemd/system/early-service.service.d
-            systemctl daemon-reload; systemctl restart early-service.service; sleep 3; ask restarted"#,
+            systemctl daemon-reload; systemctl restart early-service.service; sleep 3
+            ask restarted"#,
         over_disk: &[
             (ROOT_DROP_IN, STORE),
             (
@@ -120,7 +123,7 @@ fn never_reset(boot: &Boot, claims: &mut Claims) {
 }
 
 fn fed(boot: &Boot, claims: &mut Claims) {
-    for key in ["first-killed", "adopted", "killed", "continued"] {
+    for key in ["first-killed", "first-continued", "adopted", "killed", "continued"] {
         runs(boot, key, claims);
     }
     let pings = pings(boot);
