@@ -233,8 +233,8 @@ impl<S: Service> Supervisor<S> {
         self.old_root.as_ref().is_some_and(Follower::can_look)
     }
 
-    /// Enters PID 1's root if it has changed; returns whether this process is now in the root
-    /// filesystem.
+    /// Handles what the last look at PID 1's root has found; returns whether this process is now in
+    /// the root filesystem.
     fn follow_root(&mut self) -> bool {
         let Some(old_root) = &mut self.old_root else { return false };
         match old_root.found() {

@@ -395,11 +395,11 @@ impl<S: Service> Ticker<S> {
 
     /// Executes all commands of the device, and answers them.
     fn answer_device(&mut self) {
-        let Some(questions) = self.questions.clone().filter(|_| !S::DESCRIPTORS.is_empty()) else {
+        if S::DESCRIPTORS.is_empty() {
             return;
-        };
+        }
         while let Some(ticking) = &mut self.ticking {
-            let next = self.asked.take().or_else(|| questions.try_recv().ok());
+            let next = self.asked.take().or_else(|| self.questions.as_ref()?.try_recv().ok());
             let Some(Question { command, answer }) = next else { break };
             let applied = command.map(|command| apply(ticking, &mut self.before_change, command));
             let content = (ticking.state(), applied.map(|(reply, _)| reply));
