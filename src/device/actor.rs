@@ -293,7 +293,7 @@ async fn open<D: Device>(need: Need, port: &Port<D::Service>) -> Event<D> {
 }
 
 /// The names of the descriptors, in their order.
-fn names<D: Device>() -> impl Iterator<Item = &'static str> {
+pub(crate) fn names<D: Device>() -> impl Iterator<Item = &'static str> {
     <D::Service as Service>::DESCRIPTORS.split(',')
 }
 

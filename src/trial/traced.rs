@@ -10,17 +10,17 @@ use std::fs;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::fs::MetadataExt;
 use std::rc::Rc;
 use std::task::Poll;
 
 use early_service_machine::device::{Kind, Need};
 use early_service_machine::schedule::Monotonic;
 use futures_lite::future;
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl, fstat};
+use rustix::fs::{OFlags, Stat, fcntl_getfl, fcntl_setfl, fstat, stat};
 
+use crate::device::actor::names;
 use crate::device::{Device, Luggage, Port};
-use crate::service::Service;
+use crate::platform::files::is_same;
 use crate::trial::clock::Clock;
 use crate::trial::{Call, Side};
 
@@ -35,7 +35,7 @@ pub(super) struct Trace {
     /// Whether the next poll of `run` fails.
     pub(super) fails: bool,
     /// Each file of the device, and how often this process had it open besides.
-    files: Vec<(File, usize)>,
+    files: Vec<(Stat, usize)>,
 }
 
 thread_local! {
@@ -53,7 +53,7 @@ impl Trace {
     pub(super) fn end() -> Result<Vec<Call>, String> {
         let mut trace = TRACE.take().expect("a trial has begun");
         for (file, others) in std::mem::take(&mut trace.files) {
-            if file.opens().count() > others {
+            if opens(&file).count() > others {
                 trace.wrong("after the end", "the device is still open");
             }
         }
@@ -139,12 +139,12 @@ impl<D: Device> Device for Traced<D> {
         note("acquire");
         let luggage = D::acquire(need, port).await?;
         let lent = luggage.lend();
-        let names = D::Service::DESCRIPTORS.split(',').count();
+        let names = names::<D>().count();
         if lent.len() != names {
             let lent = lent.len();
             wrong("acquire", format_args!("lends {lent} descriptors, and DESCRIPTORS has {names}"));
         }
-        let files = lent.iter().filter_map(|lent| Some((File::of(*lent)?, opened_besides(*lent))));
+        let files = lent.iter().filter_map(|lent| Some((fstat(lent).ok()?, opened_besides(*lent))));
         with(|trace| {
             if trace.files.is_empty() {
                 trace.files = files.collect();
@@ -208,14 +208,17 @@ fn copies<'a>(descriptors: impl IntoIterator<Item = BorrowedFd<'a>>) -> Vec<Owne
 /// Notes if `lent` are not the open files that the device was given.
 fn compare(method: &str, given: &[OwnedFd], lent: &[BorrowedFd<'_>]) {
     let are_same = given.len() == lent.len()
-        && given.iter().zip(lent).all(|(given, lent)| is_same(given.as_fd(), lent.as_raw_fd()));
+        && given
+            .iter()
+            .zip(lent)
+            .all(|(given, lent)| share_open_file(given.as_fd(), lent.as_raw_fd()));
     if !are_same {
         wrong(method, "the descriptors are not the ones that the device was given");
     }
 }
 
-/// Whether `number` is a descriptor of the same open file.
-fn is_same(descriptor: BorrowedFd<'_>, number: RawFd) -> bool {
+/// Whether `number` is a descriptor of the same open file as `descriptor`.
+fn share_open_file(descriptor: BorrowedFd<'_>, number: RawFd) -> bool {
     let look = || fs::read_to_string(format!("/proc/self/fdinfo/{number}")).unwrap_or_default();
     let flags =
         |text: String| text.lines().find(|line| line.starts_with("flags:")).map(str::to_owned);
@@ -231,27 +234,15 @@ fn is_same(descriptor: BorrowedFd<'_>, number: RawFd) -> bool {
 
 /// How often this process has the file open, except for the open file of `descriptor`.
 fn opened_besides(descriptor: BorrowedFd<'_>) -> usize {
-    let Some(file) = File::of(descriptor) else { return 0 };
-    file.opens().filter(|number| !is_same(descriptor, *number)).count()
+    let Ok(file) = fstat(descriptor) else { return 0 };
+    opens(&file).filter(|number| !share_open_file(descriptor, *number)).count()
 }
 
-/// A file, by its device and inode.
-#[derive(Clone, Copy, PartialEq)]
-struct File(u64, u64);
-
-impl File {
-    fn of(descriptor: BorrowedFd<'_>) -> Option<Self> {
-        let status = fstat(descriptor).ok()?;
-        Some(Self(status.st_dev, status.st_ino))
-    }
-
-    /// The descriptors of this process that are of this file.
-    fn opens(self) -> impl Iterator<Item = RawFd> {
-        let entries = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
-        entries.filter_map(move |entry| {
-            let metadata = fs::metadata(entry.path()).ok()?;
-            let number = entry.file_name().to_str()?.parse().ok()?;
-            (Self(metadata.dev(), metadata.ino()) == self).then_some(number)
-        })
-    }
+/// The descriptors of this process that are of a file.
+fn opens(file: &Stat) -> impl Iterator<Item = RawFd> {
+    let entries = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    entries.filter_map(move |entry| {
+        let number = entry.file_name().to_str()?.parse().ok()?;
+        is_same(&stat(entry.path()).ok()?, file).then_some(number)
+    })
 }
