@@ -20,7 +20,7 @@ pub(crate) struct Service {
     pub(crate) name: String,
     pub(crate) device: Option<String>,
     pub(crate) drivers: Vec<String>,
-    pub(crate) library: Option<String>,
+    pub(crate) path_of_library: Option<String>,
 }
 
 impl Service {
@@ -114,7 +114,7 @@ impl Service {
     }
 
     fn manifest(&self) -> String {
-        let library = |part: &str| match &self.library {
+        let library = |part: &str| match &self.path_of_library {
             Some(path) => format!("{{ path = {:?} }}", format!("{path}{part}")),
             None => format!("{:?}", env!("CARGO_PKG_VERSION")),
         };

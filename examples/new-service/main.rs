@@ -55,7 +55,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let name = name.ok_or(USAGE)?;
     let directory = directory.unwrap_or_else(|| PathBuf::from(&name));
-    let service = Service { name, device, drivers, library };
+    let service = Service { name, device, drivers, path_of_library: library };
     service.check()?;
 
     let explain = |path: &PathBuf, error| format!("cannot write {}: {error}", path.display());
