@@ -7,8 +7,7 @@
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, OnceLock};
-use std::thread;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -16,13 +15,13 @@ use rustix::process::Signal;
 use crate::crowd::all_of;
 use crate::service::example;
 use crate::trial::Side;
-use early_service_trial::proxy::{Arrow, Moment, Onlooker, Proxy};
+use early_service_trial::proxy::{Arrow, Moment, Proxy};
+use early_service_trial::victim::{Blow, Victim};
 use testkit::client::status;
 use testkit::daemon::{Daemon, STILL, detach};
 use testkit::pipe::Pipe;
 use testkit::scratch::Scratch;
 use testkit::until;
-use testkit::victim::Victim;
 
 /// Within the time limit of an offer, and longer than it.
 const STOPS: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(1200)];
@@ -81,20 +80,21 @@ fn make(plan: Plan) {
     let mut pipe = Pipe::new(&scratch);
     let mut predecessor = feeder(&scratch, &pipe, "predecessor", None);
     pipe.wait_for(1);
-    let victim = Arc::new(OnceLock::new());
+    let blow = Blow::new((plan.arrow, plan.moment), plan.stop);
     if plan.side == Side::Predecessor {
-        aim(&victim, &predecessor);
+        blow.aim(Victim::new(predecessor.pid()));
     }
-    let proxy = Proxy::between(scratch.join("proxy"), &predecessor.socket, onlooker(plan, &victim));
+    let proxy = Proxy::between(scratch.join("proxy"), &predecessor.socket, blow.onlooker());
     let mut successors = vec![feeder(&scratch, &pipe, "successor", Some(proxy.path()))];
     if plan.side == Side::Successor {
-        aim(&victim, &successors[0]);
+        blow.aim(Victim::new(successors[0].pid()));
         if plan.stop.is_none() {
             until("the kill", || !successors[0].is_running());
             successors.push(feeder(&scratch, &pipe, "next", Some(&predecessor.socket)));
         }
     }
     until("one owner", || !predecessor.is_running());
+    assert!(blow.has_struck(), "{plan:?}: the handoff has not reached the arrow");
     let last = successors.last().expect("one");
     last.wait_for("=> serving");
     until("a device in use", || status(&last.socket, "device") == "running");
@@ -128,27 +128,4 @@ fn feeder(scratch: &Scratch, pipe: &Pipe, name: &str, predecessor: Option<&Path>
         command.arg("--client-socket-path").arg(predecessor);
     }
     Daemon::spawn_at(&mut command, socket)
-}
-
-fn aim(victim: &OnceLock<Victim>, daemon: &Daemon) {
-    assert!(victim.set(Victim::new(daemon.pid())).is_ok(), "one victim a try");
-}
-
-/// Injects the fault at its arrow, once.
-fn onlooker(plan: Plan, victim: &Arc<OnceLock<Victim>>) -> Onlooker {
-    let (victim, mut is_over) = (Arc::clone(victim), false);
-    Box::new(move |arrow, moment| {
-        if is_over || (arrow, moment) != (plan.arrow, plan.moment) {
-            return;
-        }
-        is_over = true;
-        until("a victim", || victim.get().is_some());
-        let victim = victim.get().expect("just seen").clone();
-        let Some(duration) = plan.stop else { return victim.kill() };
-        victim.stop();
-        thread::spawn(move || {
-            thread::sleep(duration);
-            victim.resume();
-        });
-    })
 }

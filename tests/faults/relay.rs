@@ -16,6 +16,7 @@ use std::sync::atomic::AtomicU64;
 use std::thread;
 use std::time::Duration;
 
+use early_service_trial::victim::Victim;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::{number_from, seed};
@@ -24,7 +25,6 @@ use testkit::judge::{Evidence, judge};
 use testkit::load::{Asks, COUNTER, Habit, Load, Told};
 use testkit::record::{Record, Rhythm};
 use testkit::scratch::Scratch;
-use testkit::victim::Victim;
 use testkit::{LIMIT, now};
 
 /// How long a process owns the counter: two ticks, so that each process has some.

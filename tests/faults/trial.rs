@@ -17,6 +17,7 @@ use rustix::process::Signal;
 
 use crate::service::Service;
 use early_service_trial::proxy::{Arrow, Moment, Onlooker, Proxy};
+use early_service_trial::victim::Victim;
 use testkit::daemon::{Daemon, Line};
 use testkit::judge::{Evidence, Loss, Wrong, judge};
 use testkit::load::{Load, Told, ten};
@@ -24,7 +25,6 @@ use testkit::random::Random;
 use testkit::record::{Record, Rhythm};
 use testkit::scratch::Scratch;
 use testkit::starting;
-use testkit::victim::Victim;
 use testkit::{LIMIT, now, until};
 
 /// In milliseconds; short, so that a fault spans ticks and most exchanges contain one.

@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use early_service_trial::victim::Victim;
+
 use crate::fate::{Blow, Fate, When, while_stopped};
 use crate::process::{Figures, Process};
 use crate::report::Broken;
@@ -24,7 +26,6 @@ use testkit::random::Random;
 use testkit::record::{Record, Rhythm};
 use testkit::scratch::Scratch;
 use testkit::until;
-use testkit::victim::Victim;
 
 /// Short enough that some client always waits for a reply. Long enough that the processes find a
 /// processor.

@@ -14,6 +14,8 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use early_service_trial::victim::Victim;
+
 use crate::chain::{Living, scratch};
 use crate::fate::while_stopped;
 use testkit::client::{Client, status, until_status};
@@ -22,7 +24,6 @@ use testkit::manager::Manager;
 use testkit::pipe::Pipe;
 use testkit::random::Random;
 use testkit::scratch::Scratch;
-use testkit::victim::Victim;
 use testkit::{starting, until};
 
 /// Maximum time before a round's event; longer than the time between two pings.

@@ -8,11 +8,12 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
+use early_service_trial::victim::Victim;
+
 use testkit::judge::tick;
 use testkit::line::Line;
 use testkit::scratch::Scratch;
 use testkit::starting;
-use testkit::victim::Victim;
 
 /// In milliseconds; short, so that a fault spans ticks and most exchanges contain one.
 const PERIOD: &str = "10";

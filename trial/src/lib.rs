@@ -18,18 +18,21 @@
 mod process;
 #[doc(hidden)]
 pub mod proxy;
+#[doc(hidden)]
+pub mod victim;
 
 use std::fmt::{self, Display, Formatter};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 use std::{env, fs, process as this};
 
-use crate::process::{Client, Process, Signals, until};
-use crate::proxy::{Arrow, Moment, Onlooker, Proxy};
+use crate::process::{Client, Process, until};
+use crate::proxy::{Arrow, Moment, Proxy};
+use crate::victim::Blow;
 
 /// How many tries are made at once: a try mostly waits.
 const AT_ONCE: usize = 4;
@@ -157,15 +160,14 @@ fn attempt(
     }
     let before = client.ask(ask)?;
 
-    let (victim, has_struck) = (Arc::new(OnceLock::new()), Arc::new(AtomicBool::new(false)));
+    let blow = Blow::new((plan.arrow, plan.moment), (!plan.kills).then_some(STOP));
     if plan.hits_predecessor {
-        let _ = victim.set(first.signals());
+        blow.aim(first.victim.clone());
     }
-    let path = directory.join("proxy");
-    let proxy = Proxy::between(path, &first.socket, onlooker(plan, &victim, &has_struck));
+    let proxy = Proxy::between(directory.join("proxy"), &first.socket, blow.onlooker());
     let mut last = Process::start(program(), directory, "second", Some(proxy.path()));
     if !plan.hits_predecessor {
-        let _ = victim.set(last.signals());
+        blow.aim(last.victim.clone());
         if plan.kills {
             until("the successor has not reached the step", || last.has_ended())?;
             last = Process::start(program(), directory, "third", Some(&first.socket));
@@ -176,7 +178,7 @@ fn attempt(
     if !(plan.kills && plan.hits_predecessor) {
         first.has_succeeded()?;
     }
-    if !has_struck.load(Ordering::Relaxed) {
+    if !blow.has_struck() {
         return Err("the handoff has not reached the step".to_owned());
     }
     let after = Client::connect(&last.socket)?.ask(ask)?;
@@ -189,31 +191,7 @@ fn attempt(
         Err(_) if plan.kills => {}
         Err(why) => return Err(format!("a connected client: {why}")),
     }
-    last.signals().terminate();
+    last.victim.end();
     until("the last owner has not ended", || last.has_ended())?;
     last.has_succeeded()
-}
-
-/// Injects the fault at its step, once.
-fn onlooker(plan: Plan, victim: &Arc<OnceLock<Signals>>, has_struck: &Arc<AtomicBool>) -> Onlooker {
-    let (victim, has_struck, mut is_over) = (Arc::clone(victim), Arc::clone(has_struck), false);
-    Box::new(move |arrow, moment| {
-        if is_over || (arrow, moment) != (plan.arrow, plan.moment) {
-            return;
-        }
-        is_over = true;
-        if until("the process has not been started", || victim.get().is_some()).is_err() {
-            return;
-        }
-        has_struck.store(true, Ordering::Relaxed);
-        let victim = victim.get().expect("just seen").clone();
-        if plan.kills {
-            return victim.kill();
-        }
-        victim.stop();
-        thread::spawn(move || {
-            thread::sleep(STOP);
-            victim.resume();
-        });
-    })
 }

@@ -1,21 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Process under trial, its signals and its clients.
+//! Process under trial, and its clients.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use crate::victim::Victim;
 
 /// The longest wait for anything. Reached only if something is wrong.
-const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
 /// Waits until `is_done`.
 pub(crate) fn until(otherwise: &str, mut is_done: impl FnMut() -> bool) -> Result<(), String> {
@@ -32,7 +29,7 @@ pub(crate) fn until(otherwise: &str, mut is_done: impl FnMut() -> bool) -> Resul
 /// A process; killed when it is dropped.
 pub(crate) struct Process {
     child: Child,
-    signals: Signals,
+    pub(crate) victim: Victim,
     name: &'static str,
     pub(crate) socket: PathBuf,
 }
@@ -58,12 +55,8 @@ impl Process {
         let log = File::create(socket.with_extension("log")).expect("a directory for the log");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let child = command.spawn().expect("the program can be started");
-        let signals = Signals::of(&child);
-        Self { child, signals, name, socket }
-    }
-
-    pub(crate) fn signals(&self) -> Signals {
-        self.signals.clone()
+        let victim = Victim::new(child.id());
+        Self { child, victim, name, socket }
     }
 
     pub(crate) fn has_ended(&mut self) -> bool {
@@ -95,40 +88,6 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-/// Sends signals by a pidfd, because the PID of an ended process may be reused.
-#[derive(Clone)]
-pub(crate) struct Signals(Arc<OwnedFd>);
-
-impl Signals {
-    fn of(child: &Child) -> Self {
-        let process = pidfd_open(Pid::from_child(child), PidfdFlags::empty());
-        Self(Arc::new(process.expect("a child that was not waited for")))
-    }
-
-    /// Kills it, and waits until its descriptors are closed.
-    pub(crate) fn kill(&self) {
-        self.send(Signal::KILL);
-        let _ = poll(&mut [PollFd::new(&*self.0, PollFlags::IN)], None);
-    }
-
-    pub(crate) fn stop(&self) {
-        self.send(Signal::STOP);
-    }
-
-    pub(crate) fn resume(&self) {
-        self.send(Signal::CONT);
-    }
-
-    pub(crate) fn terminate(&self) {
-        self.send(Signal::TERM);
-    }
-
-    /// A process that has ended needs no signal.
-    fn send(&self, signal: Signal) {
-        let _ = pidfd_send_signal(&*self.0, signal);
     }
 }
 

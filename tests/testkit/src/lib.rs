@@ -14,7 +14,6 @@
 //! | [`judge`], [`order`], [`record`] | whether replies, log and state file fit one undisturbed counter |
 //! | [`patches`] | faults, and copies of the sources to plant them in |
 //! | [`pipe`] | in the place of a device, to see whether it is open and fed |
-//! | [`victim`] | a process to kill or stop at any time |
 //! | [`random`] | numbers that follow from a seed |
 //! | [`scratch`] | a directory that is removed with its test |
 //! | [`waiting`] | waiting for a condition, with a limit |
@@ -38,7 +37,6 @@ pub mod random;
 pub mod record;
 pub mod scratch;
 pub mod starting;
-pub mod victim;
 pub mod waiting;
 
 pub use waiting::{LIMIT, now, until};
