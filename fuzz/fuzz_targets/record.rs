@@ -12,6 +12,7 @@
 
 use early_service_machine::Counter;
 use early_service_machine::bounds::RECORD_SIZE;
+use early_service_machine::realtime::Realtime;
 use early_service_machine::record::{BootId, Record, Unlogged};
 use early_service_machine::schedule::{Monotonic, Period};
 use early_service_machine::slots::SLOTS;
@@ -40,7 +41,8 @@ fuzz_target!(|bytes: &[u8]| {
         let period = Period::from_nanos(within).expect("within the bounds");
         let snapshot = Snapshot { state: Counter { next: number(at + 2) }, deadline, period };
         let unlogged = Unlogged { ticks: number(at + 3), unbroken: number(at + 4) };
-        let record = Record { sequence: number(at + 5), unlogged, snapshot };
+        let realtime = (at > 0).then(|| Realtime::from_nanos(number(13)));
+        let record = Record { sequence: number(at + 5), unlogged, realtime, snapshot };
         let file = record.encode(&boot);
         let read = Record::<Counter>::decode(&file, &boot, now);
         assert_eq!(read.ok(), Some(record).filter(|record| is_possible(record, now)));
@@ -110,10 +112,15 @@ fn load(file: &[u8], now: Monotonic) {
     assert!(text.starts_with("early-service-state 1 "), "{text}");
     let boot_field = text.split(' ').find_map(|field| field.strip_prefix("boot="));
     assert_eq!(boot_field, Some(BOOT));
-    let Record { sequence, unlogged: Unlogged { ticks, unbroken }, snapshot } = record;
+    let Record { sequence, unlogged: Unlogged { ticks, unbroken }, realtime, snapshot } = record;
     expect("sequence", sequence);
     expect("unlogged", ticks);
     expect("unbroken", unbroken);
+    if let Some(realtime) = realtime {
+        expect("realtime_ns", realtime.as_nanos());
+        // Any time can be shown.
+        assert!(realtime.to_string().ends_with('Z'));
+    }
     expect("counter", snapshot.state.next);
     expect("deadline_ns", snapshot.deadline.as_nanos());
     expect("period_ns", snapshot.period.as_nanos());

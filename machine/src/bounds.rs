@@ -63,10 +63,10 @@ pub const RECORD_SIZE: usize = 512;
 
 /// The record, without the fields of the state.
 pub(crate) const RECORD_OVERHEAD: usize = "early-service-state 1 boot= sequence= unlogged= \
-     unbroken=  deadline_ns= period_ns= crc=01234567\n"
+     unbroken= realtime_ns=  deadline_ns= period_ns= crc=01234567\n"
     .len()
     + BOOT_ID
-    + 5 * NUMBER;
+    + 6 * NUMBER;
 
 /// The length of the kernel's id of a boot (`/proc/sys/kernel/random/boot_id` in random(4)).
 pub(crate) const BOOT_ID: usize = 36;

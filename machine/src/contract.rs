@@ -11,7 +11,7 @@ use crate::state::State;
 use crate::wire::fields::{Fields, MissingField};
 
 /// The keys that requests, manifests, records and status lines use themselves.
-pub const RESERVED: [&str; 27] = [
+pub const RESERVED: [&str; 28] = [
     "accepts",
     "boot",
     "clients",
@@ -28,6 +28,7 @@ pub const RESERVED: [&str; 27] = [
     "phase",
     "pid",
     "predecessor",
+    "realtime_ns",
     "sequence",
     "service",
     "serving_s",
@@ -144,6 +145,7 @@ impl fmt::Write for Text {
 mod tests {
     use super::*;
     use crate::counter::{Command, Counter, Reply};
+    use crate::realtime::Realtime;
     use crate::record::{BootId, Record, Unlogged};
     use crate::schedule::{Monotonic, Period};
     use crate::timeline::Snapshot;
@@ -234,7 +236,8 @@ mod tests {
         let snapshot = snapshot(Liar(0));
         let manifest = Manifest { snapshot, lock: true, listeners: 1, clients: 1, named: 1 };
         let boot = BootId::parse(&[b'a'; 36]).expect("the kernel's form");
-        let record = Record { sequence: 1, unlogged: Unlogged::default(), snapshot }.encode(&boot);
+        let (unlogged, realtime) = (Unlogged::default(), Some(Realtime::from_nanos(1)));
+        let record = Record { sequence: 1, unlogged, realtime, snapshot }.encode(&boot);
         let request = Request::new::<Liar>(Accepts("can0"), Some("/run/a"));
         let text: Vec<String> = [
             manifest.to_string(),
@@ -248,7 +251,7 @@ mod tests {
             .filter_map(|word| word.split_once('='))
             .map(|(key, _)| key)
             .collect();
-        assert!(keys.len() >= 17, "{keys:?}");
+        assert!(keys.len() >= 18, "{keys:?}");
         for key in keys {
             assert!(RESERVED.contains(&key), "{key}");
         }

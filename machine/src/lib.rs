@@ -16,6 +16,7 @@
 //! | [`bounds`] | how long each line, record and reply may be |
 //! | [`contract`] | whether a state keeps what it promises |
 //! | [`record`] | what the state file contains |
+//! | [`realtime`] | how a time of the wall clock is shown |
 //! | [`slots`] | the same for a state of up to 4 kB |
 //! | [`wire::command`] | which lines a client may send |
 //! | [`wire::handoff`] | which messages predecessor and successor exchange |
@@ -48,6 +49,7 @@ pub mod contract;
 pub mod counter;
 pub mod device;
 pub mod lifecycle;
+pub mod realtime;
 pub mod record;
 pub mod schedule;
 pub mod slots;

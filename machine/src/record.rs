@@ -5,11 +5,14 @@
 //! grows:
 //!
 //! ```text
-//! early-service-state 1 boot=… sequence=12 unlogged=1 unbroken=1 counter=137 deadline_ns=… …
+//! early-service-state 1 boot=… sequence=12 unlogged=1 unbroken=1 realtime_ns=… …
 //! ```
 //!
 //! `boot` is the kernel's id of the boot (`/proc/sys/kernel/random/boot_id` in random(4)). A record
 //! of another boot is ignored, because its deadlines mean nothing in this one.
+//!
+//! `realtime_ns` is the time on the wall clock at which the record was written. Nothing depends on
+//! it: the log line about a record of another boot shows it. A record of release 0.1.0 lacks it.
 //!
 //! A state that does not fit has another format, see [`slots`](crate::slots).
 //!
@@ -22,6 +25,7 @@
 use core::fmt::{self, Write as _};
 
 use crate::bounds::{BOOT_ID, Bounds, RECORD_SIZE};
+use crate::realtime::Realtime;
 use crate::schedule::{Monotonic, Period};
 use crate::state::State;
 use crate::timeline::{FieldError, Snapshot};
@@ -63,6 +67,8 @@ pub struct Record<S> {
     pub sequence: u64,
     /// The ticks that may be missing in the log.
     pub unlogged: Unlogged,
+    /// When it was written; `None` if that is unknown.
+    pub realtime: Option<Realtime>,
     /// The state and its deadline.
     pub snapshot: Snapshot<S>,
 }
@@ -88,8 +94,8 @@ pub enum DecodeError {
     Foreign,
     /// The record is cut off or damaged.
     Torn,
-    /// The record is of another boot.
-    Stale,
+    /// The record is of another boot, and was written at this time if that is known.
+    Stale(Option<Realtime>),
     /// A field is missing or invalid.
     Field(FieldError),
     /// The counts of unlogged ticks are impossibly high.
@@ -102,7 +108,7 @@ impl DecodeError {
     pub const fn is_impossible(self) -> bool {
         match self {
             Self::Field(_) | Self::Unlogged(_) => true,
-            Self::Empty | Self::Foreign | Self::Torn | Self::Stale => false,
+            Self::Empty | Self::Foreign | Self::Torn | Self::Stale(_) => false,
         }
     }
 }
@@ -113,7 +119,11 @@ impl fmt::Display for DecodeError {
             Self::Empty => f.write_str("it is empty"),
             Self::Foreign => f.write_str("it is not a state file of this program"),
             Self::Torn => f.write_str("its record is torn"),
-            Self::Stale => f.write_str("it is of another boot"),
+            Self::Stale(written) => {
+                f.write_str("it is of another boot")?;
+                written.map_or(Ok(()), |at| write!(f, " (last written {at})"))?;
+                f.write_str("; its state does not continue")
+            }
             Self::Field(error @ FieldError::Service(_)) => error.fmt(f),
             Self::Field(error) => write!(f, "its record has {error}"),
             Self::Unlogged(Unlogged { ticks, unbroken }) => write!(
@@ -139,9 +149,13 @@ impl<S: State> Record<S> {
 
     /// Writes what follows the format.
     pub(crate) fn write_to<const N: usize>(&self, text: &mut Text<N>, boot: &BootId) {
-        let Self { sequence, unlogged: Unlogged { ticks, unbroken }, snapshot } = self;
+        let Self { sequence, unlogged: Unlogged { ticks, unbroken }, realtime, snapshot } = self;
         let _ = write!(text, "boot={boot} sequence={sequence}");
-        let _ = write!(text, " unlogged={ticks} unbroken={unbroken} {snapshot}");
+        let _ = write!(text, " unlogged={ticks} unbroken={unbroken}");
+        if let Some(realtime) = realtime {
+            let _ = write!(text, " realtime_ns={}", realtime.as_nanos());
+        }
+        let _ = write!(text, " {snapshot}");
     }
 
     /// Reads the bytes of the file at `now`.
@@ -162,8 +176,10 @@ impl<S: State> Record<S> {
     /// Reads the text of an intact record.
     pub(crate) fn read(text: &[u8], boot: &BootId, now: Monotonic) -> Result<Self, DecodeError> {
         let fields = Fields::new(text);
+        // Informs only, so that an invalid one costs no state.
+        let realtime = fields.number("realtime_ns").ok().map(Realtime::from_nanos);
         if fields.get("boot") != Some(&boot.0) {
-            return Err(DecodeError::Stale);
+            return Err(DecodeError::Stale(realtime));
         }
         let read = || {
             Ok(Self {
@@ -172,6 +188,7 @@ impl<S: State> Record<S> {
                     ticks: fields.number("unlogged")?,
                     unbroken: fields.number("unbroken")?,
                 },
+                realtime,
                 snapshot: Snapshot::read(fields)?,
             })
         };
@@ -292,6 +309,9 @@ mod tests {
     /// The time of decoding.
     const NOW: Monotonic = Monotonic::from_nanos(137_000_000);
 
+    /// 2026-11-29T01:02:03Z.
+    const WRITTEN: Realtime = Realtime::from_nanos(1_795_914_123_456_789_012);
+
     fn record(number: u64) -> Record<Counter> {
         let snapshot = Snapshot {
             state: Counter { next: number },
@@ -299,7 +319,7 @@ mod tests {
             period: Period::from_millis(100).expect("not zero"),
         };
         let unlogged = Unlogged { ticks: number.min(137), unbroken: number.min(137) };
-        Record { sequence: number, unlogged, snapshot }
+        Record { sequence: number, unlogged, realtime: Some(WRITTEN), snapshot }
     }
 
     #[test]
@@ -319,7 +339,8 @@ mod tests {
             period: Period::from_nanos(Period::LONGEST).expect("within its bounds"),
         };
         let unlogged = Unlogged { ticks: u64::MAX, unbroken: u64::MAX };
-        let bytes = Record { sequence: u64::MAX, unlogged, snapshot }.encode(&boot('a'));
+        let realtime = Some(Realtime::from_nanos(u64::MAX));
+        let bytes = Record { sequence: u64::MAX, unlogged, realtime, snapshot }.encode(&boot('a'));
         // The longest period has four digits fewer than the largest number.
         let longest = RECORD_OVERHEAD + Counter::MAX_FIELDS - 4;
         assert_eq!(bytes.trim_ascii_end().len() + 1, longest);
@@ -332,8 +353,8 @@ mod tests {
         assert_eq!(
             text.trim_end(),
             "early-service-state 1 boot=aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa sequence=137 \
-             unlogged=137 unbroken=137 counter=137 deadline_ns=137000000 period_ns=100000000 \
-             crc=a62edc31"
+             unlogged=137 unbroken=137 realtime_ns=1795914123456789012 counter=137 \
+             deadline_ns=137000000 period_ns=100000000 crc=24ba76a8"
         );
     }
 
@@ -351,9 +372,47 @@ mod tests {
             ),
             ("cut off", good[..RECORD_SIZE - 1].to_vec(), DecodeError::Torn),
             ("too long", [&good[..], b"\n"].concat(), DecodeError::Torn),
-            ("another boot", record(137).encode(&boot('b')).to_vec(), DecodeError::Stale),
+            (
+                "another boot",
+                record(137).encode(&boot('b')).to_vec(),
+                DecodeError::Stale(Some(WRITTEN)),
+            ),
         ] {
             assert_eq!(Record::<Counter>::decode(&bytes, &boot('a'), NOW), Err(why), "{case}");
+        }
+    }
+
+    #[test]
+    fn a_record_of_another_boot_says_when_it_was_written_if_it_knows() {
+        for (realtime, why) in [
+            (
+                Some(WRITTEN),
+                "it is of another boot (last written 2026-11-29T01:02:03Z); its state does not \
+                 continue",
+            ),
+            (None, "it is of another boot; its state does not continue"),
+        ] {
+            let bytes = Record { realtime, ..record(137) }.encode(&boot('b'));
+            let error = Record::<Counter>::decode(&bytes, &boot('a'), NOW).err();
+            assert_eq!(error.map(|error| error.to_string()).as_deref(), Some(why));
+        }
+    }
+
+    #[test]
+    fn a_record_without_a_valid_time_is_used() {
+        for (time, realtime) in [
+            ("", None),
+            ("realtime_ns=", None),
+            ("realtime_ns=-1", None),
+            ("realtime_ns=18446744073709551616", None),
+            ("realtime_ns=0", Some(Realtime::from_nanos(0))),
+        ] {
+            let mut text = Text::<RECORD_SIZE>::EMPTY;
+            let (begin, id) = ("sequence=137 unlogged=137 unbroken=137", boot('a'));
+            let end = "counter=137 deadline_ns=137000000 period_ns=100000000";
+            write!(text, "{FORMAT_1}boot={id} {begin} {time} {end}").expect("room");
+            let decoded = Record::<Counter>::decode(&text.sealed(), &boot('a'), NOW);
+            assert_eq!(decoded, Ok(Record { realtime, ..record(137) }), "{time}");
         }
     }
 

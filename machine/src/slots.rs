@@ -97,6 +97,9 @@ impl<S: State> Record<S> {
             (Ok(first), Ok(second)) if second.sequence > first.sequence => Ok((second, true)),
             (Ok(first), _) => Ok((first, false)),
             (Err(_), Ok(second)) => Ok((second, true)),
+            (Err(DecodeError::Stale(first)), Err(DecodeError::Stale(second))) => {
+                Err(DecodeError::Stale(first.max(second)))
+            }
             (Err(first), Err(second)) => {
                 let says_more = second.is_impossible() || first == DecodeError::Empty;
                 Err(if says_more { second } else { first })
@@ -134,6 +137,7 @@ mod tests {
     use crate::bounds::MAX_HANDOFF_LINE;
     use crate::contract;
     use crate::counter::{self, Counter};
+    use crate::realtime::Realtime;
     use crate::record::Unlogged;
     use crate::schedule::Period;
     use crate::timeline::Snapshot;
@@ -199,7 +203,8 @@ mod tests {
         let letter = u8::try_from(letter.expect("a letter")).expect("ASCII");
         let period = Period::from_nanos(Period::LONGEST).expect("within its bounds");
         let snapshot = Snapshot { state: Letters([letter; N]), deadline: NOW, period };
-        Record { sequence, unlogged: Unlogged::default(), snapshot }
+        let realtime = Some(Realtime::from_nanos(u64::MAX - 9 + sequence.min(9)));
+        Record { sequence, unlogged: Unlogged::default(), realtime, snapshot }
     }
 
     /// Writes a record as its owner does.
@@ -297,9 +302,15 @@ mod tests {
     fn a_file_of_slots_without_a_state_says_why() {
         let good = record::<{ MAX_STATE - 2 }>(1);
         let other = BootId::parse(&[b'b'; 36]).expect("the kernel's form");
-        let mut stale = [0; SLOTS].to_vec();
-        stale[SLOT..][..good.encode_slot(&other).bytes().len()]
-            .copy_from_slice(good.encode_slot(&other).bytes());
+        let with = |mut file: Vec<u8>, record: &Record<Large>| {
+            let slot = record.encode_slot(&other);
+            file[slot.offset()..][..slot.bytes().len()].copy_from_slice(slot.bytes());
+            file
+        };
+        let stale = with([0; SLOTS].to_vec(), &good);
+        let both = with(stale.clone(), &record(0));
+        let later = with(stale.clone(), &record(2));
+        let at = |sequence| DecodeError::Stale(record::<0>(sequence).realtime);
         let mut torn = stale.clone();
         torn[SLOT + 100] ^= 1;
         let mut oversized = [0; SLOTS].to_vec();
@@ -307,7 +318,9 @@ mod tests {
         for (case, file, why) in [
             ("zeros", [0; SLOTS].to_vec(), DecodeError::Empty),
             ("text", [b'x'; SLOTS].to_vec(), DecodeError::Foreign),
-            ("another boot", stale, DecodeError::Stale),
+            ("another boot", stale, at(1)),
+            ("another boot, in both slots", both, at(1)),
+            ("another boot, the later one first", later, at(2)),
             ("a damaged byte", torn, DecodeError::Torn),
             ("a size beyond the slot", oversized, DecodeError::Torn),
         ] {

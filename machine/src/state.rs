@@ -47,7 +47,7 @@ pub trait State: Copy + Debug + Default + Display + Eq + Hash + Send + 'static {
 
     /// The longest output of [`write_fields`](Self::write_fields), in bytes: at most 4096.
     ///
-    /// Up to about 270, a change is stored by one write of half a kilobyte. A larger state takes
+    /// Up to about 240, a change is stored by one write of half a kilobyte. A larger state takes
     /// two [`slots`](crate::slots) in the state file; above 1024, `status` does not show it.
     const MAX_FIELDS: usize;
 

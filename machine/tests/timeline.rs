@@ -75,7 +75,7 @@ fn read(world: &World, now: Monotonic) -> Result<Record<Counter>, DecodeError> {
     let boot = BootId::parse(b"0a1b2c3d-0000-4000-8000-0123456789ab").expect("its form");
     let ticks = world.unlogged;
     let unlogged = Unlogged { ticks, unbroken: ticks };
-    let record = Record { sequence: 1, unlogged, snapshot: world.owner.snapshot() };
+    let record = Record { sequence: 1, unlogged, realtime: None, snapshot: world.owner.snapshot() };
     Record::decode(&record.encode(&boot), &boot, now)
 }
 

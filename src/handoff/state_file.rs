@@ -364,7 +364,8 @@ impl StateFile {
 
     /// Writes a record. Only the first failure is logged, and the ticks continue.
     pub(crate) fn store<S: State>(&mut self, snapshot: Snapshot<S>, unlogged: Unlogged) {
-        let record = Record { sequence: self.sequence, unlogged, snapshot };
+        let realtime = Some(clock::realtime());
+        let record = Record { sequence: self.sequence, unlogged, realtime, snapshot };
         let result = if Record::<S>::IS_SMALL {
             write(&self.file, &record.encode(&self.boot), 0)
         } else {

@@ -359,6 +359,7 @@ fn adopted_with_unlogged_ticks(scratch: &Scratch) -> (Daemon, Wire) {
     let record = Record {
         sequence: 1,
         unlogged: Unlogged { ticks: 3, unbroken: 3 },
+        realtime: None,
         snapshot: Snapshot {
             state: Counter { next: 137 },
             deadline: Monotonic::from_nanos(now() + 3_600_000_000_000),
@@ -432,6 +433,7 @@ fn a_record_rewritten_during_a_handoff_is_not_used() {
     let record = Record {
         sequence: 9,
         unlogged: Unlogged::default(),
+        realtime: None,
         snapshot: Snapshot {
             state: Counter { next: 5 },
             deadline: Monotonic::from_nanos(now() + 3_600_000_000_000),

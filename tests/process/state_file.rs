@@ -7,6 +7,7 @@ use std::io::Write;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 use early_service_machine::Counter;
 use early_service_machine::bounds::RECORD_SIZE;
@@ -40,15 +41,23 @@ fn said_of(daemon: &Daemon, path: &Path) -> Vec<String> {
 fn a_file_without_a_state_of_this_boot_is_ignored_and_replaced() {
     let scratch = Scratch::new();
     let good = left_behind(&scratch);
-    let stale = {
-        let other = BootId::parse(b"00000000-0000-4000-8000-000000000000").expect("its form");
-        read(&state_file(&scratch)).expect("a record").encode(&other).to_vec()
-    };
+    let other = BootId::parse(b"00000000-0000-4000-8000-000000000000").expect("its form");
+    let mut record = read(&state_file(&scratch)).expect("a record");
+    let written = record.realtime.expect("this release writes it");
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
+    let ago = since_1970.abs_diff(Duration::from_nanos(written.as_nanos()));
+    assert!(ago < Duration::from_secs(3600), "{written} is {ago:?} from now");
+    let stale = record.encode(&other);
+    let stale_since =
+        format!("it is of another boot (last written {written}); its state does not continue");
+    record.realtime = None;
+    let older = record.encode(&other);
     let damaged: Vec<u8> =
         good.iter().map(|byte| if *byte == b'7' { b'8' } else { *byte }).collect();
     let long_text = b"years of work\n".repeat(100);
     for (case, content, why) in [
-        ("stale", &stale[..], "it is of another boot"),
+        ("stale", &stale[..], &*stale_since),
+        ("stale, of release 0.1.0", &older, "it is of another boot; its state does not continue"),
         ("foreign", b"years of work\n", "it is not a state file of this program"),
         ("long", &long_text, "it is not a state file of this program"),
         ("damaged", &damaged, "its record is torn"),

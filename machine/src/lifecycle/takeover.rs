@@ -162,6 +162,7 @@ mod tests {
         Record {
             sequence: 7,
             unlogged: Unlogged { ticks: 2, unbroken: 1 },
+            realtime: None,
             snapshot: snapshot(next),
         }
     }

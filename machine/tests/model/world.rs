@@ -144,7 +144,12 @@ impl Record {
 
     /// The state as the state file has it.
     pub(crate) fn recorded(self) -> record::Record<Counter> {
-        record::Record { sequence: 0, unlogged: Unlogged::default(), snapshot: self.snapshot() }
+        record::Record {
+            sequence: 0,
+            unlogged: Unlogged::default(),
+            realtime: None,
+            snapshot: self.snapshot(),
+        }
     }
 
     /// The state of an owner that starts there.

@@ -305,8 +305,14 @@ fn no_module(boot: &Boot, claims: &mut Claims) {
 fn stale(boot: &Boot, claims: &mut Claims) {
     let left = boot.lines("stale").next().unwrap_or_default();
     claims.that("there is a state file", left.starts_with("early-service-state "), left);
-    let ignored = story::of_stage(boot, "early-service", "/state: it is of another boot").len();
-    claims.that("the root stage says that it is of another boot", ignored == 1, ignored);
+    let ignored =
+        story::of_stage(boot, "early-service", "/state: it is of another boot (last written 2")
+            .len();
+    claims.that(
+        "the root stage says that it is of another boot and when it was written",
+        ignored == 1,
+        ignored,
+    );
     let nobody = story::of_stage(boot, "early-service", "No predecessor at ").len();
     claims.that("and that nobody is at the old socket", nobody == 1, nobody);
     let made = |words| story::of_stage(boot, "early-service", words).last().map(|r| r.made());
