@@ -11,7 +11,7 @@
 //! use early_service::{Fields, MissingField, Service, State, number};
 //!
 //! /// How many people came through the door. A client sends a number, and receives the sum.
-//! #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+//! #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 //! struct People(u64);
 //!
 //! impl State for People {
@@ -19,8 +19,6 @@
 //!     type Reply = u64;
 //!     const NAME: &'static str = "people";
 //!     const EXPECTED: &'static str = "a number";
-//!     const MAX_FIELDS: usize = "people=18446744073709551615".len();
-//!     const MAX_REPLY: usize = "18446744073709551615".len();
 //!     fn read(fields: Fields<'_>) -> Result<Self, MissingField> {
 //!         fields.number("people").map(Self)
 //!     }
@@ -33,12 +31,6 @@
 //!     fn apply(&mut self, more: u64) -> u64 {
 //!         self.0 = self.0.saturating_add(more);
 //!         self.0
-//!     }
-//!     fn tick(&mut self) {}
-//! }
-//! impl fmt::Display for People {
-//!     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-//!         write!(f, "{} people", self.0)
 //!     }
 //! }
 //! impl Service for People {
@@ -76,8 +68,8 @@
 //! | what | limit |
 //! | --- | --- |
 //! | [`State::NAME`] | 32 bytes |
-//! | [`State::MAX_FIELDS`] | 4096 bytes |
-//! | [`State::MAX_REPLY`] | 2303 bytes |
+//! | [`State::MAX_FIELDS`] | 4096 bytes, by default 128 |
+//! | [`State::MAX_REPLY`] | 2303 bytes, by default 64 |
 //! | a command | a line of 128 bytes |
 //! | [`Service::DESCRIPTORS`] | 16 names |
 //! | a log record of a tick | 240 bytes |

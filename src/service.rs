@@ -3,11 +3,12 @@
 //!
 //! [`State`] has the behaviour. Nothing else in this crate depends on the state.
 
-use std::fmt::{self, Display, Formatter};
+use std::fmt::{self, Formatter};
 use std::time::Duration;
 
 use early_service_machine::State;
 use early_service_machine::bounds;
+use early_service_machine::state::Text;
 use early_service_machine::wire::request::Accepts;
 
 use crate::server::batch::{REPLIES, max_own_line};
@@ -24,32 +25,24 @@ use crate::status::MAX_VERSION;
 /// ```
 /// # use std::fmt::{self, Formatter};
 /// # use early_service::{Fields, MissingField, Service, State, number};
-/// # #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+/// # #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 /// # struct Doors(u64);
 /// # impl State for Doors {
 /// #    type Command = u64;
 /// #    type Reply = u64;
 /// #    const NAME: &'static str = "doors";
 /// #    const EXPECTED: &'static str = "a number";
-/// #    const MAX_FIELDS: usize = 26;
-/// #    const MAX_REPLY: usize = 20;
 /// #    fn read(fields: Fields<'_>) -> Result<Self, MissingField> {
 /// #        fields.number("doors").map(Self)
 /// #    }
 /// #    fn write_fields(&self, f: &mut Formatter<'_>) -> fmt::Result {
-/// #        write!(f, "doors={self}")
+/// #        write!(f, "doors={}", self.0)
 /// #    }
 /// #    fn command(line: &[u8]) -> Result<u64, &'static str> {
 /// #        number(line).ok_or(Self::EXPECTED)
 /// #    }
 /// #    fn apply(&mut self, command: u64) -> u64 {
 /// #        std::mem::replace(&mut self.0, command)
-/// #    }
-/// #    fn tick(&mut self) {}
-/// # }
-/// # impl fmt::Display for Doors {
-/// #    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-/// #        self.0.fmt(f)
 /// #    }
 /// # }
 /// impl Service for Doors {
@@ -90,8 +83,8 @@ pub trait Service: State {
     /// process has committed, the successor is the owner, and only its end gives the state back.
     const OFFER_TIMEOUT: Duration = Duration::from_millis(bounds::MAX_OFFER_MS);
 
-    /// Writes the log line of one tick; `self` is the state before the tick. By default, its text
-    /// form.
+    /// Writes the log line of one tick; `self` is the state before the tick. By default its
+    /// [text](State::write_text).
     ///
     /// The line, its [`fields`](Self::fields) and about 60 bytes of other fields should fit into 96
     /// bytes. A longer record takes two slots of the log's queue, so that the queue is full after
@@ -101,7 +94,7 @@ pub trait Service: State {
     ///
     /// Fails only if `f` fails.
     fn write_tick(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        Display::fmt(self, f)
+        self.write_text(f)
     }
 
     /// The journal fields of that line, in addition to `DEADLINE_NS` and `ACTUAL_NS`.
@@ -118,7 +111,7 @@ pub trait Service: State {
     ///
     /// Fails only if `f` fails.
     fn write_change(&self, previous: &Self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{self} after {previous}")
+        write!(f, "{} after {}", Text(*self), Text(*previous))
     }
 
     /// Names the last `ticks` that led to this state, at least one: "Numbers 5 to 7".

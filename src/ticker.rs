@@ -33,6 +33,7 @@ use early_service_machine::lifecycle;
 use early_service_machine::lifecycle::takeover::{Received, Start};
 use early_service_machine::record::Unlogged;
 use early_service_machine::schedule::{Monotonic, Period};
+use early_service_machine::state::Text;
 use early_service_machine::timeline::Ticking;
 use futures_lite::future;
 use smol::Timer;
@@ -269,9 +270,10 @@ impl<S: Service> Ticker<S> {
         let (state, due) = (ticking.state(), ticking.due(now));
         let file = self.state_file.as_ref().map(|file| file.path().display().to_string());
         let file = file.as_deref().unwrap_or("the predecessor");
+        let text = Text(state);
         log::info!(
             MESSAGE_ID = Id::Recovered;
-            "Recovering at {state} from {file}: {due} ticks are due since it was written"
+            "Recovering at {text} from {file}: {due} ticks are due since it was written"
         );
         say_unlogged(state, unlogged);
     }
@@ -420,8 +422,13 @@ impl<S: Service> Ticker<S> {
         for command in batch.take_commands() {
             let (reply, changes) = apply(ticking, &mut self.before_change, command);
             has_changed |= changes;
+            let length = batch.replies.pending().len();
             let written = writeln!(batch.replies, "{reply}");
             debug_assert!(written.is_ok(), "the session keeps room for every reply");
+            debug_assert!(
+                batch.replies.pending().len() - length <= S::MAX_REPLY + 1,
+                "a reply of the state is longer than MAX_REPLY: {reply}"
+            );
         }
         if std::mem::take(&mut batch.status) {
             let (kept, due) = (Persistence::of(self.state_file.as_ref()), ticking.due(now));
@@ -472,8 +479,7 @@ mod tests {
     impl State for Driven {
         type Command = u64;
         type Reply = u64;
-        const MAX_FIELDS: usize = 22;
-        const MAX_REPLY: usize = 20;
+        const MAX_REPLY: usize = 3;
         fn read(fields: Fields<'_>) -> Result<Self, MissingField> {
             fields.number("n").map(Self)
         }
@@ -492,12 +498,6 @@ mod tests {
     impl Service for Driven {
         const ABOUT: &'static str = "Has a device.";
         const DESCRIPTORS: &'static str = "device";
-    }
-
-    impl fmt::Display for Driven {
-        fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-            self.0.fmt(f)
-        }
     }
 
     /// A ticker with the other ends of its mailboxes, and a clock that the test sets.
@@ -592,6 +592,19 @@ mod tests {
         assert_eq!(bench.status_at(500), "state_file=none ticks_due=0 counter=15 ticks_late=1\n");
     }
 
+    #[cfg(debug_assertions)]
+    #[test]
+    #[should_panic = "a reply of the state is longer than MAX_REPLY: 1000"]
+    fn a_debug_build_stops_at_a_reply_that_is_too_long() {
+        let mut bench = Bench::new();
+        bench.tell(0, ToTicker::Load(Start::Anew(Driven(0)), None));
+        for command in [999, 1] {
+            let mut batch = Batch::new();
+            assert!(batch.push(command));
+            bench.tell(0, ToTicker::CarryOut { slot: 7, batch });
+        }
+    }
+
     /// A ticker with more overdue ticks than a turn takes, and the commands 10^9 and 2 * 10^9 of a
     /// device whose future was dropped while it waited for the answers.
     fn overdue() -> Bench<Driven> {
@@ -643,7 +656,7 @@ mod tests {
         let mut bench = overdue();
         bench.tell(1_000_000_000, ToTicker::Leave);
         let state = bench.ticker.ticking.as_ref().expect("a state").state();
-        assert!(state.0 > 3_000_000_000, "{state}");
+        assert!(state.0 > 3_000_000_000, "{state:?}");
     }
 
     /// The number of allocations of this thread for `count` calls of `once`.

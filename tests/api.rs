@@ -7,8 +7,10 @@
 //! cargo-semver-checks would not see most of this: `State` and `Fields` are of another crate.
 
 use std::any::type_name;
+use std::convert::Infallible;
 use std::env;
-use std::fmt::{self, Display, Formatter};
+use std::ffi::OsString;
+use std::fmt::{self, Formatter};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -20,7 +22,7 @@ use early_service::{Fields, MissingField, Service, State, number};
 
 /// The items in the documentation. Whatever else is public is hidden there, and is no part of the
 /// interface.
-const ITEMS: [&str; 21] = [
+const ITEMS: [&str; 22] = [
     "device/enum.Kind",
     "device/enum.Need",
     "device/fn.main",
@@ -40,38 +42,26 @@ const ITEMS: [&str; 21] = [
     "trial/enum.Side",
     "trial/fn.every_fault",
     "trial/fn.handoff",
+    "trial/fn.set",
     "trial/fn.state",
     "trial/struct.Call",
 ];
 
 /// Implements only what the traits require.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Least(u64);
 
 impl State for Least {
     type Command = u64;
     type Reply = u64;
-    const EXPECTED: &'static str = "a number";
-    const MAX_FIELDS: usize = 22;
-    const MAX_REPLY: usize = 20;
     fn read(fields: Fields<'_>) -> Result<Self, MissingField> {
         fields.number("n").map(Self)
     }
     fn write_fields(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "n={self}")
-    }
-    fn command(line: &[u8]) -> Result<u64, &'static str> {
-        number(line).ok_or(Self::EXPECTED)
+        write!(f, "n={}", self.0)
     }
     fn apply(&mut self, command: u64) -> u64 {
         command
-    }
-    fn tick(&mut self) {}
-}
-
-impl Display for Least {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
     }
 }
 
@@ -80,7 +70,7 @@ impl Service for Least {
 }
 
 /// Implements everything.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Most(Least);
 
 impl State for Most {
@@ -92,6 +82,9 @@ impl State for Most {
     const MAX_EXPECTED: usize = 8;
     const MAX_FIELDS: usize = 22;
     const MAX_REPLY: usize = 20;
+    fn write_text(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.0)
+    }
     fn parse(reply: &[u8]) -> Option<Self> {
         number(reply).map(|number| Self(Least(number)))
     }
@@ -102,7 +95,7 @@ impl State for Most {
         self.0.write_fields(f)
     }
     fn command(line: &[u8]) -> Result<u64, &'static str> {
-        Least::command(line)
+        number(line).ok_or(Self::EXPECTED)
     }
     fn is_change(_: &u64) -> bool {
         true
@@ -116,31 +109,25 @@ impl State for Most {
     }
 }
 
-impl Display for Most {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
 impl Service for Most {
     const VERSION: &'static str = "1";
     const ABOUT: &'static str = "Most.";
     const WHAT: &'static str = "number";
     const DESCRIPTORS: &'static str = "device";
     fn write_tick(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        self.fmt(f)
+        self.write_text(f)
     }
     fn fields(&self) -> impl IntoIterator<Item = (&'static str, u64)> {
         [("N", 1)]
     }
     fn write_change(&self, previous: &Self, f: &mut Formatter<'_>) -> fmt::Result {
-        previous.fmt(f)
+        previous.write_text(f)
     }
     fn write_last(&self, _: u64, f: &mut Formatter<'_>) -> fmt::Result {
-        self.fmt(f)
+        self.write_text(f)
     }
     fn write_last_before_change(&self, _: u64, _: u64, f: &mut Formatter<'_>) -> fmt::Result {
-        self.fmt(f)
+        self.write_text(f)
     }
 }
 
@@ -168,17 +155,18 @@ impl Device for Plain {
             Need::Failed(times) => assert!(times > 0),
         }
         let _: Most = port.state().await;
-        File::open("/dev/null").map(Case)
+        let path: String = port.setting("DEVICE", "/dev/null")?;
+        File::open(path).map(Case)
     }
     fn thaw(luggage: Case, _: &Most, _: Monotonic) -> Self {
         Self(luggage)
     }
-    async fn run(&mut self, port: &Port<Most>) -> io::Error {
+    async fn run(&mut self, port: &Port<Most>) -> io::Result<Infallible> {
         let now: Monotonic = port.now();
         let _: u64 = port.apply(1).await;
         port.until(now.after_nanos(1)).await;
         port.health(Err("no signal"));
-        io::Error::other("the end")
+        Err(io::Error::other("the end"))
     }
     fn freeze(self) -> Case {
         self.0
@@ -198,7 +186,7 @@ impl Device for Full {
     fn thaw(luggage: Case, state: &Most, now: Monotonic) -> Self {
         Self(Plain::thaw(luggage, state, now))
     }
-    async fn run(&mut self, port: &Port<Most>) -> io::Error {
+    async fn run(&mut self, port: &Port<Most>) -> io::Result<Infallible> {
         self.0.run(port).await
     }
     fn freeze(self) -> Case {
@@ -243,6 +231,7 @@ fn functions() -> [fn() -> ExitCode; 4] {
     let _: fn(Fault) -> Result<Vec<Call>, String> = trial::handoff::<Full>;
     let _: fn() -> Result<Courses, String> = trial::every_fault::<Full>;
     let _: fn(&[Most], &[&str]) -> Result<(), String> = trial::state;
+    let _: fn(&str, OsString) = trial::set;
     let _: fn(Side, Arrow) -> Fault = Fault::Death;
     let _ = [Fault::None, Fault::Device];
     let _ = [Side::Predecessor, Side::Successor, Side::Restarted];
@@ -287,13 +276,32 @@ fn a_program_that_uses_every_public_item_compiles() {
     assert_eq!(MissingField("n").to_string(), "no valid n");
     assert_eq!(Least::read(Fields::new(b"n=5")), Ok(Least(5)));
     // The defaults of optional items.
-    assert_eq!((Least::NAME, Least::HAND_OVER, Least::MAX_EXPECTED), ("early-service", "", 8));
+    assert_eq!((Least::NAME, Least::HAND_OVER), ("early-service", ""));
+    assert_eq!((Least::EXPECTED, Least::MAX_EXPECTED), ("no command", 10));
+    assert_eq!((Least::MAX_FIELDS, Least::MAX_REPLY), (128, 64));
     assert_eq!((Least::WHAT, Least::DESCRIPTORS), ("state", ""));
     assert_eq!(Least::VERSION, env!("CARGO_PKG_VERSION"));
     assert!(Least::parse(b"5").is_none() && Least::is_change(&5) && !Least(5).tick_many(1));
+    assert_eq!(Least::command(b"5"), Err("no command"));
     assert_eq!(Least(5).fields().into_iter().count(), 0);
     let file = File::open("/dev/null").expect("a device");
     assert!(Plain::keep_alive(&Case(file), Monotonic::from_nanos(1)).is_none());
+}
+
+/// The lines of a text that are neither empty nor a comment.
+fn code<'a>(lines: impl Iterator<Item = &'a str>) -> usize {
+    lines.filter(|line| !line.trim().is_empty() && !line.trim().starts_with("//")).count()
+}
+
+#[test]
+fn the_example_and_the_front_page_are_as_short_as_they_say() {
+    let watchdog = include_str!("../examples/watchdog/main.rs");
+    let program = watchdog.lines().take_while(|line| *line != "#[cfg(test)]");
+    let front_page = include_str!("../src/lib.rs");
+    let smallest = front_page.split("//! ```").nth(1).expect("an example").lines();
+    let smallest = smallest.map(|line| line.trim_start_matches("//!"));
+    let lengths = (code(program), code(smallest));
+    assert!(lengths.0 <= 60 && lengths.1 <= 30, "{lengths:?}");
 }
 
 #[test]

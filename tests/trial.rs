@@ -2,10 +2,13 @@
 //! Trial: what the harness for authors reports, and that it finds each broken device and state.
 
 use std::cell::RefCell;
+use std::convert::Infallible;
+use std::ffi::OsStr;
 use std::fmt::{self, Formatter};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use early_service::device::{Device, Luggage, Monotonic, Need, Port};
@@ -23,35 +26,22 @@ fn open() -> io::Result<File> {
 }
 
 /// How often the device has worked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Works(u64);
 
 impl State for Works {
     type Command = u64;
     type Reply = u64;
     const NAME: &'static str = "works";
-    const EXPECTED: &'static str = "no command";
-    const MAX_FIELDS: usize = 26;
-    const MAX_REPLY: usize = 20;
     fn read(fields: Fields<'_>) -> Result<Self, MissingField> {
         fields.number("works").map(Self)
     }
     fn write_fields(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "works={}", self.0)
     }
-    fn command(_: &[u8]) -> Result<u64, &'static str> {
-        Err(Self::EXPECTED)
-    }
     fn apply(&mut self, more: u64) -> u64 {
         self.0 += more;
         self.0
-    }
-    fn tick(&mut self) {}
-}
-
-impl fmt::Display for Works {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
     }
 }
 
@@ -97,9 +87,9 @@ impl<const HOW: u8> Device for Worker<HOW> {
     type Service = Works;
     type Luggage = Case<HOW>;
 
-    async fn acquire(need: Need, _: &Port<Works>) -> io::Result<Case<HOW>> {
+    async fn acquire(need: Need, port: &Port<Works>) -> io::Result<Case<HOW>> {
         let is_there = match HOW {
-            IS_NEVER_THERE => false,
+            IS_NEVER_THERE => port.setting("IS_THERE", "no")? == "yes",
             IS_NEVER_THERE_AGAIN => need == Need::Fresh,
             _ => true,
         };
@@ -113,7 +103,7 @@ impl<const HOW: u8> Device for Worker<HOW> {
             _ => Self { second: case.0.try_clone().ok(), case },
         }
     }
-    async fn run(&mut self, port: &Port<Works>) -> io::Error {
+    async fn run(&mut self, port: &Port<Works>) -> io::Result<Infallible> {
         loop {
             port.apply(1).await;
             port.until(port.now().after_nanos(1_000_000_000)).await;
@@ -226,6 +216,11 @@ fn a_sound_device_passes_and_each_broken_one_is_found() {
     ] {
         assert!(found.contains(expected), "{expected:?} in {found:?}");
     }
+    trial::set("IS_THERE", OsStr::from_bytes(b"yes\xff"));
+    let refusal = found::<IS_NEVER_THERE>();
+    assert!(refusal.contains("device: IS_THERE=yes\u{fffd} is no text"), "{refusal:?}");
+    trial::set("IS_THERE", "yes");
+    assert_eq!(found::<IS_NEVER_THERE>(), "");
 }
 
 /// A state that is sound, or broken in one way.
@@ -251,8 +246,10 @@ impl<const HOW: u8> State for Lamp<HOW> {
     const NAME: &'static str = "lamp";
     const HAND_OVER: &'static str = "get_lamp";
     const EXPECTED: &'static str = "set N";
-    const MAX_FIELDS: usize = 25;
     const MAX_REPLY: usize = if HOW == REPLIES_AT_LENGTH { 0 } else { 20 };
+    fn write_text(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
     fn parse(reply: &[u8]) -> Option<Self> {
         number(reply).map(|lamp| Self(if HOW == PARSES_ANOTHER { lamp / 2 } else { lamp }))
     }
@@ -286,12 +283,6 @@ impl<const HOW: u8> State for Lamp<HOW> {
 
 impl<const HOW: u8> Service for Lamp<HOW> {
     const ABOUT: &'static str = "A lamp.";
-}
-
-impl<const HOW: u8> fmt::Display for Lamp<HOW> {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
 }
 
 impl<const HOW: u8> fmt::Display for Set<HOW> {

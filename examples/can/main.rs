@@ -22,7 +22,7 @@ const REQUEST: StandardId = standard_id!(0x123);
 const ANSWER: StandardId = standard_id!(0x124);
 
 /// How many frames were answered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Frames(u64);
 
 impl State for Frames {
@@ -30,8 +30,6 @@ impl State for Frames {
     type Command = u64;
     type Reply = u64;
     const NAME: &'static str = "early-can";
-    const MAX_FIELDS: usize = 27;
-    const MAX_REPLY: usize = 20;
     fn read(fields: Fields<'_>) -> Result<Self, MissingField> {
         fields.number("frames").map(Self)
     }
@@ -49,33 +47,8 @@ impl Service for Frames {
     const DESCRIPTORS: &'static str = "can";
 }
 
-impl fmt::Display for Frames {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{} frames", self.0)
-    }
-}
-
 /// The bound socket.
 struct Responder(CanSocket);
-
-impl Responder {
-    /// Answers requests until the socket fails.
-    ///
-    /// Reading takes a request out of the queue, so no successor can answer it again. Between
-    /// reading and answering there is no `.await`: a handoff cannot come between, only a kill, which
-    /// loses this one request. The count follows, because [`Port::apply`] is an `.await`.
-    async fn answer(&self, port: &Port<Frames>) -> io::Result<Infallible> {
-        let socket = Async::new(self.0.as_fd())?;
-        loop {
-            socket.writable().await?;
-            let request = socket.read_with(|_| self.0.recv()).await?;
-            // The filter has not seen what arrived before it was set.
-            let Some(data) = request.data().filter(|_| request.id() == REQUEST) else { continue };
-            self.0.send(&CanFrame::new(ANSWER, data))?;
-            port.apply(1).await;
-        }
-    }
-}
 
 impl Device for Responder {
     type Service = Frames;
@@ -83,8 +56,8 @@ impl Device for Responder {
     /// `AF_CAN` and `SOCK_RAW`.
     const KINDS: &'static [Kind] = &[Kind::Socket(29, 3)];
 
-    async fn acquire(_: Need, _: &Port<Frames>) -> io::Result<File> {
-        let socket = CanSocket::bind(std::env::var("CAN_INTERFACE").unwrap_or("can0".into()))?;
+    async fn acquire(_: Need, port: &Port<Frames>) -> io::Result<File> {
+        let socket = CanSocket::bind(port.setting("CAN_INTERFACE", "can0")?)?;
         socket.set_filters(&[CanFilter::new_standard(REQUEST).match_exact_id()])?;
         // The minimum. It has room for fewer frames than the queue of an interface, so that
         // `writable` waits; otherwise `send` would fail when that queue is full.
@@ -96,9 +69,21 @@ impl Device for Responder {
         Self(OwnedFd::from(socket).into())
     }
 
-    async fn run(&mut self, port: &Port<Frames>) -> io::Error {
-        let Err(error) = self.answer(port).await;
-        error
+    /// Answers requests until the socket fails.
+    ///
+    /// Reading takes a request out of the queue, so no successor can answer it again. Between
+    /// reading and answering there is no `.await`: a handoff cannot come between, only a kill, which
+    /// loses this one request. The count follows, because [`Port::apply`] is an `.await`.
+    async fn run(&mut self, port: &Port<Frames>) -> io::Result<Infallible> {
+        let socket = Async::new(self.0.as_fd())?;
+        loop {
+            socket.writable().await?;
+            let request = socket.read_with(|_| self.0.recv()).await?;
+            // The filter has not seen what arrived before it was set.
+            let Some(data) = request.data().filter(|_| request.id() == REQUEST) else { continue };
+            self.0.send(&CanFrame::new(ANSWER, data))?;
+            port.apply(1).await;
+        }
     }
 
     fn freeze(self) -> File {

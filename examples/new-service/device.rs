@@ -3,6 +3,7 @@
 //!
 //! It is written to in a fixed interval, as a watchdog requires. Replace what [`Open::run`] does.
 
+use std::convert::Infallible;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 
@@ -20,21 +21,18 @@ impl Device for Open {
     type Service = Count;
     type Luggage = File;
 
-    async fn acquire(_: Need, _: &Port<Count>) -> io::Result<File> {
+    async fn acquire(_: Need, port: &Port<Count>) -> io::Result<File> {
         // The test sets the variable.
-        let path = std::env::var_os("@UPPER@_DEVICE").unwrap_or_else(|| "@DEVICE@".into());
-        OpenOptions::new().write(true).open(path)
+        OpenOptions::new().write(true).open(port.setting("@UPPER@_DEVICE", "@DEVICE@")?)
     }
 
     fn thaw(device: File, _: &Count, _: Monotonic) -> Self {
         Self(device)
     }
 
-    async fn run(&mut self, port: &Port<Count>) -> io::Error {
+    async fn run(&mut self, port: &Port<Count>) -> io::Result<Infallible> {
         loop {
-            if let Err(error) = self.0.write_all(b"p") {
-                return error;
-            }
+            self.0.write_all(b"p")?;
             port.until(port.now().after_nanos(INTERVAL)).await;
         }
     }

@@ -3,12 +3,12 @@
 
 mod no_unwinder;
 
-use std::fmt::{self, Display, Formatter};
+use std::fmt::{self, Formatter};
 
 use early_service::{Fields, MissingField, Service, State, number};
 
 /// The state. It travels from process to process, and survives a crash.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Count(u64);
 
 impl State for Count {
@@ -19,15 +19,13 @@ impl State for Count {
 
     const NAME: &'static str = "@NAME@";
     const EXPECTED: &'static str = "a number to add";
-    const MAX_FIELDS: usize = "count=18446744073709551615".len();
-    const MAX_REPLY: usize = "18446744073709551615".len();
 
     fn read(fields: Fields<'_>) -> Result<Self, MissingField> {
         fields.number("count").map(Self)
     }
 
     fn write_fields(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "count={self}")
+        write!(f, "count={}", self.0)
     }
 
     fn command(line: &[u8]) -> Result<u64, &'static str> {
@@ -47,12 +45,6 @@ impl State for Count {
 impl Service for Count {
     const VERSION: &'static str = env!("CARGO_PKG_VERSION");
     const ABOUT: &'static str = "Counts from the initrd on.";
-}
-
-impl Display for Count {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
 }
 
 early_service::main!(Count);

@@ -5,11 +5,10 @@
 //! fed at every moment: through the handoff, while a process is restarted, and until power-off. The
 //! owner feeds it, and counts. `$WATCHDOG` names the device, by default `/dev/watchdog`.
 
+use std::convert::Infallible;
 use std::fmt::{self, Formatter};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::path::PathBuf;
-use std::sync::OnceLock;
 
 use early_service::device::{Device, Monotonic, Need, Port};
 use early_service::{Fields, MissingField, Service, State};
@@ -17,11 +16,8 @@ use early_service::{Fields, MissingField, Service, State};
 /// The time between two pings, in nanoseconds: a third of a timeout of 1.5 s.
 const INTERVAL: u64 = 500_000_000;
 
-/// The device, from `$WATCHDOG` when it is first opened.
-static PATH: OnceLock<PathBuf> = OnceLock::new();
-
 /// How many pings the watchdog has received.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Pings(u64);
 
 impl State for Pings {
@@ -29,8 +25,6 @@ impl State for Pings {
     type Command = u64;
     type Reply = u64;
     const NAME: &'static str = "early-watchdog";
-    const MAX_FIELDS: usize = 26;
-    const MAX_REPLY: usize = 20;
     fn read(fields: Fields<'_>) -> Result<Self, MissingField> {
         fields.number("pings").map(Self)
     }
@@ -48,12 +42,6 @@ impl Service for Pings {
     const DESCRIPTORS: &'static str = "watchdog";
 }
 
-impl fmt::Display for Pings {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{} pings", self.0)
-    }
-}
-
 /// The open watchdog.
 struct Feeder(File);
 
@@ -61,21 +49,17 @@ impl Device for Feeder {
     type Service = Pings;
     type Luggage = File;
 
-    async fn acquire(_: Need, _: &Port<Pings>) -> io::Result<File> {
-        let from_environment =
-            || std::env::var_os("WATCHDOG").unwrap_or_else(|| "/dev/watchdog".into()).into();
-        OpenOptions::new().write(true).open(PATH.get_or_init(from_environment))
+    async fn acquire(_: Need, port: &Port<Pings>) -> io::Result<File> {
+        OpenOptions::new().write(true).open(port.setting("WATCHDOG", "/dev/watchdog")?)
     }
 
     fn thaw(watchdog: File, _: &Pings, _: Monotonic) -> Self {
         Self(watchdog)
     }
 
-    async fn run(&mut self, port: &Port<Pings>) -> io::Error {
+    async fn run(&mut self, port: &Port<Pings>) -> io::Result<Infallible> {
         loop {
-            if let Err(error) = self.0.write_all(b"p") {
-                return error;
-            }
+            self.0.write_all(b"p")?;
             let next = port.now().after_nanos(INTERVAL);
             port.apply(1).await;
             port.until(next).await;
@@ -115,7 +99,7 @@ mod tests {
     fn it_is_fed_in_time_and_released_once_whoever_dies() {
         let scratch = Scratch::new();
         let mut hardware = Pipe::new(&scratch);
-        PATH.set(hardware.path.clone()).expect("no other test opens it");
+        trial::set("WATCHDOG", &hardware.path);
         let courses = trial::every_fault::<Feeder>().unwrap_or_else(|wrong| panic!("{wrong}"));
         for (fault, calls) in &courses {
             // A ping is applied right after it was sent; the others are sent by `keep_alive`.

@@ -65,7 +65,7 @@ fn hear(line: &[u8]) {
         }
     }
     if let Some(state) = Counter::parse(line) {
-        assert!(says(&format!("state={}", Printable(line)), ("state", &state.to_string())));
+        assert!(says(&format!("state={}", Printable(line)), ("state", &state.next.to_string())));
     }
     match Message::<Counter>::parse(line) {
         Ok(message) => {

@@ -194,12 +194,6 @@ mod tests {
         fn tick(&mut self) {}
     }
 
-    impl fmt::Display for Liar {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            self.0.fmt(f)
-        }
-    }
-
     fn snapshot(state: Liar) -> Snapshot<Liar> {
         let period = Period::from_millis(100).expect("not zero");
         Snapshot { state, deadline: Monotonic::from_nanos(5), period }

@@ -49,6 +49,10 @@ impl State for Counter {
     const MAX_FIELDS: usize = "counter=18446744073709551615".len();
     const MAX_REPLY: usize = "previous value 18446744073709551615".len();
 
+    fn write_text(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.next)
+    }
+
     fn parse(reply: &[u8]) -> Option<Self> {
         number(reply).map(|next| Self { next })
     }
@@ -96,12 +100,6 @@ impl State for Counter {
     }
 }
 
-impl fmt::Display for Counter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.next)
-    }
-}
-
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -123,6 +121,7 @@ impl fmt::Display for Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::Text;
     use std::format;
     use std::string::ToString;
 
@@ -155,7 +154,7 @@ mod tests {
         assert_eq!(Reply::Previous(502).to_string(), "previous value 502");
         assert_eq!(Reply::Previous(u64::MAX).to_string().len(), Counter::MAX_REPLY);
         assert_eq!(
-            Counter::parse(Counter { next: 137 }.to_string().as_bytes()),
+            Counter::parse(Text(Counter { next: 137 }).to_string().as_bytes()),
             Some(Counter { next: 137 })
         );
     }

@@ -4,20 +4,19 @@
 //! Lifecycle, handoff, state file and sessions know a state only by this trait. A state takes a
 //! module as long as that of [`Counter`](crate::counter::Counter).
 
-use core::fmt::{Debug, Display, Formatter, Result as Written};
-use core::hash::Hash;
+use core::fmt::{self, Debug, Display, Formatter};
 
 use crate::wire::fields::{Fields, MissingField};
 
 /// A state that is handed from process to process.
 ///
-/// Its text form is one line: the reply to [`HAND_OVER`](Self::HAND_OVER), and what the log shows.
 /// [`Default`] is the state without a predecessor.
 ///
-/// The `MAX_` constants are lengths in bytes. The state must keep to them, and should test that it
-/// does. A program whose state does not fit the lines and buffers of the other modules does not
-/// compile ([`bounds`](crate::bounds)).
-pub trait State: Copy + Debug + Default + Display + Eq + Hash + Send + 'static {
+/// The `MAX_` constants are lengths in bytes, and their defaults fit a few numbers. The state must
+/// keep to them, and should test that it does; a debug build stops with a message if it does not. A
+/// program whose state does not fit the lines and buffers of the other modules does not compile
+/// ([`bounds`](crate::bounds)).
+pub trait State: Copy + Debug + Default + Eq + Send + 'static {
     /// A command of a client. Its text form is a line that [`command`](Self::command) reads as
     /// this.
     ///
@@ -49,12 +48,23 @@ pub trait State: Copy + Debug + Default + Display + Eq + Hash + Send + 'static {
     ///
     /// Up to about 240, a change is stored by one write of half a kilobyte. A larger state takes
     /// two [`slots`](crate::slots) in the state file; above 1024, `status` does not show it.
-    const MAX_FIELDS: usize;
+    const MAX_FIELDS: usize = 128;
 
-    /// The longest text form of a reply, in bytes.
-    const MAX_REPLY: usize;
+    /// The longest text form of a reply, in bytes. Too long: a client that pipelines needs more
+    /// batches.
+    const MAX_REPLY: usize = 64;
 
-    /// Reads the text form, as a legacy predecessor sends it; `None` for anything else. By default
+    /// Writes the state as one line of text: what the log shows, and the reply to
+    /// [`HAND_OVER`](Self::HAND_OVER). By default its fields.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of `f`.
+    fn write_text(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.write_fields(f)
+    }
+
+    /// Reads that text, as a legacy predecessor sends it; `None` for anything else. By default
     /// there is no legacy predecessor.
     fn parse(reply: &[u8]) -> Option<Self> {
         let _ = reply;
@@ -94,7 +104,7 @@ pub trait State: Copy + Debug + Default + Display + Eq + Hash + Send + 'static {
     /// # Errors
     ///
     /// Returns the error of `f`.
-    fn write_fields(&self, f: &mut Formatter<'_>) -> Written;
+    fn write_fields(&self, f: &mut Formatter<'_>) -> fmt::Result;
 
     /// Reads a command from one line without its end. By default clients have no command.
     ///
@@ -129,5 +139,15 @@ pub trait State: Copy + Debug + Default + Display + Eq + Hash + Send + 'static {
     fn tick_many(&mut self, ticks: u64) -> bool {
         let _ = ticks;
         false
+    }
+}
+
+/// The text of a state.
+#[derive(Clone, Copy, Debug)]
+pub struct Text<S>(pub S);
+
+impl<S: State> Display for Text<S> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.0.write_text(f)
     }
 }

@@ -282,38 +282,17 @@ mod tests {
         type Command = <Counter as State>::Command;
         type Reply = <Counter as State>::Reply;
 
-        const HAND_OVER: &'static str = Counter::HAND_OVER;
-        const EXPECTED: &'static str = Counter::EXPECTED;
-        const MAX_EXPECTED: usize = Counter::MAX_EXPECTED;
-        const MAX_FIELDS: usize = Counter::MAX_FIELDS;
-        const MAX_REPLY: usize = Counter::MAX_REPLY;
-
-        fn parse(reply: &[u8]) -> Option<Self> {
-            Counter::parse(reply).map(Self)
-        }
         fn read(fields: Fields<'_>) -> Result<Self, MissingField> {
             Counter::read(fields).map(Self)
         }
         fn write_fields(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             self.0.write_fields(f)
         }
-        fn command(line: &[u8]) -> Result<Self::Command, &'static str> {
-            Counter::command(line)
-        }
-        fn is_change(command: &Self::Command) -> bool {
-            Counter::is_change(command)
-        }
         fn apply(&mut self, command: Self::Command) -> Self::Reply {
             self.0.apply(command)
         }
         fn tick(&mut self) {
             self.0.tick();
-        }
-    }
-
-    impl fmt::Display for Slow {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            self.0.fmt(f)
         }
     }
 

@@ -127,7 +127,10 @@ impl<D: Device> Actor<D> {
         let message = async { self.mailbox.recv().await.ok().map(Event::Message) };
         let device = async {
             match (&mut self.hardware, self.phase) {
-                (Hardware::Device(device), _) => Event::Failed(device.run(&self.port).await),
+                (Hardware::Device(device), _) => {
+                    let Err(error) = device.run(&self.port).await;
+                    Event::Failed(error)
+                }
                 (Hardware::None, Phase::Opening(need)) => open::<D>(need, &self.port).await,
                 (Hardware::Luggage(luggage), Phase::Frozen | Phase::Lent | Phase::Given) => {
                     while let Some(again) = D::keep_alive(luggage, self.port.now()) {

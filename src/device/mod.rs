@@ -20,6 +20,7 @@
 pub(crate) mod actor;
 mod port;
 
+use std::convert::Infallible;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -93,11 +94,15 @@ pub trait Device: Sized + 'static {
     /// Begins to use the device, with the state at `now`.
     fn thaw(luggage: Self::Luggage, state: &Self::Service, now: Monotonic) -> Self;
 
-    /// Uses the device; returns only the error with which it fails.
+    /// Uses the device until it fails: a loop, which `?` leaves.
     ///
     /// The future is dropped at an `.await` when the process hands over or ends, and may be called
     /// again on the same device. Data that must survive that belongs into `self` or the state.
-    async fn run(&mut self, port: &Port<Self::Service>) -> io::Error;
+    ///
+    /// # Errors
+    ///
+    /// Returns why the device cannot be used any more. It is opened again then.
+    async fn run(&mut self, port: &Port<Self::Service>) -> io::Result<Infallible>;
 
     /// Stops using the device.
     fn freeze(self) -> Self::Luggage;

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Port: the functions of the process that a device can call.
 
+use std::env;
+use std::ffi::OsString;
+use std::io;
 use std::rc::Rc;
 
 use async_channel::Sender;
@@ -12,6 +15,7 @@ use crate::messages::{Answer, Question};
 use crate::platform::clock;
 use crate::service::Service;
 use crate::status::Status;
+use crate::trial;
 use crate::trial::clock::Clock;
 
 /// The device's connection to the state, the clock and PID 1.
@@ -68,6 +72,24 @@ impl<S: Service> Port<S> {
                 Timer::at(clock::instant(deadline)).await;
             }
         }
+    }
+
+    /// A setting of the environment, such as the path of the device; `default` if there is none.
+    ///
+    /// `Environment=` of the unit sets it, and [`trial::set`](crate::trial::set) in a test.
+    ///
+    /// # Errors
+    ///
+    /// Names a setting that is no text.
+    pub fn setting(&self, name: &str, default: &str) -> io::Result<String> {
+        let value = match &self.trial {
+            Some(_) => trial::setting(name),
+            None => env::var_os(name),
+        };
+        let text = value.map_or_else(|| Ok(default.to_owned()), OsString::into_string);
+        text.map_err(|value| {
+            io::Error::other(format!("{name}={} is no text", value.to_string_lossy()))
+        })
     }
 
     /// Reports whether the device does its work.

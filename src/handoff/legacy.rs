@@ -15,6 +15,7 @@ use std::os::fd::AsFd;
 
 use early_service_machine::lifecycle::Predecessor;
 use early_service_machine::lifecycle::takeover::Received;
+use early_service_machine::state::Text;
 use early_service_machine::wire::framing::Printable;
 use early_service_machine::wire::handoff::DENIED;
 use early_service_machine::wire::legacy::{BUSY, Legacy};
@@ -107,7 +108,7 @@ pub(crate) fn send<S: Service>(peer: &Peer, legacy: Legacy, bundle: &Bundle<S>) 
         // Exactly one byte beside the descriptor, because the C program reads one byte first.
         channel::send(peer.stream(), b"\0", &[listener.as_fd()])?;
     }
-    peer.say_last(&state.to_string())?;
+    peer.say_last(&Text(state).to_string())?;
     // Shuts the connection down, because our own predecessor may still hold a copy of it.
     let _ = peer.stream().get_ref().shutdown(Shutdown::Write);
     Ok(())

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use early_service_machine::lifecycle::Predecessor;
 use early_service_machine::record::Record;
+use early_service_machine::state::Text;
 use early_service_machine::wire::handoff::Message;
 use early_service_machine::wire::request::{Accepts, Request};
 use futures_lite::future;
@@ -169,7 +170,7 @@ impl<S: Service> Adoption<S> {
         let bundle = self.incoming.bundle;
         if let Some(state) = &bundle.state {
             let (state, clients, path) =
-                (state.state(), bundle.sessions.len(), self.report.path().display());
+                (Text(state.state()), bundle.sessions.len(), self.report.path().display());
             log::info!(MESSAGE_ID = Id::Adopted; "Adopting {state} and {clients} clients from {path}");
         }
         (bundle, self.progress.into_peer())
@@ -228,7 +229,7 @@ impl<S: Service> Adoption<S> {
                             self.report.absent(
                                 format_args!("no answer within {seconds} s"),
                                 has_lock,
-                                &S::default(),
+                                &Text(S::default()),
                             );
                             return self.idle_after(Predecessor::Absent);
                         }
@@ -252,10 +253,10 @@ impl<S: Service> Adoption<S> {
                 return None;
             }
             Err(failure @ Failure::Nobody(_)) => {
-                self.report.absent_as_replied(&failure, has_lock, &S::default());
+                self.report.absent_as_replied(&failure, has_lock, &Text(S::default()));
             }
             Err(Failure::Stranger(why)) => {
-                self.report.absent(format_args!("{why}"), has_lock, &S::default());
+                self.report.absent(format_args!("{why}"), has_lock, &Text(S::default()));
             }
             Err(Failure::NotLetIn(why)) => {
                 let now = Instant::now();
@@ -264,7 +265,11 @@ impl<S: Service> Adoption<S> {
                     return self.connect_later(&why, protocol, waited >= SILENCE_LOGGED);
                 }
                 let seconds = GIVE_UP.as_secs();
-                self.report.absent(format_args!("{why}, for {seconds} s"), has_lock, &S::default());
+                self.report.absent(
+                    format_args!("{why}, for {seconds} s"),
+                    has_lock,
+                    &Text(S::default()),
+                );
             }
             Err(Failure::Unclear(why)) => return self.connect_later(&why, protocol, true),
             Err(failure @ Failure::UnknownUser(_)) => {
@@ -373,7 +378,7 @@ impl<S: Service> Adoption<S> {
                 self.report.absent_as_replied(
                     &"it supports no way to hand over",
                     has_lock,
-                    &S::default(),
+                    &Text(S::default()),
                 );
                 Some(self.idle_after(Predecessor::Absent))
             }

@@ -9,39 +9,31 @@
 //!
 //! A trial needs no second process, no privileges and no time: both sides run on the thread of the
 //! test, with the device actor of the program and a clock that jumps to the next deadline. The test
-//! provides the file that [`Device::acquire`] opens. Data in its descriptors may come at any time of
-//! that clock.
+//! provides the file that [`Device::acquire`] opens, and names it by [`set`]. Data in its
+//! descriptors may come at any time of that clock.
 //!
 //! ```
 //! # use std::fmt;
 //! use early_service::{Fields, MissingField, Service, State, number, trial};
 //!
-//! # #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+//! # #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 //! # struct Doors(u64);
 //! # impl State for Doors {
 //! #    type Command = u64;
 //! #    type Reply = u64;
 //! #    const NAME: &'static str = "doors";
 //! #    const EXPECTED: &'static str = "a number";
-//! #    const MAX_FIELDS: usize = 26;
-//! #    const MAX_REPLY: usize = 20;
 //! #    fn read(fields: Fields<'_>) -> Result<Self, MissingField> {
 //! #        fields.number("doors").map(Self)
 //! #    }
 //! #    fn write_fields(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-//! #        write!(f, "doors={self}")
+//! #        write!(f, "doors={}", self.0)
 //! #    }
 //! #    fn command(line: &[u8]) -> Result<u64, &'static str> {
 //! #        number(line).ok_or(Self::EXPECTED)
 //! #    }
 //! #    fn apply(&mut self, command: u64) -> u64 {
 //! #        std::mem::replace(&mut self.0, command)
-//! #    }
-//! #    fn tick(&mut self) {}
-//! # }
-//! # impl fmt::Display for Doors {
-//! #    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-//! #        self.0.fmt(f)
 //! #    }
 //! # }
 //! # impl Service for Doors {
@@ -56,6 +48,8 @@ mod course;
 mod promises;
 mod traced;
 
+use std::cell::RefCell;
+use std::ffi::OsString;
 use std::fmt;
 
 use early_service_machine::schedule::Monotonic;
@@ -129,6 +123,23 @@ impl fmt::Display for Side {
             Self::Restarted => "restarted process",
         })
     }
+}
+
+thread_local! {
+    static SETTINGS: RefCell<Vec<(String, OsString)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Sets what [`Port::setting`](crate::device::Port::setting) returns in the trials of this thread,
+/// which read no environment: for example the path of the test's file.
+pub fn set(name: &str, value: impl Into<OsString>) {
+    SETTINGS.with_borrow_mut(|settings| settings.push((name.to_owned(), value.into())));
+}
+
+/// The last value that was set.
+pub(crate) fn setting(name: &str) -> Option<OsString> {
+    SETTINGS.with_borrow(|settings| {
+        settings.iter().rfind(|(set, _)| set == name).map(|(_, value)| value.clone())
+    })
 }
 
 /// Takes a device through one handoff; returns the calls in their order.

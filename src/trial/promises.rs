@@ -2,6 +2,7 @@
 //! Trial of a state: what its trait promises and the compiler cannot check.
 
 use early_service_machine::contract;
+use early_service_machine::state::Text;
 
 use crate::service::Service;
 
@@ -19,7 +20,7 @@ const TICKS: u64 = 100;
 ///
 /// - the fields are `key=value` pairs of at most `MAX_FIELDS` bytes, without a reserved key, and
 ///   `read` reads the same state from them;
-/// - `parse` reads the text form, if the state has `HAND_OVER`;
+/// - `parse` reads the output of `write_text`, if the state has `HAND_OVER`;
 /// - `command` reads each line, and reads the same command from its text form;
 /// - a reply has at most `MAX_REPLY` bytes, and the text for another line at most `MAX_EXPECTED`;
 /// - a command that is no change changes nothing;
@@ -41,7 +42,7 @@ pub fn state<S: Service>(samples: &[S], lines: &[&str]) -> Result<(), String> {
 /// Whether the state survives being written and read.
 fn whole<S: Service>(state: &S) -> Result<(), String> {
     contract::check(state).map_err(|breach| breach.to_string())?;
-    let text = state.to_string();
+    let text = Text(*state).to_string();
     if !S::HAND_OVER.is_empty() && S::parse(text.as_bytes()) != Some(*state) {
         return Err(format!("parse does not read {text:?}, the text form, as the same state"));
     }

@@ -5,6 +5,7 @@
 //! in the other: it is a property of the open file, and not of a descriptor.
 
 use std::cell::RefCell;
+use std::convert::Infallible;
 use std::fmt::Display;
 use std::fs;
 use std::future::poll_fn;
@@ -165,11 +166,11 @@ impl<D: Device> Device for Traced<D> {
         Self { device: Some(device), given }
     }
 
-    async fn run(&mut self, port: &Port<D::Service>) -> io::Error {
+    async fn run(&mut self, port: &Port<D::Service>) -> io::Result<Infallible> {
         note("run");
         let Some(device) = &mut self.device else { return future::pending().await };
         let fails = poll_fn(|_| match with(|trace| std::mem::take(&mut trace.fails)) {
-            true => Poll::Ready(io::Error::other("the trial lets it fail")),
+            true => Poll::Ready(Err(io::Error::other("the trial lets it fail"))),
             false => Poll::Pending,
         });
         future::or(fails, device.run(port)).await

@@ -165,7 +165,7 @@ fn log_of(scratch: &Scratch, program: &Path, options: &[&str]) -> Vec<String> {
     command.env("RUNTIME_DIRECTORY", scratch.join(""));
     let mut daemon = Daemon::spawn(&mut command);
     daemon.wait_for("Listening on UNIX socket");
-    daemon.ticks(2);
+    daemon.wait_for("count=1");
     daemon.signal(Signal::INT);
     assert!(daemon.ended().0.success());
     let own = scratch.join("").to_str().expect("text").to_owned();

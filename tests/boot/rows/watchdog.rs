@@ -108,7 +108,7 @@ fn pings(boot: &Boot) -> Vec<Vec<Duration>> {
         if record.message() == OPENED {
             lists.push(Vec::new());
         }
-        let is_ping = record.message().contains(" pings after ");
+        let is_ping = record.message().contains(" after pings=");
         if let Some(pings) = lists.last_mut().filter(|_| is_ping) {
             pings.push(record.made());
         }

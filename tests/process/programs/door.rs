@@ -6,7 +6,7 @@ use std::fmt::{self, Formatter};
 use early_service::{Fields, MissingField, Service, State, number};
 
 /// Number of times that the door was opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Door(u64);
 
 impl State for Door {
@@ -33,12 +33,6 @@ impl State for Door {
         std::mem::replace(&mut self.0, command)
     }
     fn tick(&mut self) {}
-}
-
-impl fmt::Display for Door {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
-    }
 }
 
 impl Service for Door {

@@ -6,7 +6,7 @@ use std::str;
 
 use early_service::{Fields, MissingField, Service, State, number};
 
-/// The state. Its text form is the reply to [`HAND_OVER`](State::HAND_OVER): `137 bar`.
+/// The state. Its text is `137 bar`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 struct Meter {
     /// The number of the next reading.
@@ -66,6 +66,9 @@ impl State for Meter {
     const MAX_FIELDS: usize = "reading=18446744073709551615 unit=".len() + Unit::LENGTH;
     const MAX_REPLY: usize = "previous unit ".len() + Unit::LENGTH;
 
+    fn write_text(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.reading, self.unit)
+    }
     fn parse(reply: &[u8]) -> Option<Self> {
         let space = reply.iter().position(|byte| *byte == b' ')?;
         Some(Self { reading: number(&reply[..space])?, unit: Unit::parse(&reply[space + 1..])? })
@@ -135,12 +138,6 @@ impl Service for Meter {
     ) -> fmt::Result {
         let first = self.reading.wrapping_sub(since);
         write!(f, "The last {ticks} before the meter continued at reading {first}")
-    }
-}
-
-impl Display for Meter {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.reading, self.unit)
     }
 }
 

@@ -56,6 +56,9 @@ impl State for Notes {
         f.write_str("text=")?;
         (0..self.count).try_for_each(|_| write!(f, "{}", char::from(self.letter)))
     }
+    fn write_text(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.fmt(f)
+    }
     fn command(line: &[u8]) -> Result<Write, &'static str> {
         let notes = || {
             let (letter, count) = line.split_first()?;

@@ -5,6 +5,7 @@
 //! `$LINE` is the path of the pipe, and `$HANDS_OVER` what is wrong with the descriptors. The owner
 //! writes `u` to the pipe, and a process that is handing over writes `k`.
 
+use std::convert::Infallible;
 use std::env;
 use std::fmt::{self, Formatter};
 use std::fs::{File, OpenOptions};
@@ -21,15 +22,13 @@ use early_service::{Fields, MissingField, Service, State};
 /// The time between two bytes, in nanoseconds.
 const INTERVAL: u64 = 100_000_000;
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Nothing;
 
 impl State for Nothing {
     type Command = u64;
     type Reply = u64;
     const NAME: &'static str = "twin";
-    const MAX_FIELDS: usize = 0;
-    const MAX_REPLY: usize = 1;
     fn read(_: Fields<'_>) -> Result<Self, MissingField> {
         Ok(Self)
     }
@@ -45,12 +44,6 @@ impl Service for Nothing {
     const ABOUT: &'static str = "Has two descriptors.";
     const DESCRIPTORS: &'static str = "line,bus";
     const OFFER_TIMEOUT: Duration = Duration::from_millis(50);
-}
-
-impl fmt::Display for Nothing {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str("nothing")
-    }
 }
 
 struct Both {
@@ -89,11 +82,9 @@ impl Device for Both {
         both
     }
 
-    async fn run(&mut self, port: &Port<Nothing>) -> io::Error {
+    async fn run(&mut self, port: &Port<Nothing>) -> io::Result<Infallible> {
         loop {
-            if let Err(error) = self.line.write_all(b"u") {
-                return error;
-            }
+            self.line.write_all(b"u")?;
             port.until(port.now().after_nanos(INTERVAL)).await;
         }
     }
