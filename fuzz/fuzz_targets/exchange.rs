@@ -57,8 +57,11 @@ fn hear(line: &[u8]) {
         let written = request.line::<Counter>().to_string();
         assert_eq!(Request::parse::<Counter>(written.as_bytes()), Some(request), "{written}");
         match request {
-            Request::Handoff { listener: Some(path), .. } => {
+            Request::Handoff { unknown, listener: Some(path), .. } => {
                 assert!(line.ends_with(path.as_bytes()));
+                let text = String::from_utf8_lossy(line);
+                let (fields, _) = text.split_once(" listener=").expect("a path");
+                assert_eq!(unknown.is_some(), fields.contains(" !"), "{text}");
             }
             Request::Handoff { listener: None, .. } => assert!(line.starts_with(b"handoff ")),
             Request::Legacy(_) => assert_eq!(written.as_bytes(), line),
@@ -80,6 +83,7 @@ fn hear(line: &[u8]) {
                 }
                 Message::Abort(_) => assert!(shown.starts_with(&written), "{written}"),
                 Message::State(_) | Message::Client(_) => {
+                    assert!(!shown.contains(" !"), "an unknown key is ignored: {shown:?}");
                     assert!(written.split(' ').all(has), "{shown:?} as {written:?}");
                 }
                 _ => assert_eq!(written.as_bytes(), line),

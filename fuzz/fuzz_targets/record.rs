@@ -110,6 +110,7 @@ fn load(file: &[u8], now: Monotonic) {
         assert!(digits == number.to_string() || digits.is_empty() && is_zero, "{key} in {text}");
     };
     assert!(text.starts_with("early-service-state 1 "), "{text}");
+    assert!(!text.contains(" !"), "a key that must be understood is ignored: {text}");
     let boot_field = text.split(' ').find_map(|field| field.strip_prefix("boot="));
     assert_eq!(boot_field, Some(BOOT));
     let Record { sequence, unlogged: Unlogged { ticks, unbroken }, realtime, snapshot } = record;

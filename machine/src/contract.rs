@@ -8,7 +8,7 @@ use core::fmt::{self, Write as _};
 
 use crate::bounds::MAX_STATE;
 use crate::state::State;
-use crate::wire::fields::{Fields, MissingField};
+use crate::wire::fields::{Fields, MissingField, UnknownKey};
 
 /// The keys that requests, manifests, records and status lines use themselves.
 pub const RESERVED: [&str; 28] = [
@@ -47,6 +47,8 @@ pub const RESERVED: [&str; 28] = [
 pub enum Breach {
     /// It writes a key of [`RESERVED`].
     Reserved(&'static str),
+    /// It writes a key that begins with `!`.
+    Marked(UnknownKey),
     /// It writes this many bytes, more than `MAX_FIELDS`.
     TooLong(usize, usize),
     /// It writes other text than `key=value` pairs, separated by single spaces, in one line.
@@ -62,6 +64,7 @@ impl fmt::Display for Breach {
         f.write_str("State::write_fields writes ")?;
         match self {
             Self::Reserved(key) => write!(f, "the key '{key}', which is reserved"),
+            Self::Marked(key) => write!(f, "{key}: those with a '!' are reserved"),
             Self::TooLong(length, most) => write!(f, "{length} bytes, and MAX_FIELDS is {most}"),
             Self::Malformed => f.write_str("other text than key=value pairs with single spaces"),
             Self::Unread(missing) => write!(f, "fields in which State::read finds {missing}"),
@@ -87,6 +90,9 @@ pub fn check<S: State>(state: &S) -> Result<(), Breach> {
     let fields = Fields::new(text);
     if let Some(key) = RESERVED.into_iter().find(|key| fields.get(key).is_some()) {
         return Err(Breach::Reserved(key));
+    }
+    if let Some(key) = fields.unknown_key() {
+        return Err(Breach::Marked(UnknownKey::new(key)));
     }
     let is_field =
         |word: &[u8]| word.iter().position(|byte| *byte == b'=').is_some_and(|at| at > 0);
@@ -182,6 +188,7 @@ mod tests {
                 7 => "n=7\n",
                 8 => "m=8 n=",
                 9 => "m=9",
+                11 => "n=11 !m=1",
                 _ => return Err(fmt::Error),
             })
         }
@@ -213,6 +220,7 @@ mod tests {
             (8, Err(Breach::Unread(MissingField("n")))),
             (9, Err(Breach::Differs)),
             (10, Err(Breach::Malformed)),
+            (11, Err(Breach::Marked(UnknownKey::new(b"!m")))),
         ] {
             assert_eq!(check(&Liar(number)), found, "{number}");
         }

@@ -96,14 +96,15 @@ pub enum DecodeError {
     Torn,
     /// The record is of another boot, and was written at this time if that is known.
     Stale(Option<Realtime>),
-    /// A field is missing or invalid.
+    /// A field is missing, unknown or invalid.
     Field(FieldError),
     /// The counts of unlogged ticks are impossibly high.
     Unlogged(Unlogged),
 }
 
 impl DecodeError {
-    /// Whether the file contains an intact record of this boot that no owner can have written.
+    /// Whether the file contains an intact record of this boot that no owner of this release can
+    /// have written.
     #[must_use]
     pub const fn is_impossible(self) -> bool {
         match self {
@@ -182,6 +183,8 @@ impl<S: State> Record<S> {
             return Err(DecodeError::Stale(realtime));
         }
         let read = || {
+            // First, because a newer release may lack another field for the sake of an unknown one.
+            let snapshot = Snapshot::read(fields)?;
             Ok(Self {
                 sequence: fields.number("sequence")?,
                 unlogged: Unlogged {
@@ -189,7 +192,7 @@ impl<S: State> Record<S> {
                     unbroken: fields.number("unbroken")?,
                 },
                 realtime,
-                snapshot: Snapshot::read(fields)?,
+                snapshot,
             })
         };
         let record = read().map_err(DecodeError::Field)?;

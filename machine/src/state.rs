@@ -90,6 +90,9 @@ pub trait State: Copy + Debug + Default + Eq + Send + 'static {
     /// assert_eq!(read(Fields::new(b"doors=5 is_locked=2")), Err(MissingField("is_locked")));
     /// ```
     ///
+    /// If the meaning of a field changes, give it another key: an older release then refuses the
+    /// state, because the field that it needs is missing.
+    ///
     /// # Errors
     ///
     /// Returns which field is missing or malformed. Such a state is not adopted.
@@ -97,8 +100,9 @@ pub trait State: Copy + Debug + Default + Eq + Send + 'static {
 
     /// Writes the state as fields, separated by single spaces: `counter=137`.
     ///
-    /// The keys must not be [`RESERVED`](crate::contract::RESERVED), the text must not be longer
-    /// than [`MAX_FIELDS`](Self::MAX_FIELDS), and [`read`](Self::read) must return the same state.
+    /// The keys must not be [`RESERVED`](crate::contract::RESERVED) or begin with `!`, the text
+    /// must not be longer than [`MAX_FIELDS`](Self::MAX_FIELDS), and [`read`](Self::read) must
+    /// return the same state.
     /// Otherwise a debug build stops with a message, at its start or when it writes the fields.
     ///
     /// # Errors

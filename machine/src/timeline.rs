@@ -13,7 +13,7 @@ use crate::bounds::MAX_STATUS_FIELDS;
 use crate::contract;
 use crate::schedule::{Monotonic, Period, Schedule};
 use crate::state::State;
-use crate::wire::fields::{Fields, MissingField};
+use crate::wire::fields::{Fields, MissingField, UnknownKey};
 use crate::wire::service::{OtherService, ServiceField};
 
 /// A state at one instant with its deadline, as the state file and a handoff contain it.
@@ -30,13 +30,15 @@ pub struct Snapshot<S> {
     pub period: Period,
 }
 
-/// A field that is missing, malformed, or has a value that no owner can have written.
+/// A field that is missing, malformed, unknown, or has a value that no owner can have written.
 ///
 /// Its text form names the field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FieldError {
     /// A field is missing or malformed.
     MissingField(MissingField),
+    /// A newer release has added a key that must be understood.
+    UnknownKey(UnknownKey),
     /// The state is of another service.
     Service(OtherService),
     /// `period_ns`, in nanoseconds, is not within [`Period::SHORTEST`] to [`Period::LONGEST`].
@@ -55,6 +57,7 @@ impl fmt::Display for FieldError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::MissingField(missing) => missing.fmt(f),
+            Self::UnknownKey(key) => key.fmt(f),
             Self::Service(other) => write!(f, "its state is of {other}"),
             Self::Period(nanoseconds) => write!(
                 f,
@@ -82,6 +85,9 @@ impl<S: State> Snapshot<S> {
     pub fn read(fields: Fields<'_>) -> Result<Self, FieldError> {
         if let Some(other) = OtherService::find_in::<S>(fields) {
             return Err(FieldError::Service(other));
+        }
+        if let Some(key) = fields.unknown_key() {
+            return Err(FieldError::UnknownKey(UnknownKey::new(key)));
         }
         let (state, deadline) = (S::read(fields)?, fields.number("deadline_ns")?);
         let period = fields.number("period_ns")?;

@@ -208,9 +208,11 @@ impl<S: Service> Exchange<S> {
                 Outcome::Refused(Printable(line).to_string())
             }
             (_, Err(_)) if may_be_legacy(line) => Outcome::Unknown(LegacyReply::line(line)),
-            (_, Err(error @ ParseError::Field(FieldError::Service(_)))) => {
-                Outcome::violation(error.to_string())
-            }
+            // Without the line, which can be long: the abort would end before the name.
+            (
+                _,
+                Err(error @ ParseError::Field(FieldError::Service(_) | FieldError::UnknownKey(_))),
+            ) => Outcome::violation(error.to_string()),
             (_, Err(error)) => Outcome::Violation {
                 why: format!("cannot understand '{}': {error}", Printable(line)),
                 kind: format!("cannot understand: {error}"),

@@ -289,8 +289,8 @@ impl<S: Service> Handoff<S> {
             }
         };
         let (pid, uid) = (peer.pid.as_raw_nonzero(), peer.uid.as_raw());
-        if let Some(other) = request.other_service::<S>() {
-            let why = format!("process {pid} asks for the state of {other}");
+        if let Some(other) = request.other::<S>() {
+            let why = format!("process {pid} {other}");
             self.refusals.warn(format_args!("Refusing to hand over: {why}"));
             return channel::refuse(&stream, &Message::<S>::Abort(why.as_bytes()).to_string());
         }

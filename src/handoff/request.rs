@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use early_service_machine::State;
+use early_service_machine::wire::fields::UnknownKey;
 use early_service_machine::wire::handoff;
 use early_service_machine::wire::legacy::{self, Legacy};
 use early_service_machine::wire::request::{Accepts, Request};
@@ -19,6 +20,8 @@ pub(crate) enum HandoffRequest {
         service: String,
         /// The names of descriptors that the successor accepts.
         accepts: String,
+        /// A key that this release must understand and does not know.
+        unknown: Option<UnknownKey>,
         /// The path of the listener that the successor continues to serve.
         listener: Option<PathBuf>,
     },
@@ -35,11 +38,16 @@ impl HandoffRequest {
         }
     }
 
-    /// The service that the peer asked for, if it is not `S`. A legacy line has no name.
-    pub(crate) fn other_service<S: State>(&self) -> Option<OtherService> {
-        match self {
-            Self::Handoff { service, .. } => OtherService::find::<S>(service.as_bytes()),
-            Self::Legacy(_) => None,
+    /// What the peer asked for, if it is not the state of `S` in the form of this release.
+    pub(crate) fn other<S: State>(&self) -> Option<String> {
+        let Self::Handoff { service, unknown, .. } = self else {
+            // A legacy line has neither a name nor fields.
+            return None;
+        };
+        match (OtherService::find::<S>(service.as_bytes()), unknown) {
+            (Some(other), _) => Some(format!("asks for the state of {other}")),
+            (None, Some(key)) => Some(format!("asks with {key}")),
+            (None, None) => None,
         }
     }
 
@@ -55,10 +63,11 @@ impl HandoffRequest {
 impl From<Request<'_>> for HandoffRequest {
     fn from(request: Request<'_>) -> Self {
         match request {
-            Request::Handoff { version, service, accepts, listener } => Self::Handoff {
+            Request::Handoff { version, service, accepts, unknown, listener } => Self::Handoff {
                 version,
                 service: service.to_owned(),
                 accepts: accepts.0.to_owned(),
+                unknown: unknown.map(|key| UnknownKey::new(key.as_bytes())),
                 listener: listener.map(PathBuf::from),
             },
             Request::Legacy(legacy) => Self::Legacy(legacy),

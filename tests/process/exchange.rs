@@ -160,6 +160,19 @@ fn a_second_one_that_asks_is_told_that_it_came_second() {
 }
 
 #[test]
+fn a_request_with_an_unknown_key_that_matters_is_refused_by_its_name() {
+    let scratch = Scratch::new();
+    let (daemon, mut client) = predecessor(&scratch);
+    let mut newer = Wire::ask(&daemon.socket, "handoff 2 later=1 !more=1 listener=/run/a");
+    let why = format!("process {} asks with the unknown key '!more'", std::process::id());
+    assert_eq!(newer.line(), format!("abort {why}"));
+    newer.end();
+    daemon.wait_for(&format!("Refusing to hand over: {why}"));
+    client.send("ter\n");
+    assert_eq!(client.line(), "137");
+}
+
+#[test]
 fn a_protocol_violation_of_a_successor_costs_nothing() {
     let endless = "x".repeat(100_000);
     let words = ["commit", "done", "nonsense", "prepared?", "\0", "state 1", &endless];

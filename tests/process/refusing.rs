@@ -21,7 +21,7 @@ type Send = fn(&Pair, &mut Wire);
 
 #[test]
 fn an_inconsistent_offer_is_refused_with_a_reason() {
-    let cases: [(&str, Send); 20] = [
+    let cases: [(&str, Send); 22] = [
         (
             "cannot understand 'state 1 counter=137 deadline_ns=5': it has no valid period_ns",
             |_, wire| {
@@ -46,9 +46,18 @@ fn an_inconsistent_offer_is_refused_with_a_reason() {
         ("it has a period_ns of 1,", |_, wire| {
             wire.say("state 1 counter=5 deadline_ns=1 period_ns=1 lock=1 listeners=0 clients=0");
         }),
+        // Behind more than an abort has room for.
+        ("it has the unknown key '!later'", |_, wire| {
+            let long = "x".repeat(600);
+            wire.say(&format!("{} long={long} !later=1", state(137, true, 0, 0)));
+        }),
         ("the lock is missing", |_, wire| {
             wire.say(&state(137, true, 0, 0));
             wire.say("end");
+        }),
+        ("it has the unknown key '!client'", |_, wire| {
+            wire.say(&state(137, true, 0, 1));
+            wire.send(NO_CLIENT.replace("input", "!client=1 input"), &borrowed(&[client().1]));
         }),
         ("which is more than one period (1 ms)", |_, wire| {
             let deadline = now() + 60_000_000_000;

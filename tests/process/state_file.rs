@@ -103,6 +103,10 @@ fn an_impossible_record_is_ignored_and_its_field_named() {
             "unlogged=18446744073709551615",
         ),
         ("unlogged=0 unbroken=1 counter=5 deadline_ns=1 period_ns=100000000", "unbroken=1"),
+        (
+            "unlogged=0 !later=1 counter=5 deadline_ns=1 period_ns=100000000",
+            "the unknown key '!later'",
+        ),
         ("unlogged=0 unbroken=0 counter=-5 deadline_ns=1 period_ns=100000000", "valid counter"),
     ] {
         let scratch = Scratch::new();

@@ -183,6 +183,7 @@ mod tests {
                 version: 1,
                 service: "door",
                 accepts: Accepts(""),
+                unknown: None,
                 listener: Some("/run/a"),
             }),
             Command::Status,

@@ -2,7 +2,15 @@
 //! Fields: `key=value` pairs in a line of text, separated by single spaces.
 //!
 //! The state file and the messages of the handoff consist of fields, so that a person can read them
-//! and a newer release can add keys. Unknown keys are ignored; an error names the missing key.
+//! and a newer release can add keys. The key itself decides what a release does that does not know
+//! it:
+//!
+//! - A key that begins with `!` must be understood: the line or the record is refused, and the
+//!   error names the key. This release knows no such key.
+//! - Any other key is ignored and not kept: what this release writes then lacks it.
+//!
+//! So a newer release reads a missing key as a default, and uses a `!` only if an older release
+//! would do harm without the key. Release 0.1.0 ignores every unknown key.
 
 use core::fmt;
 
@@ -20,6 +28,45 @@ impl fmt::Display for MissingField {
     }
 }
 
+/// A key that this release must understand and does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownKey(Word);
+
+impl UnknownKey {
+    /// The key, which begins with `!`.
+    #[must_use]
+    pub fn new(key: &[u8]) -> Self {
+        Self(Word::cut(key))
+    }
+}
+
+impl fmt::Display for UnknownKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the unknown key '{}'", self.0)
+    }
+}
+
+/// The beginning of a word, filled up with zeros, for an error that outlives the line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Word([u8; Self::LENGTH]);
+
+impl Word {
+    const LENGTH: usize = 32;
+
+    pub(crate) fn cut(word: &[u8]) -> Self {
+        let mut bytes = [0; Self::LENGTH];
+        bytes.iter_mut().zip(word).for_each(|(place, byte)| *place = *byte);
+        Self(bytes)
+    }
+}
+
+impl fmt::Display for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = self.0.iter().position(|byte| *byte == 0).unwrap_or(self.0.len());
+        self.0.get(..end).unwrap_or_default().escape_ascii().fmt(f)
+    }
+}
+
 impl<'a> Fields<'a> {
     /// The fields of a line. Words without `=` are ignored.
     #[must_use]
@@ -32,6 +79,12 @@ impl<'a> Fields<'a> {
     pub fn get(self, key: &str) -> Option<&'a [u8]> {
         let value = |field: &'a [u8]| field.strip_prefix(key.as_bytes())?.strip_prefix(b"=");
         self.0.split(|byte| *byte == b' ').find_map(value)
+    }
+
+    /// The first key that must be understood. No function of this release reads such a key.
+    pub(crate) fn unknown_key(self) -> Option<&'a [u8]> {
+        let word = self.0.split(|byte| *byte == b' ').find(|word| word.starts_with(b"!"))?;
+        word.split(|byte| *byte == b'=').next()
     }
 
     /// The number in the field with this key, 0 to 18446744073709551615.
@@ -120,6 +173,23 @@ mod tests {
             ("١", None),
         ] {
             assert_eq!(number(text.as_bytes()), value, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_with_an_exclamation_mark_is_found() {
+        for (line, key) in [
+            (&b"state 1 n=1 later=2"[..], None),
+            (b"state 1 n=!m later!=2", None),
+            (b"", None),
+            (b"!", Some("!")),
+            (b"n=1 !key= !other=1", Some("!key")),
+            (b"n=1 !k\xff=a=b", Some("!k\\xff")),
+            (b"!01234567890123456789012345678901=", Some("!0123456789012345678901234567890")),
+        ] {
+            let found = Fields::new(line).unknown_key().map(UnknownKey::new);
+            let expected = key.map(|key| std::format!("the unknown key '{key}'"));
+            assert_eq!(found.map(|key| std::format!("{key}")), expected);
         }
     }
 

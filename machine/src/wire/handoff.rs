@@ -28,8 +28,9 @@
 //! Either side may send `abort` with a reason: the predecessor before `commit`, the successor
 //! before `done`. A second successor receives `busy`; one without permission receives [`DENIED`].
 //!
-//! Unknown keys are ignored, and the `abort` names a missing key. Different releases on the two
-//! sides are normal, because an update changes the root filesystem first and the initrd later.
+//! Unknown keys are ignored or refused by the rule of [`fields`](crate::wire::fields), and the
+//! `abort` names a missing or refused key. Different releases on the two sides are normal, because
+//! an update changes the root filesystem first and the initrd later.
 //!
 //! **Invariant:** every message is formatted as a line that is parsed to the same message.
 
@@ -38,7 +39,7 @@ use core::fmt;
 use crate::bounds::{Bounds, MAX_SHORT_LINE};
 use crate::state::State;
 use crate::timeline::FieldError;
-use crate::wire::fields::{Fields, MissingField};
+use crate::wire::fields::{Fields, MissingField, UnknownKey};
 use crate::wire::framing::Printable;
 use crate::wire::manifest::{Manifest, Name};
 
@@ -149,6 +150,9 @@ impl<'a, S: State> Message<'a, S> {
             return Name::parse(name).map(Self::Named).ok_or(ParseError::Unknown);
         }
         if line.starts_with(b"client ") {
+            if let Some(key) = fields.unknown_key() {
+                return Err(FieldError::UnknownKey(UnknownKey::new(key)).into());
+            }
             return Ok(Self::Client(Client {
                 input: fields.number("input")?,
                 replies: fields.number("replies")?,

@@ -19,7 +19,7 @@ use core::str;
 
 use crate::bounds::{MAX_COMMAND_LINE, MAX_NAME, MAX_NAMED};
 use crate::state::State;
-use crate::wire::fields::number;
+use crate::wire::fields::{Fields, number};
 use crate::wire::legacy::Legacy;
 use crate::wire::service::{DEFAULT, KEY, ServiceField};
 
@@ -39,6 +39,9 @@ pub enum Request<'a> {
         service: &'a str,
         /// What the successor accepts besides the lock, listeners and clients.
         accepts: Accepts<'a>,
+        /// A key that must be understood ([`fields`](crate::wire::fields)), so that the request is
+        /// refused.
+        unknown: Option<&'a str>,
         /// The path of the socket that the successor continues to serve, if it is the
         /// predecessor's; empty for the socket to which the successor has connected.
         listener: Option<&'a str>,
@@ -107,7 +110,7 @@ impl<'a> Request<'a> {
         let room = room::<S>().saturating_sub(accepts.length());
         let fits = |path: &str| path.len() <= room;
         let listener = path.map(|path| if fits(path) { path } else { "" });
-        Self::Handoff { version: VERSION, service: S::NAME, accepts, listener }
+        Self::Handoff { version: VERSION, service: S::NAME, accepts, unknown: None, listener }
     }
 
     /// Reads one line without its end; `None` if it is no request.
@@ -130,7 +133,9 @@ impl<'a> Request<'a> {
         };
         let accepts = Accepts(find(ACCEPTS).unwrap_or_default());
         let service = find(KEY).unwrap_or(DEFAULT);
-        Some(Self::Handoff { version, service, accepts, listener })
+        let unknown = Fields::new(fields.as_bytes()).unknown_key();
+        let unknown = unknown.and_then(|key| str::from_utf8(key).ok());
+        Some(Self::Handoff { version, service, accepts, unknown, listener })
     }
 
     /// The line of the request, without its end.
@@ -148,10 +153,13 @@ impl<S: State> fmt::Display for Line<'_, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Request::Legacy(legacy) => f.write_str(legacy.line::<S>()),
-            Request::Handoff { version, service, accepts, listener } => {
+            Request::Handoff { version, service, accepts, unknown, listener } => {
                 write!(f, "handoff {version}{}", ServiceField(service))?;
                 if !accepts.0.is_empty() {
                     write!(f, " {ACCEPTS}={}", accepts.0)?;
+                }
+                if let Some(key) = unknown {
+                    write!(f, " {key}")?;
                 }
                 listener.map_or(Ok(()), |path| write!(f, "{LISTENER}{path}"))
             }
@@ -170,8 +178,8 @@ mod tests {
         accepts: &'a str,
         listener: Option<&'a str>,
     ) -> Option<Request<'a>> {
-        let (service, accepts) = (DEFAULT, Accepts(accepts));
-        Some(Request::Handoff { version, service, accepts, listener })
+        let (service, accepts, unknown) = (DEFAULT, Accepts(accepts), None);
+        Some(Request::Handoff { version, service, accepts, unknown, listener })
     }
 
     #[test]
@@ -205,6 +213,7 @@ mod tests {
             "handoff 7 listener=",
             "handoff 1 accepts=watchdog,can0",
             "handoff 1 service=door",
+            "handoff 2 service=door accepts=watchdog !later listener=/run/a !b.sock",
             "handoff 1 service=door accepts=watchdog listener=/run/a b.sock",
             "handoff 1 accepts=watchdog listener=/run/a b.sock",
             "pass_state_and_terminate",

@@ -6,9 +6,8 @@
 
 use core::fmt;
 
-use crate::bounds::MAX_SERVICE;
 use crate::state::State;
-use crate::wire::fields::Fields;
+use crate::wire::fields::{Fields, Word};
 
 /// The service of lines and records without the field.
 pub const DEFAULT: &str = "early-service";
@@ -53,7 +52,7 @@ impl fmt::Display for ServiceField<'_> {
 /// Its text form names both: `service 'door', not 'early-service'`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OtherService {
-    theirs: Name,
+    theirs: Word,
     expected: &'static str,
 }
 
@@ -62,7 +61,7 @@ impl OtherService {
     #[must_use]
     pub fn find<S: State>(theirs: &[u8]) -> Option<Self> {
         let expected = S::NAME;
-        (theirs != expected.as_bytes()).then(|| Self { theirs: Name::cut(theirs), expected })
+        (theirs != expected.as_bytes()).then(|| Self { theirs: Word::cut(theirs), expected })
     }
 
     /// `None` if the fields are a state of the service `S`.
@@ -78,28 +77,10 @@ impl fmt::Display for OtherService {
     }
 }
 
-/// The beginning of a name, filled up with zeros.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Name([u8; MAX_SERVICE]);
-
-impl Name {
-    fn cut(name: &[u8]) -> Self {
-        let mut bytes = [0; MAX_SERVICE];
-        bytes.iter_mut().zip(name).for_each(|(place, byte)| *place = *byte);
-        Self(bytes)
-    }
-}
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let end = self.0.iter().position(|byte| *byte == 0).unwrap_or(self.0.len());
-        self.0.get(..end).unwrap_or_default().escape_ascii().fmt(f)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bounds::MAX_SERVICE;
     use crate::counter::Counter;
     use std::string::ToString;
 
