@@ -158,8 +158,12 @@ impl Service {
     }
 
     fn initrd_unit(&self) -> (String, String) {
+        const LOAD: &str = "[Service]
+# Without the restrictions below. The dracut module installs the program and the drivers.
+ExecStartPre=-+/usr/sbin/modprobe --all --quiet @DRIVERS@
+";
         let (path, text) = ours!("conf/early-service-initrd.service");
-        let text = self.with_drivers(text);
+        let text = self.with_drivers(text, ("[Service]\n", LOAD));
         if self.device.is_none() {
             return (path, text);
         }
@@ -173,8 +177,21 @@ impl Service {
     }
 
     fn root_unit(&self) -> (String, String) {
+        // ExecStartPre= would be too late for DeviceAllow=.
+        let load: String =
+            self.drivers.iter().map(|driver| format!(" modprobe@{driver}.service")).collect();
+        let load = format!(
+            "
+# Loads the drivers. PID 1 looks up the device of DeviceAllow= when it starts this unit.
+Wants={load}
+After={load}
+
+[Service]
+",
+            load = load.trim_start()
+        );
         let (path, text) = ours!("conf/early-service.service");
-        let text = self.with_drivers(text);
+        let text = self.with_drivers(text, ("\n[Service]\n", &load));
         if self.device.is_none() {
             return (path, text);
         }
@@ -189,13 +206,9 @@ impl Service {
         (path, edited(text, &[allowed, STORE]))
     }
 
-    /// The unit, which loads the drivers before the program starts.
-    fn with_drivers(&self, unit: String) -> String {
-        const LOAD: &str = "[Service]
-# Without the restrictions below. The dracut module installs the program and the drivers.
-ExecStartPre=-+/usr/sbin/modprobe --all --quiet @DRIVERS@
-";
-        if self.drivers.is_empty() { unit } else { edited(unit, &[("[Service]\n", LOAD)]) }
+    /// The text, with an edit that adds the drivers, if there are any.
+    fn with_drivers(&self, text: String, edit: (&str, &str)) -> String {
+        if self.drivers.is_empty() { text } else { edited(text, &[edit]) }
     }
 
     fn dracut_module(&self) -> (String, String) {
@@ -208,8 +221,7 @@ installkernel() {
 install() {
 ";
         let (path, text) = ours!("dracut/50early-service/module-setup.sh");
-        let edits = [("install() {\n", INSTALL)];
-        (path, if self.drivers.is_empty() { text } else { edited(text, &edits) })
+        (path, self.with_drivers(text, ("install() {\n", INSTALL)))
     }
 
     fn spec(&self) -> (String, String) {

@@ -190,7 +190,8 @@ fn a_generated_device_has_its_drivers_and_is_kept_by_pid_1() {
     for (file, line) in [
         ("conf/a-feeder-initrd.service", load),
         ("conf/a-feeder-initrd.service", "FileDescriptorStoreMax=1"),
-        ("conf/a-feeder.service", load),
+        ("conf/a-feeder.service", "Wants=modprobe@i6300esb.service modprobe@softdog.service"),
+        ("conf/a-feeder.service", "After=modprobe@i6300esb.service modprobe@softdog.service"),
         ("conf/a-feeder.service", "FileDescriptorStoreMax=1"),
         ("conf/a-feeder.service", "PrivateDevices=no"),
         ("conf/a-feeder.service", "DeviceAllow=/dev/watchdog rw"),
