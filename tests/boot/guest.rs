@@ -6,6 +6,7 @@
 mod probe;
 
 use crate::cache::{self, Inputs, SOURCE};
+use crate::generated::{self, Builder};
 use crate::older::Older;
 use crate::package;
 use crate::tools::{output, read};
@@ -208,24 +209,22 @@ impl Image {
         Ok(Self { directory, ..self.clone() })
     }
 
-    /// The same guest with a generated service beside ours, installed by dpkg.
-    pub(crate) fn with_generated(&self) -> Result<Self, String> {
-        const INSTALL: &str = r#"
-            dpkg -i /boot-test/pulse.deb
-            cp "/boot/initrd.img-$(ls /lib/modules)" /boot/usual.img"#;
-        let package = package::generated()?;
+    /// The same guest with the Debian package of a generated service.
+    pub(crate) fn with_generated(&self, builder: Builder) -> Result<Self, String> {
+        let package = generated::deb()?;
+        let install = builder.install();
         let inputs = Inputs::new()
-            .with(INSTALL.as_bytes())
+            .with(install.as_bytes())
             .with(self.directory.as_os_str().as_encoded_bytes())
             .with_path(&package)?;
-        let name = format!("{}-pulse", self.guest.suite());
+        let name = format!("{}-pulse-{builder:?}", self.guest.suite());
         let directory = cache::entry(&name, &inputs, |to| {
             let tree = to.join("tree");
             fs::create_dir_all(to)
                 .map_err(|error| format!("cannot make {}: {error}", to.display()))?;
             copy(&self.tree(), &tree)?;
             copy(&package, &tree.join("boot-test/pulse.deb"))?;
-            chroot(&tree, &["sh", "-euc", INSTALL])?;
+            chroot(&tree, &["sh", "-euc", install])?;
             disk_of(&tree, &to.join("disk"))
         })?;
         Ok(Self { directory, ..self.clone() })

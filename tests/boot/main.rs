@@ -14,6 +14,7 @@ mod claims;
 mod clock;
 mod core_dump;
 mod example;
+mod generated;
 mod guest;
 mod journal;
 mod machine;

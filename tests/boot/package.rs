@@ -65,27 +65,6 @@ pub(crate) fn build_rpm() -> Result<(PathBuf, Inputs), String> {
     Ok((package, inputs))
 }
 
-/// A package of a generated service, `pulse`, which owns the watchdog of the machine.
-pub(crate) fn generated() -> Result<PathBuf, String> {
-    let target = cache::directory().join("quick-target");
-    let directory = cache::directory().join("pulse");
-    cache::remove(&directory)?;
-    let mut generate = Command::new("cargo");
-    generate.current_dir(SOURCE).args(["run", "--quiet", "--example", "new-service", "--"]);
-    generate.args(["pulse", "--device", "/dev/watchdog", "--driver", "i6300esb"]);
-    generate.args(["--library", SOURCE, "--directory"]).arg(&directory);
-    output("the generator", &mut generate)?;
-    let lock = Path::new(SOURCE).join("Cargo.lock");
-    fs::copy(&lock, directory.join("Cargo.lock"))
-        .map_err(|error| format!("cannot copy {}: {error}", lock.display()))?;
-    let package = directory.join("pulse.deb");
-    let mut deb = Command::new("cargo");
-    deb.current_dir(&directory).args(["deb", "--quiet", "--profile", "release", "--output"]);
-    deb.arg(&package).envs(QUICK).env("CARGO_TARGET_DIR", &target).env("CARGO_NET_OFFLINE", "true");
-    output("cargo deb of the generated crate", &mut deb)?;
-    Ok(package)
-}
-
 /// Builds programs of `examples` into the directory that it returns. They are linked statically: the
 /// initrd has no library but those of the package's program.
 pub(crate) fn examples(names: &[&str]) -> Result<PathBuf, String> {

@@ -9,6 +9,7 @@
 
 use crate::claims::Claims;
 use crate::example::Example;
+use crate::generated::Builder;
 use crate::guest::{Format, Guest, Image, Initrd, Parts, PolicyModule};
 use crate::machine::{self, Boot, Setting};
 use crate::older;
@@ -47,8 +48,9 @@ pub(crate) struct Plan {
     pub(crate) shared_machine_id: bool,
     /// The example that is the service, on a machine with its hardware.
     pub(crate) example: Option<Example>,
-    /// Whether a generated service runs beside ours, and owns the watchdog of the machine.
-    pub(crate) generated: bool,
+    /// Whether a generated service is installed, and owns the watchdog of the machine; with the
+    /// program that builds the initrd.
+    pub(crate) generated: Option<Builder>,
     /// Takes much longer than the others, and is therefore booted first.
     pub(crate) is_long: bool,
     pub(crate) rows: &'static [Row],
@@ -96,7 +98,7 @@ impl Plan {
         cmdline: "",
         shared_machine_id: true,
         example: None,
-        generated: false,
+        generated: None,
         is_long: false,
         rows: &[],
     };
@@ -112,7 +114,7 @@ impl Plan {
             cmdline: format!("{} {}", self.security, self.cmdline),
             shared_machine_id: self.shared_machine_id,
             kernel: None,
-            watchdog: self.generated || self.example == Some(Example::Watchdog),
+            watchdog: self.generated.is_some() || self.example == Some(Example::Watchdog),
             over_initrd: owned(self.over_initrd),
             over_disk: owned(self.over_disk),
             off_disk: self.off_disk.iter().map(|&path| path.to_owned()).collect(),
@@ -281,7 +283,8 @@ fn build(guests: &[Guest], format: Format) -> Result<Vec<Result<Image, String>>,
 
 /// Boots a plan on one guest and tries all of its rows.
 pub(crate) fn boot(plan: &Plan, image: &Image, swaps: &[Swap]) -> Vec<Verdict> {
-    let booted = if plan.generated { image.with_generated() } else { Ok(image.clone()) };
+    let booted =
+        plan.generated.map_or_else(|| Ok(image.clone()), |builder| image.with_generated(builder));
     let boot = booted.and_then(|image| machine::boot(&image, &plan.setting(&image, swaps)?));
     let verdict = |row: &Row| {
         let mut claims = Claims::default();

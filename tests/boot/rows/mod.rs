@@ -8,6 +8,7 @@ pub(crate) mod confinement;
 mod dpkg;
 mod dracut;
 pub(crate) mod first_stage;
+mod initramfs_tools;
 mod newest;
 mod older;
 pub(crate) mod ordinary;
@@ -59,6 +60,7 @@ pub(crate) fn of(guest: Guest) -> Table {
                 older::PLANS,
                 root_stage::OF_OUR_OWN,
                 two_services::PLANS,
+                initramfs_tools::PLANS,
                 updates::PLANS,
                 watchdog::PLANS,
                 can::PLANS,

@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 
 use crate::claims::Claims;
+use crate::generated::Builder;
 use crate::journal::Record;
 use crate::machine::Boot;
 use crate::plan::{Plan, Row};
@@ -18,7 +19,7 @@ const GENERATED: &str = "pulse";
 
 pub(super) const PLANS: &[Plan] = &[Plan {
     name: "two-services",
-    generated: true,
+    generated: Some(Builder::Dracut),
     in_initrd: r#"
         tell account-initrd < /etc/passwd
         for name in early-service pulse; do
@@ -59,7 +60,7 @@ fn records<'a>(boot: &'a Boot, name: &str) -> Vec<&'a Record> {
 }
 
 /// The numbers of a service with the process that logged them, in order.
-fn numbers(boot: &Boot, name: &str) -> Vec<(u64, u64)> {
+pub(super) fn numbers(boot: &Boot, name: &str) -> Vec<(u64, u64)> {
     let ticks =
         records(boot, name).into_iter().filter(|record| record.number("ACTUAL_NS").is_some());
     let tick = |record: &Record| Some((record.number("_PID")?, record.message().parse().ok()?));
@@ -95,7 +96,7 @@ fn counts(boot: &Boot, claims: &mut Claims) {
 }
 
 /// The reply to `status` that a script has sent with `key` has these pairs.
-fn status_has(boot: &Boot, key: &str, pairs: &[&str], claims: &mut Claims) {
+pub(super) fn status_has(boot: &Boot, key: &str, pairs: &[&str], claims: &mut Claims) {
     let status = boot.lines(key).next().unwrap_or("nothing");
     for pair in pairs {
         let holds = status.split(' ').any(|each| each == *pair);
