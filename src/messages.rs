@@ -26,6 +26,8 @@
 //! | [`Status`](crate::status::Status), an `Rc` from [`startup`](crate::startup) | handoff, server | server, supervisor | it changes with each client, and is read much less often |
 //! | [`LOG`](crate::journal::LOG), a static | every thread that logs; the log's writer; the supervisor | the log's writer, ticker, server | the crate `log` takes one logger for the process, and a thread that logs must not wait |
 
+use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
 use std::os::unix::net::UnixStream;
 
 use async_channel::{Receiver, Sender, TrySendError};
@@ -122,14 +124,35 @@ pub(crate) enum ToDevice<S: Service> {
     Leave,
 }
 
-/// The way to the device, if the service has one. The compiler leaves out what is only for a device
-/// from a service without descriptors.
-pub(crate) struct Device<S: Service>(pub(crate) Option<Sender<ToDevice<S>>>);
+/// What only a service with a device has, such as the way to the device.
+///
+/// The compiler leaves out of a service without descriptors what is done with it. That includes its
+/// destructor, which would otherwise be in every service: so this value is dropped by hand.
+pub(crate) struct OfDevice<S: Service, T>(ManuallyDrop<Option<T>>, PhantomData<S>);
 
-impl<S: Service> Device<S> {
-    /// The mailbox, if there is a device.
-    pub(crate) fn get(&self) -> Option<&Sender<ToDevice<S>>> {
-        if S::DESCRIPTORS.is_empty() { None } else { self.0.as_ref() }
+impl<S: Service, T> OfDevice<S, T> {
+    const EXISTS: bool = !S::DESCRIPTORS.is_empty();
+
+    pub(crate) const fn new(value: Option<T>) -> Self {
+        Self(ManuallyDrop::new(value), PhantomData)
+    }
+
+    /// The value, if there is a device.
+    pub(crate) fn get(&self) -> Option<&T> {
+        if Self::EXISTS { self.0.as_ref() } else { None }
+    }
+
+    /// The value, to change it.
+    pub(crate) fn get_mut(&mut self) -> Option<&mut T> {
+        if Self::EXISTS { self.0.as_mut() } else { None }
+    }
+}
+
+impl<S: Service, T> Drop for OfDevice<S, T> {
+    fn drop(&mut self) {
+        if Self::EXISTS {
+            *self.0 = None;
+        }
     }
 }
 

@@ -40,7 +40,7 @@ use crate::handoff::lock::Locking;
 use crate::handoff::receive::Adoption;
 use crate::handoff::users::User;
 use crate::journal::{self, Journal};
-use crate::messages;
+use crate::messages::{self, OfDevice};
 use crate::platform::descriptors;
 use crate::platform::files;
 use crate::platform::notify::{self, Passed};
@@ -243,7 +243,7 @@ fn start_actors<S: Service>(
         server_mailbox,
         to_ticker.clone(),
         to_handoff.clone(),
-        messages::Device(to_device.clone()),
+        OfDevice::new(to_device.clone()),
         options.stage,
         Rc::clone(&status),
     );
@@ -252,7 +252,7 @@ fn start_actors<S: Service>(
         to_supervisor,
         to_ticker,
         to_server.clone(),
-        messages::Device(to_device),
+        OfDevice::new(to_device),
         log_flushed_to,
         done_guard,
         Rc::clone(&status),

@@ -26,6 +26,8 @@ mod lines;
 mod unlogged;
 
 use std::fmt::Write as _;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use async_channel::{Receiver, Sender, TryRecvError};
@@ -35,14 +37,14 @@ use early_service_machine::record::Unlogged;
 use early_service_machine::schedule::{Monotonic, Period};
 use early_service_machine::state::Text;
 use early_service_machine::timeline::Ticking;
-use futures_lite::future;
+use futures_lite::{Stream as _, future};
 use smol::Timer;
 
 use crate::handoff::bundle::Bundle;
 use crate::handoff::state_file::StateFile;
 use crate::journal::message_id::Id;
 use crate::journal::{LOG, RoomWait};
-use crate::messages::{Question, ToHandoff, ToServer, ToTicker, post};
+use crate::messages::{OfDevice, Question, ToHandoff, ToServer, ToTicker, post};
 use crate::platform::clock;
 use crate::server::batch::Batch;
 use crate::service::Service;
@@ -63,10 +65,7 @@ pub(crate) struct Ticker<S: Service> {
     mailbox: Receiver<ToTicker<S>>,
     server: Sender<ToServer<S>>,
     handoff: Sender<ToHandoff<S>>,
-    /// The questions of the device, if the service has one.
-    questions: Option<Receiver<Question<S>>>,
-    /// A question that waits until no tick is due.
-    asked: Option<Question<S>>,
+    questions: OfDevice<S, Questions<S>>,
     supervisor: Sender<lifecycle::Event>,
     /// Closed when the actor has left.
     done_guard: Sender<()>,
@@ -95,7 +94,14 @@ pub(crate) struct Ticker<S: Service> {
 enum Event<S: Service> {
     Deadline,
     Message(ToTicker<S>),
-    Asked(Question<S>),
+    Asked,
+}
+
+/// The questions of the device.
+struct Questions<S: Service> {
+    mailbox: Pin<Box<Receiver<Question<S>>>>,
+    /// The one that waits until no tick is due.
+    next: Option<Question<S>>,
 }
 
 impl<S: Service> Ticker<S> {
@@ -112,8 +118,9 @@ impl<S: Service> Ticker<S> {
             mailbox,
             server,
             handoff,
-            questions,
-            asked: None,
+            questions: OfDevice::new(
+                questions.map(|mailbox| Questions { mailbox: Box::pin(mailbox), next: None }),
+            ),
             supervisor,
             done_guard,
             period,
@@ -162,17 +169,16 @@ impl<S: Service> Ticker<S> {
             Some(Event::Deadline)
         };
         let message = async { self.mailbox.recv().await.ok().map(Event::Message) };
-        let asked = async {
-            match &self.questions {
-                Some(questions) if !S::DESCRIPTORS.is_empty() && self.ticking.is_some() => {
-                    match questions.recv().await {
-                        Ok(question) => Some(Event::Asked(question)),
-                        Err(_) => future::pending().await,
-                    }
-                }
-                _ => future::pending().await,
+        // Not an async block, which would keep its states in a service without a device.
+        let asked = future::poll_fn(|context| {
+            let questions = self.questions.get_mut().filter(|_| self.ticking.is_some());
+            let Some(Questions { mailbox, next }) = questions else { return Poll::Pending };
+            match mailbox.as_mut().poll_next(context) {
+                Poll::Ready(Some(question)) => *next = Some(question),
+                Poll::Ready(None) | Poll::Pending => return Poll::Pending,
             }
-        };
+            Poll::Ready(Some(Event::Asked))
+        });
         future::or(deadline, future::or(message, asked)).await
     }
 
@@ -209,7 +215,7 @@ impl<S: Service> Ticker<S> {
                 self.log_range();
                 self.answer_device();
             }
-            Event::Asked(question) => self.asked = Some(question),
+            Event::Asked => {}
         }
         // The device's last commands belong into the state that the next owner receives.
         if !self.is_behind || self.freezing.is_some() {
@@ -397,11 +403,8 @@ impl<S: Service> Ticker<S> {
 
     /// Executes all commands of the device, and answers them.
     fn answer_device(&mut self) {
-        if S::DESCRIPTORS.is_empty() {
-            return;
-        }
-        while let Some(ticking) = &mut self.ticking {
-            let next = self.asked.take().or_else(|| self.questions.as_ref()?.try_recv().ok());
+        while let (Some(ticking), Some(questions)) = (&mut self.ticking, self.questions.get_mut()) {
+            let next = questions.next.take().or_else(|| questions.mailbox.try_recv().ok());
             let Some(Question { command, answer }) = next else { break };
             let applied = command.map(|command| apply(ticking, &mut self.before_change, command));
             let content = (ticking.state(), applied.map(|(reply, _)| reply));
@@ -615,7 +618,7 @@ mod tests {
             let asked = bench.questions.try_send(Question { command: Some(command), answer });
             assert!(asked.is_ok(), "there is room for every question");
             let question = bench.ticker.next_event();
-            if let Some(event @ Event::Asked(_)) =
+            if let Some(event @ Event::Asked) =
                 future::block_on(future::poll_once(question)).flatten()
             {
                 bench.ticker.handle(event, bench.start.after_nanos(1_000_000_000_000_000));

@@ -62,7 +62,7 @@ use crate::handoff::send::Offering;
 use crate::handoff::users::User;
 use crate::journal::message_id::Id;
 use crate::journal::rate_limit::RateLimit;
-use crate::messages::{Device, ToDevice, ToHandoff, ToServer, ToTicker, post};
+use crate::messages::{OfDevice, ToDevice, ToHandoff, ToServer, ToTicker, post};
 use crate::server::listener::bind::remove_if_dead;
 use crate::service::Service;
 use crate::status::Status;
@@ -72,7 +72,7 @@ pub(crate) struct Handoff<S: Service> {
     supervisor: Sender<lifecycle::Event>,
     ticker: Sender<ToTicker<S>>,
     server: Sender<ToServer<S>>,
-    device: Device<S>,
+    device: OfDevice<S, Sender<ToDevice<S>>>,
     /// Receives the connection to the successor, for the report that the log is written.
     log_flushed_to: Sender<Peer>,
     /// Dropped when the actor has ended, so that the channel closes.
@@ -114,7 +114,7 @@ impl<S: Service> Handoff<S> {
         supervisor: Sender<lifecycle::Event>,
         ticker: Sender<ToTicker<S>>,
         server: Sender<ToServer<S>>,
-        device: Device<S>,
+        device: OfDevice<S, Sender<ToDevice<S>>>,
         log_flushed_to: Sender<Peer>,
         done_guard: Sender<()>,
         status: Rc<Status>,

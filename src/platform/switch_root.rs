@@ -29,7 +29,6 @@ use std::task::{Context, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
-use async_channel::{Receiver, Sender};
 use futures_lite::future;
 use rustix::fs::{Access, CWD, Mode, OFlags, Stat, access, fstat, openat, stat};
 use rustix::io::Errno;
@@ -53,7 +52,6 @@ const INITRD_RELEASE: &str = "/etc/initrd-release";
 /// Has the reactor's thread look at the root directories.
 pub(crate) struct Follower {
     looking: Arc<Looking>,
-    found: Receiver<io::Result<Switch>>,
     can_look: bool,
 }
 
@@ -61,7 +59,8 @@ pub(crate) struct Follower {
 struct Looking {
     /// Locked by that thread only.
     root: Mutex<OldRoot>,
-    to_follower: Sender<io::Result<Switch>>,
+    /// What was found, until the follower takes it. No mailbox, which would be 2 kB of code.
+    found: Mutex<Option<io::Result<Switch>>>,
 }
 
 /// The root directory in which the process was started.
@@ -91,10 +90,10 @@ impl Follower {
         if let Err(error) = drop_capabilities() {
             log::warn!("cannot drop capabilities: {error}");
         }
-        let (root, (to_follower, found)) = (root?, async_channel::bounded(1));
+        let root = root?;
         let can_look = root.init.is_some();
-        let looking = Arc::new(Looking { root: Mutex::new(root), to_follower });
-        Some(Self { looking, found, can_look })
+        let looking = Looking { root: Mutex::new(root), found: Mutex::new(None) };
+        Some(Self { looking: Arc::new(looking), can_look })
     }
 
     /// Whether PID 1's root can be looked at; if not, only a move by the kernel is noticed.
@@ -115,7 +114,8 @@ impl Follower {
     /// What the last look found, if that is worth a report. After a failure that is not
     /// temporary, PID 1's root cannot be looked at any more.
     pub(crate) fn found(&mut self) -> io::Result<Switch> {
-        let found = self.found.try_recv().unwrap_or(Ok(Switch::Awaited));
+        let found = self.looking.found.lock().ok().and_then(|mut found| found.take());
+        let found = found.unwrap_or(Ok(Switch::Awaited));
         self.can_look &= found.as_ref().err().is_none_or(is_temporary);
         found
     }
@@ -146,7 +146,7 @@ impl Wake for Look {
 impl Looking {
     fn look(&self) {
         let Ok(mut root) = self.root.lock() else { return };
-        if self.to_follower.is_full() {
+        if self.found.lock().is_ok_and(|found| found.is_some()) {
             return;
         }
         let found = root.follow();
@@ -162,7 +162,9 @@ impl Looking {
             let _ = drop_capabilities();
         }
         if !matches!(found, Ok(Switch::Awaited)) {
-            let _ = self.to_follower.try_send(found);
+            if let Ok(mut last) = self.found.lock() {
+                *last = Some(found);
+            }
         }
     }
 }

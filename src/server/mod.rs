@@ -35,7 +35,7 @@ use crate::cli::Stage;
 use crate::handoff::bundle::Bundle;
 use crate::journal::message_id::Id;
 use crate::journal::rate_limit::RateLimit;
-use crate::messages::{Device, IN_FLIGHT, ToDevice, ToHandoff, ToServer, ToTicker, post};
+use crate::messages::{IN_FLIGHT, OfDevice, ToDevice, ToHandoff, ToServer, ToTicker, post};
 use crate::platform::clock;
 use crate::server::floods::Floods;
 use crate::server::limits::CloseLog;
@@ -70,7 +70,7 @@ pub(crate) struct Server<S: Service> {
     ticker: Sender<ToTicker<S>>,
     handoff: Sender<ToHandoff<S>>,
     /// Stops before the ticker does.
-    device: Device<S>,
+    device: OfDevice<S, Sender<ToDevice<S>>>,
     stage: Stage,
     status: Rc<Status>,
     listeners: Vec<Listener>,
@@ -114,7 +114,7 @@ impl<S: Service> Server<S> {
         mailbox: Receiver<ToServer<S>>,
         ticker: Sender<ToTicker<S>>,
         handoff: Sender<ToHandoff<S>>,
-        device: Device<S>,
+        device: OfDevice<S, Sender<ToDevice<S>>>,
         stage: Stage,
         status: Rc<Status>,
     ) -> Self {
@@ -347,7 +347,7 @@ mod tests {
                 mailbox,
                 to_ticker,
                 to_handoff,
-                Device(None),
+                OfDevice::new(None),
                 Stage::Root,
                 Rc::default(),
             );
