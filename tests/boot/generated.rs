@@ -2,8 +2,8 @@
 //! The generated service: a crate that `examples/new-service` writes, its packages, and how a guest
 //! installs it.
 
-use crate::cache::{self, SOURCE};
-use crate::package::QUICK;
+use crate::cache::{self, Inputs, SOURCE};
+use crate::package::{QUICK, SOURCES};
 use crate::tools::output;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -75,4 +75,25 @@ pub(crate) fn deb() -> Result<PathBuf, String> {
         Ok(package)
     };
     BUILT.get_or_init(build).clone()
+}
+
+/// The RPM of the generated service.
+pub(crate) fn rpm() -> Result<PathBuf, String> {
+    // The script archives the files that git tracks, and needs a lock file without other crates.
+    const BUILD: &str = r#"
+        cargo metadata --quiet --offline --format-version 1 > /dev/null
+        git init --quiet && git add .
+        git -c user.name=test -c user.email=test@localhost commit --quiet --message crate
+        scripts/create-rpm.sh pulse.spec > /dev/null
+        exec cp target/rpm/RPMS/*/pulse-[0-9]*.rpm "$1""#;
+    let directory = write("pulse-rpm")?;
+    let mut inputs = Inputs::new().with_path(&directory)?;
+    for path in SOURCES {
+        inputs = inputs.with_path(&Path::new(SOURCE).join(path))?;
+    }
+    cache::entry("pulse.rpm", &inputs, |to| {
+        let mut build = Command::new("sh");
+        build.current_dir(&directory).args(["-euc", BUILD, "sh"]).arg(to).envs(QUICK);
+        output("scripts/create-rpm.sh of the generated crate", &mut build).map(drop)
+    })
 }

@@ -141,7 +141,7 @@ impl Image {
                     chroot(&tree, &["dpkg", "-i", "/boot-test/early-service.deb"])?;
                 }
                 // rpm's database does not contain the packages that dpkg has installed.
-                Format::Rpm => rpm(&tree, &["--nodeps", "--install"], Some(package))?,
+                Format::Rpm => drop(rpm(&tree, &["--nodeps", "--install"], Some(package))?),
             }
             chroot(&tree, &["/boot-test/initrds.sh"])?;
             disk_of(&tree, &to.join("disk"))
@@ -346,11 +346,11 @@ pub(crate) fn chroot(tree: &Path, program: &[&str]) -> Result<String, String> {
     output(&format!("{} in {}", program.join(" "), tree.display()), &mut command)
 }
 
-/// Changes a tree with the host's rpm; scriptlets run inside.
-pub(crate) fn rpm(tree: &Path, orders: &[&str], package: Option<&Path>) -> Result<(), String> {
+/// Runs the host's rpm on a tree; scriptlets run inside.
+pub(crate) fn rpm(tree: &Path, orders: &[&str], package: Option<&Path>) -> Result<String, String> {
     let mut command = with_kernel_in(tree);
     command.arg("rpm").arg("--root").arg(tree).args(orders).args(package);
-    output(&format!("rpm {} in {}", orders.join(" "), tree.display()), &mut command).map(drop)
+    output(&format!("rpm {} in {}", orders.join(" "), tree.display()), &mut command)
 }
 
 /// A command that runs its arguments with the kernel's file systems in a tree.

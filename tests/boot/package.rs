@@ -36,7 +36,7 @@ pub(crate) fn build() -> Result<(PathBuf, Inputs), String> {
 }
 
 /// Further inputs of the RPM, which is built from the sources.
-const SOURCES: &[&str] = &[
+pub(crate) const SOURCES: &[&str] = &[
     "Cargo.lock",
     "LICENSE",
     "README.md",

@@ -3,6 +3,7 @@
 
 use crate::cache::{self, SOURCE};
 use crate::claims::Claims;
+use crate::generated;
 use crate::guest::{Image, Initrd, copy, rpm};
 use crate::plan::{PairRow, Plan};
 use crate::rows::ordinary;
@@ -21,6 +22,7 @@ pub(crate) const ROWS: &[PairRow] = &[
     PairRow { name: "rpm: the same files in the initrds", holds: same_initrds },
     PairRow { name: "rpm: an update keeps it disabled, removal takes all away", holds: removed },
     PairRow { name: "rpm: a masked unit keeps no other from its links", holds: masked },
+    PairRow { name: "rpm: a generated one beside ours", holds: beside },
     PairRow { name: "rpm: rpmlint has nothing to say", holds: lint },
 ];
 
@@ -36,7 +38,7 @@ fn files([deb, rpm]: [&Image; 2], claims: &mut Claims) -> Result<(), String> {
     let mut list = Command::new("dpkg-deb");
     let deb = listed(&output("dpkg-deb", list.arg("--contents").arg(&deb.package))?);
     let rpm = listed(&query(
-        rpm,
+        &rpm.package,
         "[%{FILEMODES:perms} %{FILEUSERNAME}/%{FILEGROUPNAME} %{FILENAMES}\n]",
     )?);
     claims.that("there are files", deb.len() > 8, deb.len());
@@ -49,9 +51,9 @@ fn files([deb, rpm]: [&Image; 2], claims: &mut Claims) -> Result<(), String> {
 }
 
 /// A field of an RPM.
-fn query(image: &Image, format: &str) -> Result<String, String> {
+fn query(package: &Path, format: &str) -> Result<String, String> {
     let mut query = Command::new("rpm");
-    output("rpm", query.args(["--query", "--queryformat", format, "--package"]).arg(&image.package))
+    output("rpm", query.args(["--query", "--queryformat", format, "--package"]).arg(package))
 }
 
 /// Mode and path of each file in a package's list, and its owner unless that is root.
@@ -85,9 +87,17 @@ const NO_MATTER: [&str; 11] = [
     "var/log",
 ];
 
-/// Every file with its type, mode, owner and target, and the contents of configuration files. The
-/// days in shadow(5) are left out: the trees may be built before and after midnight.
 fn same_system([deb, rpm]: [&Image; 2], claims: &mut Claims) -> Result<(), String> {
+    let (deb, rpm) = (system(&deb.tree())?, system(&rpm.tree())?);
+    claims.that("the trees have files", deb.len() > 5000, deb.len());
+    let differ: Vec<_> = deb.symmetric_difference(&rpm).cloned().collect();
+    claims.that("nothing differs", differ.is_empty(), differ.join(", "));
+    Ok(())
+}
+
+/// Every file of a tree with its type, mode, owner and target, and the contents of configuration
+/// files. The days in shadow(5) are left out: the trees may be built before and after midnight.
+fn system(tree: &Path) -> Result<BTreeSet<String>, String> {
     const LIST: &str = r#"
         cd "$1"
         find . -xdev -mindepth 1 -printf '%P %M %U:%G %l\n'
@@ -101,16 +111,9 @@ fn same_system([deb, rpm]: [&Image; 2], claims: &mut Claims) -> Result<(), Strin
             |path: &&str| line.strip_prefix(*path).is_some_and(|rest| rest.starts_with([' ', '/']));
         !NO_MATTER.iter().any(is)
     };
-    let list = |image: &Image| -> Result<BTreeSet<String>, String> {
-        let mut list = Command::new("sh");
-        let list = output("find", list.args(["-euc", LIST, "sh"]).arg(image.tree()))?;
-        Ok(list.lines().filter(matters).map(str::to_owned).collect())
-    };
-    let (deb, rpm) = (list(deb)?, list(rpm)?);
-    claims.that("the trees have files", deb.len() > 5000, deb.len());
-    let differ: Vec<_> = deb.symmetric_difference(&rpm).cloned().collect();
-    claims.that("nothing differs", differ.is_empty(), differ.join(", "));
-    Ok(())
+    let mut list = Command::new("sh");
+    let list = output("find", list.args(["-euc", LIST, "sh"]).arg(tree))?;
+    Ok(list.lines().filter(matters).map(str::to_owned).collect())
 }
 
 fn same_initrds([deb, rpm]: [&Image; 2], claims: &mut Claims) -> Result<(), String> {
@@ -184,12 +187,75 @@ fn masked([_, image]: [&Image; 2], claims: &mut Claims) -> Result<(), String> {
     cache::remove(&tree)
 }
 
+/// Installs the RPM of a generated service beside ours, and removes it.
+fn beside([_, image]: [&Image; 2], claims: &mut Claims) -> Result<(), String> {
+    let package = generated::rpm()?;
+    let files = |package: &Path| -> Result<BTreeSet<String>, String> {
+        let list = query(package, "[%{FILEMODES:perms} %{FILENAMES}\n]")?;
+        let is_file = |line: &&str| !line.starts_with('d');
+        Ok(list.lines().filter(is_file).map(str::to_owned).collect())
+    };
+    let (ours, others) = (files(&image.package)?, files(&package)?);
+    claims.that("there are files", others.len() > 8, others.len());
+    let both: Vec<_> = ours.intersection(&others).cloned().collect();
+    claims.that("no file is in both packages", both.is_empty(), both.join(", "));
+
+    let tree = copy_of(image, "rpm-beside")?;
+    let links = LINKS.map(|link| link.replace("early-service", "pulse"));
+    let enabled = || links.iter().filter(|link| tree.join(link).symlink_metadata().is_ok()).count();
+    let install = || rpm(&tree, &["--nodeps", "--install"], Some(&package));
+    let erase = || rpm(&tree, &["--erase", "pulse"], None);
+    let in_initrd = |name: &str| -> Result<bool, String> {
+        run_in(&tree, "#!/bin/sh\nexec cp /boot/initrd.img-* /boot/after\n")?;
+        Ok(contents(&tree.join("boot/after"))?.lines().any(|line| line.contains(name)))
+    };
+    let before = system(&tree)?;
+    // The scriptlets run dracut again below.
+    const FORBID: &str = "#!/bin/sh -e
+        mkdir -p /etc/systemd/system-preset
+        echo 'disable pulse*' > /etc/systemd/system-preset/00-test.preset
+        cp -a /usr/bin/dracut /boot-test/ && ln -sf /bin/true /usr/bin/dracut\n";
+    const ALLOW: &str = "#!/bin/sh -e
+        rm -r /etc/systemd/system-preset
+        mv /boot-test/dracut /usr/bin/\n";
+    run_in(&tree, FORBID)?;
+    install()?;
+    claims.that("no unit is enabled against a preset", enabled() == 0, enabled());
+    erase()?;
+    run_in(&tree, ALLOW)?;
+    install()?;
+    claims.that("its preset enables every unit", enabled() == links.len(), enabled());
+    for name in ["usr/bin/early-service", "usr/bin/pulse"] {
+        claims.that("the initrd has both services", in_initrd(name)?, name);
+    }
+    let verified = rpm(&tree, &["--verify", "--nodeps", "early-service", "pulse"], None);
+    let is_whole = verified.as_deref() == Ok("");
+    claims.that("rpm --verify has nothing to say of both", is_whole, format!("{verified:?}"));
+
+    erase()?;
+    // rpm removes no account.
+    let is_account = |line: &&String| {
+        ["passwd", "group", "shadow", "gshadow"]
+            .iter()
+            .any(|file| line.strip_prefix("etc/").is_some_and(|path| path.starts_with(file)))
+    };
+    let after = system(&tree)?;
+    let differ: Vec<_> = before.symmetric_difference(&after).filter(|it| !is_account(it)).collect();
+    claims.that("removed, it leaves the same system", differ.is_empty(), format!("{differ:?}"));
+    claims.that("the initrd keeps our service", in_initrd("usr/bin/early-service")?, "not there");
+    claims.that("the initrd has no other", !in_initrd("pulse")?, "still there");
+    let verified = rpm(&tree, &["--verify", "--nodeps", "early-service"], None);
+    let is_whole = verified.as_deref() == Ok("");
+    claims.that("rpm --verify has nothing to say of ours", is_whole, format!("{verified:?}"));
+    cache::remove(&tree)
+}
+
 fn lint([_, image]: [&Image; 2], claims: &mut Claims) -> Result<(), String> {
     let source = Path::new(SOURCE);
     let mut rpmlint = Command::new("rpmlint");
     rpmlint.arg("-r").arg(source.join("early-service.rpmlintrc"));
     // The file is named after the package.
-    let name = query(image, "%{NAME}-%{VERSION}-%{RELEASE}.%{ARCH}.rpm")?;
+    let name = query(&image.package, "%{NAME}-%{VERSION}-%{RELEASE}.%{ARCH}.rpm")?;
     let package = cache::directory().join("runs").join(name);
     copy(&image.package, &package)?;
     let said = output("rpmlint", rpmlint.arg(source.join("early-service.spec")).arg(&package))?;
