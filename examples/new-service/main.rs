@@ -42,6 +42,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     while let Some(argument) = parser.next()? {
         match argument {
             Arg::Value(value) if name.is_none() => name = Some(value.string()?),
+            Arg::Long("device") if device.is_some() => {
+                return Err("one --device only; docs/custom-service.md adds a second one".into());
+            }
             Arg::Long("device") => device = Some(parser.value()?.string()?),
             Arg::Long("driver") => drivers.push(parser.value()?.string()?),
             Arg::Long("directory") => directory = Some(PathBuf::from(parser.value()?)),

@@ -235,6 +235,7 @@ fn a_word_that_fits_no_unit_is_refused_before_a_file_is_written() {
         (&["early-service2"], "another service may have its files"),
         (&["pulse", "--device", "watchdog"], "invalid device 'watchdog'"),
         (&["pulse", "--device", "/dev/a b"], "invalid device '/dev/a b'"),
+        (&["pulse", "--device", "/dev/a", "--device", "/dev/b"], "one --device only"),
         (&["pulse", "--driver", "soft dog"], "invalid driver 'soft dog'"),
         (&["pulse", "--driver="], "invalid driver ''"),
         (&["pulse", "--library", "/nowhere"], "cannot find /nowhere"),
