@@ -30,16 +30,14 @@ impl fmt::Display for Realtime {
         let seconds = self.0 / 1_000_000_000;
         let (mut days, minutes) = (seconds / 86_400, seconds / 60);
         // At most seven thousand months, for a line that is logged once.
-        let mut months = (1970..).flat_map(|year| (1..=12).map(move |month| (year, month)));
-        let (year, month) = months
-            .find(|(year, month)| match days.checked_sub(days_of(*year, *month)) {
-                Some(rest) => {
-                    days = rest;
-                    false
-                }
-                None => true,
-            })
-            .unwrap_or_default();
+        let (mut year, mut month) = (1970_u64, 1_u64);
+        while let Some(rest) = days.checked_sub(days_of(year, month)) {
+            days = rest;
+            month = month.saturating_add(1);
+            if month > 12 {
+                (year, month) = (year.saturating_add(1), 1);
+            }
+        }
         let day = days.saturating_add(1);
         let (hour, minute, second) = (minutes / 60 % 24, minutes % 60, seconds % 60);
         write!(f, "{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
