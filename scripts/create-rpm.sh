@@ -11,6 +11,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 spec=${1:?usage: scripts/create-rpm.sh early-service.spec}
+# A command substitution in an argument would not stop the script if there is no commit.
+date=$(git log -1 --format=%ct)
 topdir=$PWD/target/rpm
 # Remove older packages, so that a package repository made from this directory contains only new
 # ones.
@@ -32,7 +34,7 @@ read -r name version < <(
 # Makes a reproducible archive: the same files give the same bytes.
 archive() {
     tar --create --gzip --sort=name --owner=0 --group=0 --numeric-owner --mode=go=rX,u+rw,a-s \
-        --mtime="@$(git log -1 --format=%ct)" "$@"
+        --mtime="@$date" "$@"
 }
 git ls-files -z |
     archive --null --files-from=- --transform="flags=r;s,^,$name-$version/," \

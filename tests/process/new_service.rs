@@ -220,6 +220,22 @@ fn a_service_without_the_library_here_depends_on_its_release() {
 }
 
 #[test]
+fn an_rpm_without_a_commit_is_refused_before_it_is_built() {
+    let scratch = Scratch::new();
+    let directory = scratch.join("crate");
+    assert!(
+        generate(&["pulse", "--directory", directory.to_str().expect("text")]).status.success()
+    );
+    let git = Command::new("git").arg("init").arg("--quiet").arg(&directory).status();
+    assert!(git.expect("git runs").success());
+    let output = Command::new(directory.join("scripts/create-rpm.sh")).arg("pulse.spec").output();
+    let output = output.expect("the script runs");
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(complaint.contains("does not have any commits"), "{complaint}");
+    assert!(!output.status.success() && !directory.join("target").exists(), "{complaint}");
+}
+
+#[test]
 fn a_word_that_fits_no_unit_is_refused_before_a_file_is_written() {
     let scratch = Scratch::new();
     let directory = scratch.join("crate");
