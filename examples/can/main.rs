@@ -15,6 +15,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use can_socket::{CanFilter, CanFrame, CanSocket, StandardId, standard_id};
 use early_service::device::{Device, Kind, Monotonic, Need, Port};
 use early_service::{Fields, MissingField, Service, State};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use smol::Async;
 
@@ -77,7 +78,10 @@ impl Device for Responder {
     async fn run(&mut self, port: &Port<Frames>) -> io::Result<Infallible> {
         let socket = Async::new(self.0.as_fd())?;
         loop {
-            socket.writable().await?;
+            // Most often there is room, and waiting for it would take two turns of the reactor.
+            if poll(&mut [PollFd::new(&self.0, PollFlags::OUT)], Some(&Timespec::default()))? == 0 {
+                socket.writable().await?;
+            }
             let request = socket.read_with(|_| self.0.recv()).await?;
             // The filter has not seen what arrived before it was set.
             let Some(data) = request.data().filter(|_| request.id() == REQUEST) else { continue };
