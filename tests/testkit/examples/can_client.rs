@@ -204,7 +204,7 @@ impl Client {
     }
 
     /// Sends many at a time, until there were enough requests and handoffs. The client sleeps while
-    /// the service answers, for less than a handoff, so requests are in flight in each of them.
+    /// the service answers; otherwise each answer would cost two changes of process.
     fn flood(&mut self, count: u32) {
         let (before, started, mut longest) = (self.next, Instant::now(), Duration::ZERO);
         while self.next < count || !Path::new(HANDED_OVER).exists() {
