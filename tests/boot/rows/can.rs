@@ -148,7 +148,7 @@ fn answers_soon(boot: &Boot, claims: &mut Claims) {
         let longest = turns.iter().map(|turn| turn.longest).max().unwrap_or_default();
         eprintln!(
             "can: {phase} the handoff: {} single requests, median, 99 %, 99.9 % and longest in us: \
-             {mine:?}, of a program that only answers {least:?}; longest of many at a time: {longest}",
+             {mine:?}, of a program that only answers {least:?}; many at a time {longest}",
             service.len(),
         );
         if phase != "during" {
