@@ -63,7 +63,11 @@ fn records<'a>(boot: &'a Boot, name: &str) -> Vec<&'a Record> {
 pub(super) fn numbers(boot: &Boot, name: &str) -> Vec<(u64, u64)> {
     let ticks =
         records(boot, name).into_iter().filter(|record| record.number("ACTUAL_NS").is_some());
-    let tick = |record: &Record| Some((record.number("_PID")?, record.message().parse().ok()?));
+    let tick = |record: &Record| {
+        // The generated service logs the fields of its state.
+        let number = record.message().trim_start_matches("count=").parse().ok()?;
+        Some((record.number("_PID")?, number))
+    };
     let mut numbers: Vec<_> = ticks.filter_map(tick).collect();
     numbers.sort_by_key(|(_, number)| *number);
     numbers
