@@ -46,6 +46,9 @@ Options:
           user name or number that may request the state, in addition to root,
           the user of this process and the owner of the socket file; by default
           none
+      --reload
+          ask the process that serves the server socket to replace itself with
+          the program on disk, print the result, and exit
       --survive-systemd-kill-signal
           initrd stage: ignore SIGTERM; the unit must also start the program
           with '@' as the first character of argv[0] (systemd.service(5))
@@ -67,6 +70,8 @@ See {name}(8) for details.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Command {
     Run(Options),
+    /// Ask the process that serves this socket for a reload.
+    Reload(PathBuf),
     Help,
     Version,
 }
@@ -145,6 +150,7 @@ pub(crate) fn parse(
     let mut server = None;
     let mut client = None;
     let mut takeover = false;
+    let mut reload = false;
     let mut rebind = false;
     let mut successor = None;
     let mut state_file = None;
@@ -167,6 +173,7 @@ pub(crate) fn parse(
             "--client-socket-path" => client = Some(path(&mut parser, &typed)?),
             "--takeover-existing-socket" => takeover = true,
             "--rebind" => rebind = true,
+            "--reload" => reload = true,
             "--state-file" => state_file = Some(path(&mut parser, &typed)?),
             "--successor" => successor = Some(parser.value()?.string()?),
             "--survive-systemd-kill-signal" => stage = Stage::Initrd,
@@ -177,7 +184,7 @@ pub(crate) fn parse(
         }
     }
 
-    let server = if environment.passes_socket {
+    let server = if environment.passes_socket && !reload {
         server
     } else {
         let default = || default_socket(service, environment.runtime_directory.as_ref()?);
@@ -187,6 +194,9 @@ pub(crate) fn parse(
                 .ok_or("no socket to serve: use --server-socket-path or set $RUNTIME_DIRECTORY")?,
         )
     };
+    if let Some(server) = server.as_ref().filter(|_| reload) {
+        return Ok(Command::Reload(server.clone()));
+    }
     if rebind {
         check_rebind(stage, takeover, environment)?;
     }
@@ -365,6 +375,20 @@ mod tests {
         }
         let empty = parse_line("", Some("")).expect_err("an empty list has no directory");
         assert!(empty.to_string().starts_with("no socket to serve"), "{empty}");
+    }
+
+    #[test]
+    fn a_reload_is_asked_for_on_the_server_socket() {
+        for (line, directory, socket) in [
+            ("--reload", Some("/run/one"), "/run/one/door.sock"),
+            ("-s /a --reload", None, "/a"),
+            ("--reload --server_socket_path /a --rebind -c /b", Some("/run/one"), "/a"),
+        ] {
+            let command = parse_line(line, directory).expect(line);
+            assert_eq!(command, Command::Reload(socket.into()), "{line}");
+        }
+        let error = parse_line("--reload", None).expect_err("no socket").to_string();
+        assert!(error.starts_with("no socket to serve"), "{error}");
     }
 
     #[test]

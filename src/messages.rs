@@ -181,6 +181,8 @@ pub(crate) enum ToServer<S: Service> {
     BatchDone { slot: usize, batch: Box<Batch<S>> },
     /// From the ticker: no tick is due any more, so it executes commands again.
     CaughtUp,
+    /// From the handoff: continue the session of a client whose reload has failed.
+    Resume(Box<Session<S>>),
     /// From the supervisor: accept no client and read nothing more, send the replies of the batches
     /// in flight, have the ticker leave, and leave.
     Leave,
@@ -199,6 +201,9 @@ pub(crate) enum ToHandoff<S: Service> {
     /// From the server: the client on this connection requested the state; with the owner of the
     /// socket file to which the client connected.
     Requested(Async<UnixStream>, HandoffRequest, Option<u32>),
+    /// From the server: this client asks for a reload; with the owner of the socket file to which
+    /// it connected.
+    Reload(Box<Session<S>>, Option<u32>),
     /// From the ticker, freezing: everything that this process owns.
     Frozen(Bundle<S>),
 }

@@ -29,7 +29,7 @@ use early_service_machine::record::Record;
 use early_service_machine::wire::handoff::Message;
 use early_service_machine::wire::request::Accepts;
 use futures_lite::future;
-use smol::{LocalExecutor, Timer};
+use smol::{Async, LocalExecutor, Timer};
 
 use crate::cli::{self, Command, Environment, Options, Predecessor, Stage};
 use crate::device::{self, actor::Parts};
@@ -38,6 +38,7 @@ use crate::handoff::bundle::{Bundle, Named};
 use crate::handoff::channel::Peer;
 use crate::handoff::lock::Locking;
 use crate::handoff::receive::Adoption;
+use crate::handoff::reload;
 use crate::handoff::users::User;
 use crate::journal::{self, Journal};
 use crate::messages::{self, OfDevice};
@@ -84,10 +85,18 @@ pub(crate) fn run_program<S: Service>(device: Option<device::Start<S>>) -> ExitC
     contract::hold(&S::default());
     let passed = Passed::take(Accepts(S::DESCRIPTORS));
     let runtime_directory = env::var_os("RUNTIME_DIRECTORY");
-    let passes_socket = !passed.as_ref().is_ok_and(|passed| passed.sockets.is_empty());
+    let has_no_socket = |passed: &Passed| passed.sockets.is_empty() && passed.predecessor.is_none();
+    let passes_socket = !passed.as_ref().is_ok_and(has_no_socket);
     let environment = Environment { runtime_directory, passes_socket };
     match cli::parse(S::NAME, env::args_os().skip(1), &environment) {
         Ok(Command::Run(options)) => run::<S>(options, passed, device),
+        Ok(Command::Reload(socket)) => match reload::ask(&socket) {
+            Ok(result) => print(&result),
+            Err(error) => {
+                let _ = writeln!(io::stderr(), "{}: {error}", S::NAME);
+                ExitCode::FAILURE
+            }
+        },
         Ok(Command::Help) => print(&cli::help::<S>()),
         Ok(Command::Version) => print(&format!("{} {}\n", S::NAME, S::VERSION)),
         Err(error) => {
@@ -148,8 +157,12 @@ fn serve<S: Service>(
     start_reactor(options.stage, S::NAME);
     passed.log_left_alone();
     // 5. Listen: from here on, clients wait in the backlog instead of being refused.
-    let (listeners, adoption) =
-        listen(&options, passed.sockets).map_err(|error| error.to_string())?;
+    let (listeners, adoption) = match passed.predecessor {
+        Some(predecessor) => {
+            (Vec::new(), Some(Adoption::only(Peer::new(Async::new(predecessor)?))))
+        }
+        None => listen(&options, passed.sockets).map_err(|error| error.to_string())?,
+    };
     // 6. Remember the root directory, which the initrd stage leaves when PID 1 does; no thread that
     // is started from here on has capabilities.
     let old_root = match options.stage {

@@ -34,6 +34,8 @@ pub(crate) struct Status {
     device_error: RefCell<String>,
     /// Whether the device is open and reports an error.
     is_unhealthy: Cell<bool>,
+    /// Whether a successor in the same unit owns the state; set by the handoff actor.
+    pub(crate) is_replaced: Cell<bool>,
     /// Whether one of these has changed since the last report to PID 1.
     pub(crate) device_changed: Cell<bool>,
 }

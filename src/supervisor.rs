@@ -183,6 +183,10 @@ impl<S: Service> Supervisor<S> {
     }
 
     fn report_phase(&mut self, phase: Phase) {
+        if phase == Phase::Ended && self.status.is_replaced.get() {
+            // The service does not end.
+            return;
+        }
         let is_ready = self.status.is_device_ready();
         let sentence = self.status.sentence(phase);
         self.pending_notify.phase = !notify::report_phase(phase, is_ready, &sentence);

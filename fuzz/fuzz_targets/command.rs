@@ -77,7 +77,7 @@ fn reply(line: &[u8], counter: &mut Ticking<Counter>) -> String {
             match command {
                 // A newer successor may send fields that this release does not know.
                 Command::HandOver(Request::Handoff { .. }) => return written,
-                Command::HandOver(_) | Command::Status => {
+                Command::HandOver(_) | Command::Status | Command::Reload => {
                     assert_eq!(written.as_bytes(), line);
                     written
                 }

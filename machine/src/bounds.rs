@@ -23,7 +23,7 @@ pub const MAX_INVALID_REPLY: usize = INVALID_SHOWN * 4 + 128;
 
 /// The reply to an invalid line, without the commands that the state lists.
 const INVALID_OVERHEAD: usize =
-    "Invalid command: ...; expected ,  or status".len() + INVALID_SHOWN * 4;
+    "Invalid command: ...; expected , , reload or status".len() + INVALID_SHOWN * 4;
 
 /// The state's part of a status line, without the fields of the state.
 pub const STATUS_OVERHEAD: usize = " ticks_late=".len() + NUMBER;
@@ -73,8 +73,9 @@ pub(crate) const BOOT_ID: usize = 36;
 
 // The manifest of the largest state fits a line, and its record a slot.
 const _: () = {
-    let manifest =
-        "state 1  deadline_ns= period_ns= lock=1 listeners= clients= named=16".len() + 4 * NUMBER;
+    let manifest = "state 1  deadline_ns= period_ns= lock=1 listeners= clients= owned= named=16"
+        .len()
+        + 5 * NUMBER;
     let service = ServiceField("xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx").length();
     assert!(manifest + service <= MAX_SHORT_LINE);
     assert!(RECORD_OVERHEAD + " size=1234".len() + service <= SLOT - MAX_STATE);

@@ -11,7 +11,7 @@ use crate::state::State;
 use crate::wire::fields::{Fields, MissingField, UnknownKey};
 
 /// The keys that requests, manifests, records and status lines use themselves.
-pub const RESERVED: [&str; 28] = [
+pub const RESERVED: [&str; 29] = [
     "accepts",
     "boot",
     "clients",
@@ -24,6 +24,7 @@ pub const RESERVED: [&str; 28] = [
     "log_lines_dropped",
     "named",
     "origin",
+    "owned",
     "period_ns",
     "phase",
     "pid",
@@ -236,7 +237,8 @@ mod tests {
     #[test]
     fn every_key_of_a_line_or_a_record_is_reserved() {
         let snapshot = snapshot(Liar(0));
-        let manifest = Manifest { snapshot, lock: true, listeners: 1, clients: 1, named: 1 };
+        let manifest =
+            Manifest { snapshot, lock: true, listeners: 1, owned: 1, clients: 1, named: 1 };
         let boot = BootId::parse(&[b'a'; 36]).expect("the kernel's form");
         let (unlogged, realtime) = (Unlogged::default(), Some(Realtime::from_nanos(1)));
         let record = Record { sequence: 1, unlogged, realtime, snapshot }.encode(&boot);

@@ -28,6 +28,7 @@
 //! | lent | Committed | | given |
 //! | running | Ended, and the predecessor has left | Freeze, Release, Unstore | closed |
 //! | frozen | Ended, and the predecessor has left | Release, Unstore | closed |
+//! | any | Ended, and a successor in the same unit owns it | Close | closed |
 //! | any | Ended otherwise | Close, Unstore | closed |
 //!
 //! All other events are ignored. A frozen, lent or given device is not used, but its process keeps
@@ -164,6 +165,8 @@ pub enum Event {
     Ended {
         /// Whether the predecessor has committed and not left yet.
         predecessor_leaves: bool,
+        /// Whether the successor is in the same unit, so that PID 1's store is its own.
+        is_replaced: bool,
     },
 }
 
@@ -225,10 +228,11 @@ impl Device {
             (Self::Running, Event::Frozen) => (Self::Frozen, &[Freeze]),
             (Self::Frozen, Event::Offered) => (Self::Lent, &[]),
             (Self::Lent, Event::Committed) => (Self::Given, &[]),
-            (Self::Running, Event::Ended { predecessor_leaves: false }) => {
+            (_, Event::Ended { is_replaced: true, .. }) => (Self::Closed, &[Close]),
+            (Self::Running, Event::Ended { predecessor_leaves: false, .. }) => {
                 (Self::Closed, &[Freeze, Release, Unstore])
             }
-            (Self::Frozen, Event::Ended { predecessor_leaves: false }) => {
+            (Self::Frozen, Event::Ended { predecessor_leaves: false, .. }) => {
                 (Self::Closed, &[Release, Unstore])
             }
             (_, Event::Ended { .. }) => (Self::Closed, &[Close, Unstore]),

@@ -241,7 +241,14 @@ mod tests {
         assert!(text.starts_with(&std::format!("early-service-state 2 size={size} boot=aaa")));
         assert!(text.ends_with("\n") && size <= SLOT && size > MAX_STATE, "{size}");
         let (snapshot, most) = (record.snapshot, u64::MAX);
-        let line = Manifest { snapshot, lock: true, listeners: most, clients: most, named: 16 };
+        let line = Manifest {
+            snapshot,
+            lock: true,
+            listeners: most,
+            owned: most,
+            clients: most,
+            named: 16,
+        };
         assert!(line.to_string().len() <= MAX_HANDOFF_LINE);
     }
 

@@ -63,8 +63,11 @@ pub(crate) struct Actor<D: Device> {
     store: Store,
 }
 
-/// Copies that PID 1's store has not received yet, and the time of the next attempt.
+/// Orders for PID 1's store that it has not received yet, and the time of the next attempt.
 struct Store {
+    /// Names of which it is to remove what it has.
+    removed: Vec<&'static str>,
+    /// Copies that it is to keep, after that.
     unstored: Vec<Named>,
     again: Timer,
 }
@@ -95,7 +98,7 @@ impl<D: Device> Actor<D> {
             hardware: Hardware::None,
             state: D::Service::default(),
             predecessor_leaves: false,
-            store: Store { unstored: Vec::new(), again: Timer::never() },
+            store: Store { removed: Vec::new(), unstored: Vec::new(), again: Timer::never() },
         };
         actor.receive(stored, "PID 1's store");
         actor
@@ -105,7 +108,9 @@ impl<D: Device> Actor<D> {
         while let Some(event) = self.next_event().await {
             match event {
                 Event::Message(ToDevice::Leave) => {
-                    self.step(Step::Ended { predecessor_leaves: self.predecessor_leaves });
+                    let predecessor_leaves = self.predecessor_leaves;
+                    let is_replaced = self.port.status.is_replaced.get();
+                    self.step(Step::Ended { predecessor_leaves, is_replaced });
                     post(&self.ticker, ToTicker::Leave);
                     return drop(self.done_guard);
                 }
@@ -222,9 +227,8 @@ impl<D: Device> Actor<D> {
                 Effect::Close => self.hardware = Hardware::None,
                 Effect::Unstore => {
                     self.store.unstored.clear();
-                    for name in names::<D>() {
-                        notify::unstore(name);
-                    }
+                    self.store.removed = names::<D>().collect();
+                    self.store.send();
                 }
                 Effect::Release => self.replace(|hardware| {
                     if let Hardware::Luggage(luggage) = hardware {
@@ -261,11 +265,14 @@ impl<D: Device> Actor<D> {
 }
 
 impl Store {
-    /// Sends the copies to PID 1.
+    /// Sends the orders to PID 1.
     fn send(&mut self) {
         self.again.clear();
-        self.unstored.retain(|named| !notify::store(&named.name, &named.descriptor));
-        if !self.unstored.is_empty() {
+        self.removed.retain(|name| !notify::unstore(name));
+        if self.removed.is_empty() {
+            self.unstored.retain(|named| !notify::store(&named.name, &named.descriptor));
+        }
+        if !(self.removed.is_empty() && self.unstored.is_empty()) {
             self.again.set_after(STORE_AGAIN);
         }
     }

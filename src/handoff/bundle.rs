@@ -15,7 +15,6 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 
 use early_service_machine::lifecycle::takeover::Received;
 use early_service_machine::timeline::Snapshot;
@@ -24,6 +23,7 @@ use early_service_machine::wire::manifest::{MAX_DESCRIPTORS, Manifest, Name};
 use early_service_machine::wire::request::Accepts;
 use smol::Async;
 
+use crate::handoff::exchange::Place;
 use crate::handoff::state_file::StateFile;
 use crate::platform::socket::check_stream;
 use crate::server::batch::REPLIES;
@@ -45,6 +45,8 @@ pub(crate) struct Bundle<S: Service> {
     /// The state file, whose descriptor holds the lock.
     pub(crate) file: Option<StateFile>,
     pub(crate) listeners: Vec<Listener>,
+    /// How many of the listeners, the first ones, a successor gets with their files.
+    pub(crate) owned: usize,
     #[allow(clippy::vec_box, reason = "they move on into slots, a kilobyte each without the box")]
     pub(crate) sessions: Vec<Box<Session<S>>>,
     /// At most [`MAX_NAMED`](early_service_machine::bounds::MAX_NAMED).
@@ -62,7 +64,7 @@ pub(crate) struct Named {
 impl<S: Service> Default for Bundle<S> {
     fn default() -> Self {
         let (listeners, sessions, named) = (Vec::new(), Vec::new(), Vec::new());
-        Self { state: None, file: None, listeners, sessions, named, incomplete: None }
+        Self { state: None, file: None, listeners, owned: 0, sessions, named, incomplete: None }
     }
 }
 
@@ -82,6 +84,7 @@ impl<S: Service> Bundle<S> {
             snapshot: self.snapshot()?,
             lock: self.file.is_some(),
             listeners: number(self.listeners.len()),
+            owned: number(self.owned),
             clients: number(self.sessions.len()),
             named: number(named),
         })
@@ -109,16 +112,21 @@ impl<S: Service> Bundle<S> {
         self.named.extend(received.named);
     }
 
-    /// Accepts a listener. `in_place` is the path of the listener that this process continues to
-    /// serve, and `connection` the connection to the predecessor.
+    /// Accepts a listener, which comes with its file if `is_owned`. `connection` is the connection
+    /// to the predecessor.
     pub(crate) fn accept_listener(
         &mut self,
         socket: Option<OwnedFd>,
-        in_place: Option<&Path>,
+        place: Place<'_>,
+        is_owned: bool,
         connection: &Async<UnixStream>,
     ) -> Result<(), String> {
         let socket = socket.ok_or("a listener is missing")?;
-        let listener = Listener::handed_over(socket, in_place, connection);
+        let listener = match place {
+            Place::All => Listener::reloaded(socket, is_owned),
+            Place::At(path) => Listener::handed_over(socket, Some(path), connection),
+            Place::Own => Listener::handed_over(socket, None, connection),
+        };
         self.listeners.push(listener.map_err(|error| error.to_string())?);
         Ok(())
     }

@@ -103,6 +103,11 @@ impl Peer {
         &self.stream
     }
 
+    /// The connection, when nothing was received that is not parsed.
+    pub(crate) fn into_stream(self) -> Async<UnixStream> {
+        self.stream
+    }
+
     /// The process at the other end, or the one that called listen(2) for it (`SO_PEERCRED` in
     /// unix(7)).
     pub(crate) fn pid(&self) -> Option<i32> {

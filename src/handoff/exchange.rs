@@ -26,6 +26,17 @@ use crate::handoff::legacy::{self, LegacyAnswer, LegacyReply, Protocol};
 use crate::platform::clock;
 use crate::service::Service;
 
+/// Which listeners of the predecessor this process continues to serve.
+#[derive(Clone, Copy)]
+pub(crate) enum Place<'a> {
+    /// None: it has its own.
+    Own,
+    /// The one at this path.
+    At(&'a Path),
+    /// All of them: it replaces the predecessor in the same unit.
+    All,
+}
+
 /// The part of a bundle that has arrived.
 pub(crate) struct Incoming<S: Service> {
     pub(crate) bundle: Bundle<S>,
@@ -124,23 +135,19 @@ impl<S: Service> Exchange<S> {
     }
 
     /// Waits for the next message, and stores its contents in `incoming`.
-    pub(crate) async fn step(
-        &mut self,
-        incoming: &mut Incoming<S>,
-        in_place: Option<&Path>,
-    ) -> Outcome {
+    pub(crate) async fn step(&mut self, incoming: &mut Incoming<S>, place: Place<'_>) -> Outcome {
         match self.awaiting {
-            Awaiting::Nul => self.step_nul(incoming, in_place).await,
+            Awaiting::Nul => self.step_nul(incoming, place).await,
             Awaiting::ClientBytes(manifest, client) => {
                 self.step_client(incoming, manifest, client).await
             }
             Awaiting::Reply | Awaiting::Part(_) | Awaiting::Commit => {
-                self.step_line(incoming, in_place).await
+                self.step_line(incoming, place).await
             }
         }
     }
 
-    async fn step_nul(&mut self, incoming: &mut Incoming<S>, in_place: Option<&Path>) -> Outcome {
+    async fn step_nul(&mut self, incoming: &mut Incoming<S>, place: Place<'_>) -> Outcome {
         // If the byte is missing, a line with the reason follows.
         if self.peer.wait_for(1).await.is_none() {
             return Outcome::Unknown(LegacyReply::Closed);
@@ -150,10 +157,10 @@ impl<S: Service> Exchange<S> {
             return Outcome::Continue;
         }
         let listener = self.peer.descriptor();
-        Outcome::of(incoming.bundle.accept_listener(listener, in_place, self.peer.stream()))
+        Outcome::of(incoming.bundle.accept_listener(listener, place, false, self.peer.stream()))
     }
 
-    async fn step_line(&mut self, incoming: &mut Incoming<S>, in_place: Option<&Path>) -> Outcome {
+    async fn step_line(&mut self, incoming: &mut Incoming<S>, place: Place<'_>) -> Outcome {
         let awaiting = self.awaiting;
         let may_be_legacy =
             |line: &[u8]| matches!(awaiting, Awaiting::Reply) && !line.starts_with(b"state ");
@@ -180,7 +187,7 @@ impl<S: Service> Exchange<S> {
         }
         match (awaiting, Message::parse(line)) {
             (Awaiting::Reply, Ok(Message::State(manifest))) => {
-                self.take_manifest(incoming, manifest, in_place)
+                self.take_manifest(incoming, manifest, place)
             }
             (Awaiting::Part(manifest), Ok(Message::Client(client))) => {
                 if incoming.bundle.has_clients(&manifest) {
@@ -228,7 +235,7 @@ impl<S: Service> Exchange<S> {
         &mut self,
         incoming: &mut Incoming<S>,
         manifest: Manifest<S>,
-        in_place: Option<&Path>,
+        place: Place<'_>,
     ) -> Outcome {
         let check = || {
             let checked = manifest.snapshot.check(clock::now());
@@ -238,9 +245,10 @@ impl<S: Service> Exchange<S> {
         if let Err(why) = check() {
             return Outcome::violation(why);
         }
-        for _ in 0..manifest.listeners {
-            let listener = self.peer.descriptor();
-            let accepted = incoming.bundle.accept_listener(listener, in_place, self.peer.stream());
+        for at in 0..manifest.listeners {
+            let (listener, is_owned) = (self.peer.descriptor(), at < manifest.owned);
+            let stream = self.peer.stream();
+            let accepted = incoming.bundle.accept_listener(listener, place, is_owned, stream);
             if let Err(why) = accepted {
                 return Outcome::violation(why);
             }

@@ -13,6 +13,7 @@
 //! | [`bundle`] | the contents of a handoff |
 //! | [`send`] | the predecessor's side |
 //! | [`receive`], [`connect`], [`exchange`], [`report`] | the successor's side |
+//! | [`reload`], [`launch`] | a successor that this process starts |
 //! | [`leaving`] | a predecessor that writes out its log |
 //! | [`legacy`] | the lines of the C programs, on both sides |
 //! | [`channel`] | lines and descriptors on one connection |
@@ -31,11 +32,13 @@ pub(crate) mod bundle;
 pub(crate) mod channel;
 mod connect;
 mod exchange;
+pub(crate) mod launch;
 mod leaving;
 mod legacy;
 pub(crate) mod lock;
 mod ownership;
 pub(crate) mod receive;
+pub(crate) mod reload;
 mod report;
 pub(crate) mod request;
 mod send;
@@ -57,12 +60,14 @@ use crate::handoff::channel::Peer;
 use crate::handoff::leaving::Leaving;
 use crate::handoff::lock::Locking;
 use crate::handoff::receive::Adoption;
+use crate::handoff::reload::Reload;
 use crate::handoff::request::HandoffRequest;
 use crate::handoff::send::Offering;
 use crate::handoff::users::User;
 use crate::journal::message_id::Id;
 use crate::journal::rate_limit::RateLimit;
 use crate::messages::{OfDevice, ToDevice, ToHandoff, ToServer, ToTicker, post};
+use crate::platform::notify;
 use crate::server::listener::bind::remove_if_dead;
 use crate::service::Service;
 use crate::status::Status;
@@ -90,6 +95,8 @@ pub(crate) struct Handoff<S: Service> {
     bundle: Bundle<S>,
     /// The offer to a successor, until that successor serves or has given up.
     offering: Option<Offering>,
+    /// The successor that this process has started, until it has ended or owns the state.
+    reload: Option<Reload<S>>,
     refusals: RateLimit,
     /// `Load` and the orders after it, at most three in all, until the state file can be read.
     deferred: Vec<Effect>,
@@ -102,6 +109,7 @@ enum Event<S: Service> {
     Locking(Lock),
     Adoption(Predecessor),
     Offering(Successor),
+    Reload(reload::Event),
     /// The predecessor has left; contains whether its log is written.
     Left(bool),
     Retry,
@@ -138,6 +146,7 @@ impl<S: Service> Handoff<S> {
             leaving: None,
             bundle,
             offering: None,
+            reload: None,
             refusals: RateLimit::explained(Id::Refused),
             deferred: Vec::new(),
             retry: Timer::never(),
@@ -152,8 +161,10 @@ impl<S: Service> Handoff<S> {
                 Event::Message(ToHandoff::Requested(stream, request, owner)) => {
                     self.requested(stream, request, owner);
                 }
+                Event::Message(ToHandoff::Reload(client, owner)) => self.reload(client, owner),
                 Event::Message(ToHandoff::Frozen(bundle)) => {
                     self.bundle = bundle;
+                    self.add_reload();
                 }
                 Event::Locking(event) => {
                     if event == Lock::HeldElsewhere {
@@ -166,6 +177,7 @@ impl<S: Service> Handoff<S> {
                 }
                 Event::Adoption(event) => self.learnt_of_predecessor(event),
                 Event::Offering(event) => self.report(event),
+                Event::Reload(event) => self.reload_event(event),
                 Event::Left(has_logged) => self.predecessor_left(has_logged),
                 Event::Retry => {
                     self.retry.clear();
@@ -195,6 +207,12 @@ impl<S: Service> Handoff<S> {
                 None => future::pending().await,
             }
         };
+        let reload = async {
+            match &mut self.reload {
+                Some(reload) => Some(Event::Reload(reload.next().await)),
+                None => future::pending().await,
+            }
+        };
         let left = async {
             match &mut self.leaving {
                 Some(leaving) => Some(Event::Left(leaving.has_logged().await)),
@@ -205,7 +223,7 @@ impl<S: Service> Handoff<S> {
             (&mut self.retry).await;
             Some(Event::Retry)
         };
-        let peers = future::or(adoption, future::or(offering, left));
+        let peers = future::or(adoption, future::or(offering, future::or(reload, left)));
         future::or(message, future::or(locking, future::or(retry, peers))).await
     }
 
@@ -294,7 +312,7 @@ impl<S: Service> Handoff<S> {
             self.refusals.warn(format_args!("Refusing to hand over: {why}"));
             return channel::refuse(&stream, &Message::<S>::Abort(why.as_bytes()).to_string());
         }
-        if self.offering.is_some() {
+        if self.offering.is_some() || self.reload.is_some() {
             self.refusals.warn(format_args!(
                 "Refusing to hand over: process {pid} came while another one is adopting"
             ));
@@ -306,7 +324,7 @@ impl<S: Service> Handoff<S> {
             }
         }
         log::info!(MESSAGE_ID = Id::HandingOver; "Handing over to process {pid} of user {uid}");
-        let offering = Offering::new(stream, peer, request);
+        let offering = Offering::new(stream, peer, request, false);
         if offering.is_legacy() {
             post(&self.ticker, ToTicker::CatchUpFirst);
         }
@@ -319,6 +337,7 @@ impl<S: Service> Handoff<S> {
             post(&self.ticker, leaving.into_message(has_logged));
             post(&self.server, ToServer::PredecessorLeft);
             self.tell_device(ToDevice::PredecessorLeft);
+            notify::speak();
         }
     }
 
@@ -330,6 +349,7 @@ impl<S: Service> Handoff<S> {
 
     /// Releases everything, the lock first.
     async fn leave(mut self) {
+        self.end_reload().await;
         drop(self.bundle.file.take());
         drop(self.locking);
         let adopted = self.adoption.and_then(Adoption::into_place);
@@ -347,6 +367,9 @@ impl<S: Service> Handoff<S> {
             if offering.is_done() {
                 let pid = offering.pid();
                 log::info!(MESSAGE_ID = Id::HandedOver; "Process {pid} has adopted the state");
+                if offering.is_reload() {
+                    notify::until_main_process(pid).await;
+                }
                 // Fails only if the process ends because of its limit of processor time.
                 let _ = self.log_flushed_to.try_send(offering.into_peer());
             }

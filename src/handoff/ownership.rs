@@ -21,6 +21,7 @@ use crate::handoff::state_file::StateFile;
 use crate::journal::message_id::Id;
 use crate::messages::{ToDevice, ToTicker, post};
 use crate::platform::clock;
+use crate::platform::notify;
 use crate::service::Service;
 use crate::status::Provenance;
 
@@ -53,6 +54,8 @@ impl<S: Service> Handoff<S> {
         };
         let Takeover { start, origin } = match self.offering.take() {
             Some(offering) => {
+                self.status.is_replaced.set(false);
+                self.reload_failed(offering.cause());
                 Takeover { start: self.take_back(&offering, recorded), origin: Origin::Recovered }
             }
             None => self.take_over(recorded),
@@ -112,6 +115,9 @@ impl<S: Service> Handoff<S> {
             }
             self.leaving = peer.map(|peer| Leaving::new(peer, snapshot.state, unlogged));
         }
+        if self.leaving.is_none() {
+            notify::speak();
+        }
         let (since, is_kept) = (clock::now(), self.bundle.file.is_some());
         let origin = takeover.origin;
         self.status.provenance.set(Some(Provenance { origin, predecessor, since, is_kept }));
@@ -155,6 +161,10 @@ impl<S: Service> Handoff<S> {
         if let Some(offering) = &mut self.offering {
             offering.commit::<S>();
         }
+        if let Some(reload) = &mut self.reload {
+            reload.committed();
+        }
+        self.status.is_replaced.set(self.reload.is_some());
         self.tell_device(ToDevice::Committed);
     }
 }

@@ -24,7 +24,7 @@ use smol::Timer;
 use crate::handoff::bundle::Bundle;
 use crate::handoff::channel::Peer;
 use crate::handoff::connect::{Failure, connect};
-use crate::handoff::exchange::{Exchange, Incoming, Outcome};
+use crate::handoff::exchange::{Exchange, Incoming, Outcome, Place};
 use crate::handoff::legacy::{LegacyReply, Protocol};
 use crate::handoff::report::Report;
 use crate::handoff::state_file::StateFile;
@@ -56,6 +56,8 @@ pub(crate) struct Adoption<S: Service> {
     report: Report,
     /// The path of the predecessor's listener, if this process continues to serve it.
     in_place: Option<PathBuf>,
+    /// In a reload, the only connection to the predecessor, until it is used.
+    only: Option<Option<Peer>>,
     progress: Progress<S>,
     incoming: Incoming<S>,
     is_committed: bool,
@@ -86,6 +88,7 @@ impl<S: Service> Adoption<S> {
         Self {
             report: Report::new(path),
             in_place,
+            only: None,
             progress: Progress::Idle(None),
             incoming: Incoming::default(),
             is_committed: false,
@@ -93,12 +96,20 @@ impl<S: Service> Adoption<S> {
         }
     }
 
+    /// Adopts from the process that has started this one. There is no other way to reach it.
+    pub(crate) fn only(predecessor: Peer) -> Self {
+        let pid = predecessor.pid().unwrap_or_default();
+        let mut adoption = Self::new(format!("process {pid}").into(), None);
+        adoption.only = Some(Some(predecessor));
+        adoption
+    }
+
     // Orders.
 
     /// Asks at once the first time, and after a pause each further time.
     pub(crate) fn ask(&mut self) {
         let now = Instant::now();
-        let is_first = self.report.asking();
+        let is_first = self.only.is_some() || self.report.asking();
         let at = if is_first { now } else { now + RETRY_PAUSE * (1 << self.report.repeated()) };
         self.progress = Progress::Pausing(at, Protocol::Handoff);
     }
@@ -211,9 +222,14 @@ impl<S: Service> Adoption<S> {
                     let silence = silence(
                         exchange.since,
                         exchange.is_silence_logged,
-                        has_lock && exchange.is_unanswered(),
+                        has_lock && exchange.is_unanswered() && self.only.is_none(),
                     );
-                    let step = exchange.step(&mut self.incoming, self.in_place.as_deref());
+                    let place = match (&self.only, &self.in_place) {
+                        (Some(_), _) => Place::All,
+                        (None, Some(path)) => Place::At(path),
+                        (None, None) => Place::Own,
+                    };
+                    let step = exchange.step(&mut self.incoming, place);
                     match future::or(async { Ok(step.await) }, async { Err(silence.await) }).await {
                         Ok(outcome) => {
                             if let Some(event) = self.conclude(outcome, has_lock) {
@@ -241,7 +257,13 @@ impl<S: Service> Adoption<S> {
 
     /// Connects and asks, or tries again later; returns an event if it does neither.
     fn connect(&mut self, protocol: Protocol, has_lock: bool) -> Option<Predecessor> {
-        let connected = connect(self.report.path());
+        let connected = match &mut self.only {
+            None => connect(self.report.path()),
+            Some(predecessor) => match predecessor.take() {
+                Some(predecessor) => Ok(predecessor),
+                None => return Some(self.idle_after(Predecessor::Unreachable)),
+            },
+        };
         if connected.as_ref().err().is_none_or(Failure::is_connected) {
             self.unreachable = None;
         }

@@ -47,6 +47,8 @@ pub(crate) struct Offering {
     peer: Peer,
     successor: UCred,
     request: HandoffRequest,
+    /// Whether the successor takes every listener with its file, as in a reload.
+    takes_all: bool,
     progress: Progress,
     since: Instant,
     /// Whether the log says that the successor does not serve.
@@ -78,11 +80,13 @@ impl Offering {
         stream: Async<UnixStream>,
         successor: UCred,
         request: HandoffRequest,
+        takes_all: bool,
     ) -> Self {
         Self {
             peer: Peer::without_descriptors(stream),
             successor,
             request,
+            takes_all,
             progress: Progress::Idle,
             since: Instant::now(),
             is_silence_logged: false,
@@ -103,13 +107,23 @@ impl Offering {
         matches!(self.request, HandoffRequest::Legacy(_))
     }
 
+    /// Whether it is the successor that this process has started.
+    pub(crate) fn is_reload(&self) -> bool {
+        self.takes_all
+    }
+
     pub(crate) fn is_done(&self) -> bool {
         self.is_done
     }
 
     /// Records that the reply could not be sent.
     pub(crate) fn failed(&mut self, error: &io::Error) {
-        self.cause = Some(format!("cannot answer it: {error}"));
+        self.fails_because(format!("cannot answer it: {error}"));
+    }
+
+    /// Records why the successor does not adopt the state.
+    pub(crate) fn fails_because(&mut self, cause: String) {
+        self.cause = Some(cause);
     }
 
     pub(crate) fn cause(&self) -> &str {
@@ -117,9 +131,11 @@ impl Offering {
     }
 
     /// Whether the successor continues to serve this listener and therefore owns its file. True for
-    /// the listener through which it connected, whatever its path, and for one that it named.
+    /// the listener through which it connected, whatever its path, for one that it named, and for
+    /// every one in a reload.
     pub(crate) fn takes(&self, listener: &Listener) -> bool {
         match &self.request {
+            _ if self.takes_all => true,
             HandoffRequest::Handoff { listener: Some(taken), .. } => {
                 taken == listener.path() || listener.has_accepted(self.peer.stream())
             }
@@ -193,7 +209,7 @@ impl Offering {
                     match future::or(heard, too_late).await {
                         Some(PeerMessage::Prepared) => break Successor::Prepared,
                         Some(PeerMessage::Gone(cause)) => {
-                            self.cause = cause;
+                            self.cause = cause.or(self.cause.take());
                             break Successor::Gone;
                         }
                         Some(PeerMessage::Other | PeerMessage::Done) => {
@@ -229,7 +245,7 @@ impl Offering {
                             break Successor::Serving;
                         }
                         PeerMessage::Gone(cause) => {
-                            self.cause = cause;
+                            self.cause = cause.or(self.cause.take());
                             break Successor::Gone;
                         }
                         PeerMessage::Prepared | PeerMessage::Other => {}

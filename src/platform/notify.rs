@@ -15,7 +15,10 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
 use std::process;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use early_service_machine::lifecycle::Phase;
@@ -27,9 +30,18 @@ use rustix::net::{
     SocketFlags, SocketType, sendmsg_addr, socket_with,
 };
 use rustix::process::{PidfdFlags, Resource, getpid, getrlimit, pidfd_open};
+use smol::Timer;
 
 use crate::handoff::bundle::Named;
+use crate::handoff::launch;
 use crate::platform::socket;
+
+/// Whether this process says nothing to PID 1, because its unit has another main process: PID 1
+/// accepts messages of the main process only, and would take them for messages of that one.
+static IS_SILENT: AtomicBool = AtomicBool::new(false);
+
+/// The pause before PID 1 is told again which process is the main one.
+const MAIN_AGAIN: Duration = Duration::from_millis(10);
 
 /// How long PID 1 waits for a sign of life before it kills a process that survived the switch of
 /// root.
@@ -59,6 +71,8 @@ pub(crate) struct Passed {
     pub(crate) sockets: Vec<OwnedFd>,
     /// The descriptors of the device that PID 1's store returned.
     pub(crate) stored: Vec<Named>,
+    /// The process of the same unit that has started this one to replace it.
+    pub(crate) predecessor: Option<UnixStream>,
     /// The number and the name of each descriptor with another purpose.
     left_alone: Vec<(usize, String)>,
 }
@@ -66,8 +80,12 @@ pub(crate) struct Passed {
 impl Passed {
     /// Takes the sockets to serve, or refuses all if one of them cannot be served. Takes also the
     /// open descriptors in `names`. Others stay open and unchanged, because they belong to another
-    /// part of the service. The variables stay set, because the process starts no other program.
+    /// part of the service. The variables stay set; [`launch`] removes them for another process.
     pub(crate) fn take(names: Accepts<'_>) -> Result<Self, String> {
+        if let Some(predecessor) = launch::predecessor()? {
+            IS_SILENT.store(true, Relaxed);
+            return Ok(Self { predecessor: Some(predecessor), ..Self::default() });
+        }
         if !is_pidfd_ours() {
             return Ok(Self::default());
         }
@@ -246,18 +264,36 @@ pub(crate) fn feed_watchdog_with(sentence: fmt::Arguments<'_>) {
 pub(crate) fn store(name: &str, descriptor: impl AsFd) -> bool {
     let message = format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}");
     match notify_socket() {
+        _ if IS_SILENT.load(Relaxed) => false,
         Some(Ok(address)) => send(&address, &message, &[descriptor.as_fd()]).is_ok(),
         Some(Err(_)) | None => true,
     }
 }
 
 /// Removes the descriptors of this name from PID 1's store.
-pub(crate) fn unstore(name: &str) {
-    let _ = notify(&format!("FDSTOREREMOVE=1\nFDNAME={name}"));
+#[must_use]
+pub(crate) fn unstore(name: &str) -> bool {
+    notify(&format!("FDSTOREREMOVE=1\nFDNAME={name}"))
+}
+
+/// Speaks to PID 1 from now on, as the main process.
+pub(crate) fn speak() {
+    IS_SILENT.store(false, Relaxed);
+}
+
+/// Makes the process `pid` the main process of the unit (`MAINPID=` in sd_notify(3)). Returns once
+/// PID 1 has the message, because it would otherwise take the end of this process for the end of
+/// the service.
+pub(crate) async fn until_main_process(pid: i32) {
+    while !notify(&format!("MAINPID={pid}")) {
+        Timer::after(MAIN_AGAIN).await;
+    }
+    IS_SILENT.store(true, Relaxed);
 }
 
 fn notify(message: &str) -> bool {
     match notify_socket() {
+        _ if IS_SILENT.load(Relaxed) => false,
         Some(Ok(address)) => send(&address, message, &[]).is_ok(),
         Some(Err(_)) | None => true,
     }

@@ -31,6 +31,8 @@ pub(super) enum Parsed {
     Status,
     /// Hand over the state; every earlier line is answered.
     HandOver(HandoffRequest),
+    /// Hand over to the program on disk; every earlier line is answered.
+    Reload,
     /// Send the replies in the batch, then continue to parse.
     SendFirst,
     /// Close after the replies in the batch, because the client sends no more.
@@ -88,8 +90,12 @@ impl Input {
                     self.bytes.take(length);
                     return Parsed::Status;
                 }
-                Ok(Command::HandOver(_)) if !batch.replies.is_empty() => {
+                Ok(Command::HandOver(_) | Command::Reload) if !batch.replies.is_empty() => {
                     return Parsed::SendFirst;
+                }
+                Ok(Command::Reload) => {
+                    self.bytes.take(length);
+                    return Parsed::Reload;
                 }
                 Ok(Command::HandOver(request)) => {
                     let request = HandoffRequest::from(request);

@@ -235,6 +235,12 @@ impl<S: Service> Server<S> {
                 self.is_behind = false;
                 self.slots.ticks_caught_up();
             }
+            Event::Message(ToServer::Resume(session)) => {
+                // If no client can be closed, it takes a slot that is otherwise never used.
+                let _ = self.has_slot();
+                let slot = self.place(session);
+                self.advance(slot);
+            }
             Event::Message(ToServer::Leave) => self.gate = Gate::Leaving,
             Event::Connection(listener) => {
                 self.accept_first = false;

@@ -52,6 +52,8 @@ pub(super) enum Next<S: Service> {
     Status(Box<Batch<S>>),
     /// Hand over the state to this client.
     HandOver(HandoffRequest),
+    /// Hand over to the program on disk; this client waits for the result.
+    Reload,
     /// Close the session.
     Close,
 }
@@ -162,6 +164,15 @@ impl<S: Service> Session<S> {
         }
     }
 
+    /// Sets the reply to a command that no batch carries out; replaces an earlier one that was not
+    /// sent. To be called while no batch is in flight.
+    pub(crate) fn answer(&mut self, line: &str) {
+        if let Some(batch) = &mut self.batch {
+            batch.replies.clear();
+            batch.push_line(line);
+        }
+    }
+
     /// Takes the batch back from the ticker; returns whether its commands were carried out.
     /// Commands that were not carried out count as unread again.
     pub(super) fn batch_done(&mut self, mut batch: Box<Batch<S>>) -> bool {
@@ -175,7 +186,7 @@ impl<S: Service> Session<S> {
     }
 
     /// Sends as many replies as the kernel takes at once.
-    pub(super) fn send_replies(&mut self) {
+    pub(crate) fn send_replies(&mut self) {
         if let Some(mut batch) = self.batch.take() {
             _ = self.send(&mut batch);
             self.batch = Some(batch);
@@ -208,6 +219,7 @@ impl<S: Service> Session<S> {
                 Parsed::CarryOut => break Next::CarryOut(batch),
                 Parsed::Status => break Next::Status(batch),
                 Parsed::HandOver(request) => break self.keep(batch, Next::HandOver(request)),
+                Parsed::Reload => break self.keep(batch, Next::Reload),
                 Parsed::SendFirst => continue,
                 Parsed::Finished => {
                     self.closing = true;

@@ -66,9 +66,10 @@ impl Wake for SlotWaker {
 
 impl<S: Service> Slots<S> {
     pub(super) fn new() -> Self {
+        // One more is the client that waited for a reload.
         // Room for the highest limit, because RLIMIT_NOFILE may be raised before sessions are
         // adopted.
-        let (queue, ready) = async_channel::bounded(CLIENTS + RESERVE);
+        let (queue, ready) = async_channel::bounded(CLIENTS + RESERVE + 1);
         Self { occupied: Slab::new(), wakers: Vec::new(), ready, queue }
     }
 

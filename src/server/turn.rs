@@ -2,9 +2,14 @@
 //! Turns: the steps of a session that is ready, or whose batch has returned.
 
 use std::fmt::Write as _;
+use std::os::unix::net::UnixStream;
 use std::process;
 
+use smol::Async;
+
+use crate::cli::Stage;
 use crate::handoff::channel;
+use crate::handoff::reload;
 use crate::handoff::request::HandoffRequest;
 use crate::journal::LOG;
 use crate::messages::{HANDOFF_REQUESTS, ToHandoff, ToTicker, post};
@@ -65,6 +70,7 @@ impl<S: Service> Server<S> {
                 self.carry_out(slot, batch);
             }
             Next::HandOver(request) => self.hand_over(slot, request),
+            Next::Reload => self.reload(slot),
             Next::Close => self.close(slot),
         }
     }
@@ -104,13 +110,39 @@ impl<S: Service> Server<S> {
         let stream = session.into_stream();
         // Leaves room in the mailbox for the supervisor's orders.
         if self.handoff.len() < HANDOFF_REQUESTS {
-            let mut listeners = self.listeners.iter();
-            let owner = listeners.find(|listener| listener.has_accepted(&stream));
-            let owner = owner.and_then(Listener::owner);
+            let owner = self.owner(&stream);
             post(&self.handoff, ToHandoff::Requested(stream, request, owner));
         } else {
             // Without a reply, the client would take this process for a legacy program.
             channel::refuse(&stream, request.busy());
         }
+    }
+
+    /// Gives the session of a client that asks for a reload to the handoff actor, which checks
+    /// whether the client may ask, and answers it.
+    fn reload(&mut self, slot: usize) {
+        let is_refused = match self.stage {
+            Stage::Initrd => Some("the root stage replaces the initrd stage"),
+            Stage::Root if self.handoff.len() >= HANDOFF_REQUESTS => Some(reload::BUSY),
+            Stage::Root => None,
+        };
+        match (is_refused, self.slots.get_mut(slot)) {
+            (Some(why), Some(session)) => {
+                session.answer(&reload::refused(why));
+                session.wake();
+            }
+            _ => {
+                if let Some(session) = self.remove(slot) {
+                    let owner = self.owner(session.stream());
+                    post(&self.handoff, ToHandoff::Reload(session, owner));
+                }
+            }
+        }
+    }
+
+    /// The owner of the socket file to which the client of `stream` connected.
+    fn owner(&self, stream: &Async<UnixStream>) -> Option<u32> {
+        let mut listeners = self.listeners.iter();
+        listeners.find(|listener| listener.has_accepted(stream)).and_then(Listener::owner)
     }
 }

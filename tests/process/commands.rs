@@ -12,7 +12,8 @@ use testkit::host::Stopwatch;
 use testkit::scratch::Scratch;
 use testkit::until;
 
-const EXPECTED: &str = "expected get_counter, set_counter N, get_counter_and_terminate or status";
+const EXPECTED: &str = "expected get_counter, set_counter N, get_counter_and_terminate, \
+                        reload or status";
 
 /// Maximum number of clients that the daemon serves at once.
 const SESSIONS: usize = 1000;

@@ -128,7 +128,7 @@ fn a_service_without_a_legacy_program_knows_no_line_of_one() {
     let daemon = start(&mut feeder(&scratch, "sock", &hardware.path, &[]), &scratch, "sock");
     let mut client = Client::connect(&daemon.socket);
     for line in ["", "pass_state_and_terminate", "get_counter_and_terminate"] {
-        let invalid = format!("Invalid command: {line}; expected no command or status");
+        let invalid = format!("Invalid command: {line}; expected no command, reload or status");
         assert_eq!(client.ask(line), invalid);
     }
 }

@@ -65,7 +65,7 @@ fn each_command_is_answered_with_what_it_replaced() {
          18446744073709551615",
         "Invalid command: set_unit two words; expected set_unit TEXT of 1 to 48 characters",
         "Invalid command: get_counter; expected get_reading, set_reading N, set_unit, \
-         get_meter_and_terminate or status",
+         get_meter_and_terminate, reload or status",
     ];
     assert_eq!(replies.lines().collect::<Vec<_>>(), expected);
 }

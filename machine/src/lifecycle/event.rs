@@ -59,6 +59,8 @@ pub enum Predecessor {
     SentLegacyState,
     /// It made this process the owner.
     Committed,
+    /// It cannot be asked again: it started this process for one handoff, which has failed.
+    Unreachable,
 }
 
 /// What the predecessor learned about its successor.
@@ -91,7 +93,7 @@ into_event!(Local Lock Predecessor Successor);
 
 impl Event {
     /// Every event.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Local(Local::StartedAlone),
         Self::Local(Local::StartedAsSuccessor),
         Self::Local(Local::Frozen),
@@ -105,6 +107,7 @@ impl Event {
         Self::Predecessor(Predecessor::SentState),
         Self::Predecessor(Predecessor::SentLegacyState),
         Self::Predecessor(Predecessor::Committed),
+        Self::Predecessor(Predecessor::Unreachable),
         Self::Successor(Successor::Requested),
         Self::Successor(Successor::Prepared),
         Self::Successor(Successor::TookLegacyState),
@@ -164,13 +167,14 @@ mod tests {
             Event::Predecessor(Predecessor::SentState) => 10,
             Event::Predecessor(Predecessor::SentLegacyState) => 11,
             Event::Predecessor(Predecessor::Committed) => 12,
-            Event::Successor(Successor::Requested) => 13,
-            Event::Successor(Successor::Prepared) => 14,
-            Event::Successor(Successor::TookLegacyState) => 15,
-            Event::Successor(Successor::Serving) => 16,
-            Event::Successor(Successor::Gone) => 17,
-            Event::Successor(Successor::TimedOut) => 18,
-            Event::StopRequested => 19,
+            Event::Predecessor(Predecessor::Unreachable) => 13,
+            Event::Successor(Successor::Requested) => 14,
+            Event::Successor(Successor::Prepared) => 15,
+            Event::Successor(Successor::TookLegacyState) => 16,
+            Event::Successor(Successor::Serving) => 17,
+            Event::Successor(Successor::Gone) => 18,
+            Event::Successor(Successor::TimedOut) => 19,
+            Event::StopRequested => 20,
         }
     }
 

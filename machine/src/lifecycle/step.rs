@@ -156,6 +156,7 @@ impl Adopting<Asking<Theirs>> {
                 to(self, &[Discard, Ask])
             }
             Event::Predecessor(Predecessor::SentState) => to(self.prepare(), &[ReportPrepared]),
+            Event::Predecessor(Predecessor::Unreachable) => to(self.end(), &[Discard, Leave]),
             Event::StopRequested => to(self.end(), &[Discard, Abort, Leave]),
             Event::Predecessor(Predecessor::SentLegacyState | Predecessor::Committed)
             | Event::Lock(Lock::HeldElsewhere)
@@ -174,6 +175,7 @@ impl Adopting<Asking<Ours>> {
             }
             Event::Predecessor(Predecessor::SentLegacyState) => to(self.serve(), &[Load, Listen]),
             Event::Predecessor(Predecessor::SentState) => to(self.prepare(), &[ReportPrepared]),
+            Event::Predecessor(Predecessor::Unreachable) => to(self.end(), &[Discard, Leave]),
             Event::StopRequested => to(self.end(), &[Discard, Abort, Leave]),
             Event::Predecessor(Predecessor::Committed)
             | Event::Local(_)
@@ -198,7 +200,10 @@ where
             // Discards before it aborts: everything is dropped before the predecessor serves again.
             Event::StopRequested => to(self.end(), &[Discard, Abort, Leave]),
             Event::Predecessor(
-                Predecessor::Absent | Predecessor::SentState | Predecessor::SentLegacyState,
+                Predecessor::Absent
+                | Predecessor::SentState
+                | Predecessor::SentLegacyState
+                | Predecessor::Unreachable,
             )
             | Event::Local(_)
             | Event::Lock(_)

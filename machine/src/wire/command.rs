@@ -2,7 +2,7 @@
 //! Commands of clients: where a line ends, and which command it is.
 //!
 //! The protocol consists of lines of text, so that a person can use it with `nc`. The state defines
-//! its own commands ([`State::command`]); `status` and the handoff are common to all states.
+//! its own commands ([`State::command`]); `status`, `reload` and the handoff are common to all states.
 //!
 //! Never reads from a socket and never executes a command.
 //!
@@ -25,6 +25,8 @@ pub enum Command<'a, S: State> {
     HandOver(Request<'a>),
     /// `status`: one line about the process.
     Status,
+    /// `reload`: hand over to the program on disk.
+    Reload,
 }
 
 impl<'a, S: State> Command<'a, S> {
@@ -37,8 +39,10 @@ impl<'a, S: State> Command<'a, S> {
         if let Some(request) = Request::parse::<S>(line) {
             return Ok(Self::HandOver(request));
         }
-        if line == b"status" {
-            return Ok(Self::Status);
+        match line {
+            b"status" => return Ok(Self::Status),
+            b"reload" => return Ok(Self::Reload),
+            _ => {}
         }
         S::command(line).map(Self::State).map_err(|expected| {
             let hand_over = (expected == S::EXPECTED).then_some(S::HAND_OVER);
@@ -53,6 +57,7 @@ impl<S: State> fmt::Display for Command<'_, S> {
             Self::State(command) => command.fmt(f),
             Self::HandOver(request) => request.line::<S>().fmt(f),
             Self::Status => f.write_str("status"),
+            Self::Reload => f.write_str("reload"),
         }
     }
 }
@@ -77,8 +82,8 @@ impl fmt::Display for Invalid<'_> {
         };
         write!(f, "Invalid command: {}{more}; expected {}", shown.escape_ascii(), self.expected)?;
         match self.hand_over {
-            Some("") => f.write_str(" or status"),
-            Some(hand_over) => write!(f, ", {hand_over} or status"),
+            Some("") => f.write_str(", reload or status"),
+            Some(hand_over) => write!(f, ", {hand_over}, reload or status"),
             None => Ok(()),
         }
     }
@@ -187,6 +192,7 @@ mod tests {
                 listener: Some("/run/a"),
             }),
             Command::Status,
+            Command::Reload,
         ] {
             assert_eq!(Command::parse(command.to_string().as_bytes()), Ok(command));
         }
@@ -198,7 +204,7 @@ mod tests {
             (
                 &b"nonsense"[..],
                 "Invalid command: nonsense; expected get_counter, set_counter N, \
-                 get_counter_and_terminate or status",
+                 get_counter_and_terminate, reload or status",
             ),
             (
                 b"set_counter ten",
@@ -208,7 +214,7 @@ mod tests {
             (
                 b"\xff\0\n\x1b[2J",
                 "Invalid command: \\xff\\x00\\n\\x1b[2J; expected get_counter, set_counter N, \
-                 get_counter_and_terminate or status",
+                 get_counter_and_terminate, reload or status",
             ),
         ] {
             let invalid = Command::<Counter>::parse(line).expect_err("not a command").to_string();

@@ -213,7 +213,7 @@ mod tests {
             deadline: Monotonic::from_nanos(5),
             period: Period::from_millis(7).expect("not zero"),
         };
-        Manifest { snapshot, lock: true, listeners: 2, clients: 3, named: 0 }
+        Manifest { snapshot, lock: true, listeners: 2, owned: 0, clients: 3, named: 0 }
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! `named` is left out if there are none: release 0.1.0 does not know it and accepts none
-//! ([`Accepts`](crate::wire::request::Accepts)).
+//! ([`Accepts`](crate::wire::request::Accepts)). `owned` is sent in a reload only.
 
 use core::fmt;
 use core::str;
@@ -34,6 +34,9 @@ pub struct Manifest<S> {
     pub lock: bool,
     /// How many listeners are beside the first line.
     pub listeners: u64,
+    /// How many of them, the first ones, come with their files: the successor removes them at its
+    /// end. Others belong to the predecessor or to PID 1.
+    pub owned: u64,
     /// How many clients follow, each after its own line.
     pub clients: u64,
     /// How many named descriptors follow, each beside its own line; at most [`MAX_NAMED`].
@@ -58,6 +61,7 @@ impl<S: State> Manifest<S> {
             snapshot: Snapshot::read(fields)?,
             lock: fields.flag("lock")?,
             listeners: fields.number("listeners")?,
+            owned: fields.number_or("owned", 0)?,
             clients: fields.number("clients")?,
             named: match fields.get("named") {
                 Some(_) => fields.number_up_to("named", MAX_NAMED)?,
@@ -69,9 +73,12 @@ impl<S: State> Manifest<S> {
 
 impl<S: State> fmt::Display for Manifest<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { snapshot, lock, listeners, clients, named } = self;
+        let Self { snapshot, lock, listeners, owned, clients, named } = self;
         let lock = u8::from(*lock);
         write!(f, "{STATE}{snapshot} lock={lock} listeners={listeners} clients={clients}")?;
+        if *owned > 0 {
+            write!(f, " owned={owned}")?;
+        }
         if *named > 0 { write!(f, " named={named}") } else { Ok(()) }
     }
 }
@@ -114,27 +121,28 @@ mod tests {
     const LINE: &str =
         "state 1 counter=137 deadline_ns=5 period_ns=7000000 lock=1 listeners=2 clients=3";
 
-    fn manifest(named: u64) -> Manifest<Counter> {
+    fn manifest(owned: u64, named: u64) -> Manifest<Counter> {
         let snapshot = Snapshot {
             state: Counter { next: 137 },
             deadline: Monotonic::from_nanos(5),
             period: Period::from_millis(7).expect("not zero"),
         };
-        Manifest { snapshot, lock: true, listeners: 2, clients: 3, named }
+        Manifest { snapshot, lock: true, listeners: 2, owned, clients: 3, named }
     }
 
     #[test]
     fn a_manifest_formats_to_a_line_that_reads_the_same() {
-        for (named, line) in [(0, LINE.to_string()), (16, [LINE, " named=16"].concat())] {
-            assert_eq!(manifest(named).to_string(), line);
-            assert_eq!(Manifest::parse(line.as_bytes()), Some(Ok(manifest(named))));
+        for (owned, named, more) in [(0, 0, ""), (0, 16, " named=16"), (1, 2, " owned=1 named=2")] {
+            let (manifest, line) = (manifest(owned, named), [LINE, more].concat());
+            assert_eq!(manifest.to_string(), line);
+            assert_eq!(Manifest::parse(line.as_bytes()), Some(Ok(manifest)));
         }
     }
 
     #[test]
     fn an_unknown_key_is_ignored_and_a_missing_one_is_named() {
         let newer = LINE.replace("lock=1", "mood=good lock=1");
-        assert_eq!(Manifest::parse(newer.as_bytes()), Some(Ok(manifest(0))));
+        assert_eq!(Manifest::parse(newer.as_bytes()), Some(Ok(manifest(0, 0))));
         for key in ["counter", "deadline_ns", "period_ns", "lock", "listeners", "clients"] {
             let line = LINE.replace(key, "other");
             let error = Manifest::<Counter>::parse(line.as_bytes());

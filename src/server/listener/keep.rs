@@ -46,7 +46,7 @@ impl Listener {
             }
         }
         match self.origin {
-            Origin::Bound | Origin::Rebound | Origin::PassedToRebind => {}
+            Origin::Bound | Origin::PassedToRebind => {}
             Origin::BoundBeside => match fs::rename(&self.name, &self.path) {
                 Ok(()) => {
                     self.origin = Origin::Bound;
@@ -56,7 +56,7 @@ impl Listener {
             },
             // SO_PEERCRED shows the last process that called listen(2): PID 1 or the predecessor.
             // The kernel reduces the backlog to net.core.somaxconn.
-            Origin::Passed | Origin::Adopted | Origin::Inherited => {
+            Origin::Passed | Origin::Rebound | Origin::Adopted | Origin::Inherited => {
                 if let Err(error) = listen(&self.socket, i32::MAX) {
                     log::warn!("cannot renew the credentials of {}: {error}", self.path.display());
                 }
@@ -66,7 +66,7 @@ impl Listener {
                 }
             }
         }
-        self.owns_file |= self.origin == Origin::Adopted;
+        self.owns_file |= matches!(self.origin, Origin::Adopted | Origin::Rebound);
     }
 
     /// Exchanges the passed socket for a fresh one in one step, so that clients always find a

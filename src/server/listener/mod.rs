@@ -169,6 +169,19 @@ impl Listener {
         }
     }
 
+    /// Takes a socket of the process that this one replaces in the same unit, with its file if
+    /// `is_owned`; PID 1 has passed it otherwise.
+    pub(crate) fn reloaded(socket: OwnedFd, is_owned: bool) -> Result<Self, Error> {
+        socket::check_listening(&socket).map_err(Error::HandedOver)?;
+        let mut listener = Self::of(socket)?;
+        listener.origin = match is_owned {
+            false => Origin::Passed,
+            true if saved_name(&listener.path).exists() => Origin::Rebound,
+            true => Origin::Adopted,
+        };
+        Ok(listener)
+    }
+
     /// Takes a socket that the predecessor handed over on `connection`. If `connection` was made to
     /// this socket, its file at `in_place` now belongs to this process.
     pub(crate) fn handed_over(
@@ -271,6 +284,11 @@ impl Listener {
         self.origin == Origin::Inherited
     }
 
+    /// Whether this process removes the file at its end.
+    pub(crate) fn owns_file(&self) -> bool {
+        self.owns_file
+    }
+
     /// Leaves the file to the successor.
     pub(crate) fn leave_file(&mut self) {
         self.owns_file = false;
@@ -288,7 +306,7 @@ impl Drop for Listener {
         if !self.owns_file || self.file.is_none() || identity(&self.name) != self.file {
             return;
         }
-        if self.passed.is_some() {
+        if self.origin == Origin::Rebound {
             restore_passed(&self.path);
         } else {
             files::remove(&self.name);

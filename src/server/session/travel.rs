@@ -44,6 +44,10 @@ impl<S: Service> Session<S> {
         (client, unread, unsent)
     }
 
+    pub(crate) fn stream(&self) -> &Async<UnixStream> {
+        &self.stream
+    }
+
     /// The connection, when it is used to hand over the state. A client's buffer has no room for
     /// the state, and may be full of replies. If it cannot be enlarged, sending takes longer.
     pub(in crate::server) fn into_stream(self) -> Async<UnixStream> {

@@ -1,0 +1,357 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Reload: this process starts the program on disk as its successor, and hands over to it.
+//!
+//! The successor is a child process in the same unit. Its standard input is one end of a pair of
+//! sockets, and `$RELOADED_BY` names this process. So no path is involved, and no other process
+//! can come between. The messages are those of every handoff.
+//!
+//! A successor that fails at any step is killed, this process continues to serve, and the client
+//! that asked for the reload receives the reason. The kill also ends the wait for a successor that
+//! owns the state and does not serve: only its death gives the state back.
+//!
+//! Owns the child process, and the session of the client that waits. Reports events and executes
+//! orders.
+
+use std::fmt;
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{self, Child, ExitStatus};
+use std::time::{Duration, Instant};
+
+use early_service_machine::lifecycle::Successor;
+use early_service_machine::wire::handoff::DENIED;
+use early_service_machine::wire::request::Request;
+use futures_lite::future;
+use rustix::net::UCred;
+use rustix::process::{Pid, getegid, geteuid};
+use smol::{Async, Timer};
+
+use crate::handoff::channel::{Line, Peer};
+use crate::handoff::launch::{Launched, launch, program};
+use crate::handoff::request::HandoffRequest;
+use crate::handoff::send::Offering;
+use crate::handoff::{Handoff, authorize};
+use crate::journal::message_id::Id;
+use crate::messages::{ToServer, post};
+use crate::server::session::Session;
+use crate::service::Service;
+
+/// How long the successor may take until it asks for the state, and from the commit until it
+/// serves. Longer: nobody serves for longer if it hangs after the commit. Shorter: a busy machine
+/// cannot reload.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The pause between two looks at a process that is about to end.
+const REAP: Duration = Duration::from_millis(1);
+
+/// How long a process may take to end after it has closed its connection.
+const ENDING: Duration = Duration::from_millis(500);
+
+/// Why a reload is refused while another successor is adopting.
+pub(crate) const BUSY: &str = "another process is adopting the state";
+
+/// The beginning of the reply to a client whose reload has succeeded.
+const RELOADED: &str = "reloaded:";
+
+/// The reply to a client whose reload has failed.
+pub(crate) fn refused(why: impl fmt::Display) -> String {
+    format!("not reloaded: {why}")
+}
+
+/// The program that this process starts as its successor.
+pub(crate) struct Reload<S: Service> {
+    program: PathBuf,
+    progress: Progress,
+    /// The client that waits for the result, until its session is in the bundle.
+    client: Option<Box<Session<S>>>,
+}
+
+enum Progress {
+    /// A thread starts the program, because the disk may be slow.
+    Starting(Launched, Peer),
+    /// The child has to ask for the state until this time.
+    Started(Child, Peer, Instant),
+    /// It has asked, and the offer waits for it.
+    Asked(Child),
+    /// It owns the state, and is killed at this time if it does not serve.
+    Committed(Child, Instant),
+    /// It was killed, and its end is awaited.
+    Killed(Child),
+    /// There is no child.
+    Ended,
+}
+
+/// What the child did.
+pub(crate) enum Event {
+    /// It asks for the state.
+    Requested(Async<UnixStream>, UCred, HandoffRequest),
+    /// It does not ask, for this reason.
+    Failed(String),
+    /// It does not serve, and was killed.
+    Killed(String),
+    /// It has ended after it was killed.
+    Ended,
+}
+
+impl<S: Service> Reload<S> {
+    /// Starts the program; on failure, returns the session and the reason.
+    pub(crate) fn start(client: Box<Session<S>>) -> Result<Self, (Box<Session<S>>, String)> {
+        let launched = program().and_then(|program| Ok((launch(program.clone())?, program)));
+        match launched {
+            Ok(((started, peer), program)) => {
+                let progress = Progress::Starting(started, peer);
+                Ok(Self { program, progress, client: Some(client) })
+            }
+            Err(error) => Err((client, format!("cannot start a process: {error}"))),
+        }
+    }
+
+    /// Waits for an event to report; may be dropped at any point.
+    pub(crate) async fn next(&mut self) -> Event {
+        loop {
+            match &mut self.progress {
+                Progress::Starting(started, _) => {
+                    let started = started.recv().await;
+                    if let Err(why) = self.started(started.unwrap_or_else(|_| Err(lost()))) {
+                        return Event::Failed(why);
+                    }
+                }
+                Progress::Started(child, peer, until) => {
+                    let request = async { Some(request::<S>(peer).await) };
+                    let too_late = async {
+                        Timer::at(*until).await;
+                        None
+                    };
+                    let why = match future::or(request, too_late).await {
+                        Some(Some(request)) => return self.asked(request),
+                        Some(None) => ending(child).await,
+                        None => format!("it did not ask for the state within {PATIENCE:?}"),
+                    };
+                    self.kill();
+                    return Event::Failed(why);
+                }
+                Progress::Committed(_, until) => {
+                    Timer::at(*until).await;
+                    self.kill();
+                    return Event::Killed(format!("it did not serve within {PATIENCE:?}"));
+                }
+                Progress::Killed(child) => {
+                    while let Ok(None) = child.try_wait() {
+                        Timer::after(REAP).await;
+                    }
+                    self.progress = Progress::Ended;
+                    return Event::Ended;
+                }
+                Progress::Asked(_) | Progress::Ended => future::pending().await,
+            }
+        }
+    }
+
+    /// The thread has started the child, or has failed to.
+    fn started(&mut self, started: io::Result<Child>) -> Result<(), String> {
+        let progress = self.take_progress();
+        let program = self.program.display();
+        let child = started.map_err(|error| format!("cannot start {program}: {error}"))?;
+        log::info!("Started {program} as process {}", child.id());
+        if let Progress::Starting(_, peer) = progress {
+            self.progress = Progress::Started(child, peer, Instant::now() + PATIENCE);
+        }
+        Ok(())
+    }
+
+    fn asked(&mut self, request: HandoffRequest) -> Event {
+        let Progress::Started(child, peer, _) = self.take_progress() else {
+            return Event::Ended;
+        };
+        // The kernel reports this process as the peer, because it made both sockets.
+        let pid = Pid::from_child(&child);
+        let successor = UCred { pid, uid: geteuid(), gid: getegid() };
+        self.progress = Progress::Asked(child);
+        Event::Requested(peer.into_stream(), successor, request)
+    }
+
+    /// The child owns the state from now on.
+    pub(crate) fn committed(&mut self) {
+        if let Progress::Asked(child) = self.take_progress() {
+            self.progress = Progress::Committed(child, Instant::now() + PATIENCE);
+        }
+    }
+
+    /// Kills the child, which is not to become the owner any more.
+    pub(crate) fn kill(&mut self) {
+        self.progress = match self.take_progress() {
+            Progress::Started(mut child, ..)
+            | Progress::Asked(mut child)
+            | Progress::Committed(mut child, _) => {
+                // Fails only if it has ended.
+                let _ = child.kill();
+                Progress::Killed(child)
+            }
+            other => other,
+        };
+    }
+
+    /// Kills the child, because this process ends; if its thread is still starting it, waits for
+    /// that. Returns the client.
+    pub(crate) async fn give_up(mut self) -> Option<Box<Session<S>>> {
+        if let Progress::Starting(started, _) = &self.progress {
+            let started = started.recv().await.unwrap_or_else(|_| Err(lost()));
+            let _ = self.started(started);
+        }
+        self.kill();
+        self.answered(&refused("the service ends"))
+    }
+
+    /// The waiting client's session with this reply; `None` if it was taken before.
+    pub(crate) fn answered(&mut self, line: &str) -> Option<Box<Session<S>>> {
+        let mut session = self.client.take()?;
+        session.answer(line);
+        Some(session)
+    }
+
+    fn take_progress(&mut self) -> Progress {
+        std::mem::replace(&mut self.progress, Progress::Ended)
+    }
+}
+
+impl<S: Service> Handoff<S> {
+    /// A client asks for a reload; `owner` is the owner of the socket file to which it connected.
+    pub(super) fn reload(&mut self, mut client: Box<Session<S>>, owner: Option<u32>) {
+        let refuse = match authorize::check(client.stream(), self.successor.as_ref(), owner) {
+            Err(why) => {
+                self.refusals.warn(format_args!("Refusing to reload: {why}"));
+                Some(DENIED)
+            }
+            Ok(_) if self.offering.is_some() || self.reload.is_some() => Some(BUSY),
+            Ok(_) => None,
+        };
+        if let Some(why) = refuse {
+            client.answer(&refused(why));
+            return self.resume(client);
+        }
+        match Reload::start(client) {
+            Ok(reload) => self.reload = Some(reload),
+            Err((mut client, why)) => {
+                log::warn!(MESSAGE_ID = Id::NotAdopted; "Not reloaded: {why}; serving on");
+                client.answer(&refused(why));
+                self.resume(client);
+            }
+        }
+    }
+
+    pub(super) fn reload_event(&mut self, event: Event) {
+        match event {
+            Event::Requested(stream, child, request) => {
+                let pid = child.pid.as_raw_nonzero();
+                log::info!(MESSAGE_ID = Id::HandingOver; "Handing over to process {pid} to reload");
+                self.offering = Some(Offering::new(stream, child, request, true));
+                self.report(Successor::Requested);
+            }
+            Event::Failed(why) => {
+                log::warn!(MESSAGE_ID = Id::NotAdopted; "Not reloaded: {why}; serving on");
+                self.reload_failed(&why);
+            }
+            Event::Killed(why) => {
+                if let Some(offering) = &mut self.offering {
+                    offering.fails_because(why);
+                }
+            }
+            Event::Ended => self.reload = None,
+        }
+    }
+
+    /// Adds the waiting client to the frozen bundle, with the reply of the successor, and puts the
+    /// listeners with files of this process first.
+    pub(super) fn add_reload(&mut self) {
+        let Some(reload) = &mut self.reload else { return };
+        let (listeners, pid) = (&mut self.bundle.listeners, process::id());
+        listeners.sort_by_key(|listener| !listener.owns_file());
+        self.bundle.owned = listeners.iter().filter(|listener| listener.owns_file()).count();
+        let successor = self.offering.as_ref().map(Offering::pid).unwrap_or_default();
+        let reply = format!("{RELOADED} process {successor} replaces process {pid}");
+        self.bundle.sessions.extend(reload.answered(&reply));
+    }
+
+    /// The child will not own the state: kills it, and answers the client.
+    pub(super) fn reload_failed(&mut self, why: &str) {
+        let Some(mut reload) = self.reload.take() else { return };
+        let reply = refused(why);
+        if let Some(client) = reload.answered(&reply) {
+            self.resume(client);
+        } else if let Some(client) = self.bundle.sessions.last_mut() {
+            // It was added last.
+            client.answer(&reply);
+        }
+        reload.kill();
+        if !matches!(reload.progress, Progress::Ended) {
+            self.reload = Some(reload);
+        }
+    }
+
+    /// This process ends. A child that owns the state continues; any other is killed.
+    pub(super) async fn end_reload(&mut self) {
+        let reload = self.reload.take().filter(|_| !self.status.is_replaced.get());
+        if let Some(reload) = reload {
+            if let Some(mut client) = reload.give_up().await {
+                client.send_replies();
+            }
+        }
+    }
+
+    fn resume(&self, client: Box<Session<S>>) {
+        post(&self.server, ToServer::Resume(client));
+    }
+}
+/// The thread ended without a result.
+fn lost() -> io::Error {
+    io::ErrorKind::Other.into()
+}
+
+/// The child's request; `None` if its connection ends, or if it says anything else.
+async fn request<S: Service>(peer: &mut Peer) -> Option<HandoffRequest> {
+    match peer.line().await {
+        Line::Whole(line) => Request::parse::<S>(line).map(HandoffRequest::from),
+        Line::TooLong(_) | Line::End => None,
+    }
+}
+
+/// Waits a moment for the exit status of a child that does not ask, and returns it as a reason.
+async fn ending(child: &mut Child) -> String {
+    let until = Instant::now() + ENDING;
+    while Instant::now() < until {
+        match child.try_wait() {
+            Ok(Some(status)) => return how_it_ended(status),
+            Ok(None) => _ = Timer::after(REAP).await,
+            Err(_) => break,
+        }
+    }
+    "it does not speak the handoff".to_owned()
+}
+
+fn how_it_ended(status: ExitStatus) -> String {
+    match status.code() {
+        Some(code) => format!("it exited with status {code}"),
+        None => format!("signal {} ended it", status.signal().unwrap_or_default()),
+    }
+}
+
+/// Asks the process that serves `socket` for a reload; returns its answer, and the status of the
+/// process that serves afterwards.
+///
+/// # Errors
+///
+/// Returns the line that says why the program was not replaced.
+pub(crate) fn ask(socket: &Path) -> Result<String, String> {
+    let fails = |error: io::Error| format!("cannot reload at {}: {error}", socket.display());
+    let mut stream = UnixStream::connect(socket).map_err(fails)?;
+    stream.write_all(b"reload\nstatus\n").map_err(fails)?;
+    let mut lines = BufReader::new(stream).lines();
+    let mut line = || {
+        let ended = || Err(io::Error::other("the connection ended without an answer"));
+        lines.next().unwrap_or_else(ended).map_err(fails)
+    };
+    let answer = line()?;
+    if answer.starts_with(RELOADED) { Ok(format!("{answer}\n{}\n", line()?)) } else { Err(answer) }
+}
