@@ -182,7 +182,11 @@ fn serve<S: Service>(
     notify::check_environment();
     // 10. Make the mailboxes and the actors, and start them. Until the handoff actor has the lock,
     // it owns everything.
-    let started = if adoption.is_some() { Local::StartedAsSuccessor } else { Local::StartedAlone };
+    let started = match &adoption {
+        Some(adoption) if adoption.is_reload() => Local::StartedByOwner,
+        Some(_) => Local::StartedAsSuccessor,
+        None => Local::StartedAlone,
+    };
     let bundle = Bundle { listeners, ..Bundle::default() };
     let stored = passed.stored;
     let executor = LocalExecutor::new();

@@ -41,15 +41,17 @@ const PATIENCE: usize = 1000;
 fuzz_target!(|bytes: &[u8]| {
     any_events(bytes);
     let Some(([choice, rest], bytes)) = bytes.split_first_chunk() else { return };
+    let reload = rest >> 5 & 1 == 1;
     let bounds = Bounds {
         ticks: choice & 7,
         faults: rest & 3,
-        successors: 1 + usize::from(choice >> 3 & 1),
+        successors: 1 + usize::from(choice >> 3 & 1 == 1 && !reload),
         requests: choice >> 4 & 3,
         lockable: choice >> 6 & 1 == 0,
-        takeover: choice >> 7 & 1 == 1,
+        takeover: choice >> 7 & 1 == 1 && !reload,
         journal: rest >> 3 & 1 == 1,
         device: rest >> 4 & 1 == 1,
+        reload,
     };
     let daemon =
         Daemon { atlas: Atlas::default(), device: world::true_device, rules: Rules::KEPT, bounds };

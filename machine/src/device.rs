@@ -307,7 +307,9 @@ mod tests {
         ]);
         for predecessor_leaves in HERE {
             events.push(Event::Failed { predecessor_leaves });
-            events.push(Event::Ended { predecessor_leaves });
+            for is_replaced in HERE {
+                events.push(Event::Ended { predecessor_leaves, is_replaced });
+            }
             for origin in [Origin::New, Origin::Adopted, Origin::Recovered] {
                 events.push(Event::Owned { origin, predecessor_leaves });
             }
@@ -329,7 +331,8 @@ mod tests {
     const ALONE: Event = Event::Owned { origin: Origin::New, predecessor_leaves: false };
     const COMMITTED: Event = Event::Owned { origin: Origin::Adopted, predecessor_leaves: true };
     const FAILED: Event = Event::Failed { predecessor_leaves: false };
-    const ENDED: Event = Event::Ended { predecessor_leaves: false };
+    const ENDED: Event = Event::Ended { predecessor_leaves: false, is_replaced: false };
+    const REPLACED: Event = Event::Ended { predecessor_leaves: false, is_replaced: true };
 
     #[test]
     fn a_device_is_opened_handed_over_and_taken_back_in_order() {
@@ -353,6 +356,11 @@ mod tests {
             (
                 [&given[..], &[ENDED]].concat(),
                 [&open[..], &[Freeze, Close, Unstore]].concat(),
+                Device::Closed,
+            ),
+            (
+                [&given[..], &[REPLACED]].concat(),
+                [&open[..], &[Freeze, Close]].concat(),
                 Device::Closed,
             ),
             (

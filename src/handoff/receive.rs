@@ -104,6 +104,11 @@ impl<S: Service> Adoption<S> {
         adoption
     }
 
+    /// Whether the predecessor has started this process.
+    pub(crate) fn is_reload(&self) -> bool {
+        self.only.is_some()
+    }
+
     // Orders.
 
     /// Asks at once the first time, and after a pause each further time.

@@ -38,10 +38,13 @@ use crate::messages::{ToServer, post};
 use crate::server::session::Session;
 use crate::service::Service;
 
-/// How long the successor may take until it asks for the state, and from the commit until it
-/// serves. Longer: nobody serves for longer if it hangs after the commit. Shorter: a busy machine
-/// cannot reload.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the successor may take until it asks for the state. This process serves meanwhile.
+/// Longer: the result of a program that hangs is later. Shorter: a busy machine cannot reload.
+const START: Duration = Duration::from_secs(5);
+
+/// How long the successor may take from the commit until it serves. Longer: nobody serves for
+/// longer if it hangs. Shorter: a busy machine kills a successor that works.
+const SERVE: Duration = Duration::from_secs(2);
 
 /// The pause between two looks at a process that is about to end.
 const REAP: Duration = Duration::from_millis(1);
@@ -127,7 +130,9 @@ impl<S: Service> Reload<S> {
                     let why = match future::or(request, too_late).await {
                         Some(Some(request)) => return self.asked(request),
                         Some(None) => ending(child).await,
-                        None => format!("it did not ask for the state within {PATIENCE:?}"),
+                        None => {
+                            format!("it did not ask for the state within {} s", START.as_secs())
+                        }
                     };
                     self.kill();
                     return Event::Failed(why);
@@ -135,7 +140,8 @@ impl<S: Service> Reload<S> {
                 Progress::Committed(_, until) => {
                     Timer::at(*until).await;
                     self.kill();
-                    return Event::Killed(format!("it did not serve within {PATIENCE:?}"));
+                    let why = format!("it did not serve within {} s", SERVE.as_secs());
+                    return Event::Killed(why);
                 }
                 Progress::Killed(child) => {
                     while let Ok(None) = child.try_wait() {
@@ -156,7 +162,7 @@ impl<S: Service> Reload<S> {
         let child = started.map_err(|error| format!("cannot start {program}: {error}"))?;
         log::info!("Started {program} as process {}", child.id());
         if let Progress::Starting(_, peer) = progress {
-            self.progress = Progress::Started(child, peer, Instant::now() + PATIENCE);
+            self.progress = Progress::Started(child, peer, Instant::now() + START);
         }
         Ok(())
     }
@@ -175,7 +181,7 @@ impl<S: Service> Reload<S> {
     /// The child owns the state from now on.
     pub(crate) fn committed(&mut self) {
         if let Progress::Asked(child) = self.take_progress() {
-            self.progress = Progress::Committed(child, Instant::now() + PATIENCE);
+            self.progress = Progress::Committed(child, Instant::now() + SERVE);
         }
     }
 
@@ -290,9 +296,10 @@ impl<S: Service> Handoff<S> {
         }
     }
 
-    /// This process ends. A child that owns the state continues; any other is killed.
+    /// This process ends. A child that was offered the state is like any other successor; before
+    /// that, it is killed.
     pub(super) async fn end_reload(&mut self) {
-        let reload = self.reload.take().filter(|_| !self.status.is_replaced.get());
+        let reload = self.reload.take().filter(|_| self.offering.is_none());
         if let Some(reload) = reload {
             if let Some(mut client) = reload.give_up().await {
                 client.send_replies();

@@ -27,6 +27,8 @@ pub enum Local {
     StartedAlone,
     /// It started, and a predecessor is configured.
     StartedAsSuccessor,
+    /// It was started by the owner, to replace it.
+    StartedByOwner,
     /// None of its actors ticks, reads, writes or accepts any more.
     Frozen,
     /// The root filesystem has replaced the initrd.
@@ -93,9 +95,10 @@ into_event!(Local Lock Predecessor Successor);
 
 impl Event {
     /// Every event.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Local(Local::StartedAlone),
         Self::Local(Local::StartedAsSuccessor),
+        Self::Local(Local::StartedByOwner),
         Self::Local(Local::Frozen),
         Self::Local(Local::RootSwitched),
         Self::Lock(Lock::AcquiredWithState),
@@ -156,25 +159,26 @@ mod tests {
         match event {
             Event::Local(Local::StartedAlone) => 0,
             Event::Local(Local::StartedAsSuccessor) => 1,
-            Event::Local(Local::Frozen) => 2,
-            Event::Local(Local::RootSwitched) => 3,
-            Event::Lock(Lock::AcquiredWithState) => 4,
-            Event::Lock(Lock::AcquiredWithoutState) => 5,
-            Event::Lock(Lock::HeldElsewhere) => 6,
-            Event::Predecessor(Predecessor::Absent) => 7,
-            Event::Predecessor(Predecessor::Refused) => 8,
-            Event::Predecessor(Predecessor::Gone) => 9,
-            Event::Predecessor(Predecessor::SentState) => 10,
-            Event::Predecessor(Predecessor::SentLegacyState) => 11,
-            Event::Predecessor(Predecessor::Committed) => 12,
-            Event::Predecessor(Predecessor::Unreachable) => 13,
-            Event::Successor(Successor::Requested) => 14,
-            Event::Successor(Successor::Prepared) => 15,
-            Event::Successor(Successor::TookLegacyState) => 16,
-            Event::Successor(Successor::Serving) => 17,
-            Event::Successor(Successor::Gone) => 18,
-            Event::Successor(Successor::TimedOut) => 19,
-            Event::StopRequested => 20,
+            Event::Local(Local::StartedByOwner) => 2,
+            Event::Local(Local::Frozen) => 3,
+            Event::Local(Local::RootSwitched) => 4,
+            Event::Lock(Lock::AcquiredWithState) => 5,
+            Event::Lock(Lock::AcquiredWithoutState) => 6,
+            Event::Lock(Lock::HeldElsewhere) => 7,
+            Event::Predecessor(Predecessor::Absent) => 8,
+            Event::Predecessor(Predecessor::Refused) => 9,
+            Event::Predecessor(Predecessor::Gone) => 10,
+            Event::Predecessor(Predecessor::SentState) => 11,
+            Event::Predecessor(Predecessor::SentLegacyState) => 12,
+            Event::Predecessor(Predecessor::Committed) => 13,
+            Event::Predecessor(Predecessor::Unreachable) => 14,
+            Event::Successor(Successor::Requested) => 15,
+            Event::Successor(Successor::Prepared) => 16,
+            Event::Successor(Successor::TookLegacyState) => 17,
+            Event::Successor(Successor::Serving) => 18,
+            Event::Successor(Successor::Gone) => 19,
+            Event::Successor(Successor::TimedOut) => 20,
+            Event::StopRequested => 21,
         }
     }
 

@@ -48,7 +48,7 @@ pub mod takeover;
 
 pub use event::{Effect, Event, Local, Lock, Predecessor, Successor};
 pub use phases::{
-    Adopting, Asking, Booting, Committed, Draining, Ended, Freezing, Offered, Ours, Phase,
+    Adopting, Asking, Booting, Called, Committed, Draining, Ended, Freezing, Offered, Ours, Phase,
     Prepared, Serving, Theirs, Waiting,
 };
 pub use step::{Lifecycle, Outcome};

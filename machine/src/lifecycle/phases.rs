@@ -23,6 +23,11 @@ pub struct Adopting<Stage>(Stage);
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Waiting;
 
+/// Stage of [`Adopting`]: the owner has started this process, and it is not known yet who holds the
+/// lock. Even with the lock, the process is not the owner: the owner may have no file to lock.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct Called;
+
 /// Stage of [`Adopting`]: the predecessor is asked, or will be after a pause.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Asking<Holder>(Holder);
@@ -84,9 +89,26 @@ impl Booting {
         Adopting(Waiting)
     }
 
+    /// Waits for the state of the owner that has started this process.
+    pub fn answer(self) -> Adopting<Called> {
+        Adopting(Called)
+    }
+
     /// Gives up.
     pub fn end(self) -> Ended {
         Ended(())
+    }
+}
+
+impl Adopting<Called> {
+    /// Asks the owner, which holds the lock.
+    pub fn ask(self) -> Adopting<Asking<Theirs>> {
+        Adopting(Asking(Theirs))
+    }
+
+    /// Has acquired the lock, which the owner does not hold.
+    pub fn lock(self) -> Adopting<Asking<Ours>> {
+        Adopting(Asking(Ours))
     }
 }
 

@@ -11,7 +11,7 @@ use super::event::Effect::{
 };
 use super::event::{Event, Local, Lock, Predecessor, Successor};
 use super::phases::{
-    Adopting, Asking, Booting, Committed, Draining, Ended, Freezing, Offered, Ours, Phase,
+    Adopting, Asking, Booting, Called, Committed, Draining, Ended, Freezing, Offered, Ours, Phase,
     Prepared, Serving, Theirs, Waiting,
 };
 
@@ -22,6 +22,7 @@ use super::phases::{
 pub enum Lifecycle {
     Booting(Booting),
     Waiting(Adopting<Waiting>),
+    Called(Adopting<Called>),
     AskingWithoutLock(Adopting<Asking<Theirs>>),
     AskingWithLock(Adopting<Asking<Ours>>),
     PreparedWithoutLock(Adopting<Prepared<Theirs>>),
@@ -47,6 +48,7 @@ impl Lifecycle {
         match self {
             Self::Booting(phase) => phase.step(event),
             Self::Waiting(phase) => phase.step(event),
+            Self::Called(phase) => phase.step(event),
             Self::AskingWithoutLock(phase) => phase.step(event),
             Self::AskingWithLock(phase) => phase.step(event),
             Self::PreparedWithoutLock(phase) => phase.step(event),
@@ -65,6 +67,7 @@ impl Lifecycle {
         match self {
             Self::Booting(_) => Phase::Booting,
             Self::Waiting(_)
+            | Self::Called(_)
             | Self::AskingWithoutLock(_)
             | Self::AskingWithLock(_)
             | Self::PreparedWithoutLock(_)
@@ -94,6 +97,7 @@ macro_rules! into_lifecycle {
 into_lifecycle! {
     Booting: Booting,
     Waiting: Adopting<Waiting>,
+    Called: Adopting<Called>,
     AskingWithoutLock: Adopting<Asking<Theirs>>,
     AskingWithLock: Adopting<Asking<Ours>>,
     PreparedWithoutLock: Adopting<Prepared<Theirs>>,
@@ -118,6 +122,7 @@ impl Booting {
         match event {
             Event::Local(Local::StartedAlone) => to(self, &[Effect::Lock]),
             Event::Local(Local::StartedAsSuccessor) => to(self.adopt(), &[Effect::Lock]),
+            Event::Local(Local::StartedByOwner) => to(self.answer(), &[Effect::Lock]),
             Event::Lock(Lock::AcquiredWithState | Lock::AcquiredWithoutState) => {
                 to(self.serve(), &[Load, Listen])
             }
@@ -137,6 +142,20 @@ impl Adopting<Waiting> {
             Event::Lock(Lock::HeldElsewhere) => to(self.ask(), &[Ask]),
             Event::Lock(Lock::AcquiredWithoutState) => to(self.lock(), &[Ask]),
             Event::Lock(Lock::AcquiredWithState) => to(self.lock().serve(), &[Load, Listen]),
+            Event::StopRequested => to(self.end(), &[Leave]),
+            Event::Local(_) | Event::Predecessor(_) | Event::Successor(_) => ignored(self),
+        }
+    }
+}
+
+impl Adopting<Called> {
+    fn step(self, event: Event) -> Outcome {
+        match event {
+            Event::Lock(Lock::HeldElsewhere) => to(self.ask(), &[Ask]),
+            // The owner may have no file to lock, so only its answer makes another owner.
+            Event::Lock(Lock::AcquiredWithState | Lock::AcquiredWithoutState) => {
+                to(self.lock(), &[Ask])
+            }
             Event::StopRequested => to(self.end(), &[Leave]),
             Event::Local(_) | Event::Predecessor(_) | Event::Successor(_) => ignored(self),
         }
@@ -237,7 +256,12 @@ impl Draining<Freezing> {
             Event::Local(Local::Frozen) => to(self.offer(), &[Offer]),
             Event::StopRequested => to(self.end(), &[Leave]),
             // If the successor is gone by now, sending the offer fails.
-            Event::Local(Local::StartedAlone | Local::StartedAsSuccessor | Local::RootSwitched)
+            Event::Local(
+                Local::StartedAlone
+                | Local::StartedAsSuccessor
+                | Local::StartedByOwner
+                | Local::RootSwitched,
+            )
             | Event::Lock(_)
             | Event::Predecessor(_)
             | Event::Successor(_) => ignored(self),

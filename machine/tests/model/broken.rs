@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use early_service_machine::device::{self, Device, Need};
-use early_service_machine::lifecycle::{Event, Lifecycle, Phase, Predecessor, Successor};
+use early_service_machine::lifecycle::{Event, Lifecycle, Lock, Phase, Predecessor, Successor};
 use stateright::{Checker, HasDiscoveries, Model};
 
 use crate::atlas::{Atlas, Step, true_step};
@@ -26,6 +26,7 @@ const BOUNDS: Bounds = Bounds {
     takeover: false,
     journal: false,
     device: false,
+    reload: false,
 };
 
 const TWO_SUCCESSORS: Bounds = Bounds { successors: 2, ..BOUNDS };
@@ -367,7 +368,7 @@ fn releasing_a_device_that_the_successor_has_is_noticed() {
 fn releasing_a_device_that_the_predecessor_keeps_is_noticed() {
     let device: DeviceStep = |device, event| {
         let is_end = matches!(event, device::Event::Ended { .. });
-        let alone = device::Event::Ended { predecessor_leaves: false };
+        let alone = device::Event::Ended { predecessor_leaves: false, is_replaced: false };
         true_device(device, if is_end { alone } else { event })
     };
     assert_device_caught(device, "a released device is not used");
@@ -398,4 +399,61 @@ fn opening_before_the_store_is_emptied_never_succeeds() {
 #[test]
 fn keeping_the_stored_device_of_another_owner_leaves_no_user() {
     assert_stuck(true_step, Rules { drops_stored: false, ..Rules::KEPT }, WITH_A_DEVICE);
+}
+
+#[test]
+fn emptying_the_store_of_the_successor_is_noticed() {
+    let device: DeviceStep = |device, event| match event {
+        device::Event::Ended { predecessor_leaves, .. } => {
+            true_device(device, device::Event::Ended { predecessor_leaves, is_replaced: false })
+        }
+        _ => true_device(device, event),
+    };
+    let bounds = Bounds { reload: true, ..WITH_A_DEVICE };
+    let (atlas, rules) = (Atlas::of(true_step), Rules::KEPT);
+    let daemon = Daemon { atlas, device, rules, bounds };
+    assert_violated(daemon, "PID 1's store has copies of a device in use");
+}
+
+#[test]
+fn a_successor_that_waits_for_its_only_connection_to_return_is_noticed() {
+    let step: Step = |lifecycle, event| match event {
+        Event::Predecessor(Predecessor::Unreachable) => (lifecycle, vec![]),
+        _ => true_step(lifecycle, event),
+    };
+    let bounds = Bounds { reload: true, ..BOUNDS };
+    assert_stuck(step, Rules::KEPT, bounds);
+}
+
+#[test]
+fn serving_because_the_only_connection_ended_is_noticed() {
+    // As if no predecessor existed, also without the lock.
+    let step: Step = |lifecycle, event| match (lifecycle, event) {
+        (Lifecycle::AskingWithoutLock(adopting), Event::Predecessor(Predecessor::Unreachable)) => {
+            (adopting.lock().serve().into(), vec![Order::Discard, Order::Load, Order::Listen])
+        }
+        (lifecycle, event) => true_step(lifecycle, event),
+    };
+    let bounds = Bounds { reload: true, ..BOUNDS };
+    assert_caught(step, Rules::KEPT, bounds, "a process that may tick or answer holds the lock");
+}
+
+#[test]
+fn a_successor_that_speaks_for_the_owner_is_noticed() {
+    let bounds = Bounds { reload: true, ..WITH_A_DEVICE };
+    let rules = Rules { speaks_as_main: false, ..Rules::KEPT };
+    let property = "PID 1's store has copies of a device in use";
+    assert_caught(true_step, rules, bounds, property);
+}
+
+#[test]
+fn serving_with_the_lock_that_the_owner_lacks_makes_two_owners() {
+    let step: Step = |lifecycle, event| match (lifecycle, event) {
+        (Lifecycle::Called(called), Event::Lock(Lock::AcquiredWithoutState)) => {
+            (called.lock().serve().into(), vec![Order::Load, Order::Listen])
+        }
+        (lifecycle, event) => true_step(lifecycle, event),
+    };
+    let bounds = Bounds { reload: true, lockable: false, ..BOUNDS };
+    assert_caught(step, Rules::KEPT, bounds, "at most one process may tick or answer");
 }

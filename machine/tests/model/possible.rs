@@ -124,8 +124,10 @@ impl World {
             let process = self.process(who);
             match process.life {
                 Life::Down => {
-                    may(self.may_start(who, lockable), Action::Start(who));
-                    may(self.stored[who as usize], Action::Forget(who));
+                    may(self.may_start(who, daemon.bounds), Action::Start(who));
+                    let is_inactive = !daemon.bounds.reload
+                        || !EVERYBODY.into_iter().any(|who| self.process(who).is_up());
+                    may(self.stored[who as usize] && is_inactive, Action::Forget(who));
                 }
                 Life::Dying => may(true, Action::Finish(who)),
                 Life::Up => {
@@ -141,12 +143,12 @@ impl World {
                     self.device_actions(who, &mut may);
                     self.client_actions(who, &mut may);
                     self.predecessor_actions(who, &mut may);
-                    let gives_up = lockable && daemon.rules.gives_up;
+                    let gives_up = lockable && daemon.rules.gives_up && !daemon.bounds.reload;
                     self.successor_actions(who, gives_up, &mut may);
                 }
             }
         }
-        may(!self.root_switched, Action::SwitchRoot);
+        may(!self.root_switched && !daemon.bounds.reload, Action::SwitchRoot);
         if self.faults < faults {
             for who in EVERYBODY {
                 self.fault_actions(who, lockable, &mut may);
@@ -161,8 +163,12 @@ impl World {
         takes && !self.lock_is_free() && !process.holds_lock()
     }
 
-    fn may_start(&self, who: Who, lockable: bool) -> bool {
+    fn may_start(&self, who: Who, bounds: Bounds) -> bool {
+        let Bounds { lockable, reload, .. } = bounds;
         match who {
+            // PID 1 starts a unit again when all of its processes have ended.
+            Predecessor if reload && self.process(First).life != Life::Down => false,
+            First | Second if reload => self.process(Predecessor).may_answer(),
             // The initrd's unit is not started from the root filesystem.
             Predecessor => !self.root_switched && (lockable || !self.begun),
             // Without a lock, only the socket shows that an owner exists.

@@ -3,7 +3,7 @@
 
 use early_service_machine::device::Device;
 
-use crate::world::{Daemon, Process, Session, Stage, World, Wrong};
+use crate::world::{Daemon, EVERYBODY, Process, Session, Stage, Who, World, Wrong};
 
 /// A condition on a world of a daemon.
 pub(crate) type Condition = fn(&Daemon, &World) -> bool;
@@ -34,9 +34,9 @@ pub(crate) const ALWAYS: [(&str, Condition); 16] = [
     ("the device is closed only after a failure", |_, world| {
         world.wrong != Some(Wrong::DeviceClosed)
     }),
-    ("PID 1's store has copies of a device in use", |_, world| {
-        let stored = world.processes.iter().zip(world.stored);
-        stored.into_iter().all(|(process, stored)| process.device != Device::Running || stored)
+    ("PID 1's store has copies of a device in use", |daemon, world| {
+        let uses = |who: &Who| world.process(*who).device == Device::Running;
+        EVERYBODY.iter().filter(|who| uses(who)).all(|who| world.stored[daemon.bounds.unit(*who)])
     }),
     ("a released device is not used", |_, world| world.wrong != Some(Wrong::UsedAfterRelease)),
 ];

@@ -13,7 +13,7 @@ use crate::order::Order;
 use crate::possible::Action;
 use crate::world::Who::{First, Predecessor, Second};
 use crate::world::{
-    Client, Daemon, Exchange, Life, Process, Record, Rules, Session, Stage, ToPredecessor,
+    Bounds, Client, Daemon, Exchange, Life, Process, Record, Rules, Session, Stage, ToPredecessor,
     ToSuccessor, Who, Wire, World, Wrong,
 };
 
@@ -23,12 +23,17 @@ impl World {
         let was_open = self.device_is_open();
         match action {
             Action::Start(who) => {
+                let is_child = daemon.bounds.reload && who != Predecessor;
                 let started = match who {
                     Predecessor => lifecycle::Local::StartedAlone,
+                    First | Second if is_child => lifecycle::Local::StartedByOwner,
                     First | Second => lifecycle::Local::StartedAsSuccessor,
                 };
                 *self.process_mut(who) = Process { life: Life::Up, ..Process::DOWN };
-                if self.stored[who as usize] {
+                if is_child {
+                    self.process_mut(who).silent = true;
+                    self.wires.push(Wire { server: Some(Predecessor), ..Wire::of(who) });
+                } else if self.stored[who as usize] {
                     let process = self.process_mut(who);
                     (process.luggage, process.restored) = (true, true);
                     self.device(who, device::Event::Received, daemon);
@@ -108,6 +113,7 @@ impl World {
             }
             Action::SeeLeft(who) => {
                 self.process_mut(who).follows = false;
+                self.speak(who, daemon);
                 self.device(who, device::Event::PredecessorLeft, daemon);
             }
             Action::Forget(who) => self.stored[who as usize] = false,
@@ -154,8 +160,14 @@ impl World {
                     }
                     self.released = false;
                 }
-                device::Effect::Store => self.stored[who as usize] = true,
-                device::Effect::Unstore => self.stored[who as usize] = false,
+                // Of what the predecessor has, PID 1 has copies already.
+                device::Effect::Store if self.process(who).silent => {}
+                device::Effect::Store => self.stored[daemon.bounds.unit(who)] = true,
+                device::Effect::Unstore if self.process(who).silent => {
+                    self.process_mut(who).unstores = daemon.rules.speaks_as_main;
+                    self.stored[daemon.bounds.unit(who)] &= daemon.rules.speaks_as_main;
+                }
+                device::Effect::Unstore => self.stored[daemon.bounds.unit(who)] = false,
                 device::Effect::Close => self.process_mut(who).luggage = false,
                 device::Effect::Release => {
                     self.process_mut(who).luggage = false;
@@ -191,7 +203,7 @@ impl World {
         match order {
             Order::Lock if has_file => self.process_mut(who).trying = true,
             Order::Lock => self.post(who, lifecycle::Lock::AcquiredWithoutState),
-            Order::Ask => self.ask(who, daemon.bounds.takeover),
+            Order::Ask => self.ask(who, daemon.bounds),
             Order::ReportPrepared => {
                 self.process_mut(who).exchange = Exchange::Prepared;
                 self.write_up(who, ToPredecessor::Prepared);
@@ -257,7 +269,8 @@ impl World {
                 if let Some(wire) = self.asker_mut(who) {
                     wire.write_down(ToSuccessor::Commit);
                 }
-                self.process_mut(who).timer = false;
+                let process = self.process_mut(who);
+                (process.timer, process.replaced) = (false, daemon.bounds.reload);
             }
             Order::Leave => self.leave(who, daemon),
             Order::Exit => {
@@ -281,8 +294,8 @@ impl World {
 
     /// Stops the process and releases its lock. Everything else is closed in the next step.
     fn leave(&mut self, who: Who, daemon: &Daemon) {
-        let predecessor_leaves = self.process(who).follows;
-        self.device(who, device::Event::Ended { predecessor_leaves }, daemon);
+        let Process { follows: predecessor_leaves, replaced: is_replaced, .. } = *self.process(who);
+        self.device(who, device::Event::Ended { predecessor_leaves, is_replaced }, daemon);
         while self.process(who).queued != 0 {
             self.log(who);
         }
@@ -374,7 +387,16 @@ impl World {
         self.post(who, event);
     }
 
-    fn ask(&mut self, who: Who, takeover: bool) {
+    fn ask(&mut self, who: Who, bounds: Bounds) {
+        let takeover = bounds.takeover;
+        if bounds.reload {
+            // A successor asks once, on the connection with which it was started.
+            if self.wire(who).is_none() {
+                return self.post(who, lifecycle::Predecessor::Unreachable);
+            }
+            self.process_mut(who).exchange = Exchange::Asking;
+            return self.write_up(who, ToPredecessor::Request);
+        }
         self.close_wire(who);
         self.tidy();
         // The socket exists from the start of the process until the kernel has closed it.
@@ -382,17 +404,9 @@ impl World {
             return self.post(who, lifecycle::Predecessor::Absent);
         }
         self.process_mut(who).exchange = Exchange::Asking;
-        self.wires.push(Wire {
-            successor: who,
-            from: true,
-            to: true,
-            server: (!takeover).then_some(Predecessor),
-            asker: false,
-            up: [ToPredecessor::Request].into_iter().collect(),
-            down: List::EMPTY,
-            session: None,
-            record: None,
-        });
+        let server = (!takeover).then_some(Predecessor);
+        let up = [ToPredecessor::Request].into_iter().collect();
+        self.wires.push(Wire { server, up, ..Wire::of(who) });
     }
 
     fn read_request(&mut self, who: Who, number: usize) {
@@ -520,10 +534,22 @@ impl World {
         }
         let process = self.process_mut(who);
         (process.counter, process.frozen, process.received) = (Some(record), false, None);
-        process.lent = false;
+        (process.lent, process.replaced) = (false, false);
         process.follows |= exchange == Exchange::Committed && daemon.bounds.device;
         let predecessor_leaves = process.follows;
+        if !predecessor_leaves {
+            self.speak(who, daemon);
+        }
         self.device(who, device::Event::Owned { origin, predecessor_leaves }, daemon);
+    }
+
+    /// The process becomes the main one of its unit, and sends PID 1 what waited for that.
+    fn speak(&mut self, who: Who, daemon: &Daemon) {
+        let process = self.process_mut(who);
+        process.silent = false;
+        if std::mem::take(&mut process.unstores) {
+            self.stored[daemon.bounds.unit(who)] = false;
+        }
     }
 
     /// Takes one due tick: first in the file, then visible.

@@ -52,6 +52,16 @@ pub(crate) struct Bounds {
     pub(crate) journal: bool,
     /// Whether the service has a device.
     pub(crate) device: bool,
+    /// Whether the predecessor starts its only successor itself, in the same unit, over the only
+    /// connection between them.
+    pub(crate) reload: bool,
+}
+
+impl Bounds {
+    /// The unit of a process: PID 1's store belongs to a unit.
+    pub(crate) fn unit(&self, who: Who) -> usize {
+        if self.reload { Predecessor as usize } else { who as usize }
+    }
 }
 
 /// The rules that the actors follow. A broken daemon violates one of them.
@@ -75,6 +85,8 @@ pub(crate) struct Rules {
     pub(crate) leaves_at_once: bool,
     /// A process that finds another owner drops what PID 1's store returned.
     pub(crate) drops_stored: bool,
+    /// Only the main process of a unit speaks to PID 1.
+    pub(crate) speaks_as_main: bool,
 }
 
 impl Rules {
@@ -89,6 +101,7 @@ impl Rules {
         gives_up: true,
         leaves_at_once: true,
         drops_stored: true,
+        speaks_as_main: true,
     };
 }
 
@@ -241,6 +254,12 @@ pub(crate) struct Process {
     pub(crate) restored: bool,
     /// Has sent a successor copies of the descriptors.
     pub(crate) lent: bool,
+    /// A successor in the same unit owns the state.
+    pub(crate) replaced: bool,
+    /// Says nothing to PID 1, because it is not the main process of its unit.
+    pub(crate) silent: bool,
+    /// Has an order for PID 1's store that waits for the end of that.
+    pub(crate) unstores: bool,
     /// The predecessor committed, and the end of its connection was not seen yet.
     pub(crate) follows: bool,
 }
@@ -271,6 +290,9 @@ impl Process {
         luggage: false,
         restored: false,
         lent: false,
+        replaced: false,
+        silent: false,
+        unstores: false,
         follows: false,
     };
 
@@ -347,6 +369,21 @@ pub(crate) struct Wire {
 }
 
 impl Wire {
+    /// A new connection of a successor, on which nothing was sent.
+    pub(crate) fn of(successor: Who) -> Self {
+        Self {
+            successor,
+            from: true,
+            to: true,
+            server: None,
+            asker: false,
+            up: List::EMPTY,
+            down: List::EMPTY,
+            session: None,
+            record: None,
+        }
+    }
+
     pub(crate) fn write_up(&mut self, message: ToPredecessor) {
         if self.to {
             self.up.push(message);
@@ -428,7 +465,7 @@ pub(crate) struct World {
     pub(crate) client: Client,
     pub(crate) processes: [Process; 3],
     pub(crate) wires: List<Wire, 5>,
-    /// Whether PID 1's store has copies of the device, by the process that stored them.
+    /// Whether PID 1's store has copies of the device, by the unit that stored them.
     pub(crate) stored: [bool; 3],
     /// Whether the device was released since it was opened last.
     pub(crate) released: bool,
