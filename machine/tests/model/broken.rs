@@ -403,11 +403,10 @@ fn keeping_the_stored_device_of_another_owner_leaves_no_user() {
 
 #[test]
 fn emptying_the_store_of_the_successor_is_noticed() {
-    let device: DeviceStep = |device, event| match event {
-        device::Event::Ended { predecessor_leaves, .. } => {
-            true_device(device, device::Event::Ended { predecessor_leaves, is_replaced: false })
-        }
-        _ => true_device(device, event),
+    let device: DeviceStep = |device, event| {
+        let alone = device::Event::Ended { predecessor_leaves: false, is_replaced: false };
+        let is_end = matches!(event, device::Event::Ended { predecessor_leaves: false, .. });
+        true_device(device, if is_end { alone } else { event })
     };
     let bounds = Bounds { reload: true, ..WITH_A_DEVICE };
     let (atlas, rules) = (Atlas::of(true_step), Rules::KEPT);
@@ -417,9 +416,9 @@ fn emptying_the_store_of_the_successor_is_noticed() {
 
 #[test]
 fn a_successor_that_waits_for_its_only_connection_to_return_is_noticed() {
-    let step: Step = |lifecycle, event| match event {
-        Event::Predecessor(Predecessor::Unreachable) => (lifecycle, vec![]),
-        _ => true_step(lifecycle, event),
+    let step: Step = |lifecycle, event| {
+        let is_over = event == Event::Predecessor(Predecessor::Unreachable);
+        if is_over { (lifecycle, vec![]) } else { true_step(lifecycle, event) }
     };
     let bounds = Bounds { reload: true, ..BOUNDS };
     assert_stuck(step, Rules::KEPT, bounds);

@@ -103,17 +103,20 @@ fn search(name: &str, bounds: Bounds) -> Vec<String> {
     assert_eq!(worlds, states, "both searches reach the same worlds");
 
     let atlas = &checker.model().atlas;
-    let is_left_out = |event| match event {
-        Event::Predecessor(Predecessor::SentLegacyState)
-        | Event::Successor(Successor::TookLegacyState) => true,
-        Event::Local(Local::StartedByOwner) | Event::Predecessor(Predecessor::Unreachable) => {
-            !bounds.reload
-        }
-        _ => false,
+    let is_legacy = |event| {
+        matches!(
+            event,
+            Event::Predecessor(Predecessor::SentLegacyState)
+                | Event::Successor(Successor::TookLegacyState)
+        )
     };
-    let rest = atlas.not_taken().filter(|(from, event)| {
-        !is_left_out(*event) && (bounds.reload || !from.starts_with("Called"))
-    });
+    let is_reload = |from: &str, event| {
+        let (child, over) = (Local::StartedByOwner, Predecessor::Unreachable);
+        from.starts_with("Called") || [child.into(), over.into()].contains(&event)
+    };
+    let rest = atlas
+        .not_taken()
+        .filter(|(from, event)| !is_legacy(*event) && (bounds.reload || !is_reload(from, *event)));
     rest.map(|(from, event)| format!("{from} {event:?}")).collect()
 }
 
