@@ -71,6 +71,8 @@ pub(crate) fn launch(program: PathBuf) -> io::Result<(Launched, Peer)> {
         }
         OF_ONE_PROCESS.iter().for_each(|variable| _ = command.env_remove(variable));
         command.args(arguments).env(RELOADED_BY, process::id().to_string());
+        // A group of its own, so that a kill also reaches what a broken program has started.
+        command.process_group(0);
         // If nobody waits for the child any more, this process has ended.
         let _ = done.try_send(command.stdin(OwnedFd::from(theirs)).spawn());
     };

@@ -25,7 +25,7 @@ use early_service_machine::wire::handoff::DENIED;
 use early_service_machine::wire::request::Request;
 use futures_lite::future;
 use rustix::net::UCred;
-use rustix::process::{Pid, getegid, geteuid};
+use rustix::process::{Pid, Signal, getegid, geteuid, kill_process_group};
 use smol::{Async, Timer};
 
 use crate::handoff::channel::{Line, Peer};
@@ -191,7 +191,8 @@ impl<S: Service> Reload<S> {
             Progress::Started(mut child, ..)
             | Progress::Asked(mut child)
             | Progress::Committed(mut child, _) => {
-                // Fails only if it has ended.
+                // Fails only if all of them have ended.
+                let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
                 let _ = child.kill();
                 Progress::Killed(child)
             }
@@ -264,7 +265,11 @@ impl<S: Service> Handoff<S> {
                     offering.fails_because(why);
                 }
             }
-            Event::Ended => self.reload = None,
+            Event::Ended => match &mut self.offering {
+                // The client is answered when the offer has failed.
+                Some(offering) => offering.successor_died(),
+                None => self.reload = None,
+            },
         }
     }
 

@@ -8,6 +8,7 @@
 //! is idle until the next order. Dropped by the handoff actor.
 
 use std::io;
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -185,6 +186,11 @@ impl Offering {
     /// The connection, for its last line.
     pub(crate) fn into_peer(self) -> Peer {
         self.peer
+    }
+
+    /// The successor is dead. Ends the connection, of which another process may have a copy.
+    pub(crate) fn successor_died(&mut self) {
+        let _ = self.peer.stream().get_ref().shutdown(Shutdown::Both);
     }
 
     /// Waits for an event to report; may be dropped at any point.

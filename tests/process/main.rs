@@ -33,6 +33,7 @@
 //! | [`rebinding`] | a fresh socket in the place of a passed one |
 //! | [`recovery`] | continuing after a death or a stop |
 //! | [`refusing`] | offers that a successor does not adopt |
+//! | [`reload`] | the owner hands over to the program on disk |
 //! | [`root`] | the first stage across a switch of root |
 //! | [`scarcity`] | resource limits that are too low |
 //! | [`sessions`] | clients across a handoff |
@@ -74,6 +75,7 @@ mod passing_errors;
 mod rebinding;
 mod recovery;
 mod refusing;
+mod reload;
 mod root;
 mod scarcity;
 mod sessions;
