@@ -107,7 +107,7 @@ fn a_record_in_a_slot_follows_the_rule() {
 #[test]
 fn an_offer_follows_the_rule() {
     let manifest =
-        Manifest { snapshot: snapshot(), lock: true, listeners: 1, clients: 2, named: 3 };
+        Manifest { snapshot: snapshot(), lock: true, listeners: 1, owned: 1, clients: 2, named: 3 };
     let client = Client { input: 7, replies: 0, ended: true, closing: false };
     for (kind, message) in
         [("state 1", Message::State(manifest)), ("client", Message::Client(client))]
