@@ -169,9 +169,13 @@ impl<S: Service> Handoff<S> {
                 Event::Locking(event) => {
                     if event == Lock::HeldElsewhere {
                         self.tell_device(ToDevice::HeldElsewhere);
-                    }
-                    if event == Lock::HeldElsewhere && self.adoption.is_none() {
-                        self.locking.say_held();
+                        match &self.adoption {
+                            None => self.locking.say_held(),
+                            // Without the state it would have no listener: if the owner dies
+                            // before, this process ends, and PID 1 starts another.
+                            Some(adoption) if adoption.is_reload() => self.locking.pause(),
+                            Some(_) => {}
+                        }
                     }
                     self.report(event);
                 }
@@ -238,7 +242,9 @@ impl<S: Service> Handoff<S> {
             Effect::ReportPrepared => self.with_adoption(Adoption::report_prepared),
             Effect::Discard => {
                 self.with_adoption(Adoption::discard);
-                self.locking.resume();
+                if !self.adoption.as_ref().is_some_and(Adoption::is_reload) {
+                    self.locking.resume();
+                }
             }
             Effect::Abort => {
                 self.with_adoption(Adoption::abort);

@@ -78,7 +78,7 @@ enum Progress {
     Started(Child, Peer, Instant),
     /// It has asked, and the offer waits for it.
     Asked(Child),
-    /// It owns the state, and is killed at this time if it does not serve.
+    /// It owns the state, and is late from this time on if it does not serve.
     Committed(Child, Instant),
     /// It was killed, and its end is awaited.
     Killed(Child),
@@ -92,8 +92,8 @@ pub(crate) enum Event {
     Requested(Async<UnixStream>, UCred, HandoffRequest),
     /// It does not ask, for this reason.
     Failed(String),
-    /// It does not serve, and was killed.
-    Killed(String),
+    /// It has owned the state for too long without serving.
+    Late,
     /// It has ended after it was killed.
     Ended,
 }
@@ -139,9 +139,8 @@ impl<S: Service> Reload<S> {
                 }
                 Progress::Committed(_, until) => {
                     Timer::at(*until).await;
-                    self.kill();
-                    let why = format!("it did not serve within {} s", SERVE.as_secs());
-                    return Event::Killed(why);
+                    *until = Instant::now() + REAP;
+                    return Event::Late;
                 }
                 Progress::Killed(child) => {
                     while let Ok(None) = child.try_wait() {
@@ -260,9 +259,15 @@ impl<S: Service> Handoff<S> {
                 log::warn!(MESSAGE_ID = Id::NotAdopted; "Not reloaded: {why}; serving on");
                 self.reload_failed(&why);
             }
-            Event::Killed(why) => {
-                if let Some(offering) = &mut self.offering {
-                    offering.fails_because(why);
+            Event::Late => {
+                let offering = self.offering.as_mut();
+                // If this process was stopped, the message that the child serves may be unread.
+                if let Some(offering) = offering.filter(|offering| offering.is_silent()) {
+                    offering
+                        .fails_because(format!("it did not serve within {} s", SERVE.as_secs()));
+                    if let Some(reload) = &mut self.reload {
+                        reload.kill();
+                    }
                 }
             }
             Event::Ended => match &mut self.offering {

@@ -26,7 +26,7 @@ use crate::handoff::channel::{Line, Peer};
 use crate::handoff::legacy;
 use crate::handoff::request::HandoffRequest;
 use crate::journal::message_id::Id;
-use crate::platform::notify;
+use crate::platform::{notify, socket};
 use crate::server::listener::Listener;
 use crate::service::Service;
 
@@ -115,6 +115,11 @@ impl Offering {
 
     pub(crate) fn is_done(&self) -> bool {
         self.is_done
+    }
+
+    /// Whether the successor has sent nothing since the commit, not even what is not yet read.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.progress == Progress::Committed && !socket::is_readable(self.peer.stream())
     }
 
     /// Records that the reply could not be sent.

@@ -76,9 +76,9 @@ pub(crate) fn accept(listener: &UnixListener) -> io::Result<UnixStream> {
     listener.accept().map(|(stream, _)| stream)
 }
 
-/// Whether a client is waiting to be accepted.
-pub(crate) fn has_client(listener: impl AsFd) -> bool {
-    let mut socket = [PollFd::new(&listener, PollFlags::IN)];
+/// Whether data, the end of the connection, or a client is waiting.
+pub(crate) fn is_readable(socket: impl AsFd) -> bool {
+    let mut socket = [PollFd::new(&socket, PollFlags::IN)];
     poll(&mut socket, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 

@@ -254,7 +254,7 @@ impl Listener {
     /// The socket on which a client is waiting: the older one first, because it gets no new
     /// clients.
     fn with_client(&self) -> Option<&Async<UnixListener>> {
-        self.sockets().find(|socket| socket::has_client(socket))
+        self.sockets().find(|socket| socket::is_readable(socket))
     }
 
     /// The sockets to accept from, without an older one that was shut down: it is readable forever,
