@@ -48,7 +48,7 @@ pub(crate) fn all_of<P: Sync, T: Send>(
     results.into_inner().expect("no panic").into_values().collect()
 }
 
-fn each(wrong: &[Wrong]) -> Vec<String> {
+pub(crate) fn each(wrong: &[Wrong]) -> Vec<String> {
     wrong.iter().map(Wrong::to_string).collect()
 }
 

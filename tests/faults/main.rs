@@ -10,7 +10,9 @@
 //! | [`arrows`] | faults at each arrow of the exchange |
 //! | [`device`] | faults at each arrow, for a service with hardware |
 //! | [`instants`] | faults at random times |
+//! | [`reload`] | faults at each arrow of a reload |
 //! | [`relay`] | a thousand handoffs in a row without a fault, and how long they take |
+//! | [`reloads`] | a thousand reloads in a row, beside as many restarts |
 //! | [`trial`] | one try |
 //! | [`early_service_trial::proxy`] | stands between the processes, to stop the exchange at an arrow |
 //! | [`load`] | the clients |
@@ -18,8 +20,8 @@
 //! | [`service`] | the programs, and what differs between them |
 //!
 //! `FAULTS_TRIES` (20 for each arrow, side and fault, half of them before the arrow is delivered),
-//! `FAULTS_TRIES_METER` (4, of another service), `FAULTS_INSTANTS` (1000) and
-//! `FAULTS_HANDOFFS` in the environment set the number of tries; `FAULTS_SEED` repeats tries. A
+//! `FAULTS_TRIES_METER` (4, of another service), `FAULTS_TRIES_RELOAD` (2), `FAULTS_INSTANTS` (1000)
+//! and `FAULTS_HANDOFFS` in the environment set the number of tries; `FAULTS_SEED` repeats tries. A
 //! table shows the tries for each fault, and the permitted losses.
 #![allow(clippy::print_stderr, reason = "a test that fails shows what the daemon logged")]
 
@@ -28,6 +30,8 @@ mod author;
 mod device;
 mod instants;
 mod relay;
+mod reload;
+mod reloads;
 
 mod crowd;
 mod service;

@@ -7,10 +7,10 @@
 //! All processes log to one file, with one write for each line. The test reads it at the end.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{BufRead as _, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::thread;
@@ -25,10 +25,10 @@ use testkit::judge::{Evidence, judge};
 use testkit::load::{Asks, COUNTER, Habit, Load, Told};
 use testkit::record::{Record, Rhythm};
 use testkit::scratch::Scratch;
-use testkit::{LIMIT, now};
+use testkit::{LIMIT, now, orphan};
 
 /// How long a process owns the counter: two ticks, so that each process has some.
-const TURN: Duration = Duration::from_millis(20);
+pub(crate) const TURN: Duration = Duration::from_millis(20);
 
 /// In milliseconds.
 const PERIOD: &str = "10";
@@ -38,29 +38,28 @@ const PERIOD: &str = "10";
 const PAUSE: Duration = Duration::from_micros(400);
 
 /// Processes that pass on one public socket.
-struct Relay {
-    scratch: Scratch,
+pub(crate) struct Relay {
+    pub(crate) scratch: Scratch,
     public: UnixListener,
     log: File,
     pids: Vec<u32>,
-    owner: Runner,
+    pub(crate) owner: Runner,
 }
 
 /// One process; killed if the test ends first.
-struct Runner {
-    child: Child,
-    victim: Victim,
+pub(crate) struct Runner {
+    pub(crate) victim: Victim,
     private: PathBuf,
 }
 
 impl Drop for Runner {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.victim.kill_at_once();
     }
 }
 
 impl Runner {
+    #[allow(clippy::zombie_processes, reason = "`assert_success` waits, for orphans also")]
     fn start(
         scratch: &Scratch,
         public: &UnixListener,
@@ -77,19 +76,17 @@ impl Runner {
         }
         command.stderr(Stdio::from(log.try_clone().expect("a descriptor")));
         let child = command.spawn().expect("the program starts");
-        let victim = Victim::new(child.id());
-        Self { child, victim, private }
+        Self { victim: Victim::new(child.id()), private }
     }
 
     #[track_caller]
-    fn assert_success(mut self) {
-        let status = self.child.wait().expect("our own child");
-        assert!(status.success(), "process {}: {status}", self.victim.pid());
+    fn assert_success(self) {
+        orphan::succeeds(self.victim.pid()).unwrap_or_else(|why| panic!("{why}"));
     }
 }
 
 impl Relay {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let scratch = Scratch::new();
         let public = UnixListener::bind(scratch.join("public")).expect("a socket");
         let log = OpenOptions::new().create_new(true).append(true).open(scratch.join("log"));
@@ -104,18 +101,47 @@ impl Relay {
         let number = self.pids.len();
         let Self { scratch, public, log, owner, .. } = self;
         let next = Runner::start(scratch, public, log, Some(owner), number);
+        self.succeed(next);
+    }
+
+    /// Has the owner reload, and waits until it has ended. Its successor keeps its socket.
+    pub(crate) fn reload(&mut self) {
+        let mut client = connect(&self.scratch);
+        client.write_all(b"reload\n").expect("a server");
+        let mut answer = String::new();
+        BufReader::new(client).read_line(&mut answer).expect("an answer");
+        let pid = answer.strip_prefix("reloaded: process ").and_then(|rest| rest.split_once(' '));
+        let pid = pid.and_then(|(pid, _)| pid.parse().ok());
+        let pid = pid.unwrap_or_else(|| panic!("the answer to a reload is {answer:?}"));
+        let private = self.owner.private.clone();
+        self.succeed(Runner { victim: Victim::new(pid), private });
+    }
+
+    fn succeed(&mut self, next: Runner) {
         self.pids.push(next.victim.pid());
         let last = std::mem::replace(&mut self.owner, next);
         last.victim.wait_for_end();
         last.assert_success();
     }
 
-    fn rhythm(&self) -> Rhythm {
+    /// Stops the owner and starts another one, as `systemctl restart` does if the socket has its
+    /// own unit. Returns the times of the stop and of the first reply.
+    pub(crate) fn restart(&mut self) -> (u64, u64) {
+        let (stopped, number) = (now(), self.pids.len());
+        self.owner.victim.end();
+        self.owner.victim.wait_for_end();
+        let next = Runner::start(&self.scratch, &self.public, &self.log, None, number);
+        self.succeed(next);
+        assert!(is_answered(&mut connect(&self.scratch)), "it serves again");
+        (stopped, now())
+    }
+
+    pub(crate) fn rhythm(&self) -> Rhythm {
         Record::read(&self.scratch.join("state"), COUNTER.key).rhythm()
     }
 
-    /// Ends the last process; returns the evidence.
-    fn end(self, rhythm: Rhythm, told: Told) -> Evidence {
+    /// Ends the last process; returns the evidence. `may_end`: connections may have ended.
+    pub(crate) fn end(self, rhythm: Rhythm, told: Told, may_end: bool) -> Evidence {
         self.owner.victim.end();
         self.owner.assert_success();
         let log = fs::read_to_string(self.scratch.join("log")).expect("text");
@@ -124,7 +150,7 @@ impl Relay {
         lines.sort_by_key(|line| line.time);
         let last = Record::read(&self.scratch.join("state"), COUNTER.key);
         let owners = self.pids;
-        let (may_end, may_lose_lines, may_drop_lines) = (false, false, false);
+        let (may_lose_lines, may_drop_lines) = (false, false);
         let first = rhythm.first();
         Evidence {
             rhythm,
@@ -140,20 +166,20 @@ impl Relay {
     }
 }
 
-fn connect(scratch: &Scratch) -> UnixStream {
+pub(crate) fn connect(scratch: &Scratch) -> UnixStream {
     let client = UnixStream::connect(scratch.join("public")).expect("nobody is refused");
     client.set_read_timeout(Some(LIMIT)).expect("not zero");
     client
 }
 
 /// Sends a request; returns whether a reply arrives.
-fn is_answered(client: &mut UnixStream) -> bool {
+pub(crate) fn is_answered(client: &mut UnixStream) -> bool {
     let mut reply = [0; 32];
     client.write_all(b"get_counter\n").is_ok() && client.read(&mut reply).is_ok_and(|n| n > 0)
 }
 
 /// The time from each request until the successor serves, from the lines of both.
-fn exchanges(lines: &[Line]) -> Vec<(u64, u64)> {
+pub(crate) fn exchanges(lines: &[Line]) -> Vec<(u64, u64)> {
     let times = |text: &'static str| {
         lines.iter().filter(move |line| line.message.contains(text)).map(|line| line.time)
     };
@@ -161,7 +187,7 @@ fn exchanges(lines: &[Line]) -> Vec<(u64, u64)> {
 }
 
 /// The longest time without a reply to any client, around each of these times.
-fn holes(told: &Told, during: &[(u64, u64)]) -> Vec<u64> {
+pub(crate) fn holes(told: &Told, during: &[(u64, u64)]) -> Vec<u64> {
     let mut replies: Vec<_> = told.answers.iter().map(|answer| answer.received).collect();
     replies.sort_unstable();
     let hole = |(start, end): &(u64, u64)| {
@@ -192,7 +218,7 @@ fn waits(told: &Told, during: &[(u64, u64)]) -> Vec<u64> {
 const SECOND: u64 = 1_000_000_000;
 
 /// `median 0.41 ms, longest 2.03 ms`.
-fn summary(mut times: Vec<u64>) -> String {
+pub(crate) fn summary(mut times: Vec<u64>) -> String {
     times.sort_unstable();
     let ms = |time: Option<&u64>| time.map_or(0.0, |time| *time as f64 / 1e6);
     let (median, longest) = (ms(times.get(times.len() / 2)), ms(times.last()));
@@ -202,7 +228,7 @@ fn summary(mut times: Vec<u64>) -> String {
 
 /// Ten clients, one of which only sets the counter, because each new number makes another range to
 /// judge.
-fn clients() -> Vec<Habit> {
+pub(crate) fn clients() -> Vec<Habit> {
     let habit = |asks, stays| Habit { asks, stays, pause: PAUSE };
     let mut clients = vec![habit(Asks::Get, true); 5];
     clients.extend([habit(Asks::Get, false), habit(Asks::Get, false)]);
@@ -227,7 +253,7 @@ fn run(handoffs: u64) {
     }
     let lasted = now() - started;
     load.wait_for_answers(1);
-    let evidence = relay.end(rhythm, load.stop());
+    let evidence = relay.end(rhythm, load.stop(), false);
     let told = &evidence.told;
 
     let judged = judge(&evidence);
@@ -294,7 +320,7 @@ fn idle_clients_are_handed_over_and_cost_little() {
         }
         let answered: usize =
             clients.iter_mut().map(|client| usize::from(is_answered(client))).sum();
-        let evidence = relay.end(rhythm, Told::default());
+        let evidence = relay.end(rhythm, Told::default(), false);
         let during = exchanges(&evidence.lines);
         let length = during.iter().map(|(start, end)| end - start).collect();
         println!("a handoff with {idle:4} idle clients: {}", summary(length));

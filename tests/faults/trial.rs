@@ -28,11 +28,11 @@ use testkit::starting;
 use testkit::{LIMIT, now, until};
 
 /// In milliseconds; short, so that a fault spans ticks and most exchanges contain one.
-const PERIOD: &str = "10";
+pub(crate) const PERIOD: &str = "10";
 
 /// Short enough that some client always waits for a reply. Long enough that many simultaneous
 /// trials leave the processor to the processes under test.
-const PAUSE: Duration = Duration::from_millis(12);
+pub(crate) const PAUSE: Duration = Duration::from_millis(12);
 
 /// The process that is hit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +62,7 @@ pub(crate) enum Fault {
 
 impl Fault {
     /// Whether the process dies.
-    fn is_deadly(self) -> bool {
+    pub(crate) fn is_deadly(self) -> bool {
         !matches!(self, Self::Stop(_))
     }
 }
@@ -127,7 +127,7 @@ pub(crate) fn make(plan: &Plan) -> Result<Outcome, Vec<Wrong>> {
 
 /// Shows the log of a failed try.
 #[allow(clippy::print_stderr, reason = "a test that fails shows what the daemons logged")]
-fn tell(plan: &Plan, lines: &[Line]) {
+pub(crate) fn tell(plan: &Plan, lines: &[Line]) {
     let lines = lines.iter().map(|line| {
         let (seconds, micros) = (line.time / 1_000_000_000, line.time / 1000 % 1_000_000);
         format!("[{seconds}.{micros:06}] {}[{}]: {}\n", line.identifier, line.pid, line.message)
@@ -290,13 +290,13 @@ impl Actor {
 }
 
 /// Whether a successor's log line reports that it serves.
-fn is_serving(line: &str) -> bool {
+pub(crate) fn is_serving(line: &str) -> bool {
     line == "adopting => serving"
 }
 
 /// Injects the fault, once.
 #[derive(Clone)]
-struct Arm(Arc<ArmParts>);
+pub(crate) struct Arm(Arc<ArmParts>);
 
 struct ArmParts {
     fault: Fault,
@@ -306,29 +306,29 @@ struct ArmParts {
 }
 
 /// Receives the time of the fault.
-struct Blow(Receiver<u64>);
+pub(crate) struct Blow(Receiver<u64>);
 
 impl Blow {
     /// Waits until the victim is dead or continues; returns the time of the fault.
-    fn wait_for_its_end(&self) -> u64 {
+    pub(crate) fn wait_for_its_end(&self) -> u64 {
         self.0.recv_timeout(LIMIT).expect("the occasion comes")
     }
 }
 
 impl Arm {
-    fn new(plan: &Plan) -> (Self, Blow) {
+    pub(crate) fn new(plan: &Plan) -> (Self, Blow) {
         let (over, is_over) = mpsc::channel();
         let (victim, struck) = (OnceLock::new(), AtomicBool::new(false));
         let parts = ArmParts { fault: plan.fault, victim, struck, over: Mutex::new(Some(over)) };
         (Self(Arc::new(parts)), Blow(is_over))
     }
 
-    fn aim(&self, victim: &Victim) {
+    pub(crate) fn aim(&self, victim: &Victim) {
         assert!(self.0.victim.set(victim.clone()).is_ok(), "one victim a try");
     }
 
     /// The onlooker that injects the fault at its time.
-    fn onlooker(&self, when: When) -> Onlooker {
+    pub(crate) fn onlooker(&self, when: When) -> Onlooker {
         let arm = self.clone();
         Box::new(move |arrow, moment| match when {
             When::Arrow(at, then, delay) if (at, then) == (arrow, moment) => {

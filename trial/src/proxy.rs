@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Proxy: sits between successor and predecessor; can stop the exchange at any [`Arrow`].
 //!
-//! The successor connects to the proxy's path, the proxy to the predecessor's. Lines, bytes of
-//! clients and descriptors pass in both directions, complete and in order. At each arrow it calls
-//! an onlooker, before and after the delivery; nothing else is delivered meanwhile.
+//! The successor connects to the proxy's path, the proxy to the predecessor's. In a reload, the
+//! successor sends its connection to the predecessor first. Lines, bytes of clients and descriptors
+//! pass in both directions, complete and in order. At each arrow it calls an onlooker, before and
+//! after the delivery; nothing else is delivered meanwhile.
 //!
 //! Owns the undelivered data, and a thread.
 //! Never keeps a copy of a descriptor that it has delivered: a copy would keep the lock.
@@ -109,13 +110,22 @@ pub struct Proxy {
 impl Proxy {
     /// Listens on `path` for successors of the predecessor at `predecessor`.
     pub fn between(path: PathBuf, predecessor: &Path, onlooker: Onlooker) -> Self {
+        Self::start(path, Some(predecessor.to_owned()), onlooker)
+    }
+
+    /// Listens on `path` for successors that send their connection to the predecessor.
+    pub fn within_reloads(path: PathBuf, onlooker: Onlooker) -> Self {
+        Self::start(path, None, onlooker)
+    }
+
+    fn start(path: PathBuf, predecessor: Option<PathBuf>, onlooker: Onlooker) -> Self {
         let listener = UnixListener::bind(&path).expect("a path of our own");
         let (quit, told) = UnixStream::pair().expect("a socket pair");
         let sent = Arc::new(Mutex::new(Vec::new()));
         let middle = Middle {
             told,
             listener: Some(listener),
-            predecessor: predecessor.to_owned(),
+            predecessor,
             links: Vec::new(),
             connections: 0,
             onlooker,
@@ -150,7 +160,8 @@ struct Middle {
     told: UnixStream,
     /// Absent once the predecessor has ended: new connections are refused, as by the predecessor.
     listener: Option<UnixListener>,
-    predecessor: PathBuf,
+    /// `None`: each successor sends its connection to the predecessor.
+    predecessor: Option<PathBuf>,
     links: Vec<Link>,
     connections: usize,
     onlooker: Onlooker,
@@ -210,13 +221,17 @@ impl Middle {
         else {
             return;
         };
-        match UnixStream::connect(&self.predecessor) {
-            Ok(predecessor) => {
+        let predecessor = match &self.predecessor {
+            Some(path) => UnixStream::connect(path).ok(),
+            None => Some(sent_by(&successor)),
+        };
+        match predecessor {
+            Some(predecessor) => {
                 let (number, ends) = (self.connections, [successor, predecessor]);
                 self.connections += 1;
                 self.links.push(Link { number, ends, flows: Default::default() });
             }
-            Err(_) => self.listener = None,
+            None => self.listener = None,
         }
     }
 
@@ -242,6 +257,15 @@ impl Middle {
         }
         goes_on
     }
+}
+
+/// The connection that a successor sends with its first byte. A descriptor is the end of what one
+/// call reads (unix(7)), so the exchange is not touched.
+fn sent_by(successor: &UnixStream) -> UnixStream {
+    let mut flow = Flow::default();
+    flow.read(successor);
+    assert_eq!(flow.bytes, b"\n", "one byte with the connection");
+    flow.descriptors.pop().expect("the connection").into()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,6 +12,7 @@
 //! | [`load`] | clients at work, and the replies that each received |
 //! | [`manager`] | a socket in the place of PID 1 |
 //! | [`judge`], [`order`], [`record`] | whether replies, log and state file fit one undisturbed counter |
+//! | [`orphan`] | the end of processes that a process under test has started |
 //! | [`patches`] | faults, and copies of the sources to plant them in |
 //! | [`pipe`] | in the place of a device, to see whether it is open and fed |
 //! | [`random`] | numbers that follow from a seed |
@@ -31,6 +32,7 @@ pub mod line;
 pub mod load;
 pub mod manager;
 pub mod order;
+pub mod orphan;
 pub mod patches;
 pub mod pipe;
 pub mod random;
