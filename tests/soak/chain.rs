@@ -19,6 +19,7 @@ use crate::fate::{Blow, Fate, When, while_stopped};
 use crate::process::{Figures, Process};
 use crate::report::Broken;
 use crate::sleepers::Sleepers;
+use testkit::client::Client;
 use testkit::judge::{Evidence, Loss, judge};
 use testkit::line::Line;
 use testkit::load::{COUNTER, Load, Said, Told, ten};
@@ -247,6 +248,16 @@ impl Chain {
     fn start_process(&mut self, predecessor: Option<&Path>) -> Process {
         let Self { program, scratch, public, .. } = self;
         let process = Process::start(program, scratch, public, predecessor, self.started);
+        self.add(process)
+    }
+
+    /// The process that the owner has started, to replace it.
+    fn reloaded(&mut self, pid: u32) -> Process {
+        let process = self.owner.reloaded(pid);
+        self.add(process)
+    }
+
+    fn add(&mut self, process: Process) -> Process {
         self.living.lock().expect("no panic").push(process.victim.clone());
         self.started += 1;
         process
@@ -274,6 +285,7 @@ impl Round<'_> {
         let (still, when) = (while_stopped(random), When::choose(random));
         match fate {
             Fate::HandedOver => self.hand_over(),
+            Fate::Reloaded => self.reload(),
             Fate::PredecessorKilled => self.hit_predecessor(Blow::Kill, when),
             Fate::PredecessorStopped => self.hit_predecessor(Blow::Stop(still), when),
             Fate::PredecessorHung => self.hit_predecessor(Blow::Hang(still), when),
@@ -307,6 +319,15 @@ impl Round<'_> {
 
     fn hand_over(&mut self) {
         let next = self.start_successor();
+        self.succeed(next);
+    }
+
+    /// Has the owner start its successor itself.
+    fn reload(&mut self) {
+        let answer = Client::connect(self.chain.scratch.join("public")).ask("reload");
+        let pid = answer.strip_prefix("reloaded: process ").and_then(|rest| rest.split_once(' '));
+        let pid = pid.and_then(|(pid, _)| pid.parse().ok());
+        let next = self.chain.reloaded(pid.unwrap_or_else(|| panic!("{answer}")));
         self.succeed(next);
     }
 

@@ -11,6 +11,7 @@ use testkit::random::Random;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fate {
     HandedOver,
+    Reloaded,
     PredecessorKilled,
     PredecessorStopped,
     PredecessorHung,
@@ -24,8 +25,9 @@ pub(crate) enum Fate {
 }
 
 impl Fate {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::HandedOver,
+        Self::Reloaded,
         Self::PredecessorKilled,
         Self::PredecessorStopped,
         Self::PredecessorHung,
@@ -38,11 +40,12 @@ impl Fate {
         Self::StoppedAndStarted,
     ];
 
-    /// Chooses one at random; the ordinary handoff is three times as likely as each other.
+    /// Chooses one at random; the ordinary handoff and the reload are three times as likely as each
+    /// other.
     pub(crate) fn choose(random: &mut Random) -> Self {
-        let place = random.number(0..Self::ALL.len() as u64 + 2);
-        let place = usize::try_from(place).expect("small").saturating_sub(2);
-        Self::ALL[place]
+        let place = random.number(0..Self::ALL.len() as u64 + 4);
+        let place = usize::try_from(place).expect("small");
+        Self::ALL[if place < 6 { place / 3 } else { place - 4 }]
     }
 
     /// Whether a process is killed. Its unwritten lines are then lost, and also its connections if
@@ -56,6 +59,7 @@ impl Fate {
             | Self::OwnerKilled
             | Self::TwoSuccessorsOwnerKilled => true,
             Self::HandedOver
+            | Self::Reloaded
             | Self::PredecessorStopped
             | Self::SuccessorStopped
             | Self::TwoSuccessors
@@ -68,6 +72,7 @@ impl fmt::Display for Fate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::HandedOver => "ordinary handoff",
+            Self::Reloaded => "reloaded by itself",
             Self::PredecessorKilled => "predecessor killed",
             Self::PredecessorStopped => "predecessor stopped for a while",
             Self::PredecessorHung => "predecessor hung, then killed",

@@ -3,10 +3,11 @@
 //!
 //! `SOAK_MINUTES=10 cargo test --release --test soak -- --ignored --nocapture` needs neither root
 //! nor a virtual machine. Each process of the chain is the successor of the one before, on one
-//! public socket and one state file. In each round a random fault hits one or two of them, while
-//! ten clients work and others keep connections from round to round, most of them silent. The judge
-//! of the fault tests compares everything that was observed in a round with what one undisturbed
-//! counter would have done. A second chain, of a service with a device, runs beside it.
+//! public socket and one state file. Some start their successor themselves, in a reload. In each
+//! round a random fault hits one or two of them, while ten clients work and others keep connections
+//! from round to round, most of them silent. The judge of the fault tests compares everything that
+//! was observed in a round with what one undisturbed counter would have done. A second chain, of a
+//! service with a device, runs beside it.
 //!
 //! The first broken promise ends the program with exit status 1 and keeps the logs of that round.
 //! `SOAK_SEED` repeats the rounds, times and clients of another run, but not its interleaving,
@@ -33,7 +34,7 @@ use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use testkit::random::Random;
-use testkit::{build, daemon, now};
+use testkit::{build, daemon, now, orphan};
 
 use chain::{Chain, Living};
 use fate::Fate;
@@ -65,6 +66,7 @@ fn every_promise_holds_in_a_long_chain_of_handoffs() {
 
     let (report, living) = (Arc::new(Mutex::new(Report::new(seed))), Living::default());
     end_at_panic(&report, &living);
+    orphan::adopt_all();
     let mut random = Random::new(seed);
     let mut chain = Chain::start(daemon::binary().into(), random.draw(), &living);
     lock(&report).directory = chain.directory();

@@ -3,28 +3,29 @@
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::mem;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 
 use early_service_trial::victim::Victim;
 
 use testkit::judge::tick;
 use testkit::line::Line;
 use testkit::scratch::Scratch;
-use testkit::starting;
+use testkit::{orphan, starting};
 
 /// In milliseconds; short, so that a fault spans ticks and most exchanges contain one.
 const PERIOD: &str = "10";
 
 /// The process; killed if the soak ends first.
 pub(crate) struct Process {
-    child: Child,
     pub(crate) victim: Victim,
-    /// The socket at which its successor asks.
+    /// The socket at which its successor asks; empty once a reload has passed it on.
     pub(crate) private: PathBuf,
     log: File,
+    /// Empty once a reload has passed it on.
     log_path: PathBuf,
     /// The part of the log after its last whole line.
     rest: Vec<u8>,
@@ -63,11 +64,18 @@ impl Process {
         let written = File::create_new(&log_path).expect("a new log");
         // Its own process group, because Ctrl-C is meant for the soak only.
         let child = command.stderr(Stdio::from(written)).process_group(0).spawn();
-        let child = child.expect("the program starts");
-        let victim = Victim::new(child.id());
-        let log = File::open(&log_path).expect("the log");
+        Self::new(child.expect("the program starts").id(), private, log_path)
+    }
+
+    fn new(pid: u32, private: PathBuf, log_path: PathBuf) -> Self {
+        let (victim, log) = (Victim::new(pid), File::open(&log_path).expect("the log"));
         let (rest, lines, is_serving, is_killed) = (Vec::new(), Vec::new(), false, false);
-        Self { child, victim, private, log, log_path, rest, lines, is_serving, is_killed }
+        Self { victim, private, log, log_path, rest, lines, is_serving, is_killed }
+    }
+
+    /// The successor that this process has started. It writes to the same log.
+    pub(crate) fn reloaded(&mut self, pid: u32) -> Self {
+        Self::new(pid, mem::take(&mut self.private), mem::take(&mut self.log_path))
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -86,7 +94,9 @@ impl Process {
         if let Some(end) = self.rest.iter().rposition(|byte| *byte == b'\n') {
             let whole: Vec<_> = self.rest.drain(..=end).collect();
             let lines = String::from_utf8_lossy(&whole);
-            self.lines.extend(lines.lines().map(Line::read));
+            let lines = lines.lines().map(Line::read);
+            let pid = self.pid();
+            self.lines.extend(lines.filter(|line| line.pid == pid));
         }
         &self.lines
     }
@@ -121,21 +131,18 @@ impl Process {
     /// Removes and returns the remaining lines of an ended process; deletes its log.
     pub(crate) fn last_lines(&mut self) -> Vec<Line> {
         self.read();
-        std::mem::take(&mut self.lines)
+        mem::take(&mut self.lines)
     }
 
     /// Waits for the end of a process that nobody killed; fails if it did not end cleanly.
     pub(crate) fn end(&mut self) -> Result<(), String> {
         self.victim.wait_for_end();
-        let status = self.child.wait().expect("our own child");
-        let pid = self.pid();
+        let (pid, status) = (self.pid(), orphan::succeeds(self.pid()));
         if self.is_killed {
             let _ = fs::remove_file(&self.private);
             return Ok(());
         }
-        if !status.success() {
-            return Err(format!("process {pid} ended with {status}"));
-        }
+        status?;
         if self.private.exists() {
             return Err(format!("process {pid} left {} behind", self.private.display()));
         }
@@ -161,7 +168,6 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.victim.kill_at_once();
     }
 }
