@@ -171,15 +171,8 @@ impl<'a> Stage<'a> {
 
     /// Waits until the predecessor has started this many successors; returns the last.
     fn wait_for_child(&mut self, count: usize) -> Victim {
-        let pid = self.started[0].wait_until("a successor", |lines| {
-            let pids = lines.iter().filter_map(|line| {
-                let (_, pid) =
-                    line.message.strip_prefix("Started ")?.rsplit_once(" as process ")?;
-                pid.parse().ok()
-            });
-            pids.clone().nth(count - 1)
-        });
-        let child = Victim::new(pid);
+        until("a successor", || self.proxy.successors().len() >= count);
+        let child = self.proxy.successors()[count - 1].clone();
         self.owners.push(child.clone());
         child
     }

@@ -22,10 +22,13 @@ use std::thread::{self, JoinHandle};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use rustix::net::sockopt::socket_peercred;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
+
+use crate::victim::Victim;
 
 /// One step of the exchange, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -102,6 +105,7 @@ pub type Sent = (usize, Arrow);
 pub struct Proxy {
     path: PathBuf,
     sent: Arc<Mutex<Vec<Sent>>>,
+    successors: Arc<Mutex<Vec<Victim>>>,
     /// Its other end tells the thread to end.
     quit: Option<UnixStream>,
     thread: Option<JoinHandle<()>>,
@@ -121,7 +125,7 @@ impl Proxy {
     fn start(path: PathBuf, predecessor: Option<PathBuf>, onlooker: Onlooker) -> Self {
         let listener = UnixListener::bind(&path).expect("a path of our own");
         let (quit, told) = UnixStream::pair().expect("a socket pair");
-        let sent = Arc::new(Mutex::new(Vec::new()));
+        let (sent, successors) = (Arc::default(), Arc::default());
         let middle = Middle {
             told,
             listener: Some(listener),
@@ -130,13 +134,19 @@ impl Proxy {
             connections: 0,
             onlooker,
             sent: Arc::clone(&sent),
+            successors: Arc::clone(&successors),
         };
         let thread = thread::spawn(move || middle.run());
-        Self { path, sent, quit: Some(quit), thread: Some(thread) }
+        Self { path, sent, successors, quit: Some(quit), thread: Some(thread) }
     }
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The successors of reloads so far.
+    pub fn successors(&self) -> Vec<Victim> {
+        self.successors.lock().expect("no panic").clone()
     }
 
     /// The arrows sent so far.
@@ -166,6 +176,7 @@ struct Middle {
     connections: usize,
     onlooker: Onlooker,
     sent: Arc<Mutex<Vec<Sent>>>,
+    successors: Arc<Mutex<Vec<Victim>>>,
 }
 
 /// A successor's connection, and the proxy's connection to the predecessor for it.
@@ -223,7 +234,12 @@ impl Middle {
         };
         let predecessor = match &self.predecessor {
             Some(path) => UnixStream::connect(path).ok(),
-            None => Some(sent_by(&successor)),
+            None => {
+                let pid = socket_peercred(&successor).expect("a UNIX socket").pid;
+                let victim = Victim::new(pid.as_raw_nonzero().get().unsigned_abs());
+                self.successors.lock().expect("no panic").push(victim);
+                Some(sent_by(&successor))
+            }
         };
         match predecessor {
             Some(predecessor) => {
