@@ -5,7 +5,7 @@
 
 use std::process::{Command, Stdio};
 
-use crate::stage::{record, start, state_file};
+use crate::stage::{Remains, record, start, state_file};
 use testkit::client::nc;
 use testkit::daemon::{Daemon, STILL, program};
 use testkit::scratch::Scratch;
@@ -132,6 +132,7 @@ fn every_command_is_documented_and_understood() {
 
     let scratch = Scratch::new();
     for command in &manual {
+        let _remains = Remains::of(&scratch);
         let daemon = Daemon::serve(scratch.join("sock"), &STILL);
         let input = format!("nonsense\n{}\n", command.replace(" N", " 7"));
         let replies = nc(&daemon.socket, input);

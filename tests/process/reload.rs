@@ -11,7 +11,7 @@ use std::thread;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::stage::{is_locked, state_file};
+use crate::stage::{Remains, is_locked, state_file};
 use testkit::client::{Client, get_counter, nc, status};
 use testkit::daemon::{Daemon, STILL, binary, copy_program, program};
 use testkit::manager::Manager;
@@ -25,15 +25,6 @@ struct Service {
     scratch: Scratch,
     first: Daemon,
     _remains: Remains,
-}
-
-/// Kills every process at the end of the test whose command line names the test's directory.
-struct Remains(PathBuf);
-
-impl Drop for Remains {
-    fn drop(&mut self) {
-        let _ = Command::new("pkill").args(["-KILL", "-f"]).arg(&self.0).status();
-    }
 }
 
 impl Service {
@@ -53,7 +44,7 @@ impl Service {
         let socket = scratch.join("socket");
         let first = Daemon::spawn_at(&mut command(&scratch), socket);
         first.wait_for("Listening on UNIX socket");
-        let _remains = Remains(scratch.join(""));
+        let _remains = Remains::of(&scratch);
         Self { scratch, first, _remains }
     }
 
@@ -288,7 +279,7 @@ fn pid_1_learns_of_the_new_main_process_and_of_nothing_else() {
     command.arg("--server-socket-path").arg(scratch.join("socket")).args(STILL);
     command.env("NOTIFY_SOCKET", &manager.path).env("WATCHDOG_USEC", "3000000");
     let mut first = Daemon::listen_at(&mut command, scratch.join("socket"));
-    let _remains = Remains(scratch.join(""));
+    let _remains = Remains::of(&scratch);
     manager.wait_for("READY=1");
     manager.said.clear();
     let reply = nc(&first.socket, "reload\n");
@@ -417,7 +408,7 @@ fn a_device_stays_open_in_pid_1_and_in_use_through_a_reload() {
     command.arg("--state-file").arg(state_file(&scratch));
     command.env("NOTIFY_SOCKET", &manager.path).env("WATCHDOG", &hardware.path);
     let mut first = Daemon::listen_at(&mut command, scratch.join("socket"));
-    let _remains = Remains(scratch.join(""));
+    let _remains = Remains::of(&scratch);
     hardware.wait_for(2);
     manager.wait_for("READY=1");
     manager.said.clear();

@@ -5,6 +5,7 @@ use std::fs::{self, File, Permissions};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use early_service_machine::Counter;
 use early_service_machine::bounds::RECORD_SIZE;
@@ -124,4 +125,20 @@ pub(crate) fn lock(path: &Path) -> OwnedFd {
 pub(crate) fn is_locked(path: &Path) -> bool {
     let file = File::open(path).expect("a state file");
     flock(file, FlockOperation::NonBlockingLockExclusive).is_err()
+}
+
+/// Kills every process at the end of the test whose command line names the test's directory: those
+/// that a reload has started.
+pub(crate) struct Remains(PathBuf);
+
+impl Remains {
+    pub(crate) fn of(scratch: &Scratch) -> Self {
+        Self(scratch.join(""))
+    }
+}
+
+impl Drop for Remains {
+    fn drop(&mut self) {
+        let _ = Command::new("pkill").args(["-KILL", "-f"]).arg(&self.0).status();
+    }
 }
