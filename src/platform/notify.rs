@@ -24,7 +24,7 @@ use std::time::Duration;
 use early_service_machine::lifecycle::Phase;
 use early_service_machine::wire::request::Accepts;
 use rustix::fs::fstat;
-use rustix::io::{Errno, fcntl_getfd};
+use rustix::io::{Errno, FdFlags, fcntl_getfd, fcntl_setfd};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
     SocketFlags, SocketType, sendmsg_addr, socket_with,
@@ -110,8 +110,8 @@ impl Passed {
         // Checks every descriptor before it refuses the first one, because that closes the others.
         for (number, name, descriptor) in passed.collect::<Vec<_>>() {
             if let Some(name) = name.as_ref().filter(|name| names.has(name)) {
-                let stored =
-                    descriptor.ok().map(|descriptor| Named { name: name.clone(), descriptor });
+                let stored = descriptor.ok().inspect(keep_from_children);
+                let stored = stored.map(|descriptor| Named { name: name.clone(), descriptor });
                 all.stored.extend(stored);
                 continue;
             }
@@ -123,6 +123,7 @@ impl Passed {
             let socket = descriptor.map_err(|_| "it is not open");
             let socket =
                 socket.and_then(|socket| socket::check_listening(&socket).map(|()| socket));
+            let socket = socket.inspect(keep_from_children);
             all.sockets.push(socket.map_err(|cause| {
                 let name = name.map(|name| format!("'{name}', ")).unwrap_or_default();
                 format!("cannot serve {name}descriptor {number} of $LISTEN_FDS: {cause}")
@@ -137,6 +138,12 @@ impl Passed {
             log::info!("Leaving alone descriptor {number} of $LISTEN_FDS, which is named '{name}'");
         }
     }
+}
+
+/// PID 1 passes descriptors that children inherit. A successor that this process starts receives
+/// them in the handoff, and would never close another copy.
+fn keep_from_children(descriptor: &OwnedFd) {
+    let _ = fcntl_setfd(descriptor, FdFlags::CLOEXEC);
 }
 
 /// The number of the first passed descriptor (`SD_LISTEN_FDS_START` in sd_listen_fds(3)).
