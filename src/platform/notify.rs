@@ -291,8 +291,11 @@ pub(crate) fn speak() {
 /// Makes the process `pid` the main process of the unit (`MAINPID=` in sd_notify(3)). Returns once
 /// PID 1 has the message, because it would otherwise take the end of this process for the end of
 /// the service.
+///
+/// The message is also a sign of life. The next one is due a third of the watchdog's time after the
+/// start of `pid`, and another reload may come before, so that no process would send any.
 pub(crate) async fn until_main_process(pid: i32) {
-    while !notify(&format!("MAINPID={pid}")) {
+    while !notify(&format!("MAINPID={pid}\nWATCHDOG=1")) {
         Timer::after(MAIN_AGAIN).await;
     }
     IS_SILENT.store(true, Relaxed);
