@@ -13,6 +13,7 @@ mod newest;
 mod older;
 pub(crate) mod ordinary;
 mod package;
+mod reload;
 mod root_stage;
 pub(crate) mod rpm;
 pub(crate) mod selinux;
@@ -77,6 +78,7 @@ fn of_any() -> Vec<Plan> {
         ordinary::PLANS,
         commands::PLANS,
         root_stage::PLANS,
+        reload::PLANS,
         first_stage::PLANS,
         confinement::PLANS,
         surroundings::PLANS,

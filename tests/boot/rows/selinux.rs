@@ -103,6 +103,9 @@ const LABELLED: Plan = Plan {
         perl -MSocket -e 'socket my $socket, AF_UNIX, SOCK_STREAM, 0 or die $!;
             connect $socket, sockaddr_un($ARGV[0]) or die $!;
             print getsockopt $socket, SOL_SOCKET, 31' "$PUBLIC" | tell label-of-socket # SO_PEERSEC
+        before=$(root_pid)
+        systemctl reload early-service.service; say reload "$? $(
+            [ "$(root_pid)" = "$before" ] || tr -d '\0' < "/proc/$(root_pid)/attr/current")"
         sleep 1"#,
     ..Plan::ORDINARY
 };
@@ -201,6 +204,9 @@ fn works(boot: &Boot, enforce: &str, root_stage: &str, claims: &mut Claims) {
         boot.lines("domain").map(|line| domain(line.trim_end_matches('\0'))).collect();
     let expected = ["kernel_t", root_stage];
     claims.that("the domains of the stages", domains == expected, domains.join(", "));
+    let reload = boot.lines("reload").next().unwrap_or("nothing");
+    let is_same = reload.starts_with("0 ") && domain(reload) == root_stage;
+    claims.that("a reload leads to the same domain", is_same, reload);
     let ticks = ticks(boot);
     ticks::unbroken(&ticks, claims);
     ticks::in_rhythm(&ticks, claims);

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The Debian package on a running system: what an update restarts, and what a removal stops.
+//! The Debian package on a running system: what an update reloads, and what a removal stops.
 //!
 //! `dpkg.rs` tests without a boot which units dpkg's calls enable.
 
 use crate::claims::Claims;
 use crate::machine::Boot;
 use crate::plan::{Plan, Row};
+use crate::story;
 
 pub(super) const PLANS: &[Plan] = &[Plan {
     name: "package-updates",
@@ -31,9 +32,20 @@ pub(super) const PLANS: &[Plan] = &[Plan {
         printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d; chmod 755 /usr/sbin/policy-rc.d
         update forbidden; rm /usr/sbin/policy-rc.d
         systemctl -q mask $unit; update masked; systemctl -q unmask $unit
+        systemctl -q stop early-service.socket $unit; update stopped
+        systemctl is-active early-service.socket | tell stopped-socket
+        systemctl -q start early-service.socket $unit
+        # A package with a program that does not start.
+        dpkg-deb --raw-extract /boot-test/early-service.deb /repack
+        printf '#!/bin/sh\necho broken; exit 1\n' > /repack/usr/bin/early-service
+        dpkg-deb -Znone --build --root-owner-group /repack /broken.deb > /dev/null
+        after broken dpkg --install /broken.deb; tell broken-log < /run/dpkg-log
+        update repaired
         mkdir -p /run/systemd/system/$unit.d
         printf '[Service]\nExecStartPre=/bin/false\n' > /run/systemd/system/$unit.d/fail.conf
-        update failing
+        systemctl daemon-reload; systemctl kill --signal=KILL $unit
+        fails() { [ "$(systemctl is-active $unit)" != active ]; }
+        wait_until fails; update failing
         rm /run/systemd/system/$unit.d/fail.conf; update mended
         systemctl -q mask $unit
         after removed dpkg --remove early-service
@@ -43,7 +55,8 @@ pub(super) const PLANS: &[Plan] = &[Plan {
         wait_until root_serves"#,
     is_long: true,
     rows: &[
-        Row { name: "dpkg: an update restarts what runs, and nothing else", holds: restarts },
+        Row { name: "dpkg: an update reloads what runs, and nothing else", holds: reloads },
+        Row { name: "dpkg: a program that does not start replaces nothing", holds: broken },
         Row { name: "dpkg: units that are masked or fail do not stop it", holds: does_not_fail },
         Row { name: "dpkg: a removal stops all of it, also what is masked", holds: stops },
     ],
@@ -56,10 +69,23 @@ fn claim(boot: &Boot, key: &str, expected: &str, claims: &mut Claims) {
     claims.that(&format!("{key}: {expected}"), said == expected, format!("{said}; {log}"));
 }
 
-fn restarts(boot: &Boot, claims: &mut Claims) {
+fn reloads(boot: &Boot, claims: &mut Claims) {
     claim(boot, "enabled", "0 ii active enabled another", claims);
     claim(boot, "disabled", "0 ii active disabled another", claims);
     claim(boot, "forbidden", "0 ii active enabled", claims);
+    claim(boot, "stopped", "0 ii inactive enabled", claims);
+    claim(boot, "stopped-socket", "inactive", claims);
+    let reloads = story::of_stage(boot, "early-service", "to reload").len();
+    claims.that("three updates reload", reloads == 3, reloads);
+}
+
+/// A restart would end the service, so the old program stays.
+fn broken(boot: &Boot, claims: &mut Claims) {
+    claim(boot, "broken", "0 ii active enabled", claims);
+    let log = boot.lines("broken-log").collect::<Vec<_>>().join(" | ");
+    let says = log.contains("the old program continues to run: broken");
+    claims.that("dpkg shows why", says, log);
+    claim(boot, "repaired", "0 ii active enabled another", claims);
 }
 
 fn does_not_fail(boot: &Boot, claims: &mut Claims) {
