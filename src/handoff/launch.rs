@@ -5,20 +5,25 @@
 //! a pair of sockets, and `$RELOADED_BY` is the number of the process that has started it.
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
-use std::process::{self, Child, Command};
+use std::path::{Path, PathBuf};
+use std::process;
 use std::thread;
 
 use async_channel::Receiver;
+use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
+use rustix::io::Errno;
 use rustix::net::sockopt::{set_socket_send_buffer_size, socket_peercred};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process, kill_process_group, waitid,
+    waitpid,
+};
 use rustix::stdio::dup2_stdin;
 use smol::Async;
 
@@ -63,21 +68,62 @@ pub(crate) fn launch(program: PathBuf) -> io::Result<(Launched, Peer)> {
     let _ = set_socket_send_buffer_size(&ours, channel::BUFFER / 2);
     let peer = Peer::without_descriptors(Async::new(ours)?);
     let (done, started) = async_channel::bounded(1);
-    let start = move || {
-        let mut arguments = env::args_os();
-        let mut command = Command::new(program);
-        if let Some(name) = arguments.next() {
-            command.arg0(name);
-        }
-        OF_ONE_PROCESS.iter().for_each(|variable| _ = command.env_remove(variable));
-        command.args(arguments).env(RELOADED_BY, process::id().to_string());
-        // A group of its own, so that a kill also reaches what a broken program has started.
-        command.process_group(0);
-        // If nobody waits for the child any more, this process has ended.
-        let _ = done.try_send(command.stdin(OwnedFd::from(theirs)).spawn());
-    };
+    // If nobody waits for the child any more, this process has ended.
+    let start = move || _ = done.try_send(Child::start(&program, &theirs.into()));
     thread::Builder::new().name("reload".to_owned()).spawn(start)?;
     Ok((started, peer))
+}
+
+/// A process that this one has started, with a group of its own.
+pub(crate) struct Child(Pid);
+
+impl Child {
+    fn start(program: &Path, stdin: &OwnedFd) -> io::Result<Self> {
+        let text = |text: Vec<u8>| CString::new(text).map_err(io::Error::other);
+        let arguments = env::args_os().map(|argument| text(argument.into_vec()));
+        let arguments = arguments.collect::<io::Result<Vec<_>>>()?;
+        let inherited = env::vars_os().filter(|(name, _)| {
+            OF_ONE_PROCESS.into_iter().chain([RELOADED_BY]).all(|other| name != other)
+        });
+        let owner = (RELOADED_BY.into(), process::id().to_string().into());
+        let variables = inherited.chain([owner]).map(|(name, value): (OsString, OsString)| {
+            text([name.into_vec(), value.into_vec()].join(&b'='))
+        });
+        let variables = variables.collect::<io::Result<Vec<_>>>()?;
+        let mut files = PosixSpawnFileActions::init()?;
+        files.add_dup2(stdin.as_raw_fd(), 0)?;
+        let mut attributes = PosixSpawnAttr::init()?;
+        attributes.set_flags(PosixSpawnFlags::POSIX_SPAWN_SETPGROUP)?;
+        let started = posix_spawn(program, &files, &attributes, &arguments, &variables)?;
+        Ok(Self(Pid::from_raw(started.as_raw()).ok_or(Errno::SRCH)?))
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        self.0
+    }
+
+    /// Kills it, and what a broken program has started. To be called before [`reap`](Self::reap).
+    pub(crate) fn kill(&self) {
+        // Fails only if all of them have ended.
+        let _ = kill_process_group(self.0, Signal::KILL);
+        let _ = kill_process(self.0, Signal::KILL);
+    }
+
+    /// How it ended, if it has; its number stays in use.
+    pub(crate) fn end(&self) -> Option<String> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let status = waitid(WaitId::Pid(self.0), options).ok().flatten()?;
+        Some(match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => format!("it exited with status {code}"),
+            (None, signal) => format!("signal {} ended it", signal.unwrap_or_default()),
+        })
+    }
+
+    /// Whether it has ended; its number is free then.
+    pub(crate) fn reap(&self) -> bool {
+        // An error means that it is not a child any more.
+        !matches!(waitpid(Some(self.0), WaitOptions::NOHANG), Ok(None))
+    }
 }
 
 /// The connection to the process that has started this one as its successor; `None` if another

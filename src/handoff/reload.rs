@@ -13,11 +13,10 @@
 //! orders.
 
 use std::fmt;
-use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{self, Child, ExitStatus};
+use std::process;
 use std::time::{Duration, Instant};
 
 use early_service_machine::lifecycle::Successor;
@@ -25,16 +24,17 @@ use early_service_machine::wire::handoff::DENIED;
 use early_service_machine::wire::request::Request;
 use futures_lite::future;
 use rustix::net::UCred;
-use rustix::process::{Pid, Signal, getegid, geteuid, kill_process_group};
+use rustix::process::{getegid, geteuid};
 use smol::{Async, Timer};
 
 use crate::handoff::channel::{Line, Peer};
-use crate::handoff::launch::{Launched, launch, program};
+use crate::handoff::launch::{Child, Launched, launch, program};
 use crate::handoff::request::HandoffRequest;
 use crate::handoff::send::Offering;
 use crate::handoff::{Handoff, authorize};
 use crate::journal::message_id::Id;
 use crate::messages::{ToServer, post};
+use crate::server::listener::Listener;
 use crate::server::session::Session;
 use crate::service::Service;
 
@@ -143,7 +143,7 @@ impl<S: Service> Reload<S> {
                     return Event::Late;
                 }
                 Progress::Killed(child) => {
-                    while let Ok(None) = child.try_wait() {
+                    while !child.reap() {
                         Timer::after(REAP).await;
                     }
                     self.progress = Progress::Ended;
@@ -159,7 +159,7 @@ impl<S: Service> Reload<S> {
         let progress = self.take_progress();
         let program = self.program.display();
         let child = started.map_err(|error| format!("cannot start {program}: {error}"))?;
-        log::info!("Started {program} as process {}", child.id());
+        log::info!("Started {program} as process {}", child.pid().as_raw_nonzero());
         if let Progress::Starting(_, peer) = progress {
             self.progress = Progress::Started(child, peer, Instant::now() + START);
         }
@@ -171,8 +171,7 @@ impl<S: Service> Reload<S> {
             return Event::Ended;
         };
         // The kernel reports this process as the peer, because it made both sockets.
-        let pid = Pid::from_child(&child);
-        let successor = UCred { pid, uid: geteuid(), gid: getegid() };
+        let successor = UCred { pid: child.pid(), uid: geteuid(), gid: getegid() };
         self.progress = Progress::Asked(child);
         Event::Requested(peer.into_stream(), successor, request)
     }
@@ -187,12 +186,10 @@ impl<S: Service> Reload<S> {
     /// Kills the child, which is not to become the owner any more.
     pub(crate) fn kill(&mut self) {
         self.progress = match self.take_progress() {
-            Progress::Started(mut child, ..)
-            | Progress::Asked(mut child)
-            | Progress::Committed(mut child, _) => {
-                // Fails only if all of them have ended.
-                let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
-                let _ = child.kill();
+            Progress::Started(child, ..)
+            | Progress::Asked(child)
+            | Progress::Committed(child, _) => {
+                child.kill();
                 Progress::Killed(child)
             }
             other => other,
@@ -282,9 +279,12 @@ impl<S: Service> Handoff<S> {
     /// listeners with files of this process first.
     pub(super) fn add_reload(&mut self) {
         let Some(reload) = &mut self.reload else { return };
-        let (listeners, pid) = (&mut self.bundle.listeners, process::id());
-        listeners.sort_by_key(|listener| !listener.owns_file());
-        self.bundle.owned = listeners.iter().filter(|listener| listener.owns_file()).count();
+        let (mut listeners, others): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.bundle.listeners).into_iter().partition(Listener::owns_file);
+        self.bundle.owned = listeners.len();
+        listeners.extend(others);
+        self.bundle.listeners = listeners;
+        let pid = process::id();
         let successor = self.offering.as_ref().map(Offering::pid).unwrap_or_default();
         let reply = format!("{RELOADED} process {successor} replaces process {pid}");
         self.bundle.sessions.extend(reload.answered(&reply));
@@ -334,24 +334,16 @@ async fn request<S: Service>(peer: &mut Peer) -> Option<HandoffRequest> {
     }
 }
 
-/// Waits a moment for the exit status of a child that does not ask, and returns it as a reason.
-async fn ending(child: &mut Child) -> String {
+/// Waits a moment for the end of a child that does not ask, and returns it as a reason.
+async fn ending(child: &Child) -> String {
     let until = Instant::now() + ENDING;
     while Instant::now() < until {
-        match child.try_wait() {
-            Ok(Some(status)) => return how_it_ended(status),
-            Ok(None) => _ = Timer::after(REAP).await,
-            Err(_) => break,
+        match child.end() {
+            Some(how) => return how,
+            None => _ = Timer::after(REAP).await,
         }
     }
     "it does not speak the handoff".to_owned()
-}
-
-fn how_it_ended(status: ExitStatus) -> String {
-    match status.code() {
-        Some(code) => format!("it exited with status {code}"),
-        None => format!("signal {} ended it", status.signal().unwrap_or_default()),
-    }
 }
 
 /// Asks the process that serves `socket` for a reload; returns its answer, and the status of the
@@ -364,10 +356,16 @@ pub(crate) fn ask(socket: &Path) -> Result<String, String> {
     let fails = |error: io::Error| format!("cannot reload at {}: {error}", socket.display());
     let mut stream = UnixStream::connect(socket).map_err(fails)?;
     stream.write_all(b"reload\nstatus\n").map_err(fails)?;
-    let mut lines = BufReader::new(stream).lines();
     let mut line = || {
-        let ended = || Err(io::Error::other("the connection ended without an answer"));
-        lines.next().unwrap_or_else(ended).map_err(fails)
+        let (mut line, mut byte) = (Vec::new(), [0]);
+        loop {
+            match stream.read(&mut byte) {
+                Ok(0) => break Err("the connection ended without an answer".to_owned()),
+                Ok(_) if byte == *b"\n" => break Ok(String::from_utf8_lossy(&line).into_owned()),
+                Ok(_) => line.extend(byte),
+                Err(error) => break Err(fails(error)),
+            }
+        }
     };
     let answer = line()?;
     if answer.starts_with(RELOADED) { Ok(format!("{answer}\n{}\n", line()?)) } else { Err(answer) }
