@@ -72,6 +72,8 @@ impl Service {
         ];
         let ours = [
             self.initrd_unit(),
+            ours!("conf/early-service-generator"),
+            ours!("conf/early-service-soft-reboot.service"),
             ours!("conf/early-service.dracut.conf"),
             ours!("conf/early-service.preset"),
             self.root_unit(),

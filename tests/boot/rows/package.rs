@@ -118,23 +118,26 @@ fn units(image: &Image, claims: &mut Claims) -> Result<(), String> {
     let said = run_in(
         &tree,
         "#!/bin/sh\nsystemd-analyze verify --man=no early-service.service \
-         early-service-initrd.service early-service.socket 2>&1\n",
+         early-service-initrd.service early-service-soft-reboot.service early-service.socket \
+         2>&1\n",
     )?;
     claims.that("systemd-analyze verify says nothing", said.is_empty(), said.trim());
     // dpkg omits manual pages in the guest, but this list contains them.
     let files = run_in(&tree, "#!/bin/sh\ndpkg -L early-service\n")?;
     let has_page = files.lines().any(|file| file == "/usr/share/man/man8/early-service.8.gz");
     claims.that("the page that they name is in the package", has_page, files.replace('\n', ", "));
-    let said = run_in(
-        &tree,
-        "#!/bin/sh\nsystemd-analyze security --offline=true --no-pager early-service.service\n",
-    )?;
-    let exposure = said
-        .lines()
-        .find_map(|line| line.split_once("Overall exposure level for early-service.service: "))
-        .and_then(|(_, rest)| rest.split(' ').next()?.parse::<f32>().ok());
-    let holds = exposure.is_some_and(|exposure| exposure <= 1.0);
-    claims.that("exposure at most 1.0", holds, format!("{exposure:?}"));
+    for unit in ["early-service.service", "early-service-soft-reboot.service"] {
+        let script =
+            format!("#!/bin/sh\nsystemd-analyze security --offline=true --no-pager {unit}\n");
+        let said = run_in(&tree, &script)?;
+        let words = format!("Overall exposure level for {unit}: ");
+        let exposure = said
+            .lines()
+            .find_map(|line| line.split_once(&words))
+            .and_then(|(_, rest)| rest.split(' ').next()?.parse::<f32>().ok());
+        let holds = exposure.is_some_and(|exposure| exposure <= 1.0);
+        claims.that(&format!("{unit}: exposure at most 1.0"), holds, format!("{exposure:?}"));
+    }
     cache::remove(&tree)
 }
 
