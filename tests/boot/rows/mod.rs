@@ -17,6 +17,7 @@ mod reload;
 mod root_stage;
 pub(crate) mod rpm;
 pub(crate) mod selinux;
+mod soft_reboot;
 mod starts;
 pub(crate) mod surroundings;
 mod two_services;
@@ -60,6 +61,7 @@ pub(crate) fn of(guest: Guest) -> Table {
             plans: plans(&[
                 older::PLANS,
                 root_stage::OF_OUR_OWN,
+                soft_reboot::PLANS,
                 two_services::PLANS,
                 initramfs_tools::PLANS,
                 updates::PLANS,

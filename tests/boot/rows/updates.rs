@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The Debian package on a running system: what an update reloads, and what a removal stops.
+//! The Debian package on a running system: what an update reloads, and what a removal stops. At its
+//! end, what rescue mode and emergency mode stop.
 //!
 //! `dpkg.rs` tests without a boot which units dpkg's calls enable.
 
@@ -52,16 +53,39 @@ pub(super) const PLANS: &[Plan] = &[Plan {
         systemctl is-active early-service.socket | tell socket
         rm /etc/systemd/system/$unit
         update again
-        wait_until root_serves"#,
+        wait_until root_serves
+        # rescue.target and emergency.target stop this script too, so another one goes on.
+        cat > /run/boot-isolate << 'END'
+            . /boot-test/words.sh
+            is_off() { ! systemctl -q is-active early-service.service; }
+            for target in rescue emergency; do
+                systemctl start early-service.socket early-service.service
+                systemctl isolate --no-block $target.target; wait_until is_off
+                say isolated "$target $(systemctl is-active early-service.service) $(
+                    systemctl is-active early-service.socket)"
+            done
+            systemctl poweroff
+END
+        systemd-run --quiet --unit=boot-isolate --property=DefaultDependencies=no \
+            --property=IgnoreOnIsolate=yes sh /run/boot-isolate
+        sleep 60"#,
     is_long: true,
     rows: &[
         Row { name: "dpkg: an update reloads what runs, and nothing else", holds: reloads },
         Row { name: "dpkg: a program that does not start replaces nothing", holds: broken },
         Row { name: "dpkg: units that are masked or fail do not stop it", holds: does_not_fail },
         Row { name: "dpkg: a removal stops all of it, also what is masked", holds: stops },
+        Row { name: "rescue and emergency mode stop it within a second", holds: isolated },
     ],
     ..Plan::ORDINARY
 }];
+
+fn isolated(boot: &Boot, claims: &mut Claims) {
+    let isolated: Vec<_> = boot.lines("isolated").collect();
+    let expected = ["rescue inactive inactive", "emergency inactive inactive"];
+    claims.that("both end it, without a failure", isolated == expected, isolated.join(", "));
+    story::stops_within_a_second(boot, story::ROOT, claims);
+}
 
 fn claim(boot: &Boot, key: &str, expected: &str, claims: &mut Claims) {
     let said = boot.lines(key).next().unwrap_or("nothing").trim_end();
