@@ -33,6 +33,7 @@ pub(super) const PLANS: &[Plan] = &[Plan {
         printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d; chmod 755 /usr/sbin/policy-rc.d
         update forbidden; rm /usr/sbin/policy-rc.d
         systemctl -q mask $unit; update masked; systemctl -q unmask $unit
+        systemctl -q start early-service.socket $unit
         systemctl -q stop early-service.socket $unit; update stopped
         systemctl is-active early-service.socket | tell stopped-socket
         systemctl -q start early-service.socket $unit
