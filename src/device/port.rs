@@ -76,7 +76,7 @@ impl<S: Service> Port<S> {
 
     /// A setting of the environment, such as the path of the device; `default` if there is none.
     ///
-    /// `Environment=` of the unit sets it, and [`trial::set`](crate::trial::set) in a test.
+    /// `Environment=` of the unit sets it, and [`trial::set`] in a test.
     ///
     /// # Errors
     ///

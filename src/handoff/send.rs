@@ -220,7 +220,7 @@ impl Offering {
                     match future::or(heard, too_late).await {
                         Some(PeerMessage::Prepared) => break Successor::Prepared,
                         Some(PeerMessage::Gone(cause)) => {
-                            self.cause = cause.or(self.cause.take());
+                            self.cause = cause.or(self.cause.take().filter(|_| self.takes_all));
                             break Successor::Gone;
                         }
                         Some(PeerMessage::Other | PeerMessage::Done) => {
@@ -256,7 +256,7 @@ impl Offering {
                             break Successor::Serving;
                         }
                         PeerMessage::Gone(cause) => {
-                            self.cause = cause.or(self.cause.take());
+                            self.cause = cause.or(self.cause.take().filter(|_| self.takes_all));
                             break Successor::Gone;
                         }
                         PeerMessage::Prepared | PeerMessage::Other => {}
