@@ -344,6 +344,7 @@ impl<S: Service> Handoff<S> {
             post(&self.server, ToServer::PredecessorLeft);
             self.tell_device(ToDevice::PredecessorLeft);
             notify::speak();
+            self.launch_reload();
         }
     }
 

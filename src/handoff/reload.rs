@@ -72,6 +72,9 @@ pub(crate) struct Reload<S: Service> {
 }
 
 enum Progress {
+    /// Waiting until this time for the predecessor to leave: before, this process is not the main
+    /// one of its unit, and could not make another one that.
+    Waiting(Instant),
     /// A thread starts the program, because the disk may be slow.
     Starting(Launched, Peer),
     /// The child has to ask for the state until this time.
@@ -99,22 +102,30 @@ pub(crate) enum Event {
 }
 
 impl<S: Service> Reload<S> {
-    /// Starts the program; on failure, returns the session and the reason.
-    pub(crate) fn start(client: Box<Session<S>>) -> Result<Self, (Box<Session<S>>, String)> {
-        let launched = program().and_then(|program| Ok((launch(program.clone())?, program)));
-        match launched {
-            Ok(((started, peer), program)) => {
-                let progress = Progress::Starting(started, peer);
-                Ok(Self { program, progress, client: Some(client) })
-            }
-            Err(error) => Err((client, format!("cannot start a process: {error}"))),
-        }
+    fn new(client: Box<Session<S>>) -> Self {
+        let progress = Progress::Waiting(Instant::now() + START);
+        Self { program: PathBuf::new(), progress, client: Some(client) }
+    }
+
+    /// Starts the program.
+    fn launch(&mut self) -> io::Result<()> {
+        self.program = program()?;
+        let (started, peer) = launch(self.program.clone())?;
+        self.progress = Progress::Starting(started, peer);
+        Ok(())
     }
 
     /// Waits for an event to report; may be dropped at any point.
     pub(crate) async fn next(&mut self) -> Event {
         loop {
             match &mut self.progress {
+                Progress::Waiting(until) => {
+                    Timer::at(*until).await;
+                    let seconds = START.as_secs();
+                    return Event::Failed(format!(
+                        "its predecessor has not left within {seconds} s"
+                    ));
+                }
                 Progress::Starting(started, _) => {
                     let started = started.recv().await;
                     if let Err(why) = self.started(started.unwrap_or_else(|_| Err(lost()))) {
@@ -192,6 +203,7 @@ impl<S: Service> Reload<S> {
                 child.kill();
                 Progress::Killed(child)
             }
+            Progress::Waiting(_) => Progress::Ended,
             other => other,
         };
     }
@@ -234,13 +246,16 @@ impl<S: Service> Handoff<S> {
             client.answer(&refused(why));
             return self.resume(client);
         }
-        match Reload::start(client) {
-            Ok(reload) => self.reload = Some(reload),
-            Err((mut client, why)) => {
-                log::warn!(MESSAGE_ID = Id::NotAdopted; "Not reloaded: {why}; serving on");
-                client.answer(&refused(why));
-                self.resume(client);
-            }
+        self.reload = Some(Reload::new(client));
+        self.launch_reload();
+    }
+
+    /// Starts the program of a reload that was asked for, once no predecessor is left.
+    pub(super) fn launch_reload(&mut self) {
+        let reload = self.reload.as_mut().filter(|_| self.leaving.is_none());
+        let waiting = reload.filter(|reload| matches!(reload.progress, Progress::Waiting(_)));
+        if let Some(Err(error)) = waiting.map(Reload::launch) {
+            self.reload_event(Event::Failed(format!("cannot start a process: {error}")));
         }
     }
 

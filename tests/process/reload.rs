@@ -387,6 +387,35 @@ fn a_successor_with_a_free_lock_waits_for_the_owner_all_the_same() {
     assert_eq!(get_counter(service.socket()), 7);
 }
 
+/// Only the main process can name another one, and it is that once its predecessor has left.
+#[test]
+fn a_reload_waits_until_the_predecessor_has_left() {
+    let scratch = Scratch::new();
+    let mut manager = Manager::new(&scratch);
+    let service = Service::start_as(scratch, |scratch| {
+        let mut command = Command::new(scratch.join("program"));
+        detach(&mut command);
+        command.arg("--server-socket-path").arg(scratch.join("socket")).args(STILL);
+        command.env("NOTIFY_SOCKET", &manager.path);
+        command
+    });
+    manager.wait_for("READY=1");
+    // PID 1 takes no message, so the first process cannot name its successor and stays.
+    let full = manager.fill();
+    let second = service.reloaded();
+    let mut client = Client::connect(service.socket());
+    client.send("reload\n");
+    assert_eq!(service.pid(), second, "its command was read");
+    assert_eq!(children(second), "", "it starts the third process too early");
+    manager.empty(full);
+    assert!(client.line().starts_with("reloaded: "));
+    let third = service.pid();
+    manager.wait_for(&format!("MAINPID={third}"));
+    let place = |pid| manager.said.iter().position(|said| *said == format!("MAINPID={pid}"));
+    assert!(place(second) < place(third) && place(second).is_some(), "{:?}", manager.said);
+    service.end(third);
+}
+
 #[test]
 fn a_process_that_was_not_started_by_the_owner_takes_over_nothing() {
     let scratch = Scratch::new();

@@ -56,6 +56,20 @@ impl Manager {
         while self.receive().is_ok() {}
     }
 
+    /// Sends itself messages until its queue is full, as that of a busy PID 1.
+    pub fn fill(&self) -> usize {
+        let sender = UnixDatagram::unbound().expect("a socket");
+        sender.set_nonblocking(true).expect("our own socket");
+        (0..).take_while(|_| sender.send_to(b"FULL=1", &self.path).is_ok()).count()
+    }
+
+    /// Reads as many messages as [`fill`](Self::fill) has sent.
+    pub fn empty(&mut self, full: usize) {
+        for _ in 0..full {
+            self.receive().expect("a message");
+        }
+    }
+
     /// Reads one notification, and stores its descriptors.
     fn receive(&mut self) -> Result<(), Errno> {
         let mut bytes = [0; 1024];
