@@ -129,8 +129,8 @@ fn say(bytes: &[u8]) {
     };
     let (listeners, clients) = (number(3), number(4));
     for flag in [false, true] {
-        let named = clients % (MAX_NAMED + 1);
-        let offer = Manifest { snapshot, lock: flag, listeners, clients, named };
+        let (owned, named) = (listeners.min(clients), clients % (MAX_NAMED + 1));
+        let offer = Manifest { snapshot, lock: flag, listeners, owned, clients, named };
         let client = Client { input: clients, replies: listeners, ended: flag, closing: !flag };
         for message in [Message::State(offer), Message::Client(client)] {
             let written = read_back(message);

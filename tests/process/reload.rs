@@ -135,7 +135,9 @@ fn reloads_lose_no_tick_no_client_and_no_half_of_a_line() {
     service.first.ticks(20);
     service.end(last);
     assert_eq!(service.scratch.names(), ["program", "state"], "the last one removes the socket");
-    let ticks = service.first.all_ticks();
+    let mut ticks = service.first.all_ticks();
+    // A process may write its last lines after the first ones of the next.
+    ticks.sort_unstable();
     let jump = ticks.windows(2).filter(|two| two[1] != two[0] + 1).count();
     assert!(jump <= 1, "one command changed the number: {ticks:?}");
 }
@@ -222,7 +224,9 @@ fn a_broken_program_costs_nothing_however_it_fails() {
                 service.put(&whole, 0o755);
                 let last = service.reloaded();
                 service.end(last);
-                let ticks = service.first.all_ticks();
+                let mut ticks = service.first.all_ticks();
+                // A process may write its last lines after the first ones of the next.
+                ticks.sort_unstable();
                 assert!(ticks.windows(2).all(|two| two[1] == two[0] + 1), "{ticks:?}");
             });
         }
