@@ -201,34 +201,36 @@ fn a_broken_program_costs_nothing_however_it_fails() {
     ];
     // On a busy machine some of them also start too late, but not all twenty.
     let as_expected = [(); 10].map(|()| AtomicUsize::new(0));
+    let meet_all = || {
+        let service = Service::start(&["--timer-delay-ms", "50"]);
+        let pid = service.pid();
+        let mut client = Client::connect(service.socket());
+        client.send("get_cou");
+        for ((content, mode, expected), count) in broken.iter().zip(&as_expected) {
+            service.put(content, *mode);
+            let reply = service.reload();
+            let why = reply.strip_prefix("not reloaded: ").expect(&reply);
+            count.fetch_add(why.starts_with(expected).into(), Ordering::Relaxed);
+            assert_eq!(service.pid(), pid, "{expected}");
+        }
+        fs::remove_file(service.scratch.join("program")).expect("a program");
+        let reply = service.reload();
+        assert!(reply.ends_with(": No such file or directory (os error 2)\n"), "{reply}");
+        until("every child is reaped", || children(pid).is_empty());
+        client.send("nter\n");
+        assert!(client.line().parse::<u64>().is_ok(), "the client is still connected");
+        service.put(&whole, 0o755);
+        let last = service.reloaded();
+        service.end(last);
+        let mut ticks = service.first.all_ticks();
+        // A process may write its last lines after the first ones of the next.
+        ticks.sort_unstable();
+        assert!(ticks.windows(2).all(|two| two[1] == two[0] + 1), "{ticks:?}");
+    };
+    // A few at a time, because other tests run beside this one.
     thread::scope(|scope| {
-        for _ in 0..20 {
-            scope.spawn(|| {
-                let service = Service::start(&["--timer-delay-ms", "50"]);
-                let pid = service.pid();
-                let mut client = Client::connect(service.socket());
-                client.send("get_cou");
-                for ((content, mode, expected), count) in broken.iter().zip(&as_expected) {
-                    service.put(content, *mode);
-                    let reply = service.reload();
-                    let why = reply.strip_prefix("not reloaded: ").expect(&reply);
-                    count.fetch_add(why.starts_with(expected).into(), Ordering::Relaxed);
-                    assert_eq!(service.pid(), pid, "{expected}");
-                }
-                fs::remove_file(service.scratch.join("program")).expect("a program");
-                let reply = service.reload();
-                assert!(reply.ends_with(": No such file or directory (os error 2)\n"), "{reply}");
-                until("every child is reaped", || children(pid).is_empty());
-                client.send("nter\n");
-                assert!(client.line().parse::<u64>().is_ok(), "the client is still connected");
-                service.put(&whole, 0o755);
-                let last = service.reloaded();
-                service.end(last);
-                let mut ticks = service.first.all_ticks();
-                // A process may write its last lines after the first ones of the next.
-                ticks.sort_unstable();
-                assert!(ticks.windows(2).all(|two| two[1] == two[0] + 1), "{ticks:?}");
-            });
+        for _ in 0..5 {
+            scope.spawn(|| (0..4).for_each(|_| meet_all()));
         }
     });
     for ((.., expected), count) in broken.iter().zip(as_expected) {
