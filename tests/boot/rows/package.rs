@@ -15,7 +15,7 @@ pub(super) const ROWS: &[TreeRow] = &[
     TreeRow { name: INSTALLS, holds: installed },
     TreeRow { name: "package: disabled, it stays out of the initrd", holds: disabled },
     TreeRow { name: "package: removal takes all of it away", holds: removed },
-    TreeRow { name: "package: adds at most 250 kB to the initrd", holds: small },
+    TreeRow { name: "package: adds at most 275 kB to the initrd", holds: small },
     TreeRow { name: "package: brings its own files into the initrd, and no others", holds: own },
     TreeRow { name: VERIFIED, holds: units },
 ];
@@ -71,8 +71,9 @@ fn disabled(image: &Image, claims: &mut Claims) -> Result<(), String> {
     cache::remove(&tree)
 }
 
-/// Total size, compressed by gzip. The C example with glib adds 1,467 kB.
-const MOST_ADDED: usize = 250_000;
+/// Total size, compressed by gzip: measured 267 kB, of which the reload of a service is 17 kB. The C
+/// example with glib adds 1,467 kB.
+const MOST_ADDED: usize = 275_000;
 
 fn small(image: &Image, claims: &mut Claims) -> Result<(), String> {
     let added = image.added_to_initrd()?;
