@@ -2,7 +2,8 @@
 //! Commands of clients: where a line ends, and which command it is.
 //!
 //! The protocol consists of lines of text, so that a person can use it with `nc`. The state defines
-//! its own commands ([`State::command`]); `status`, `reload` and the handoff are common to all states.
+//! its own commands ([`State::command`]); `status`, `reload` and the handoff are common to all
+//! states.
 //!
 //! Never reads from a socket and never executes a command.
 //!
